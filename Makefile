@@ -1,0 +1,58 @@
+# Each target works on a fresh machine with Python >= 3.11 and make: the first one makes .venv and installs into it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS := $(sort $(wildcard protos/modelregistry/v1/*.proto))
+# google/api/*.proto, as the googleapis-common-protos package ships it
+SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+PROTOC = $(BIN)/python -m grpc_tools.protoc -Iprotos -I$(SITE)
+
+.PHONY: demo test check gen wheel clean
+.DEFAULT_GOAL := test
+
+demo: $(VENV)/installed
+	$(BIN)/modelregistry demo
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed
+	mkdir -p build
+	$(PROTOC) --include_imports --include_source_info --descriptor_set_out=build/protos.binpb $(PROTOS)
+	$(BIN)/buf lint build/protos.binpb --config protos/buf.yaml
+	cd protos && ../$(BIN)/buf format --diff --exit-code .
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	rm -rf build/gen && mkdir -p build/gen
+	$(call generate,build/gen)
+	diff -r -x __pycache__ build/gen gen || { echo 'gen/ is stale: run make gen and commit it' >&2; exit 1; }
+
+gen: $(VENV)/installed
+	rm -rf gen && mkdir -p gen
+	$(call generate,gen)
+
+# The stubs, with type stubs beside them.
+define generate
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PROTOC) --python_out=$(1) --grpc_python_out=$(1) \
+		--mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+endef
+
+# What the image does, step by step: build the wheel, install it into an empty environment.
+wheel: $(VENV)/installed
+	rm -rf dist build/runtime
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv build/runtime
+	build/runtime/bin/pip install --quiet --disable-pip-version-check dist/*.whl
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "modelregistry needs Python 3.11 or newer")'
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && uv pip install --quiet --python $(BIN)/python -e '.[dev]'; \
+	else \
+		$(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	fi
+	@touch $@

@@ -1,0 +1,1 @@
+"""modelregistry: the model registry whose main job is promotion."""

@@ -1,0 +1,1 @@
+"""Who calls (a token's claims) and what the caller may do (scopes and roles)."""

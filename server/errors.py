@@ -1,0 +1,273 @@
+"""Every failure that the service answers with: its name, its gRPC code, its parameters.
+
+An error's name is its class's name, and its parameters are the fields that its class adds, in lowerCamelCase. How it
+looks on the wire is the business of `server.rpc.status` alone.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import ClassVar, NamedTuple
+
+from google.rpc import code_pb2
+
+
+class FieldViolation(NamedTuple):
+    """What is wrong with a field of a request: its path, like `model_api.inputs[0].tabular.name`, and a sentence."""
+
+    field: str
+    description: str
+
+
+@dataclass(eq=False, kw_only=True)
+class RegistryError(Exception):
+    """A failure with a name; subclasses add their parameters as fields."""
+
+    code: ClassVar[int]  # google.rpc.Code
+    description: ClassVar[str]
+    retry_after: ClassVar[timedelta | None] = None
+
+    violations: tuple[FieldViolation, ...] = ()
+    instance_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    @property
+    def name(self) -> str:
+        """The name that clients switch on, such as `ModelNotFound`."""
+        return type(self).__name__
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The offending values by parameter name, such as `modelRid`."""
+        own = {f.name for f in fields(self)} - {f.name for f in fields(RegistryError)}
+        return {lower_camel(f.name): str(getattr(self, f.name)) for f in fields(self) if f.name in own}
+
+    def __str__(self) -> str:
+        details = [f"{key}: {value}" for key, value in self.parameters.items()]
+        details += [f"{violation.field}: {violation.description}" for violation in self.violations]
+        return self.description + (f" ({'; '.join(details)})" if details else "")
+
+
+def lower_camel(snake: str) -> str:
+    """`model_rid` → `modelRid`."""
+    first, *rest = snake.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+# Who is calling
+
+
+@dataclass(eq=False, kw_only=True)
+class MissingCredentials(RegistryError):
+    """The call has no bearer token."""
+
+    code = code_pb2.UNAUTHENTICATED
+    description = "The call carries no credentials: send `authorization: Bearer <JWT>`."
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidCredentials(RegistryError):
+    """The token is not one that this server trusts; why is only in the log."""
+
+    code = code_pb2.UNAUTHENTICATED
+    description = "The credentials are malformed, expired or not trusted here."
+
+
+@dataclass(eq=False, kw_only=True)
+class ApiUsageDenied(RegistryError):
+    """The token is good, but not for this RPC."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = "The token lacks the scope that this call requires."
+    missing_scope: str
+
+
+# What was asked
+
+
+@dataclass(eq=False, kw_only=True)
+class ApiFeaturePreviewUsageOnly(RegistryError):
+    """A preview RPC was called without `preview`."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "This call is in preview: set preview to true to use it."
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidArgument(RegistryError):
+    """Fields that no error of a more telling name covers."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The request is not valid."
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidModelApi(RegistryError):
+    """A Model API that contradicts itself. `error_type`: DUPLICATE_NAME, EMPTY_NAME, TYPE_MISSING, NESTING_TOO_DEEP."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The Model API is not valid."
+    error_type: str
+    message: str
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidBranchName(RegistryError):
+    """A branch name that breaks the rules for names."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The branch name is not valid."
+    branch_name: str
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidDisplayName(RegistryError):
+    """A display name that breaks the rules for names."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The display name is not valid."
+    display_name: str
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidPageSize(RegistryError):
+    """A page size outside 0 to 1000."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The page size must be from 0 to 1000."
+    page_size: int
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidPageToken(RegistryError):
+    """A page token that this query did not hand out."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The page token does not belong to this query."
+    page_token: str
+
+
+@dataclass(eq=False, kw_only=True)
+class UnsupportedModelSource(RegistryError):
+    """A version whose source the API cannot express, from a legacy or internal workflow."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The Model Version has a source type that is not supported by the API."
+
+
+@dataclass(eq=False, kw_only=True)
+class RequestTooLarge(RegistryError):
+    """More than one message can carry."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+    description = "The request is too large."
+
+
+# What the caller may do
+
+
+@dataclass(eq=False, kw_only=True)
+class PromoteVersionModelPermissionDenied(RegistryError):
+    """The caller sees the target model, but may not promote into it."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = "Could not promoteVersion the Model."
+    model_rid: str
+
+
+@dataclass(eq=False, kw_only=True)
+class CreateModelVersionPermissionDenied(RegistryError):
+    """The caller sees the model, but may not create versions in it."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = "Could not create the ModelVersion."
+    model_rid: str
+
+
+@dataclass(eq=False, kw_only=True)
+class CreateModelPermissionDenied(RegistryError):
+    """The caller may not create models in the folder."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = "Could not create the Model."
+
+
+@dataclass(eq=False, kw_only=True)
+class AccessPermissionDenied(RegistryError):
+    """The caller may not manage the resource's grants."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = "Only an owner manages the grants of a resource."
+    resource_rid: str
+
+
+# What is there
+
+
+@dataclass(eq=False, kw_only=True)
+class ModelNotFound(RegistryError):
+    """No such model, or none that the caller may see."""
+
+    code = code_pb2.NOT_FOUND
+    description = "The given Model could not be found."
+    model_rid: str
+
+
+@dataclass(eq=False, kw_only=True)
+class ModelVersionNotFound(RegistryError):
+    """No such version, or none that the caller may see."""
+
+    code = code_pb2.NOT_FOUND
+    description = "The given ModelVersion could not be found."
+    model_rid: str
+    model_version_rid: str
+
+
+@dataclass(eq=False, kw_only=True)
+class BranchNotFound(RegistryError):
+    """A model that the caller sees has no such branch."""
+
+    code = code_pb2.NOT_FOUND
+    description = "The given Branch could not be found."
+    model_rid: str
+    branch_name: str
+
+
+@dataclass(eq=False, kw_only=True)
+class ResourceNameAlreadyExists(RegistryError):
+    """The folder already holds a model of that name."""
+
+    code = code_pb2.ALREADY_EXISTS
+    description = "The folder already holds a resource of that name."
+    parent_folder_rid: str
+    display_name: str
+
+
+# What the service can do just now
+
+
+@dataclass(eq=False, kw_only=True)
+class Overloaded(RegistryError):
+    """Too much at once; the call did not execute."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+    description = "The service is overloaded; the call was not executed."
+    retry_after = timedelta(seconds=1)
+
+
+@dataclass(eq=False, kw_only=True)
+class StorageUnavailable(RegistryError):
+    """The database cannot be reached, or went away; a write may or may not have been applied."""
+
+    code = code_pb2.UNAVAILABLE
+    description = "The storage is unavailable."
+    retry_after = timedelta(seconds=1)
+
+
+@dataclass(eq=False, kw_only=True)
+class Internal(RegistryError):
+    """A defect of this service; what happened is in the log line with the same instance id."""
+
+    code = code_pb2.INTERNAL
+    description = "Something went wrong inside the service."

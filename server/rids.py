@@ -1,0 +1,30 @@
+"""Resource identifiers: `ri.<service>.<instance>.<type>.<locator>`, at most 255 bytes."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+MAX_BYTES = 255
+
+MODEL = "model"
+MODEL_VERSION = "model-version"
+FOLDER = "folder"
+
+_RID = re.compile(r"ri\.[a-z][a-z0-9-]*\.(?:[a-z0-9][a-z0-9-]*)?\.([a-z][a-z0-9-]*)\.[a-zA-Z0-9._-]+", re.ASCII)
+
+
+def rid_type(text: str) -> str | None:
+    """Return the type of a RID, such as `model`; None if the text is not a RID."""
+    match = _RID.fullmatch(text)
+    return match[1] if match and len(text) <= MAX_BYTES else None
+
+
+def new_model_rid() -> str:
+    """Return a RID that no model has."""
+    return f"ri.models.main.{MODEL}.{uuid.uuid4()}"
+
+
+def new_model_version_rid() -> str:
+    """Return a RID that no model version has."""
+    return f"ri.models.main.{MODEL_VERSION}.{uuid.uuid4()}"

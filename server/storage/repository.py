@@ -1,0 +1,146 @@
+"""The contract of storage. The docstrings are binding: the conformance suite holds every backend to each sentence.
+
+Reads look through a caller's eyes: what the caller may not see is answered like what does not exist, and is filtered
+before paging. Any call can raise StorageUnavailable, and Overloaded where certainly nothing was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from modelregistry.v1.access_service_pb2 import Grant, Role
+from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
+from server.caller import Caller
+
+T = TypeVar("T")
+
+# Where a page ends: the value of the column that the list is ordered by.
+Position = str | int
+
+
+class VisibleModel(NamedTuple):
+    """A model that the caller may see, and the caller's highest role on it or on its folder."""
+
+    model: Model
+    role: Role.ValueType
+
+
+class StoredVersion(NamedTuple):
+    """A version as it is stored.
+
+    `content_digest` is the SHA-256 under which its immutable content is shared. `legacy_source` is the source as JSON
+    text where ModelVersionSource cannot express it; the version's `source` is unset then.
+    """
+
+    version: ModelVersion
+    content_digest: bytes
+    legacy_source: str | None
+
+
+class PageRequest(NamedTuple):
+    """At most `size` items, beginning behind the position `after`."""
+
+    size: int
+    after: Position | None = None
+
+
+class Page(NamedTuple, Generic[T]):
+    """Items in order, and where the next page begins: None if nothing is left."""
+
+    items: list[T]
+    next_position: Position | None
+
+
+class Reader(Protocol):
+    """Questions that change nothing."""
+
+    def get_model(self, model_rid: str, caller: Caller) -> VisibleModel:
+        """Return the model. Raises ModelNotFound if it is absent or the caller has no role on it or its folder."""
+
+    def list_models(self, caller: Caller, parent_folder_rid: str | None, page: PageRequest) -> Page[Model]:
+        """Return the models that the caller may see, oldest first, of one folder if one is given."""
+
+    def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
+        """Return the version, of whichever model; None if it is absent or the caller may not see its model."""
+
+    def get_branch(self, model_rid: str, branch: str, caller: Caller) -> Branch:
+        """Return the branch with its head; a head with a legacy source has `source` unset.
+
+        Raises ModelNotFound as get_model does, BranchNotFound if the model has no such branch.
+        """
+
+    def list_branches(self, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
+        """Return the branches by name, in the order of code points. Raises ModelNotFound as get_model does.
+
+        A page ends early, but never empty, where its versions would not fit into one message.
+        """
+
+    def list_versions(self, model_rid: str, branch: str, caller: Caller, page: PageRequest) -> Page[ModelVersion]:
+        """Return the versions of one branch, newest first; none if the model has no such branch.
+
+        Raises ModelNotFound as get_model does. Versions that others add meanwhile neither shift nor repeat an item of
+        a later page. A page ends early, but never empty, where its versions would not fit into one message.
+        """
+
+    def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
+        """Return the caller's highest role among the grants on this very RID; ROLE_UNSPECIFIED if there is none."""
+
+    def list_grants(self, resource_rid: str, page: PageRequest) -> Page[Grant]:
+        """Return the grants on this very RID, by principal, in the order of code points."""
+
+
+class Transaction(Reader, Protocol):
+    """Changes, all of which happen or none. What a transaction reads includes what it wrote."""
+
+    def add_model(self, model: Model) -> Model:
+        """Store a model and return it, with `created_time` now if it had none.
+
+        Raises ResourceNameAlreadyExists if its folder holds a model of that name.
+        """
+
+    def put_content(self, version: ModelVersion) -> bytes:
+        """Store the content of a version and return its digest; equal content is stored once.
+
+        Content is the Model API, conda requirements, backing repositories and linked experiment, without unknown
+        fields. Raises RequestTooLarge if a version with this content might not fit into one message.
+        """
+
+    def append_version(
+        self, version: ModelVersion, content_digest: bytes, legacy_source: str | None = None
+    ) -> ModelVersion:
+        """Store a version as the new head of its branch and return it, complete; the branch is created if it is new.
+
+        Transactions that append to one branch wait for each other here. `version_number` becomes the previous head's
+        plus one, `created_time` now, but never before the previous head's; a `created_time` that is already set is
+        kept. Costs the same whatever the size of the content.
+        """
+
+    def head_created_time_ms(self, model_rid: str, branch: str) -> int | None:
+        """Return when the branch's head was created, in milliseconds; None if the model has no such branch."""
+
+    def set_grant(self, grant: Grant, changed_by: str) -> None:
+        """Give a principal a role on a resource in place of any other, and record who did so and when."""
+
+    def remove_grant(self, resource_rid: str, principal: str, changed_by: str) -> None:
+        """Take a principal's role on a resource away, and record who did so and when; nothing if there is none."""
+
+
+class Repository(Protocol):
+    """Runs closures over the storage."""
+
+    def read(self, query: Callable[[Reader], T]) -> T:
+        """Run a query; each of its questions sees the newest committed state."""
+
+    def write(self, change: Callable[[Transaction], T]) -> T:
+        """Run a change in one transaction: commit when it returns, roll back when it raises.
+
+        The change is run again after a conflict or a lost connection, so it has no effects of its own; never after a
+        COMMIT whose outcome is unknown, which raises StorageUnavailable.
+        """
+
+    def ping(self) -> None:
+        """Return if the storage answers. Raises StorageUnavailable."""
+
+    def close(self) -> None:
+        """Give up every connection."""
