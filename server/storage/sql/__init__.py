@@ -1,0 +1,1 @@
+"""Storage over SQLAlchemy: SQLite or PostgreSQL. Nothing outside this folder knows SQL or names a dialect."""

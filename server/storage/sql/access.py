@@ -1,0 +1,35 @@
+"""Access as a part of each query, so that a revoked grant refuses the very next call and the invisible is not read."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, Select, func, literal, select, true
+
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER
+from server.caller import Caller
+from server.storage.sql.tables import grants, models
+
+
+def role_on(caller: Caller, *resource_rids: str | ColumnElement[str]) -> ColumnElement[int | None]:
+    """The caller's highest role among the grants on these resources; NULL if there is none."""
+    if caller.is_admin:
+        return literal(int(ROLE_OWNER))
+    return _grants_to(caller, *resource_rids).with_only_columns(func.max(grants.c.role)).scalar_subquery()
+
+
+def role_on_model(caller: Caller) -> ColumnElement[int | None]:
+    """The caller's highest role on the row of `models`, or on its folder; NULL if there is none."""
+    return role_on(caller, models.c.rid, models.c.parent_folder_rid)
+
+
+def model_is_visible(caller: Caller) -> ColumnElement[bool]:
+    """Whether the caller has any role on the row of `models`, or on its folder."""
+    if caller.is_admin:
+        return true()
+    return _grants_to(caller, models.c.rid, models.c.parent_folder_rid).exists()
+
+
+def _grants_to(caller: Caller, *resource_rids: str | ColumnElement[str]) -> Select[tuple[int]]:
+    query = select(grants.c.role).where(
+        grants.c.resource_rid.in_(resource_rids), grants.c.principal.in_(caller.principals)
+    )
+    return query.correlate(models)

@@ -1,0 +1,102 @@
+"""Opens the database: durable commits, bounded waits, and what differs between the two dialects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, Insert, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+
+# How long a call waits for a connection or for a lock before it is told that the service is overloaded.
+WAIT_SECONDS = 10
+CONNECT_SECONDS = 5
+
+_READ_ONLY = "modelregistry_read_only"
+
+
+def open_engine(url: str, pool_size: int = 8) -> Engine:
+    """Open `sqlite:///FILE` or `postgresql://…`, with at most `pool_size` connections.
+
+    Raises ValueError for any other URL. Connects only when it is first used.
+    """
+    parsed = make_url(url)
+    match parsed.get_backend_name():
+        case "sqlite":
+            return _open_sqlite(parsed, pool_size)
+        case "postgresql":
+            return _open_postgresql(parsed, pool_size)
+        case other:
+            raise ValueError(f"the database must be sqlite or postgresql, not {other!r}")
+
+
+def reading(engine: Engine) -> Engine:
+    """The same engine and pool for reads, which need no transaction and no round trips for one."""
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(**{_READ_ONLY: True})
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def has_one_writer(engine: Engine) -> bool:
+    """Whether the whole database has a single write lock, so that writers had better queue before they ask for it."""
+    return engine.dialect.name == "sqlite"
+
+
+def upsert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that knows ON CONFLICT, which SQLAlchemy has for each dialect but not for all."""
+    inserts: dict[str, type[Insert]] = {"postgresql": postgresql.Insert, "sqlite": sqlite.Insert}
+    return inserts[connection.dialect.name](table)  # type: ignore[return-value]
+
+
+def _open_sqlite(url: URL, pool_size: int) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise ValueError("an SQLite database must be a file: sqlite:///FILE")
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=WAIT_SECONDS,
+        connect_args={"timeout": WAIT_SECONDS},
+        hide_parameters=True,
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(dbapi_connection: Any, _: Any) -> None:
+        # The driver's own BEGINs come too late for BEGIN IMMEDIATE, and commit DDL behind our back.
+        dbapi_connection.isolation_level = None
+        dbapi_connection.execute("PRAGMA journal_mode = WAL")
+        dbapi_connection.execute("PRAGMA synchronous = FULL")
+        dbapi_connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that began by reading could not always become a writing one.
+        if not connection.get_execution_options().get(_READ_ONLY):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _open_postgresql(url: URL, pool_size: int) -> Engine:
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=WAIT_SECONDS,
+        connect_args={"connect_timeout": CONNECT_SECONDS},
+        hide_parameters=True,
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(dbapi_connection: Any, _: Any) -> None:
+        # A stronger synchronous_commit than ours is somebody's choice; a weaker one would lose promotions. A replica
+        # that dies in mid-transaction must not keep its locks.
+        dbapi_connection.autocommit = True
+        dbapi_connection.execute(
+            f"SELECT set_config('lock_timeout', '{WAIT_SECONDS}s', false),"
+            f" set_config('idle_in_transaction_session_timeout', '{WAIT_SECONDS}s', false),"
+            " CASE WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
+            " THEN set_config('synchronous_commit', 'on', false) END"
+        )
+        dbapi_connection.autocommit = False
+
+    return engine

@@ -1,0 +1,185 @@
+"""The questions of `server.storage.repository.Reader` as SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, and_, func, literal, or_, select
+
+from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED, Grant, Role
+from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
+from server.caller import Caller
+from server.errors import BranchNotFound, ModelNotFound
+from server.storage.repository import Page, PageRequest, StoredVersion, VisibleModel
+from server.storage.sql.access import model_is_visible, role_on, role_on_model
+from server.storage.sql.rows import VERSION_COLUMNS, AnyRow, to_branch, to_model, to_stored_version, to_version
+from server.storage.sql.tables import branches, contents, grants, models, versions
+
+T = TypeVar("T")
+
+# The part of a message that the content of listed versions may fill; the rest is for what else a thousand of them hold.
+_CONTENT_SHARE = 4
+
+_is_head = and_(versions.c.branch_id == branches.c.id, versions.c.version_number == branches.c.version_count)
+
+
+class SqlReader:
+    """`server.storage.repository.Reader` over one connection."""
+
+    def __init__(self, connection: Connection, max_message_bytes: int):
+        self.connection = connection
+        self._max_message_bytes = max_message_bytes
+
+    def get_model(self, model_rid: str, caller: Caller) -> VisibleModel:
+        """See the contract."""
+        query = select(models, role_on_model(caller).label("role")).where(models.c.rid == model_rid)
+        row = self.connection.execute(query).one_or_none()
+        if row is None or row.role is None:
+            raise ModelNotFound(model_rid=model_rid)
+        return VisibleModel(to_model(row), row.role)
+
+    def list_models(self, caller: Caller, parent_folder_rid: str | None, page: PageRequest) -> Page[Model]:
+        """See the contract."""
+        query = select(models).where(model_is_visible(caller)).order_by(models.c.id).limit(page.size + 1)
+        if parent_folder_rid is not None:
+            query = query.where(models.c.parent_folder_rid == parent_folder_rid)
+        if page.after is not None:
+            query = query.where(models.c.id > page.after)
+        rows = self.connection.execute(query).all()
+        return _page(rows, rows[: page.size], "id", to_model)
+
+    def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
+        """See the contract."""
+        query = (
+            select(
+                *VERSION_COLUMNS, models.c.rid.label("model_rid"), branches.c.name.label("branch"), contents.c.payload
+            )
+            .join_from(versions, branches)
+            .join(models)
+            .join(contents, contents.c.digest == versions.c.content_digest)
+            .where(versions.c.rid == model_version_rid, model_is_visible(caller))
+        )
+        row = self.connection.execute(query).one_or_none()
+        return None if row is None else to_stored_version(row)
+
+    def get_branch(self, model_rid: str, branch: str, caller: Caller) -> Branch:
+        """See the contract."""
+        query = (
+            select(
+                *VERSION_COLUMNS, models.c.rid.label("model_rid"), branches.c.name.label("branch"), contents.c.payload
+            )
+            .select_from(models)
+            .outerjoin(branches, and_(branches.c.model_id == models.c.id, branches.c.name == branch))
+            .outerjoin(versions, _is_head)
+            .outerjoin(contents, contents.c.digest == versions.c.content_digest)
+            .where(models.c.rid == model_rid, model_is_visible(caller))
+        )
+        row = self.connection.execute(query).one_or_none()
+        if row is None:
+            raise ModelNotFound(model_rid=model_rid)
+        if row.branch is None:
+            raise BranchNotFound(model_rid=model_rid, branch_name=branch)
+        return to_branch(row)
+
+    def list_branches(self, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
+        """See the contract."""
+        self.get_model(model_rid, caller)
+        query = (
+            select(
+                *VERSION_COLUMNS,
+                literal(model_rid).label("model_rid"),
+                branches.c.name.label("branch"),
+                contents.c.size,
+            )
+            .join_from(branches, versions, _is_head)
+            .join(contents, contents.c.digest == versions.c.content_digest)
+            .where(branches.c.model_id == model_id(model_rid))
+            .order_by(branches.c.name)
+            .limit(page.size + 1)
+        )
+        if page.after is not None:
+            query = query.where(branches.c.name > page.after)
+        rows = self._with_payloads(query, lambda columns: columns.branch)
+        return _page(rows, _that_fit(rows[: page.size]), "branch", to_branch)
+
+    def list_versions(self, model_rid: str, branch: str, caller: Caller, page: PageRequest) -> Page[ModelVersion]:
+        """See the contract."""
+        self.get_model(model_rid, caller)
+        query = (
+            select(
+                *VERSION_COLUMNS,
+                literal(model_rid).label("model_rid"),
+                literal(branch).label("branch"),
+                contents.c.size,
+            )
+            .join_from(versions, contents, contents.c.digest == versions.c.content_digest)
+            # As a value and not as a join: only then does PostgreSQL walk the index instead of sorting the branch.
+            .where(versions.c.branch_id == branch_id(model_rid, branch))
+            .order_by(versions.c.version_number.desc())
+            .limit(page.size + 1)
+        )
+        if page.after is not None:
+            query = query.where(versions.c.version_number < page.after)
+        rows = self._with_payloads(query, lambda columns: columns.version_number.desc())
+        return _page(rows, _that_fit(rows[: page.size]), "version_number", to_version)
+
+    def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
+        """See the contract."""
+        role = self.connection.scalar(select(role_on(caller, resource_rid)))
+        return cast("Role.ValueType", role or ROLE_UNSPECIFIED)
+
+    def list_grants(self, resource_rid: str, page: PageRequest) -> Page[Grant]:
+        """See the contract."""
+        query = select(grants).where(grants.c.resource_rid == resource_rid)
+        if page.after is not None:
+            query = query.where(grants.c.principal > page.after)
+        rows = self.connection.execute(query.order_by(grants.c.principal).limit(page.size + 1)).all()
+        return _page(rows, rows[: page.size], "principal", _to_grant)
+
+    def _with_payloads(
+        self, query: Select[*tuple[Any, ...]], order: Callable[[Any], ColumnElement[Any]]
+    ) -> Sequence[AnyRow]:
+        """Run a query of versions with the `size` of their content; add its `payload` to as many as fit into a message.
+
+        The payload of the others is NULL, and is not read: a thousand versions can be larger than memory.
+        """
+        listed = query.subquery()
+        # How much the content of each version and of those before it fills.
+        filled = func.sum(listed.c.size).over(order_by=order(listed.c), rows=(None, 0)).label("filled")
+        measured = select(listed, filled).subquery()
+        fits = or_(
+            measured.c.filled <= self._max_message_bytes // _CONTENT_SHARE,
+            measured.c.filled == measured.c.size,  # the first one
+        )
+        payloads = (
+            select(measured, contents.c.payload)
+            .outerjoin(contents, and_(contents.c.digest == measured.c.content_digest, fits))
+            .order_by(order(measured.c))
+        )
+        return self.connection.execute(payloads).all()
+
+
+def model_id(model_rid: str) -> ScalarSelect[int]:
+    """The key of the model with this RID."""
+    return select(models.c.id).where(models.c.rid == model_rid).scalar_subquery()
+
+
+def branch_id(model_rid: str, branch: str) -> ScalarSelect[int]:
+    """The key of the branch of this name, of the model with this RID."""
+    query = select(branches.c.id).where(branches.c.model_id == model_id(model_rid), branches.c.name == branch)
+    return query.scalar_subquery()
+
+
+def _that_fit(rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
+    return [row for row in rows if row.payload is not None]
+
+
+def _page(rows: Sequence[AnyRow], kept: Sequence[AnyRow], position: str, to_item: Callable[[AnyRow], T]) -> Page[T]:
+    """Make a page of the first rows, the kept ones; what is left of `rows` says that another page follows."""
+    following = getattr(kept[-1], position) if len(kept) < len(rows) else None
+    return Page([to_item(row) for row in kept], following)
+
+
+def _to_grant(row: AnyRow) -> Grant:
+    return Grant(resource_rid=row.resource_rid, principal=row.principal, role=row.role)

@@ -1,0 +1,106 @@
+"""Runs closures over an engine: the one place that begins, commits, rolls back and tries again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from server.errors import Overloaded, StorageUnavailable
+from server.storage.repository import Reader, Transaction
+from server.storage.sql.conflicts import is_conflict, translate
+from server.storage.sql.engine import WAIT_SECONDS, has_one_writer, reading
+from server.storage.sql.reader import SqlReader
+from server.storage.sql.transaction import SqlTransaction
+
+T = TypeVar("T")
+
+ATTEMPTS = 5
+BACKOFF_SECONDS = 0.01
+
+log = logging.getLogger(__name__)
+
+
+def now_ms() -> int:
+    """The time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class SqlRepository:
+    """`server.storage.repository.Repository` over SQLite or PostgreSQL; safe to share between threads."""
+
+    def __init__(self, engine: Engine, max_message_bytes: int = 4 * 2**20, clock_ms: Callable[[], int] = now_ms):
+        self._engine = engine
+        self._reading = reading(engine)
+        self._max_message_bytes = max_message_bytes
+        self._clock_ms = clock_ms
+        self._writer = threading.Lock() if has_one_writer(engine) else None
+
+    def read(self, query: Callable[[Reader], T]) -> T:
+        """See the contract."""
+        return self._until_settled(lambda: self._read(query))
+
+    def write(self, change: Callable[[Transaction], T]) -> T:
+        """See the contract."""
+        return self._until_settled(lambda: self._write(change))
+
+    def ping(self) -> None:
+        """See the contract."""
+        self._until_settled(lambda: self._read(lambda reader: reader.connection.execute(text("SELECT 1"))))
+
+    def close(self) -> None:
+        """See the contract."""
+        self._engine.dispose()
+
+    def _read(self, query: Callable[[SqlReader], T]) -> T:
+        with self._reading.connect() as connection:
+            return query(SqlReader(connection, self._max_message_bytes))
+
+    def _write(self, change: Callable[[Transaction], T]) -> T:
+        with self._turn_to_write(), self._engine.connect() as connection:
+            connection.begin()
+            # If this raises, closing the connection rolls back.
+            result = change(SqlTransaction(connection, self._max_message_bytes, self._clock_ms))
+            try:
+                connection.commit()
+            except DBAPIError as error:
+                if is_conflict(error):
+                    raise
+                # It may have been applied, so it must not be tried again.
+                connection.invalidate()
+                raise StorageUnavailable from error
+            return result
+
+    @contextlib.contextmanager
+    def _turn_to_write(self) -> Iterator[None]:
+        """Queue here rather than in the database, whose waiters poll."""
+        if self._writer is None:
+            yield
+            return
+        if not self._writer.acquire(timeout=WAIT_SECONDS):
+            raise Overloaded
+        try:
+            yield
+        finally:
+            self._writer.release()
+
+    def _until_settled(self, run: Callable[[], T]) -> T:
+        """Run, and run again after a conflict or a lost connection: neither leaves anything behind."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return run()
+            except (DBAPIError, PoolTimeout) as error:
+                passing = isinstance(error, DBAPIError) and (is_conflict(error) or error.connection_invalidated)
+                if not passing or attempt == ATTEMPTS:
+                    raise translate(error) or error from error
+                log.info("running a transaction again after %s", error)
+                time.sleep(random.uniform(0, BACKOFF_SECONDS * 2**attempt))  # noqa: S311 - it spreads retries
+        raise AssertionError("the last attempt returns or raises")

@@ -1,0 +1,93 @@
+"""Between rows and messages: what a version's row holds, and what its content is."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import Row
+
+from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
+from server.storage.repository import StoredVersion
+from server.storage.sql.tables import versions
+
+# What `to_version` reads of a row, beside `model_rid`, `branch` and the content's `payload`.
+VERSION_COLUMNS = (
+    versions.c.rid,
+    versions.c.version_number,
+    versions.c.content_digest,
+    versions.c.source,
+    versions.c.legacy_source,
+    versions.c.root_rid,
+    versions.c.created_time,
+    versions.c.created_by,
+)
+
+
+# What versions share; the rest is each version's own.
+CONTENT_FIELDS = frozenset({"model_api", "conda_requirements", "backing_repositories", "linked_experiment"})
+
+AnyRow = Row[*tuple[Any, ...]]
+
+
+class Content(NamedTuple):
+    """The content of a version, serialized, and the digest that addresses it."""
+
+    digest: bytes
+    payload: bytes
+
+
+def content_of(version: ModelVersion) -> Content:
+    """Return what the version shares with others, without fields that this server does not know."""
+    content = ModelVersion()
+    content.CopyFrom(version)
+    for field, _ in version.ListFields():
+        if field.name not in CONTENT_FIELDS:
+            content.ClearField(field.name)
+    content.DiscardUnknownFields()
+    payload = content.SerializeToString(deterministic=True)
+    return Content(hashlib.sha256(payload).digest(), payload)
+
+
+def to_model(row: AnyRow) -> Model:
+    """Return the model of a row of `models`."""
+    return Model(
+        rid=row.rid,
+        name=row.name,
+        parent_folder_rid=row.parent_folder_rid,
+        created_time=timestamp(row.created_time),
+        created_by=row.created_by,
+    )
+
+
+def to_version(row: AnyRow) -> ModelVersion:
+    """Return the version of a row with VERSION_COLUMNS, `model_rid`, `branch` and `payload`."""
+    version = ModelVersion.FromString(row.payload)
+    version.rid = row.rid
+    version.model_rid = row.model_rid
+    version.branch = row.branch
+    version.version_number = row.version_number
+    if row.source is not None:
+        version.source.ParseFromString(row.source)
+    version.root_model_version_rid = row.root_rid
+    version.created_time.FromMilliseconds(row.created_time)
+    version.created_by = row.created_by
+    return version
+
+
+def to_stored_version(row: AnyRow) -> StoredVersion:
+    """Return the version of a row with how it is stored."""
+    return StoredVersion(to_version(row), row.content_digest, row.legacy_source)
+
+
+def to_branch(row: AnyRow) -> Branch:
+    """Return the branch whose head is the version of the row."""
+    return Branch(name=row.branch, head=to_version(row), version_count=row.version_number)
+
+
+def timestamp(milliseconds: int) -> Timestamp:
+    """Return milliseconds since the epoch as a message."""
+    result = Timestamp()
+    result.FromMilliseconds(milliseconds)
+    return result

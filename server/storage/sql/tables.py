@@ -1,0 +1,106 @@
+"""The tables as the newest migration leaves them; a test holds the two equal.
+
+Times are milliseconds since the epoch. Text is compared and sorted by code point on every backend, and a unique index
+over long text holds its digest, since PostgreSQL refuses index rows over 2,704 bytes.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite generates keys for INTEGER alone.
+Key = BigInteger().with_variant(Integer, "sqlite")
+CodePointText = Text().with_variant(Text(collation="C"), "postgresql")
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("rid", CodePointText, nullable=False, unique=True),
+    Column("name", CodePointText, nullable=False),
+    Column("name_digest", LargeBinary, nullable=False),
+    Column("parent_folder_rid", CodePointText, nullable=False),
+    Column("created_time", BigInteger, nullable=False),
+    Column("created_by", CodePointText, nullable=False),
+    UniqueConstraint("parent_folder_rid", "name_digest"),
+    Index("ix_models_parent_folder_rid_id", "parent_folder_rid", "id"),
+)
+
+branches = Table(
+    "branches",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("model_id", ForeignKey(models.c.id), nullable=False),
+    Column("name", CodePointText, nullable=False),
+    # Also the number of the head; the row is the lock of the branch.
+    Column("version_count", Integer, nullable=False),
+    UniqueConstraint("model_id", "name"),
+)
+
+# What versions share: a serialized ModelVersion with nothing but its content set.
+contents = Table(
+    "contents",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("payload", LargeBinary, nullable=False),
+    Column("size", Integer, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("rid", CodePointText, nullable=False, unique=True),
+    Column("branch_id", ForeignKey(branches.c.id), nullable=False),
+    Column("version_number", Integer, nullable=False),
+    Column("content_digest", ForeignKey(contents.c.digest), nullable=False),
+    # A serialized ModelVersionSource, or else the JSON text of a source that it cannot express.
+    Column("source", LargeBinary),
+    Column("legacy_source", CodePointText),
+    Column("root_rid", CodePointText, nullable=False),
+    Column("created_time", BigInteger, nullable=False),
+    Column("created_by", CodePointText, nullable=False),
+    UniqueConstraint("branch_id", "version_number"),
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("resource_rid", CodePointText, primary_key=True),
+    Column("principal", CodePointText, primary_key=True),
+    Column("role", SmallInteger, nullable=False),
+)
+
+# Append-only: who changed which grant, and when. No role means that the grant was taken away.
+grant_changes = Table(
+    "grant_changes",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("resource_rid", CodePointText, nullable=False),
+    Column("principal", CodePointText, nullable=False),
+    Column("role", SmallInteger),
+    Column("changed_by", CodePointText, nullable=False),
+    Column("changed_time", BigInteger, nullable=False),
+    Index("ix_grant_changes_resource_rid_id", "resource_rid", "id"),
+)

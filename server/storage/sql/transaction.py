@@ -1,0 +1,148 @@
+"""The changes of `server.storage.repository.Transaction` as SQL."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from sqlalchemy import Connection, delete, insert, select
+
+from modelregistry.v1.access_service_pb2 import Grant, Role
+from modelregistry.v1.model_pb2 import Model, ModelVersion
+from server.errors import RequestTooLarge, ResourceNameAlreadyExists
+from server.storage.sql.engine import upsert
+from server.storage.sql.reader import SqlReader, branch_id, model_id
+from server.storage.sql.rows import content_of, timestamp
+from server.storage.sql.tables import branches, contents, grant_changes, grants, models, versions
+
+# What a version holds beside its content: RIDs, principals, a branch and a source, each bounded.
+ENVELOPE_BYTES = 8 * 2**10
+
+
+class SqlTransaction(SqlReader):
+    """`server.storage.repository.Transaction` over one connection; who made the connection commits."""
+
+    def __init__(self, connection: Connection, max_message_bytes: int, clock_ms: Callable[[], int]):
+        super().__init__(connection, max_message_bytes)
+        self._clock_ms = clock_ms
+
+    def add_model(self, model: Model) -> Model:
+        """See the contract."""
+        stored = Model()
+        stored.CopyFrom(model)
+        if not stored.HasField("created_time"):
+            stored.created_time.CopyFrom(timestamp(self._clock_ms()))
+        statement = (
+            upsert(self.connection, models)
+            .values(
+                rid=stored.rid,
+                name=stored.name,
+                name_digest=hashlib.sha256(stored.name.encode()).digest(),
+                parent_folder_rid=stored.parent_folder_rid,
+                created_time=stored.created_time.ToMilliseconds(),
+                created_by=stored.created_by,
+            )
+            .on_conflict_do_nothing(index_elements=[models.c.parent_folder_rid, models.c.name_digest])
+            .returning(models.c.id)
+        )
+        if self.connection.execute(statement).one_or_none() is None:
+            raise ResourceNameAlreadyExists(parent_folder_rid=model.parent_folder_rid, display_name=model.name)
+        return stored
+
+    def put_content(self, version: ModelVersion) -> bytes:
+        """See the contract."""
+        digest, payload = content_of(version)
+        if len(payload) > self._max_message_bytes - ENVELOPE_BYTES:
+            raise RequestTooLarge
+        statement = upsert(self.connection, contents).values(digest=digest, payload=payload, size=len(payload))
+        self.connection.execute(statement.on_conflict_do_nothing(index_elements=[contents.c.digest]))
+        return digest
+
+    def append_version(
+        self, version: ModelVersion, content_digest: bytes, legacy_source: str | None = None
+    ) -> ModelVersion:
+        """See the contract."""
+        stored = ModelVersion()
+        stored.CopyFrom(version)
+        branch_key, stored.version_number = self._lock_branch(version.model_rid, version.branch)
+        if not stored.HasField("created_time"):
+            # Read under the lock, and a clock that was set back does not show.
+            previous = self._created_time_ms(branch_key, stored.version_number - 1)
+            stored.created_time.CopyFrom(timestamp(max(self._clock_ms(), previous or 0)))
+        self.connection.execute(
+            insert(versions).values(
+                rid=stored.rid,
+                branch_id=branch_key,
+                version_number=stored.version_number,
+                content_digest=content_digest,
+                source=None if legacy_source else stored.source.SerializeToString(deterministic=True),
+                legacy_source=legacy_source,
+                root_rid=stored.root_model_version_rid,
+                created_time=stored.created_time.ToMilliseconds(),
+                created_by=stored.created_by,
+            )
+        )
+        return stored
+
+    def head_created_time_ms(self, model_rid: str, branch: str) -> int | None:
+        """See the contract."""
+        query = (
+            select(versions.c.created_time)
+            .where(versions.c.branch_id == branch_id(model_rid, branch))
+            .order_by(versions.c.version_number.desc())
+            .limit(1)
+        )
+        return self.connection.scalar(query)
+
+    def set_grant(self, grant: Grant, changed_by: str) -> None:
+        """See the contract."""
+        statement = upsert(self.connection, grants).values(
+            resource_rid=grant.resource_rid, principal=grant.principal, role=grant.role
+        )
+        self.connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=[grants.c.resource_rid, grants.c.principal], set_={"role": grant.role}
+            )
+        )
+        self._record_grant_change(grant.resource_rid, grant.principal, grant.role, changed_by)
+
+    def remove_grant(self, resource_rid: str, principal: str, changed_by: str) -> None:
+        """See the contract."""
+        removed = self.connection.execute(
+            delete(grants).where(grants.c.resource_rid == resource_rid, grants.c.principal == principal)
+        )
+        if removed.rowcount:
+            self._record_grant_change(resource_rid, principal, None, changed_by)
+
+    def _lock_branch(self, model_rid: str, branch: str) -> tuple[int, int]:
+        """Take the next version number of the branch; others wait for it until this transaction ends."""
+        statement = (
+            upsert(self.connection, branches)
+            .values(model_id=model_id(model_rid), name=branch, version_count=1)
+            .on_conflict_do_update(
+                index_elements=[branches.c.model_id, branches.c.name],
+                set_={"version_count": branches.c.version_count + 1},
+            )
+            .returning(branches.c.id, branches.c.version_count)
+        )
+        key, number = self.connection.execute(statement).one()
+        return key, number
+
+    def _created_time_ms(self, branch_key: int, version_number: int) -> int | None:
+        query = select(versions.c.created_time).where(
+            versions.c.branch_id == branch_key, versions.c.version_number == version_number
+        )
+        return self.connection.scalar(query)
+
+    def _record_grant_change(
+        self, resource_rid: str, principal: str, role: Role.ValueType | None, changed_by: str
+    ) -> None:
+        self.connection.execute(
+            insert(grant_changes).values(
+                resource_rid=resource_rid,
+                principal=principal,
+                role=role,
+                changed_by=changed_by,
+                changed_time=self._clock_ms(),
+            )
+        )
