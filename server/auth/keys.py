@@ -1,0 +1,170 @@
+"""Where the keys that verify tokens come from: a JWKS in a file or at a URL, cached and kept up to date."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from http.client import HTTPException, HTTPMessage
+from pathlib import Path
+from typing import IO, Any, Protocol
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+import jwt
+
+# Gives the JWKS document; raises OSError or ValueError if it cannot.
+Loader = Callable[[], bytes | str]
+
+MAX_AGE = 300.0  # Seconds after which a key that its issuer has withdrawn stops working.
+MIN_REFRESH_INTERVAL = 30.0  # Seconds; whatever the tokens name, the issuer is asked no more often.
+FETCH_TIMEOUT = 5.0
+MAX_JWKS_BYTES = 1 << 20
+MIN_RSA_BITS = 2048
+
+logger = logging.getLogger(__name__)
+
+
+class KeySet(Protocol):
+    """The keys that tokens may be signed with."""
+
+    def find(self, kid: str | None) -> jwt.PyJWK | None:
+        """The key of that id, bound to its one algorithm; without an id, the set's only key. None if there is none."""
+
+
+class JwksKeySet:
+    """The keys of a JWKS, loaded at once and refreshed when a token names an unknown one or when they are old.
+
+    A refresh is made by the caller that found it due. Meanwhile callers whose key is known go on with the keys at
+    hand, and callers whose key is not wait for it.
+    """
+
+    def __init__(self, load: Loader, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises ValueError if the keys cannot be loaded, or none of them is usable."""
+        self._load = load
+        self._clock = clock
+        self._fetching = threading.Lock()
+        self._attempted_at = -math.inf
+        self._loaded_at = clock()
+        try:
+            self._keys = parse_jwks(load())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"The JWKS cannot be loaded: {error}") from error
+        if not self._keys:
+            raise ValueError("The JWKS has no usable key: RS256 (from 2048 bits), ES256 and EdDSA (Ed25519) are.")
+
+    def find(self, kid: str | None) -> jwt.PyJWK | None:
+        """The key of that id, or None; without an id, the only key of a set of one."""
+        key = self._known(kid)
+        unknown = kid is not None and key is None
+        if unknown or self._clock() - self._loaded_at > MAX_AGE:
+            self._refresh(wait=unknown)
+            key = self._known(kid)
+        return key
+
+    def _known(self, kid: str | None) -> jwt.PyJWK | None:
+        matching = [key for key in self._keys if kid is None or key.key_id == kid]
+        return matching[0] if len(matching) == 1 else None
+
+    def _refresh(self, *, wait: bool) -> None:
+        if not self._fetching.acquire(blocking=wait):
+            return
+        try:
+            now = self._clock()
+            if now - self._attempted_at < MIN_REFRESH_INTERVAL:
+                return
+            self._attempted_at = now
+            self._keys = parse_jwks(self._load())
+            self._loaded_at = now
+        except (OSError, ValueError) as error:
+            logger.warning("The JWKS cannot be refreshed, so the keys at hand stay: %s", error)
+        finally:
+            self._fetching.release()
+
+
+def jwks_file(path: Path) -> Loader:
+    """Loads a JWKS from a file, read anew each time."""
+
+    def load() -> bytes:
+        with path.open("rb") as file:
+            return _bounded(file)
+
+    return load
+
+
+def jwks_url(url: str) -> Loader:
+    """Loads a JWKS over HTTP(S), from that very URL: a redirect fails. Raises ValueError for any other kind of URL."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"A JWKS URL starts with https:// or http://, not like {url!r}.")
+    opener = build_opener(_NoRedirects)
+
+    def load() -> bytes:
+        try:
+            with opener.open(url, timeout=FETCH_TIMEOUT) as response:
+                return _bounded(response)
+        except (OSError, HTTPException) as error:  # These do not name the URL.
+            raise OSError(f"{url}: {error}") from error
+
+    return load
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Keys come from where the operator said, so no answer can point to plain HTTP or to another host."""
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> None:
+        return None
+
+
+def _bounded(source: IO[bytes]) -> bytes:
+    document = source.read(MAX_JWKS_BYTES + 1)
+    if len(document) > MAX_JWKS_BYTES:
+        raise ValueError(f"The document is larger than {MAX_JWKS_BYTES} bytes.")
+    return document
+
+
+def parse_jwks(document: bytes | str) -> tuple[jwt.PyJWK, ...]:
+    """The usable keys of a JWKS; the others are left out. Raises ValueError if the document is not a JWKS."""
+    try:
+        jwks = json.loads(document)
+    except RecursionError as error:
+        raise ValueError("The document is nested too deep.") from error
+    if not isinstance(jwks, dict) or not isinstance(jwks.get("keys"), list):
+        raise ValueError("The document is not a JWKS: an object with a list of keys.")
+    keys = []
+    for number, jwk in enumerate(jwks["keys"]):
+        key = _usable(jwk)
+        if key is None:
+            logger.info("Key %d of the JWKS is left out: it is no public key for RS256, ES256 or EdDSA.", number)
+        else:
+            keys.append(key)
+    return tuple(keys)
+
+
+def _usable(jwk: Any) -> jwt.PyJWK | None:
+    """A public signing key, bound to the algorithm that follows from its type; what a token says cannot change it."""
+    match jwk:
+        case {"d": _}:
+            return None  # A private key: others can sign with it too.
+        case {"key_ops": list(operations)} if "verify" not in operations:
+            return None
+        case {"kty": "RSA"}:
+            algorithm = "RS256"
+        case {"kty": "EC", "crv": "P-256"}:
+            algorithm = "ES256"
+        case {"kty": "OKP", "crv": "Ed25519"}:
+            algorithm = "EdDSA"
+        case _:
+            return None
+    if jwk.get("use", "sig") != "sig" or jwk.get("alg", algorithm) != algorithm:
+        return None
+    try:
+        key = jwt.PyJWK(jwk, algorithm)
+    except jwt.PyJWTError:
+        return None
+    return None if algorithm == "RS256" and key.key.key_size < MIN_RSA_BITS else key

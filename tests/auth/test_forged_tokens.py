@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.auth.keys import JwksKeySet
+from server.auth.tokens import MAX_AUTHORIZATION_LENGTH, TokenVerifier
+from server.errors import InvalidCredentials
+from tests.auth.forge import (
+    ALGORITHMS,
+    AUDIENCE,
+    ISSUER,
+    KeyPair,
+    assemble,
+    bearer,
+    claims,
+    jwks,
+    key_pair,
+    refuse,
+    sign_with_secret,
+)
+
+
+@pytest.mark.parametrize("alg", ["none", "None", "NONE", "", None, ["ES256"], {}, 1])
+def test_an_unsigned_token_is_refused(verifier, key, alg):
+    header = {"alg": alg, "kid": key.kid}
+    refuse(verifier, bearer(assemble(header, claims())))
+    refuse(verifier, bearer(assemble(header, claims(), b"signature")))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_public_key_is_no_shared_secret(verifier, keys, algorithm):
+    key = keys[algorithm]
+    raw_jwk = json.dumps(key.jwk).encode()
+    for secret in (key.public_pem, key.public_pem.strip(), raw_jwk, key.jwk.get("n", key.jwk.get("x")).encode()):
+        refuse(verifier, bearer(sign_with_secret(claims(), secret, key.kid)))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_another_key_under_a_known_id_is_refused(verifier, keys, algorithm):
+    refuse(verifier, bearer(key_pair(algorithm, keys[algorithm].kid).sign(claims())))
+
+
+@pytest.mark.parametrize("own", ALGORITHMS)
+@pytest.mark.parametrize("named", ALGORITHMS)
+def test_the_header_cannot_choose_another_key_or_algorithm(verifier, keys, own, named):
+    if own == named:
+        assert verifier.verify(bearer(keys[own].sign(claims())))
+    else:
+        refuse(verifier, bearer(keys[own].sign(claims(), kid=keys[named].kid)))
+        refuse(verifier, bearer(keys[own].sign(claims(), alg=named)))
+        refuse(verifier, bearer(keys[own].sign(claims(), alg=named, kid=keys[named].kid)))
+
+
+@pytest.mark.parametrize("alg", ["RS512", "PS256", "ES384", "HS256"])
+def test_a_sibling_of_the_algorithm_is_refused(verifier, keys, alg):
+    refuse(verifier, bearer(keys["RS256"].sign(claims(), alg=alg)))
+
+
+@pytest.mark.parametrize("kid", ["unknown", "", "../../etc/passwd", "key-RS256\x00", None, 1, ["key-ES256"]])
+def test_an_unknown_or_odd_key_id_is_refused(verifier, key, kid):
+    refuse(verifier, bearer(key.sign(claims(), kid=kid)))
+
+
+def test_a_token_without_a_key_id_is_refused_where_there_are_several_keys(verifier, keys):
+    refuse(verifier, bearer(KeyPair("ES256", None, keys["ES256"].private_key).sign(claims())))
+
+
+def test_a_token_without_a_key_id_is_accepted_where_there_is_one_key():
+    key = key_pair("EdDSA", kid=None)
+    verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE)
+    assert verifier.verify(bearer(key.sign(claims()))).user == "user:alice"
+    refuse(verifier, bearer(key_pair("EdDSA", kid=None).sign(claims())))
+
+
+@pytest.mark.parametrize("name", ["jwk", "jku", "x5c"])
+def test_a_key_that_the_token_brings_along_is_not_used(verifier, key, name):
+    own = key_pair("ES256", kid=key.kid)
+    refuse(verifier, bearer(own.sign(claims(), **{name: own.jwk})))
+
+
+@pytest.mark.parametrize("header", [{"crit": ["exp"], "exp": 1}, {"crit": []}, {"crit": ["b64"], "b64": False}])
+def test_a_critical_extension_is_refused(verifier, key, header):
+    refuse(verifier, bearer(key.sign(claims(), **header)))
+
+
+def test_every_cut_of_a_token_is_refused(verifier, key):
+    authorization = bearer(key.sign(claims()))
+    for length in range(len(authorization)):
+        refuse(verifier, authorization[:length])
+
+
+def test_every_changed_character_is_refused(verifier, key):
+    token = key.sign(claims())
+    for at, character in enumerate(token):
+        refuse(verifier, bearer(token[:at] + ("A" if character != "A" else "B") + token[at + 1 :]))
+
+
+_MALFORMED = (
+    "{}|Basic {}|Bearer{}|Bearer: {}|Bearer\t{}| Bearer {}|Bearer {} |Bearer {}\n|Bearer {}=|Bearer {0} {0}|"
+    "Bearer {0},{0}|Bearer {0}.{0}|Bearer .{}|Bearer {}.|Bearer é{}|Béarer {}|Bearer \ud800{}|"
+    "Bearer Bearer {}|Bearer ...|Bearer|Bearer |"
+)
+
+
+@pytest.mark.parametrize("around", _MALFORMED.split("|"), ids=ascii)
+def test_a_good_token_in_a_malformed_header_is_refused(verifier, key, around):
+    refuse(verifier, around.format(key.sign(claims())))
+
+
+def test_a_header_that_is_too_long_is_refused(verifier, key):
+    token = key.sign(claims(padding="x" * MAX_AUTHORIZATION_LENGTH))
+    refuse(verifier, bearer(token))
+
+
+def test_a_deeply_nested_header_is_refused(verifier):
+    refuse(verifier, bearer(assemble(b"[" * 5_000, claims(), b"x" * 64)))
+
+
+# Whatever is sent
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(), st.binary().map(lambda raw: raw.decode("latin-1"))))
+def test_any_text_is_refused_and_nothing_else_happens(verifier, text):
+    refuse(verifier, text)
+    refuse(verifier, bearer(text))
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None)
+@given(header=st.dictionaries(st.sampled_from(["alg", "kid", "crit", "b64", "typ"]), _json), signature=st.binary())
+def test_any_header_is_refused_and_nothing_else_happens(verifier, header, signature):
+    refuse(verifier, bearer(assemble({"alg": "ES256", "kid": "key-ES256"} | header, claims(), signature)))
+
+
+_claim_names = st.sampled_from(["sub", "exp", "iss", "aud", "nbf", "iat", "jti", "groups", "scope", "scp"])
+
+
+@settings(deadline=None)
+@given(changes=st.dictionaries(_claim_names, _json))
+def test_any_signed_claims_give_a_caller_or_a_refusal(verifier, key, changes):
+    try:
+        caller = verifier.verify(bearer(key.sign(claims(**changes))))
+    except InvalidCredentials:
+        return
+    assert caller.user == "user:" + changes.get("sub", "alice")
+    assert all(0 < len(principal.encode()) <= 255 for principal in caller.principals)

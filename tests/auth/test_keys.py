@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from server.auth.keys import MAX_AGE, MIN_REFRESH_INTERVAL, JwksKeySet
+from tests.auth.forge import jwks, key_pair
+
+
+class Issuer:
+    """Publishes a document, which may change or be withheld, and counts how often it is asked."""
+
+    def __init__(self, document: bytes) -> None:
+        self.document: bytes | Exception = document
+        self.asked = 0
+        self.now = 1000.0
+        # Cleared by a test that wants a fetch to last until it has seen what it wanted to see.
+        self.answers = threading.Event()
+        self.answers.set()
+        self.being_asked = threading.Event()
+
+    def load(self) -> bytes:
+        self.asked += 1
+        self.being_asked.set()
+        assert self.answers.wait(10)
+        if isinstance(self.document, Exception):
+            raise self.document
+        return self.document
+
+    def clock(self) -> float:
+        return self.now
+
+    def stop_answering(self) -> None:
+        self.answers.clear()
+        self.being_asked.clear()
+
+
+@pytest.fixture
+def issuer() -> Issuer:
+    return Issuer(jwks(key_pair("ES256", "old")))
+
+
+@pytest.fixture
+def keys(issuer: Issuer) -> JwksKeySet:
+    return JwksKeySet(issuer.load, issuer.clock)
+
+
+def test_an_issuer_that_fails_at_first_is_an_error(issuer):
+    issuer.document = OSError("no route to the issuer")
+    with pytest.raises(ValueError, match="no route to the issuer"):
+        JwksKeySet(issuer.load)
+
+
+def test_an_unknown_id_makes_the_keys_be_loaded_again(issuer, keys):
+    issuer.document = jwks(key_pair(kid="new"))
+    assert keys.find("new") is not None
+    assert keys.find("old") is None
+
+
+def test_known_ids_ask_the_issuer_for_nothing(issuer, keys):
+    for _ in range(3):
+        assert keys.find("old") is not None
+        assert keys.find(None) is not None
+    assert issuer.asked == 1
+
+
+def test_a_token_without_an_id_is_no_reason_to_ask_the_issuer(issuer, keys):
+    issuer.document = jwks(key_pair(kid="a"), key_pair(kid="b"))
+    assert keys.find("a") is not None
+    issuer.now += MIN_REFRESH_INTERVAL
+    assert keys.find(None) is None
+    assert issuer.asked == 1 + 1
+
+
+@pytest.mark.parametrize("outcome", ["no such key", "failure"])
+def test_unknown_ids_ask_the_issuer_at_most_once_in_30_seconds(issuer, keys, outcome):
+    if outcome == "failure":
+        issuer.document = OSError("gone")
+    for seconds in range(60):
+        issuer.now = 1000.0 + seconds
+        assert keys.find(f"unknown-{seconds}") is None
+    assert issuer.asked == 1 + 2
+    assert MIN_REFRESH_INTERVAL == 30
+
+
+@pytest.mark.parametrize("answer", [OSError("gone"), ValueError("too large"), b"<html>", b'{"keys": 1}'], ids=repr)
+def test_a_failed_refresh_keeps_the_keys_and_is_logged(issuer, keys, answer, caplog):
+    issuer.document = answer
+    assert keys.find("new") is None
+    assert keys.find("old") is not None
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+    issuer.now += MAX_AGE + 1
+    assert keys.find("old") is not None
+    issuer.document = jwks(key_pair(kid="new"))
+    issuer.now += MIN_REFRESH_INTERVAL
+    assert keys.find("new") is not None
+
+
+@pytest.mark.parametrize("left", [[key_pair(kid="new")], []], ids=["replaced", "all withdrawn"])
+def test_a_withdrawn_key_stops_working_after_the_maximum_age(issuer, keys, left):
+    issuer.document = jwks(*left)
+    issuer.now += MAX_AGE
+    assert keys.find("old") is not None
+    issuer.now += 1
+    assert keys.find("old") is None
+    assert MAX_AGE == 300
+
+
+def test_keys_that_stay_are_loaded_again_once_in_the_maximum_age(issuer, keys):
+    for seconds in range(0, 1000, 10):
+        issuer.now = 1000.0 + seconds
+        assert keys.find("old") is not None
+    assert issuer.asked == 1 + 3
+
+
+# Many callers at once
+
+
+def test_many_callers_with_an_unknown_key_cause_one_fetch_and_all_get_it(issuer, keys):
+    issuer.document = jwks(key_pair(kid="new"))
+    issuer.stop_answering()
+    start = threading.Barrier(8)
+
+    def find() -> bool:
+        start.wait(10)
+        return keys.find("new") is not None
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(find) for _ in range(8)]
+        assert issuer.being_asked.wait(10)
+        issuer.answers.set()
+        assert all(future.result(10) for future in found)
+    assert issuer.asked == 1 + 1
+
+
+@pytest.mark.parametrize("seconds", [0, MAX_AGE + 1], ids=["fresh", "old"])
+def test_a_fetch_does_not_hold_up_callers_whose_key_is_known(issuer, keys, seconds):
+    issuer.now += seconds
+    issuer.stop_answering()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(keys.find, "unknown")
+        assert issuer.being_asked.wait(10)
+        assert keys.find("old") is not None
+        assert not waiting.done()
+        issuer.answers.set()
+        assert waiting.result(10) is None
+    assert issuer.asked == 1 + 1
