@@ -36,6 +36,11 @@ def reading(engine: Engine) -> Engine:
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
+def is_embedded(engine: Engine) -> bool:
+    """Whether the database is a file of this machine, which nobody else has prepared for us."""
+    return engine.dialect.name == "sqlite"
+
+
 def has_one_writer(engine: Engine) -> bool:
     """Whether the whole database has a single write lock, so that writers had better queue before they ask for it."""
     return engine.dialect.name == "sqlite"
@@ -82,7 +87,7 @@ def _open_postgresql(url: URL, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=WAIT_SECONDS,
-        connect_args={"connect_timeout": CONNECT_SECONDS},
+        connect_args={"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": WAIT_SECONDS * 1000},
         hide_parameters=True,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, NamedTuple
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import Row
 
@@ -40,7 +41,7 @@ class Content(NamedTuple):
 
 def content_of(version: ModelVersion) -> Content:
     """Return what the version shares with others, without fields that this server does not know."""
-    content = ModelVersion()
+    content: Message = ModelVersion()
     content.CopyFrom(version)
     for field, _ in version.ListFields():
         if field.name not in CONTENT_FIELDS:

@@ -1,0 +1,138 @@
+"""The only wiring: settings → engine → repository → servicers → server."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1.health import HealthServicer
+from sqlalchemy.exc import DBAPIError
+
+from server.auth import local_keys
+from server.auth.keys import JwksKeySet, jwks_file, jwks_url
+from server.auth.tokens import TokenVerifier
+from server.config import ConfigError, Settings, host_of, is_loopback
+from server.rpc.readiness import Readiness
+from server.rpc.server import SERVICES, build_server
+from server.storage.repository import Repository
+from server.storage.sql.engine import is_embedded, open_engine
+from server.storage.sql.repository import SqlRepository
+from server.storage.sql.schema import SchemaOutdated, check, migrate
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Application:
+    """A server with its port bound, and what has to be started and closed with it."""
+
+    server: grpc.Server
+    address: str
+    readiness: Readiness
+    repository: Repository
+
+
+def build(settings: Settings) -> Application:
+    """Build a server from settings, ready to be started.
+
+    Raises ConfigError for settings that cannot work here, and StorageUnavailable.
+    """
+    verifier = _verifier(settings)
+    repository = open_repository(settings.database, settings.threads, settings.max_message_bytes)
+    health = HealthServicer()
+    server = build_server(
+        repository,
+        verifier,
+        health,
+        threads=settings.threads,
+        max_message_bytes=settings.max_message_bytes,
+    )
+    try:
+        address = _bind(server, settings)
+    except ConfigError:
+        repository.close()
+        raise
+    return Application(server, address, Readiness(health, repository.ping, SERVICES), repository)
+
+
+def open_repository(database_url: str, threads: int, max_message_bytes: int) -> Repository:
+    """Open the storage behind a URL; an embedded database is created and migrated where need be.
+
+    Raises ConfigError if it is no such URL or its schema is older than this server, and StorageUnavailable.
+    """
+    try:
+        # One connection for each thread, and one for the question whether the database is there.
+        engine = open_engine(database_url, pool_size=threads + 1)
+        repository = SqlRepository(engine, max_message_bytes)
+        if is_embedded(engine):
+            Path(engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            repository.ping()
+            migrate(engine)
+        else:
+            repository.ping()
+            check(engine)
+    except SchemaOutdated:
+        raise ConfigError(
+            "the database's schema is older than this server: run `modelregistry migrate --database-url …`"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"--database-url: {error}") from error
+    return repository
+
+
+def migrate_database(database_url: str) -> None:
+    """Bring the schema of a database to this release. Raises ConfigError and StorageUnavailable."""
+    try:
+        engine = open_engine(database_url, pool_size=1)
+    except ValueError as error:
+        raise ConfigError(f"--database-url: {error}") from error
+    SqlRepository(engine).ping()
+    try:
+        migrate(engine)
+    except DBAPIError as error:
+        raise ConfigError(f"the migration failed, and left nothing behind: {error.orig}") from error
+    finally:
+        engine.dispose()
+
+
+def _verifier(settings: Settings) -> TokenVerifier:
+    try:
+        if settings.uses_local_keys:
+            keys = local_keys.LocalKeys.open(settings.data_dir)
+            if not is_loopback(host_of(settings.listen)):
+                log.warning("whoever can read %s can do anything: --local-keys is for trying things out", keys.path)
+            admins = settings.admins | {local_keys.ADMIN}
+            return TokenVerifier(keys.key_set(), local_keys.ISSUER, local_keys.AUDIENCE, admins)
+        load = jwks_file(settings.jwks_file) if settings.jwks_file else jwks_url(settings.jwks_url or "")
+        return TokenVerifier(JwksKeySet(load), settings.issuer or "", settings.audience or "", settings.admins)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _bind(server: grpc.Server, settings: Settings) -> str:
+    host, _, _ = settings.listen.rpartition(":")
+    try:
+        if settings.tls_cert and settings.tls_key:
+            port = server.add_secure_port(settings.listen, _credentials(settings))
+        else:
+            port = server.add_insecure_port(settings.listen)
+    except OSError as error:
+        raise ConfigError(str(error)) from error
+    except RuntimeError:
+        raise ConfigError(
+            f"cannot listen on {settings.listen}: is it taken, or not an address of this machine?"
+        ) from None
+    return f"{host}:{port}"
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials:
+    assert settings.tls_cert
+    assert settings.tls_key
+    client_ca = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
+    return grpc.ssl_server_credentials(
+        [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],
+        root_certificates=client_ca,
+        require_client_auth=client_ca is not None,
+    )

@@ -1,0 +1,22 @@
+"""The command line: commands parse, call and print; what they do lives elsewhere."""
+
+from __future__ import annotations
+
+import typer
+
+from server.cli import access_commands, client_commands, demo_command, import_command, server_commands
+
+
+def build_app() -> typer.Typer:
+    """Return the command line with all its commands."""
+    app = typer.Typer(
+        name="modelregistry",
+        help="A model registry over gRPC whose main job is promotion.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+    )
+    for module in (server_commands, import_command, client_commands, access_commands, demo_command):
+        module.register(app)
+    return app

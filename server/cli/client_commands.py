@@ -1,0 +1,152 @@
+"""Commands that call ModelService."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from google.protobuf.message import Message
+
+from modelregistry.v1.model_service_pb2 import (
+    CreateModelRequest,
+    CreateModelVersionRequest,
+    GetBranchRequest,
+    GetModelRequest,
+    GetModelVersionRequest,
+    ListBranchesRequest,
+    ListModelsRequest,
+    ListModelVersionsRequest,
+    PromoteVersionRequest,
+)
+from server.cli.connection import Client, client_command
+from server.cli.options import Branch, PageSize, PageToken, option
+from server.cli.output import fail
+from server.errors import InvalidArgument
+from server.json_form import from_json, loads
+
+ModelRid = Annotated[str, typer.Argument(help="The RID of the model.")]
+VersionRid = Annotated[str, typer.Argument(help="The RID of the version.")]
+Folder = Annotated[str, option("--folder", "The RID of the folder.", metavar="RID")]
+AnyFolder = Annotated[str | None, option("--folder", "Only the models of this folder.", metavar="RID")]
+Name = Annotated[str, typer.Argument(help="The display name, unique in the folder.")]
+VersionFile = Annotated[
+    typer.FileBinaryRead,
+    option("--file", "JSON with modelApi and, if you like, condaRequirements, source, …; - reads it from a pipe."),
+]
+
+
+def create_model(client: Client, name: Name, folder: Folder) -> Message:
+    """Create a model with no versions.
+
+    [bold]modelregistry create-model fraud-detector --folder ri.compass.main.folder.staging[/bold]
+    """
+    return client.call(client.models.CreateModel, CreateModelRequest(name=name, parent_folder_rid=folder))
+
+
+def get_model(client: Client, model_rid: ModelRid) -> Message:
+    """Print a model.
+
+    [bold]modelregistry get-model ri.models.main.model.…[/bold]
+    """
+    return client.call(client.models.GetModel, GetModelRequest(model_rid=model_rid))
+
+
+def list_models(
+    client: Client, folder: AnyFolder = None, page_size: PageSize = 0, page_token: PageToken = None
+) -> Message:
+    """List the models that you may see.
+
+    [bold]modelregistry list-models --folder ri.compass.main.folder.staging --output table[/bold]
+    """
+    request = ListModelsRequest(parent_folder_rid=folder, page_size=page_size, page_token=page_token)
+    return client.call(client.models.ListModels, request)
+
+
+def create_version(client: Client, model_rid: ModelRid, file: VersionFile, branch: Branch = None) -> Message:
+    """Add a version to a model, as the new head of a branch.
+
+    [bold]modelregistry create-version ri.models.main.model.… --file version.json[/bold]
+    """
+    try:
+        request = from_json(loads(file.read()), CreateModelVersionRequest)
+    except InvalidArgument as error:
+        fail(f"--file {file.name}: {error}")
+    request.model_rid = model_rid
+    if branch is not None:
+        request.branch = branch
+    return client.call(client.models.CreateModelVersion, request)
+
+
+def get_version(client: Client, model_rid: ModelRid, model_version_rid: VersionRid) -> Message:
+    """Print a version of a model.
+
+    [bold]modelregistry get-version ri.models.main.model.… ri.models.main.model-version.…[/bold]
+    """
+    request = GetModelVersionRequest(model_rid=model_rid, model_version_rid=model_version_rid)
+    return client.call(client.models.GetModelVersion, request)
+
+
+def get_branch(client: Client, model_rid: ModelRid, branch: Branch = None) -> Message:
+    """Print a branch with its newest version: what is live?
+
+    [bold]modelregistry get-branch ri.models.main.model.… --output table[/bold]
+    """
+    return client.call(client.models.GetBranch, GetBranchRequest(model_rid=model_rid, branch=branch))
+
+
+def list_branches(
+    client: Client, model_rid: ModelRid, page_size: PageSize = 0, page_token: PageToken = None
+) -> Message:
+    """List the branches of a model.
+
+    [bold]modelregistry list-branches ri.models.main.model.… --output table[/bold]
+    """
+    request = ListBranchesRequest(model_rid=model_rid, page_size=page_size, page_token=page_token)
+    return client.call(client.models.ListBranches, request)
+
+
+def list_versions(
+    client: Client,
+    model_rid: ModelRid,
+    branch: Branch = None,
+    page_size: PageSize = 0,
+    page_token: PageToken = None,
+) -> Message:
+    """List the versions of a branch, newest first.
+
+    [bold]modelregistry list-versions ri.models.main.model.… --page-size 10 --output table[/bold]
+    """
+    request = ListModelVersionsRequest(model_rid=model_rid, branch=branch, page_size=page_size, page_token=page_token)
+    return client.call(client.models.ListModelVersions, request)
+
+
+def promote(
+    client: Client,
+    source: Annotated[str, typer.Argument(help="The RID of the version to promote.")],
+    target_model: Annotated[str, typer.Argument(help="The RID of the model to promote it into.")],
+    branch: Branch = None,
+) -> Message:
+    """Copy a version into another model, as the new head of a branch.
+
+    [bold]modelregistry promote ri.models.main.model-version.… ri.models.main.model.…[/bold]
+    """
+    request = PromoteVersionRequest(
+        model_rid=target_model, source_model_version_rid=source, branch=branch, preview=True
+    )
+    return client.call(client.models.PromoteVersion, request)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for run in (
+        promote,
+        create_model,
+        create_version,
+        get_model,
+        get_version,
+        get_branch,
+        list_models,
+        list_branches,
+        list_versions,
+    ):
+        app.command(run.__name__.replace("_", "-"))(client_command(run))

@@ -1,0 +1,113 @@
+"""What client commands share: a channel to the server, one way to print, one way to fail."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from modelregistry.v1.access_service_pb2_grpc import AccessServiceStub
+from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
+from server.cli.options import TARGET, CaCert, ClientCert, ClientKey, Output, Target, Tls, Token
+from server.cli.output import fail, show
+
+DEADLINE_SECONDS = 30.0
+RequestT = TypeVar("RequestT", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message)
+
+# Exit codes of failed calls are 64 plus the gRPC status code, as grpcurl has them.
+EXIT_CODE_BASE = 64
+
+
+@dataclass(frozen=True)
+class Client:
+    """The services of a server, called with a token and a deadline."""
+
+    models: ModelServiceStub
+    access: AccessServiceStub
+    token: str | None
+
+    def call(self, method: grpc.UnaryUnaryMultiCallable[RequestT, ResponseT], request: RequestT) -> ResponseT:
+        """Call one of the methods. Raises grpc.RpcError."""
+        metadata = (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        return method(request, metadata=metadata, timeout=DEADLINE_SECONDS)
+
+
+def client_of(channel: grpc.Channel, token: str | None) -> Client:
+    """Return the services behind a channel."""
+    return Client(ModelServiceStub(channel), AccessServiceStub(channel), token)
+
+
+def client_command(run: Callable[..., Message]) -> Callable[..., None]:
+    """Make a command of a function that takes a Client and the command's own options, and returns an answer.
+
+    The command gets the options of the connection and of the output in addition; it prints the answer, or the error.
+    """
+
+    @functools.wraps(run)
+    def command(*, output: Output = "json", **arguments: Any) -> None:
+        connection = {name: arguments.pop(name) for name in _connection_parameters}
+        with open_channel(**connection) as channel:
+            client = client_of(channel, connection["token"])
+            try:
+                answer = run(client, **arguments)
+            except grpc.RpcError as error:
+                fail_call(error)
+        show(answer, output)
+
+    own = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
+    output_parameter = inspect.signature(command, follow_wrapped=False, eval_str=True).parameters["output"]
+    parameters = [*own, *_connection_parameters.values(), output_parameter]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def open_channel(
+    target: Target = TARGET,
+    token: Token = None,
+    tls: Tls = False,
+    ca_cert: CaCert = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
+) -> grpc.Channel:
+    """Return a channel to the server; any option about certificates means TLS."""
+    if token is not None and not token.isascii():
+        fail("--token: a JWT has none but ASCII characters")
+    if not (tls or ca_cert or client_cert or client_key):
+        return grpc.insecure_channel(target)
+    roots, chain, key = (_read(path) for path in (ca_cert, client_cert, client_key))
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(roots, key, chain))
+
+
+def fail_call(error: grpc.RpcError) -> NoReturn:
+    """Say in one line which error it was, with its instance id, and exit."""
+    call: Any = error
+    code: grpc.StatusCode = call.code()
+    instance = ""
+    status = rpc_status.from_call(call)
+    for detail in status.details if status else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            instance = f" [instance {info.metadata['errorInstanceId']}]"
+    line = call.details() if instance else f"{code.name}: {call.details()}"
+    fail(line + instance, EXIT_CODE_BASE + code.value[0])
+
+
+def _read(path: Path | None) -> bytes | None:
+    try:
+        return path.read_bytes() if path else None
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror}")
+
+
+_connection_parameters = inspect.signature(open_channel, eval_str=True).parameters

@@ -1,0 +1,99 @@
+"""The example of the promotion endpoint's own documentation, played against a real server."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import uuid
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+from google.protobuf import json_format
+
+from modelregistry.v1.model_service_pb2 import CreateModelRequest, CreateModelVersionRequest, PromoteVersionRequest
+from server import lifecycle
+from server.auth.access import SCOPES
+from server.auth.local_keys import LocalKeys
+from server.bootstrap import build
+from server.cli.connection import Client, client_of, fail_call, open_channel
+from server.cli.options import TARGET, CaCert, ClientCert, ClientKey, Target, Tls, Token, option
+from server.cli.output import say, show
+from server.config import Settings
+from server.json_form import from_json, loads
+
+FOLDER = "ri.modelregistry.main.folder.example"
+
+
+def demo(
+    prepare: Annotated[
+        bool,
+        option(
+            "--prepare",
+            "Create the two models and the version on the server at --target, and print the request that promotes it,"
+            " for grpcurl.",
+        ),
+    ] = False,
+    target: Target = TARGET,
+    token: Token = None,
+    tls: Tls = False,
+    ca_cert: CaCert = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
+) -> None:
+    """Create two models, register a version in one and promote it into the other, on a throw-away server.
+
+    [bold]modelregistry demo[/bold]
+    """
+    try:
+        if prepare:
+            with open_channel(target, token, tls, ca_cert, client_cert, client_key) as channel:
+                request = _prepare(client_of(channel, token))
+            print(json_format.MessageToJson(request, indent=None, preserving_proto_field_name=True))
+        else:
+            with _throw_away_server() as client:
+                request = _prepare(client)
+                promoted = client.call(client.models.PromoteVersion, request)
+                say(f"promoted it as version {promoted.version_number} of branch {promoted.branch}:")
+                show(promoted)
+    except grpc.RpcError as error:
+        fail_call(error)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("demo")(demo)
+
+
+@contextlib.contextmanager
+def _throw_away_server() -> Iterator[Client]:
+    """Serve from a temporary folder, to an administrator."""
+    with tempfile.TemporaryDirectory(prefix="modelregistry-demo-") as folder:
+        application = build(Settings(listen="127.0.0.1:0", data_dir=Path(folder)))
+        lifecycle.start(application)
+        try:
+            say(f"a server with an empty database listens on {application.address}")
+            with grpc.insecure_channel(application.address) as channel:
+                yield client_of(channel, LocalKeys.open(Path(folder)).mint("admin", SCOPES))
+        finally:
+            lifecycle.stop_and_close(application)
+
+
+def _prepare(client: Client) -> PromoteVersionRequest:
+    """Create two models, and a version in the first; return the request that promotes it into the second."""
+    example = uuid.uuid4().hex[:8]
+    models = []
+    for stage in ("staging", "production"):
+        request = CreateModelRequest(name=f"example-{example}-{stage}", parent_folder_rid=FOLDER)
+        models.append(client.call(client.models.CreateModel, request))
+        say(f"created model {request.name}: {models[-1].rid}")
+    source, target = models
+    described = resources.files("server.cli").joinpath("example_version.json").read_bytes()
+    creation = from_json(loads(described), CreateModelVersionRequest)
+    creation.model_rid = source.rid
+    version = client.call(client.models.CreateModelVersion, creation)
+    say(f"registered a version of it: {version.rid}")
+    return PromoteVersionRequest(model_rid=target.rid, source_model_version_rid=version.rid, preview=True)

@@ -1,0 +1,48 @@
+"""Options that commands share. Each is also an environment variable, MODELREGISTRY_ and its name in capitals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from server.config import DEFAULT_DATA_DIR, DEFAULT_LISTEN
+
+
+def option(flag: str, help_text: str, **settings: Any) -> Any:
+    """Return an option that is also an environment variable: `--data-dir` is MODELREGISTRY_DATA_DIR too."""
+    name = flag.removeprefix("--").upper().replace("-", "_")
+    settings.setdefault("envvar", f"MODELREGISTRY_{name}")
+    return typer.Option(flag, help=help_text, **settings)
+
+
+DataDir = Annotated[
+    Path,
+    option("--data-dir", "Where the server keeps its own key pair and, by default, its database.", metavar="DIR"),
+]
+DatabaseUrl = Annotated[
+    str | None,
+    option(
+        "--database-url",
+        "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; by default a file in the data folder.",
+        metavar="URL",
+    ),
+]
+Target = Annotated[str, option("--target", "The server to call.", metavar="HOST:PORT")]
+Token = Annotated[str | None, option("--token", "The bearer token to call it with, a JWT.", metavar="JWT")]
+Tls = Annotated[bool, option("--tls", "Use TLS, trusting the usual certificate authorities.")]
+CaCert = Annotated[
+    Path | None, option("--ca-cert", "Use TLS, trusting the authorities in this PEM file.", metavar="FILE")
+]
+ClientCert = Annotated[
+    Path | None, option("--client-cert", "The certificate to show to the server, in PEM.", metavar="FILE")
+]
+ClientKey = Annotated[Path | None, option("--client-key", "The private key of --client-cert, in PEM.", metavar="FILE")]
+Output = Annotated[Literal["json", "table"], option("--output", "json for programs, table for people.")]
+Branch = Annotated[str | None, option("--branch", "The branch; `master` by default.", metavar="NAME")]
+PageSize = Annotated[int, option("--page-size", "How many to print at most, 1 to 1000; 0 means 100.")]
+PageToken = Annotated[str | None, option("--page-token", "The nextPageToken of the page before.", metavar="TOKEN")]
+
+DATA_DIR = DEFAULT_DATA_DIR
+TARGET = DEFAULT_LISTEN

@@ -1,0 +1,69 @@
+"""How commands print: JSON for programs, tables for people, and one clear line for an error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, Literal, NoReturn
+
+import typer
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+
+from server.json_form import to_json
+
+
+def show(message: Message, output: Literal["json", "table"] = "json") -> None:
+    """Print a message in the contract's JSON, or as a table."""
+    value: dict[str, Any] = to_json(message)
+    if output == "json":
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+        return
+    rows = value["data"] if isinstance(value.get("data"), list) else [value]
+    Console().print(_table([_flat(row) for row in rows]) if rows else "nothing")
+    if token := value.get("nextPageToken"):
+        say(f"there is more: --page-token {token}")
+
+
+def say(text: str) -> None:
+    """Tell the person something that is not part of the answer."""
+    print(text, file=sys.stderr)
+
+
+def fail(problem: str, exit_code: int = 1) -> NoReturn:
+    """Say in one line what is wrong, and exit."""
+    say(f"error: {problem}")
+    raise typer.Exit(exit_code)
+
+
+def _flat(row: dict[str, Any]) -> dict[str, str]:
+    """Return what fits into a cell each: the Model API as counts, a source as its type, a branch's head as its RID."""
+    cells: dict[str, str] = {}
+    for key, value in row.items():
+        match key, value:
+            case "modelApi", dict():
+                cells["inputs"], cells["outputs"] = str(len(value["inputs"])), str(len(value["outputs"]))
+            case "source", dict():
+                cells[key] = value.get("type", "")
+            case "head", dict():
+                cells |= {name: cell for name, cell in _flat(value).items() if name in {"rid", "createdTime"}}
+            case _, list():
+                cells[key] = ", ".join(map(str, value))
+            case _:
+                cells[key] = str(value)
+    return cells
+
+
+def _table(rows: list[dict[str, str]]) -> Table:
+    """One row a line; a single row as name and value, where long values have room."""
+    if len(rows) == 1:
+        table = Table("field", "value")
+        for name, cell in rows[0].items():
+            table.add_row(name, cell)
+        return table
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(row.get(name, "") for name in columns))
+    return table

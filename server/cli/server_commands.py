@@ -1,0 +1,169 @@
+"""Commands that run a server, or prepare one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server import lifecycle
+from server.auth.access import SCOPES
+from server.auth.local_keys import LocalKeys
+from server.bootstrap import build, migrate_database
+from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, option
+from server.cli.output import fail, say
+from server.config import DEFAULT_LISTEN, DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings, default_database_url
+from server.errors import RegistryError
+from server.logs import configure_logs
+
+_TTL = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
+_TTL_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def _duration(text: str) -> timedelta:
+    match = _TTL.fullmatch(text)
+    if not match:
+        raise typer.BadParameter(f"{text!r} is not a duration such as 90s, 15m, 1h or 7d")
+    return timedelta(**{_TTL_UNITS[match[2]]: int(match[1])})
+
+
+Listen = Annotated[str, option("--listen", "Where to listen for gRPC.", metavar="HOST:PORT")]
+Admin = Annotated[
+    list[str] | None,
+    option("--admin", "A principal who may do everything, like user:jane; may be repeated.", metavar="PRINCIPAL"),
+]
+Admins = Annotated[str | None, option("--admins", "More such principals, separated by commas.", metavar="PRINCIPAL,…")]
+JwksFile = Annotated[Path | None, option("--jwks-file", "The keys of the tokens' issuer.", metavar="FILE")]
+JwksUrl = Annotated[str | None, option("--jwks-url", "Where the keys of the tokens' issuer are.", metavar="URL")]
+Issuer = Annotated[str | None, option("--issuer", "The `iss` that tokens must have.", metavar="ISS")]
+Audience = Annotated[str | None, option("--audience", "The `aud` that tokens must have.", metavar="AUD")]
+AllowLocalKeys = Annotated[
+    bool, option("--local-keys", "Trust the server's own key pair even where others can reach the server.")
+]
+TlsCert = Annotated[Path | None, option("--tls-cert", "The server's certificate chain, in PEM.", metavar="FILE")]
+TlsKey = Annotated[Path | None, option("--tls-key", "The server's private key, in PEM.", metavar="FILE")]
+TlsClientCa = Annotated[
+    Path | None,
+    option("--tls-client-ca", "Require client certificates of these authorities (mTLS).", metavar="FILE"),
+]
+MaxMessageBytes = Annotated[
+    int, option("--max-message-bytes", "The largest message to take or give.", min=64 * 2**10, metavar="BYTES")
+]
+
+
+def serve(
+    listen: Listen = DEFAULT_LISTEN,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = DATA_DIR,
+    admin: Admin = None,
+    admins: Admins = None,
+    jwks_file: JwksFile = None,
+    jwks_url: JwksUrl = None,
+    issuer: Issuer = None,
+    audience: Audience = None,
+    local_keys: AllowLocalKeys = False,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    max_message_bytes: MaxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
+) -> None:
+    """Serve the model registry.
+
+    Without options: on loopback, with an embedded database and a key pair of its own in ./modelregistry-data.
+
+    [bold]modelregistry serve[/bold]
+
+    [bold]modelregistry serve --listen 0.0.0.0:50051 --database-url postgresql://registry@db/registry
+    --jwks-url https://id.example.com/jwks.json --issuer https://id.example.com --audience modelregistry[/bold]
+    """
+    configure_logs()
+    try:
+        settings = Settings(
+            listen=listen,
+            data_dir=data_dir,
+            database_url=database_url,
+            admins=frozenset([*(admin or ()), *(admins.split(",") if admins else ())]),
+            jwks_file=jwks_file,
+            jwks_url=jwks_url,
+            issuer=issuer,
+            audience=audience,
+            local_keys=local_keys,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
+            max_message_bytes=max_message_bytes,
+        )
+        application = build(settings)
+    except (ConfigError, RegistryError) as error:
+        fail(str(error))
+    lifecycle.run(application, lambda address: _announce(address, settings))
+
+
+def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> None:
+    """Bring a database to the schema of this release; again does no harm.
+
+    [bold]modelregistry migrate --database-url postgresql://registry@db/registry[/bold]
+    """
+    try:
+        migrate_database(database_url or default_database_url(data_dir))
+    except (ConfigError, RegistryError) as error:
+        fail(str(error))
+    say("the schema is up to date")
+
+
+def token(
+    data_dir: DataDir = DATA_DIR,
+    subject: Annotated[str, option("--subject", "Whom the token speaks for: user:SUBJECT.")] = "admin",
+    scope: Annotated[
+        list[str] | None,
+        option("--scope", f"What it may be used for, {' or '.join(SCOPES)}; may be repeated; by default both."),
+    ] = None,
+    group: Annotated[list[str] | None, option("--group", "A group of the subject; may be repeated.")] = None,
+    ttl: Annotated[str, option("--ttl", "How long it is good for: 90s, 15m, 1h, 7d.")] = "1h",
+) -> None:
+    """Print a token that the server with this data folder trusts.
+
+    [bold]export MODELREGISTRY_TOKEN=$(modelregistry token)[/bold]
+
+    [bold]modelregistry token --subject jane --group ml --scope api:models-read --ttl 15m[/bold]
+    """
+    if unknown := set(scope or ()) - set(SCOPES):
+        fail(f"--scope: {', '.join(sorted(unknown))} is not one of {', '.join(SCOPES)}")
+    try:
+        print(LocalKeys.open(data_dir).mint(subject, scope or SCOPES, group or (), _duration(ttl)))
+    except (ValueError, OSError) as error:
+        fail(str(error))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for run in (serve, migrate, token):
+        app.command(run.__name__)(run)
+
+
+def _announce(address: str, settings: Settings) -> None:
+    print(f"listening on {address}", flush=True)
+    if settings.uses_local_keys:
+        print(f"try a promotion, in another terminal:\n\n  {_promotion_to_paste(address, settings)}\n", flush=True)
+
+
+def _promotion_to_paste(address: str, settings: Settings) -> str:
+    """Return a shell line that prepares an example and promotes it with grpcurl, wherever it is pasted."""
+    command = shlex.quote(shutil.which("modelregistry") or str(Path(sys.argv[0]).absolute()))
+    data_dir = shlex.quote(str(settings.data_dir.absolute()))
+    if settings.tls_cert:
+        ca_cert = shlex.quote(str(settings.tls_cert.absolute()))
+        tls, client_tls = f"-cacert {ca_cert}", f" --ca-cert {ca_cert}"
+    else:
+        tls, client_tls = "-plaintext", ""
+    return (
+        f'TOKEN="$({command} token --data-dir {data_dir})" && grpcurl {tls} -H "Authorization: Bearer $TOKEN"'
+        f' -d "$({command} demo --prepare --target {address} --token "$TOKEN"{client_tls})"'
+        f" {address} modelregistry.v1.ModelService/PromoteVersion"
+    )

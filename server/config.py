@@ -1,0 +1,90 @@
+"""What a server is told before it starts. The command line fills it in, from options or the environment."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_DATA_DIR = Path("modelregistry-data")
+DEFAULT_LISTEN = "127.0.0.1:50051"
+DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
+
+
+class ConfigError(Exception):
+    """Settings that contradict each other, or that point at nothing; the text says which and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of one server. Raises ConfigError if they contradict each other."""
+
+    listen: str = DEFAULT_LISTEN
+    data_dir: Path = DEFAULT_DATA_DIR
+    database_url: str | None = None
+    admins: frozenset[str] = field(default_factory=frozenset)
+    jwks_file: Path | None = None
+    jwks_url: str | None = None
+    issuer: str | None = None
+    audience: str | None = None
+    local_keys: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    threads: int = 8
+
+    def __post_init__(self) -> None:
+        host = host_of(self.listen)
+        if self.jwks_file and self.jwks_url:
+            raise ConfigError("give --jwks-file or --jwks-url, not both")
+        if self.uses_local_keys:
+            if self.issuer or self.audience:
+                raise ConfigError("--issuer and --audience need --jwks-file or --jwks-url")
+            if not self.local_keys and not is_loopback(host):
+                raise ConfigError(
+                    f"{host} is not a loopback address, and a server that signs its own tokens listens elsewhere only"
+                    " with --local-keys; better, name an issuer: --jwks-url, --issuer and --audience"
+                )
+        else:
+            if self.local_keys:
+                raise ConfigError("--local-keys and --jwks-file or --jwks-url exclude each other")
+            if not (self.issuer and self.audience):
+                raise ConfigError("--jwks-file and --jwks-url need --issuer and --audience")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ConfigError("--tls-cert and --tls-key need each other")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key")
+
+    @property
+    def uses_local_keys(self) -> bool:
+        """Whether no issuer is configured, so that the server trusts its own key pair."""
+        return not (self.jwks_file or self.jwks_url)
+
+    @property
+    def database(self) -> str:
+        """The URL of the database: a file in the data folder if none is given."""
+        return self.database_url or default_database_url(self.data_dir)
+
+
+def default_database_url(data_dir: Path) -> str:
+    """Return the URL of the embedded database in a data folder."""
+    return f"sqlite:///{data_dir / 'modelregistry.db'}"
+
+
+def host_of(address: str) -> str:
+    """Return the host of HOST:PORT, without the brackets of an IPv6 address. Raises ConfigError."""
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise ConfigError(f"an address is HOST:PORT, such as {DEFAULT_LISTEN}, not {address!r}")
+    return host.removeprefix("[").removesuffix("]")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

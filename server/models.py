@@ -1,0 +1,79 @@
+"""Creating models and versions."""
+
+from __future__ import annotations
+
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, Grant
+from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
+from modelregistry.v1.model_service_pb2 import (
+    CreateModelRequest,
+    CreateModelVersionRequest,
+    GetModelVersionRequest,
+)
+from server import rids
+from server.auth.access import TO_CREATE_MODELS, TO_CREATE_VERSIONS
+from server.branches import branch_of
+from server.caller import Caller
+from server.errors import (
+    CreateModelPermissionDenied,
+    CreateModelVersionPermissionDenied,
+    ModelVersionNotFound,
+    UnsupportedModelSource,
+)
+from server.storage.repository import Reader, Transaction
+
+
+def create_model(tx: Transaction, caller: Caller, request: CreateModelRequest) -> Model:
+    """Store a model with no versions, and make the caller its owner.
+
+    Raises CreateModelPermissionDenied and ResourceNameAlreadyExists.
+    """
+    if tx.get_role(request.parent_folder_rid, caller) < TO_CREATE_MODELS:
+        raise CreateModelPermissionDenied
+    model = Model(
+        rid=rids.new_model_rid(),
+        name=request.name,
+        parent_folder_rid=request.parent_folder_rid,
+        created_by=caller.user,
+    )
+    return add_owned_model(tx, model)
+
+
+def add_owned_model(tx: Transaction, model: Model) -> Model:
+    """Store a model and make its creator the owner. Raises ResourceNameAlreadyExists."""
+    stored = tx.add_model(model)
+    tx.set_grant(Grant(resource_rid=stored.rid, principal=stored.created_by, role=ROLE_OWNER), stored.created_by)
+    return stored
+
+
+def create_model_version(tx: Transaction, caller: Caller, request: CreateModelVersionRequest) -> ModelVersion:
+    """Store a version as the new head of a branch; it is its own root.
+
+    Raises ModelNotFound, CreateModelVersionPermissionDenied and RequestTooLarge.
+    """
+    model, role = tx.get_model(request.model_rid, caller)
+    if role < TO_CREATE_VERSIONS:
+        raise CreateModelVersionPermissionDenied(model_rid=request.model_rid)
+    rid = rids.new_model_version_rid()
+    version = ModelVersion(
+        rid=rid,
+        model_api=request.model_api,
+        conda_requirements=request.conda_requirements,
+        backing_repositories=request.backing_repositories,
+        source=request.source if request.HasField("source") else ModelVersionSource(sdk=SdkSource()),
+        linked_experiment=request.linked_experiment if request.HasField("linked_experiment") else None,
+        model_rid=model.rid,
+        branch=branch_of(request),
+        created_by=caller.user,
+        root_model_version_rid=rid,
+    )
+    return tx.append_version(version, tx.put_content(version))
+
+
+def get_model_version(reader: Reader, caller: Caller, request: GetModelVersionRequest) -> ModelVersion:
+    """Return a version of that very model. Raises ModelVersionNotFound and UnsupportedModelSource."""
+    found = reader.find_version(request.model_version_rid, caller)
+    if found is None or found.version.model_rid != request.model_rid:
+        raise ModelVersionNotFound(model_rid=request.model_rid, model_version_rid=request.model_version_rid)
+    if found.legacy_source is not None:
+        raise UnsupportedModelSource
+    return found.version

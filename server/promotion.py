@@ -1,0 +1,44 @@
+"""The main job: an existing version is copied into another model as the new head of a branch."""
+
+from __future__ import annotations
+
+from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource
+from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
+from server import rids
+from server.auth.access import TO_PROMOTE
+from server.branches import branch_of
+from server.caller import Caller
+from server.errors import ModelVersionNotFound, PromoteVersionModelPermissionDenied, UnsupportedModelSource
+from server.storage.repository import Transaction
+
+
+def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequest) -> ModelVersion:
+    """Copy the source version into the target model and return the copy.
+
+    The order of the checks is a promise: each failure wins over those after it. Raises ModelNotFound,
+    PromoteVersionModelPermissionDenied, ModelVersionNotFound and UnsupportedModelSource.
+    """
+    target, role = tx.get_model(request.model_rid, caller)
+    if role < TO_PROMOTE:
+        raise PromoteVersionModelPermissionDenied(model_rid=request.model_rid)
+    source = tx.find_version(request.source_model_version_rid, caller)
+    if source is None:
+        raise ModelVersionNotFound(model_rid=request.model_rid, model_version_rid=request.source_model_version_rid)
+    if source.legacy_source is not None:
+        raise UnsupportedModelSource
+    return tx.append_version(_copy(source.version, target.rid, branch_of(request), caller), source.content_digest)
+
+
+def _copy(source: ModelVersion, model_rid: str, branch: str, caller: Caller) -> ModelVersion:
+    """Return the copy: everything equal to the source, the root carried over, but for what is the copy's own."""
+    copy = ModelVersion()
+    copy.CopyFrom(source)
+    copy.rid = rids.new_model_version_rid()
+    copy.model_rid = model_rid
+    copy.branch = branch
+    copy.created_by = caller.user
+    copy.ClearField("created_time")
+    copy.ClearField("version_number")
+    promoted = PromotedSource(previous_model_rid=source.model_rid, previous_model_version_rid=source.rid)
+    copy.source.CopyFrom(ModelVersionSource(promoted=promoted))
+    return copy

@@ -1,0 +1,1 @@
+"""The gRPC side: servicers that delegate, and what happens around every call."""

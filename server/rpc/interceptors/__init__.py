@@ -1,0 +1,88 @@
+"""What happens around every handler, outermost first.
+
+1. telemetry       one log line a call; it stands outside to see what the others refuse.
+2. errors          whatever is raised further in becomes a status; nothing leaves as UNKNOWN.
+3. authentication  before parsing: strangers make us work as little as can be. Then the scope.
+4. validation      bytes become a request here and not in grpcio, whose own answer to bad ones is INTERNAL; then
+                   `preview`, then the shape of every field.
+
+Services open to anyone (health, reflection) pass the same way, but need no credentials and have no shape of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import grpc
+
+from server.auth.tokens import TokenVerifier
+from server.rpc.interceptors.authentication import authenticated
+from server.rpc.interceptors.errors import answered
+from server.rpc.interceptors.telemetry import observed
+from server.rpc.interceptors.validation import parser
+
+Behaviour = Callable[..., Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class Chain(grpc.ServerInterceptor):
+    """Puts the layers around each handler, once a method: a call then costs one wrapper."""
+
+    def __init__(self, verifier: TokenVerifier):
+        self._verifier = verifier
+        self._wrapped: dict[str, Handler] = {}
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Return the wrapped handler; None for a method that is not served, which grpcio answers itself."""
+        method = handler_call_details.method
+        if method not in self._wrapped:
+            handler = continuation(handler_call_details)
+            if handler is None:
+                return None
+            self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        kind = _kind(handler)
+        behaviour: Behaviour = getattr(handler, kind)
+        assert handler.request_deserializer is not None
+        parse_one = parser(method, handler.request_deserializer)
+
+        def parse(request: Any) -> Any:
+            return map(parse_one, request) if handler.request_streaming else parse_one(request)
+
+        def call(request: Any, context: grpc.ServicerContext, *callback: Any) -> Any:
+            with (
+                observed(method, context) as record,
+                answered(context, record),
+                authenticated(method, context, self._verifier, record),
+            ):
+                return behaviour(parse(request), context, *callback)
+
+        def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with (
+                observed(method, context) as record,
+                answered(context, record),
+                authenticated(method, context, self._verifier, record),
+            ):
+                yield from behaviour(parse(request), context)
+
+        # A non-blocking handler streams through a callback, and returns at once.
+        non_blocking = getattr(behaviour, "experimental_non_blocking", False)
+        wrapped: Behaviour = stream if handler.response_streaming and not non_blocking else call
+        for attribute in ("experimental_non_blocking", "experimental_thread_pool"):
+            if hasattr(behaviour, attribute):
+                setattr(wrapped, attribute, getattr(behaviour, attribute))
+        make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(wrapped, request_deserializer=None, response_serializer=handler.response_serializer)
+
+
+def _kind(handler: Handler) -> str:
+    """Return which of its four behaviours a handler has, such as `unary_unary`; the makers are named alike."""
+    request, response = ("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
+    return f"{request}_{response}"

@@ -1,0 +1,95 @@
+"""ModelService: models, their versions, and promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc
+
+from modelregistry.v1 import model_service_pb2_grpc
+from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
+from modelregistry.v1.model_service_pb2 import (
+    CreateModelRequest,
+    CreateModelVersionRequest,
+    GetBranchRequest,
+    GetModelRequest,
+    GetModelVersionRequest,
+    ListBranchesRequest,
+    ListBranchesResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+    ListModelVersionsRequest,
+    ListModelVersionsResponse,
+    PromoteVersionRequest,
+)
+from server.branches import branch_of
+from server.caller import Caller
+from server.models import create_model, create_model_version, get_model_version
+from server.promotion import promote_version
+from server.storage.paging import Paging
+from server.storage.repository import Repository
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """Serves modelregistry.v1.ModelService; requests are validated, `caller` tells whose they are."""
+
+    def __init__(self, repository: Repository, caller: Callable[[], Caller]):
+        self._repository = repository
+        self._caller = caller
+
+    def CreateModel(self, request: CreateModelRequest, context: grpc.ServicerContext) -> Model:
+        """Create a model with no versions."""
+        caller = self._caller()
+        return self._repository.write(lambda tx: create_model(tx, caller, request))
+
+    def GetModel(self, request: GetModelRequest, context: grpc.ServicerContext) -> Model:
+        """Return a model."""
+        caller = self._caller()
+        return self._repository.read(lambda reader: reader.get_model(request.model_rid, caller)).model
+
+    def ListModels(self, request: ListModelsRequest, context: grpc.ServicerContext) -> ListModelsResponse:
+        """Return a page of the models that the caller may see."""
+        caller = self._caller()
+        folder = request.parent_folder_rid if request.HasField("parent_folder_rid") else None
+        paging = Paging(int, "ListModels", folder)
+        wanted = paging.page_request(request.page_size, request.page_token)
+        page = self._repository.read(lambda reader: reader.list_models(caller, folder, wanted))
+        return ListModelsResponse(models=page.items, next_page_token=paging.next_token(page))
+
+    def CreateModelVersion(self, request: CreateModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
+        """Add a version as the new head of a branch."""
+        caller = self._caller()
+        return self._repository.write(lambda tx: create_model_version(tx, caller, request))
+
+    def GetModelVersion(self, request: GetModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
+        """Return a version of a model."""
+        caller = self._caller()
+        return self._repository.read(lambda reader: get_model_version(reader, caller, request))
+
+    def GetBranch(self, request: GetBranchRequest, context: grpc.ServicerContext) -> Branch:
+        """Return a branch with its head."""
+        caller = self._caller()
+        return self._repository.read(lambda reader: reader.get_branch(request.model_rid, branch_of(request), caller))
+
+    def ListBranches(self, request: ListBranchesRequest, context: grpc.ServicerContext) -> ListBranchesResponse:
+        """Return a page of a model's branches."""
+        caller = self._caller()
+        paging = Paging(str, "ListBranches", request.model_rid)
+        wanted = paging.page_request(request.page_size, request.page_token)
+        page = self._repository.read(lambda reader: reader.list_branches(request.model_rid, caller, wanted))
+        return ListBranchesResponse(branches=page.items, next_page_token=paging.next_token(page))
+
+    def ListModelVersions(
+        self, request: ListModelVersionsRequest, context: grpc.ServicerContext
+    ) -> ListModelVersionsResponse:
+        """Return a page of a branch's versions."""
+        caller, branch = self._caller(), branch_of(request)
+        paging = Paging(int, "ListModelVersions", request.model_rid, branch)
+        wanted = paging.page_request(request.page_size, request.page_token)
+        page = self._repository.read(lambda reader: reader.list_versions(request.model_rid, branch, caller, wanted))
+        return ListModelVersionsResponse(model_versions=page.items, next_page_token=paging.next_token(page))
+
+    def PromoteVersion(self, request: PromoteVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
+        """Copy a version into the target model as the new head of a branch."""
+        caller = self._caller()
+        return self._repository.write(lambda tx: promote_version(tx, caller, request))

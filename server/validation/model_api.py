@@ -1,0 +1,67 @@
+"""The rules for a Model API; what breaks them has an error of its own, InvalidModelApi."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from modelregistry.v1.model_api_pb2 import Column, ModelApiInput, ModelApiOutput
+from server.errors import FieldViolation, InvalidModelApi
+from server.validation.rules import IS_REQUIRED, Broken, shown, text
+
+MAX_DATA_TYPE_DEPTH = 32
+
+_Item = TypeVar("_Item")
+
+
+def _broken(error_type: str, sentence: str, below: str = "") -> Broken:
+    def error(violation: FieldViolation) -> InvalidModelApi:
+        message = f"{violation.field} {violation.description}."
+        return InvalidModelApi(error_type=error_type, message=message, violations=(violation,))
+
+    return Broken(sentence, error, below)
+
+
+TYPE_MISSING = _broken("TYPE_MISSING", IS_REQUIRED.sentence)
+EMPTY_NAME = _broken("EMPTY_NAME", "must not be empty")
+NESTING_TOO_DEEP = _broken("NESTING_TOO_DEEP", f"must be nested at most {MAX_DATA_TYPE_DEPTH} levels deep")
+
+
+def name(value: str) -> Iterable[Broken]:
+    """The name of an input, an output or a column."""
+    return text(value) if value else (EMPTY_NAME,)
+
+
+def unique_columns(columns: Sequence[Column]) -> Iterable[Broken]:
+    """Columns that can be told apart."""
+    return _unique(columns, lambda column: ("name", column.name))
+
+
+def unique_inputs(inputs: Sequence[ModelApiInput]) -> Iterable[Broken]:
+    """Inputs that can be told apart, whatever their kind; an unsupported one has no name."""
+    return _unique(inputs, _named)
+
+
+def unique_outputs(outputs: Sequence[ModelApiOutput]) -> Iterable[Broken]:
+    """Outputs that can be told apart, whatever their kind; an unsupported one has no name."""
+    return _unique(outputs, _named)
+
+
+def _named(item: ModelApiInput | ModelApiOutput) -> tuple[str, str]:
+    match item.WhichOneof("type"):
+        case "tabular":
+            return "tabular.name", item.tabular.name
+        case "parameter":
+            return "parameter.name", item.parameter.name
+        case _:
+            return "", ""
+
+
+def _unique(items: Sequence[_Item], named: Callable[[_Item], tuple[str, str]]) -> Iterable[Broken]:
+    first: dict[str, int] = {}
+    for index, item in enumerate(items):
+        field, item_name = named(item)
+        # An empty name is already broken, and no duplicate of another.
+        if item_name and (other := first.setdefault(item_name, index)) != index:
+            sentence = f"must be unique in its list, but {shown(item_name)} is also the name of item {other}"
+            yield _broken("DUPLICATE_NAME", sentence, f"[{index}].{field}")

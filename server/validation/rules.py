@@ -1,0 +1,227 @@
+"""The rules for single values: each takes a field's value and returns what is broken about it, at best nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from modelregistry.v1.model_pb2 import ModelVersionSource
+from server import rids
+from server.errors import FieldViolation, InvalidBranchName, InvalidDisplayName, InvalidPageSize, RegistryError
+
+MAX_DISPLAY_NAME = 700
+MAX_BRANCH_NAME = 255
+MAX_PAGE_SIZE = 1000
+MAX_PRINCIPAL_BYTES = 255
+
+# Unicode category Cc, all of it.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_PRINCIPAL = re.compile(r"(?:user|group):.+")
+
+# The years 1 to 9999, which are what Timestamp and its JSON form can say.
+_SECONDS = range(-62_135_596_800, 253_402_300_800)
+_NANOS = range(0, 1_000_000_000, 1_000_000)
+
+_LIKE = {
+    rids.MODEL: "ri.models.main.model.<uuid>",
+    rids.MODEL_VERSION: "ri.models.main.model-version.<uuid>",
+    rids.FOLDER: "ri.<service>.<instance>.folder.<locator>",
+}
+_ANY_RID = "a RID, like ri.<service>.<instance>.<type>.<locator>,"
+
+
+class Broken(NamedTuple):
+    """A broken rule: the sentence that completes “this field …”, and the error that names it when it stands alone."""
+
+    sentence: str
+    error: Callable[[FieldViolation], RegistryError] | None = None
+    below: str = ""  # where the fault lies, seen from the rule's field, such as `[3].name`
+
+
+Rule = Callable[[Any], Iterable[Broken]]
+
+IS_REQUIRED = Broken("is required")
+
+
+# Text
+
+
+def text(value: str) -> Iterable[Broken]:
+    """Any text without control characters."""
+    if control := _CONTROL.search(value):
+        return (Broken(f"must not contain control characters, but has U+{ord(control[0]):04X} in {shown(value)}"),)
+    return ()
+
+
+def required_text(value: str) -> Iterable[Broken]:
+    """Text that is not empty."""
+    return text(value) if value else (IS_REQUIRED,)
+
+
+def opaque(value: str) -> Iterable[Broken]:
+    """Text that its reader alone can judge."""
+    return ()
+
+
+def display_name(value: str) -> Iterable[Broken]:
+    """The name of a model in its folder."""
+
+    def error(violation: FieldViolation) -> RegistryError:
+        return InvalidDisplayName(display_name=value, violations=(violation,))
+
+    if not 1 <= len(value) <= MAX_DISPLAY_NAME:
+        yield Broken(f"must be 1 to {MAX_DISPLAY_NAME} characters long, not {len(value)}", error)
+    elif value in {".", ".."} or "/" in value:
+        yield Broken(f"must not be '.' or '..' and must not contain '/', not {shown(value)}", error)
+    else:
+        yield from (Broken(broken.sentence, error) for broken in text(value))
+
+
+def branch_name(value: str) -> Iterable[Broken]:
+    """The name of a branch, which nobody can mistake for an identifier."""
+
+    def error(violation: FieldViolation) -> RegistryError:
+        return InvalidBranchName(branch_name=value, violations=(violation,))
+
+    if not 1 <= len(value) <= MAX_BRANCH_NAME:
+        yield Broken(f"must be 1 to {MAX_BRANCH_NAME} characters long, not {len(value)}", error)
+    elif rids.rid_type(value) is not None or _UUID.fullmatch(value):
+        yield Broken(f"must not be shaped like a RID or a UUID, as {shown(value)} is", error)
+    else:
+        yield from (Broken(broken.sentence, error) for broken in text(value))
+
+
+def foreign_branch_name(value: str) -> Iterable[Broken]:
+    """The name of a branch in another system, whose rules are its own."""
+    if len(value) > MAX_BRANCH_NAME:
+        return (Broken(f"must be at most {MAX_BRANCH_NAME} characters long, not {len(value)}"),)
+    return required_text(value)
+
+
+def principal(value: str) -> Iterable[Broken]:
+    """A user or a group."""
+    if not value:
+        yield IS_REQUIRED
+    elif (size := len(value.encode())) > MAX_PRINCIPAL_BYTES:
+        yield Broken(f"must be at most {MAX_PRINCIPAL_BYTES} bytes long, not {size}")
+    elif _CONTROL.search(value):
+        yield from text(value)
+    elif not _PRINCIPAL.fullmatch(value):
+        yield Broken(f"must be 'user:<sub>' or 'group:<name>', not {shown(value)}")
+
+
+# RIDs
+
+
+def rid(*types: str, required: bool = True) -> Rule:
+    """Return the rule for a RID of one of these types; of any type if none is named."""
+    expected = " or ".join(f"the RID of a {kind}, like {_LIKE[kind]}," for kind in types) or _ANY_RID
+
+    def rule(value: str) -> Iterable[Broken]:
+        if not value and required:
+            return (IS_REQUIRED,)
+        kind = rids.rid_type(value)
+        if kind is not None and (not types or kind in types):
+            return ()
+        if (size := len(value.encode())) > rids.MAX_BYTES:
+            return (Broken(f"must be {expected} of at most {rids.MAX_BYTES} bytes, not {size}"),)
+        return (Broken(f"must be {expected} not {shown(value)}"),)
+
+    return rule
+
+
+# Numbers, enums and other messages
+
+
+def page_size(value: int) -> Iterable[Broken]:
+    """How much to return at most; 0 leaves it to the server."""
+
+    def error(violation: FieldViolation) -> RegistryError:
+        return InvalidPageSize(page_size=value, violations=(violation,))
+
+    if not 0 <= value <= MAX_PAGE_SIZE:
+        yield Broken(f"must be 0 to {MAX_PAGE_SIZE}, not {value}", error)
+
+
+def not_negative(value: int) -> Iterable[Broken]:
+    """A count, or a position that counts from 1; 0 is what an unset one looks like."""
+    return (Broken(f"must not be negative, but is {value}"),) if value < 0 else ()
+
+
+def known(enum: EnumDescriptor, *, required: bool = False) -> Rule:
+    """Return the rule for an enum field: a number that the enum has, and if required not the unspecified one."""
+    expected = ", ".join(value.name for value in enum.values if value.number)
+
+    def rule(value: int) -> Iterable[Broken]:
+        if value not in enum.values_by_number:
+            return (Broken(f"must be one of {expected}, not {value}"),)
+        return (Broken(f"is required, one of {expected}"),) if required and not value else ()
+
+    return rule
+
+
+def whole_milliseconds(value: Timestamp) -> Iterable[Broken]:
+    """A time that is stored and shown without loss."""
+    if value.seconds not in _SECONDS or value.nanos not in _NANOS:
+        yield Broken(
+            f"must be whole milliseconds in the years 1 to 9999, not {value.seconds} s and {value.nanos} ns",
+        )
+
+
+def claimable_source(value: ModelVersionSource) -> Iterable[Broken]:
+    """A source that a client may name: only a promotion makes a promoted version."""
+    if value.HasField("promoted"):
+        yield Broken("is set by PromoteVersion alone", below=".promoted")
+
+
+# Rules from rules
+
+
+def unless_empty(rule: Rule) -> Rule:
+    """Return the rule for a field whose presence somebody else checks."""
+    return lambda value: rule(value) if value else ()
+
+
+def each(rule: Rule) -> Rule:
+    """Return the rule for a list whose every item keeps this rule."""
+
+    def every(values: Iterable[Any]) -> Iterable[Broken]:
+        for index, value in enumerate(values):
+            for broken in rule(value):
+                yield broken._replace(below=f"[{index}]{broken.below}")
+
+    return every
+
+
+def entries(rule: Rule) -> Rule:
+    """Return the rule for a map whose every key and value keeps this rule."""
+
+    def every(values: Mapping[str, Any]) -> Iterable[Broken]:
+        for key, value in values.items():
+            for broken in rule(key):
+                yield Broken(f"has a key that {broken.sentence}", below=_subscript(key))
+            for broken in rule(value):
+                yield broken._replace(below=_subscript(key) + broken.below)
+
+    return every
+
+
+def shown(value: str) -> str:
+    """Return a value as a sentence quotes it: on one line, and not without end."""
+    quoted = repr(value[:100])
+    return quoted if len(quoted) <= 100 and len(value) <= 100 else f"{quoted[:98]}…{quoted[-1]}"
+
+
+def _subscript(key: str) -> str:
+    quoted = json.dumps(key[:100], ensure_ascii=False)
+    return f"[{_CONTROL.sub(_escaped, quoted)}]"
+
+
+def _escaped(control: re.Match[str]) -> str:
+    return f"\\u{ord(control[0]):04x}"
