@@ -8,10 +8,14 @@ from typing import Any, Literal, NoReturn
 
 import typer
 from google.protobuf.message import Message
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from server.json_form import to_json
+
+
+MAX_WIDTH = 10_000
 
 
 def show(message: Message, output: Literal["json", "table"] = "json") -> None:
@@ -21,7 +25,8 @@ def show(message: Message, output: Literal["json", "table"] = "json") -> None:
         print(json.dumps(value, indent=2, ensure_ascii=False))
         return
     rows = value["data"] if isinstance(value.get("data"), list) else [value]
-    Console().print(_table([_flat(row) for row in rows]) if rows else "nothing")
+    # As wide as the cells are: a RID that is cut cannot be copied.
+    Console(width=MAX_WIDTH).print(_table([_flat(row) for row in rows]) if rows else "nothing")
     if token := value.get("nextPageToken"):
         say(f"there is more: --page-token {token}")
 
@@ -58,12 +63,12 @@ def _flat(row: dict[str, Any]) -> dict[str, str]:
 def _table(rows: list[dict[str, str]]) -> Table:
     """One row a line; a single row as name and value, where long values have room."""
     if len(rows) == 1:
-        table = Table("field", "value")
+        table = Table("field", "value", box=SIMPLE_HEAD)
         for name, cell in rows[0].items():
             table.add_row(name, cell)
         return table
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(*columns)
+    table = Table(*columns, box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(*(row.get(name, "") for name in columns))
     return table

@@ -79,7 +79,7 @@ def _bad_request(violations: tuple[FieldViolation, ...], shown: int) -> error_de
 
 def _packed(message: Message) -> Any:
     packed = Any()
-    packed.Pack(message)
+    packed.Pack(message, deterministic=True)
     return packed
 
 

@@ -1,0 +1,162 @@
+"""A real server on a loopback port, and callers who speak to it over a real channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1.health import HealthServicer
+from grpc_status import rpc_status
+
+from modelregistry.v1 import access_service_pb2, model_service_pb2
+from modelregistry.v1.model_pb2 import Model, ModelVersion
+from server.auth.access import SCOPES
+from server.auth.keys import JwksKeySet
+from server.auth.tokens import TokenVerifier
+from server.rpc.server import build_server
+from server.storage.repository import Repository
+from tests.auth.forge import AUDIENCE, ISSUER, KeyPair, claims, jwks, key_pair
+from tests.builders import FOLDER, model_api
+
+SERVICES = [
+    file.DESCRIPTOR.services_by_name[name]
+    for file, name in ((model_service_pb2, "ModelService"), (access_service_pb2, "AccessService"))
+]
+METHODS = {method.name: method for service in SERVICES for method in service.methods}
+
+SOME_MODEL = "ri.models.main.model.00000000-0000-0000-0000-000000000000"
+SOME_VERSION = "ri.models.main.model-version.00000000-0000-0000-0000-000000000000"
+DEADLINE_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a call failed, as a client sees it."""
+
+    code: grpc.StatusCode
+    message: str
+    status: status_pb2.Status | None
+    name: str = ""
+    parameters: dict[str, str] = field(default_factory=dict)
+    violations: list[tuple[str, str]] = field(default_factory=list)
+    instance_id: str = ""
+    reason: str = ""
+    request_id: str = ""
+    retry_seconds: float | None = None
+
+
+def failure_of(error: Any) -> Failure:
+    """Read an error as a client would."""
+    status = rpc_status.from_call(error)
+    found: dict[str, Any] = {}
+    for detail in status.details if status else ():
+        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        retry, request = error_details_pb2.RetryInfo(), error_details_pb2.RequestInfo()
+        if detail.Unpack(info):
+            assert info.domain == "modelregistry"
+            parameters = dict(info.metadata)
+            found |= {"reason": info.reason, "name": parameters.pop("errorName")}
+            found |= {"instance_id": parameters.pop("errorInstanceId"), "parameters": parameters}
+        elif detail.Unpack(bad):
+            found["violations"] = [(violation.field, violation.description) for violation in bad.field_violations]
+        elif detail.Unpack(retry):
+            found["retry_seconds"] = retry.retry_delay.ToTimedelta().total_seconds()
+        elif detail.Unpack(request):
+            found["request_id"] = request.request_id
+    return Failure(error.code(), error.details(), status, **found)
+
+
+@dataclass(frozen=True)
+class User:
+    """Someone who calls with a token, or without one."""
+
+    channel: grpc.Channel
+    metadata: tuple[tuple[str, str], ...]
+
+    def __call__(self, rpc: str, /, **fields: Any) -> Any:
+        """Call an RPC with a request of these fields. Raises grpc.RpcError."""
+        return self.send(rpc, request_of(rpc, **fields).SerializeToString())
+
+    def send(self, rpc: str, request_bytes: bytes) -> Any:
+        """Call an RPC with whatever bytes. Raises grpc.RpcError."""
+        method = METHODS[rpc]
+        call = self.channel.unary_unary(
+            path_of(rpc), response_deserializer=GetMessageClass(method.output_type).FromString
+        )
+        return call(request_bytes, metadata=self.metadata, timeout=DEADLINE_SECONDS)
+
+    def failure(self, rpc: str, /, **fields: Any) -> Failure:
+        """Call an RPC that must fail, and return how it did."""
+        return self.failure_of_bytes(rpc, request_of(rpc, **fields).SerializeToString())
+
+    def failure_of_bytes(self, rpc: str, request_bytes: bytes) -> Failure:
+        try:
+            answer = self.send(rpc, request_bytes)
+        except grpc.RpcError as error:
+            return failure_of(error)
+        raise AssertionError(f"{rpc} succeeded: {answer}")
+
+    def create_model(self, name: str, folder: str = FOLDER) -> Model:
+        return self("CreateModel", name=name, parent_folder_rid=folder)
+
+    def create_version(self, model: Model, **fields: Any) -> ModelVersion:
+        return self("CreateModelVersion", **{"model_rid": model.rid, "model_api": model_api()} | fields)
+
+    def promote(self, source: ModelVersion, target: Model, **fields: Any) -> ModelVersion:
+        request = {"model_rid": target.rid, "source_model_version_rid": source.rid, "preview": True}
+        return self("PromoteVersion", **request | fields)
+
+
+def path_of(rpc: str) -> str:
+    """`/modelregistry.v1.ModelService/GetModel` for `GetModel`."""
+    return f"/{METHODS[rpc].containing_service.full_name}/{rpc}"
+
+
+def request_of(rpc: str, **fields: Any) -> Message:
+    """A request of an RPC."""
+    return GetMessageClass(METHODS[rpc].input_type)(**fields)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A server, and the issuer that it trusts."""
+
+    address: str
+    channel: grpc.Channel
+    key: KeyPair
+    repository: Repository
+    health: HealthServicer
+
+    def user(self, name: str, *groups: str, scopes: tuple[str, ...] = SCOPES) -> User:
+        """Someone with an honest token; `admin` is an administrator."""
+        changes: dict[str, Any] = {"sub": name, "scope": " ".join(scopes)} | (
+            {"groups": list(groups)} if groups else {}
+        )
+        return self.bearing(self.key.sign(claims(**changes)))
+
+    def bearing(self, token: str) -> User:
+        return User(self.channel, (("authorization", f"Bearer {token}"),))
+
+    def nobody(self) -> User:
+        return User(self.channel, ())
+
+
+@contextmanager
+def serving(repository: Repository, max_message_bytes: int = 4 * 2**20) -> Iterator[Registry]:
+    """Serve a repository on a loopback port."""
+    key, health = key_pair(), HealthServicer()
+    verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
+    server = build_server(repository, verifier, health, threads=8, max_message_bytes=max_message_bytes)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        with grpc.insecure_channel(address) as channel:
+            yield Registry(address, channel, key, repository, health)
+    finally:
+        server.stop(0).wait()

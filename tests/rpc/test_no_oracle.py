@@ -1,0 +1,97 @@
+"""What a caller may not see is answered exactly like what does not exist, byte for byte."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modelregistry.v1.access_service_pb2 import ROLE_PROMOTER, ROLE_VIEWER
+from tests import builders
+from tests.builders import model_api
+from tests.rpc.harness import Registry, User
+
+# Of the same length as every RID that the service makes.
+ABSENT_MODEL = "ri.models.main.model.99999999-9999-4999-8999-999999999999"
+ABSENT_VERSION = "ri.models.main.model-version.99999999-9999-4999-8999-999999999999"
+
+MODEL_CALLS: list[tuple[str, str, dict[str, Any]]] = [
+    ("GetModel", "model_rid", {}),
+    ("GetBranch", "model_rid", {}),
+    ("GetBranch", "model_rid", {"branch": "nope"}),
+    ("ListBranches", "model_rid", {}),
+    ("ListModelVersions", "model_rid", {}),
+    ("CreateModelVersion", "model_rid", {"model_api": model_api()}),
+    ("GrantRole", "resource_rid", {"principal": "user:joe", "role": ROLE_VIEWER}),
+    ("RevokeRole", "resource_rid", {"principal": "user:joe"}),
+    ("ListGrants", "resource_rid", {}),
+]
+
+
+def normalised(user: User, rpc: str, replacements: dict[str, str], **fields: Any) -> bytes:
+    """The status of a failed call, byte for byte, with the given RIDs and the two ids put in one form."""
+    failure = user.failure(rpc, **fields)
+    assert failure.status is not None
+    answer = failure.status.SerializeToString() + failure.message.encode()
+    for given, replacement in (replacements | {failure.instance_id: "i" * 36, failure.request_id: "r" * 36}).items():
+        answer = answer.replace(given.encode(), replacement.encode())
+    return answer
+
+
+@pytest.mark.parametrize(("rpc", "field", "others"), MODEL_CALLS)
+def test_an_invisible_model_answers_like_an_absent_one(
+    admin: User, jane: User, rpc: str, field: str, others: dict[str, Any]
+) -> None:
+    secret = admin.create_model("secret")
+    admin.create_version(secret)
+    invisible = normalised(jane, rpc, {secret.rid: ABSENT_MODEL}, **{field: secret.rid}, **others)
+    absent = normalised(jane, rpc, {}, **{field: ABSENT_MODEL}, **others)
+    assert invisible == absent
+
+
+def test_an_invisible_target_answers_like_an_absent_one(admin: User, jane: User) -> None:
+    secret, mine = admin.create_model("secret"), admin.create_model("mine")
+    admin("GrantRole", resource_rid=mine.rid, principal="user:jane", role=ROLE_PROMOTER)
+    source = admin.create_version(mine)
+    request = {"source_model_version_rid": source.rid, "preview": True}
+    invisible = normalised(jane, "PromoteVersion", {secret.rid: ABSENT_MODEL}, model_rid=secret.rid, **request)
+    absent = normalised(jane, "PromoteVersion", {}, model_rid=ABSENT_MODEL, **request)
+    assert invisible == absent
+
+
+@pytest.mark.parametrize("legacy_source", [None, '{"type":"foundryMl"}'])
+def test_an_invisible_source_version_answers_like_an_absent_one(
+    admin: User, jane: User, registry: Registry, legacy_source: str | None
+) -> None:
+    secret, mine = admin.create_model("secret"), admin.create_model("mine")
+    hidden = builders.append(registry.repository, builders.version(secret.rid), legacy_source)
+    admin("GrantRole", resource_rid=mine.rid, principal="user:jane", role=ROLE_PROMOTER)
+    request = {"model_rid": mine.rid, "preview": True}
+    invisible = normalised(
+        jane, "PromoteVersion", {hidden.rid: ABSENT_VERSION}, source_model_version_rid=hidden.rid, **request
+    )
+    absent = normalised(jane, "PromoteVersion", {}, source_model_version_rid=ABSENT_VERSION, **request)
+    assert invisible == absent
+
+
+@pytest.mark.parametrize("legacy_source", [None, '{"type":"foundryMl"}'])
+def test_an_invisible_version_answers_like_an_absent_one(
+    admin: User, jane: User, registry: Registry, legacy_source: str | None
+) -> None:
+    secret = admin.create_model("secret")
+    hidden = builders.append(registry.repository, builders.version(secret.rid), legacy_source)
+    replacements = {hidden.rid: ABSENT_VERSION, secret.rid: ABSENT_MODEL}
+    invisible = normalised(jane, "GetModelVersion", replacements, model_rid=secret.rid, model_version_rid=hidden.rid)
+    absent = normalised(jane, "GetModelVersion", {}, model_rid=ABSENT_MODEL, model_version_rid=ABSENT_VERSION)
+    assert invisible == absent
+
+
+def test_a_folder_without_a_role_answers_alike_whether_it_holds_models_or_not(admin: User, jane: User) -> None:
+    used, unused = builders.new_folder_rid(), builders.new_folder_rid()
+    admin.create_model("m", used)
+    for rpc, fields in (("ListGrants", {}), ("RevokeRole", {"principal": "user:joe"})):
+        answers = [normalised(jane, rpc, {rid: used}, resource_rid=rid, **fields) for rid in (used, unused)]
+        assert answers[0] == answers[1]
+    created = [normalised(jane, "CreateModel", {}, name="m", parent_folder_rid=rid) for rid in (used, unused)]
+    assert created[0] == created[1]
+    assert not jane("ListModels", parent_folder_rid=used).models
