@@ -1,0 +1,114 @@
+"""Credentials and scopes over a real channel."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc
+import jwt
+import pytest
+
+from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
+from server.auth.access import MODELS_READ, MODELS_WRITE, PERMISSIONS
+from tests.auth.forge import assemble, claims, key_pair, sign_with_secret
+from tests.rpc.harness import METHODS, SOME_MODEL, Registry, User, path_of
+
+HOUR = 3600
+
+
+def is_refused(user: User) -> bool:
+    failure = user.failure("GetModel", model_rid=SOME_MODEL)
+    assert failure.parameters == {}
+    return (failure.code, failure.name) == (grpc.StatusCode.UNAUTHENTICATED, "InvalidCredentials")
+
+
+@pytest.mark.parametrize("rpc", METHODS)
+def test_every_rpc_wants_credentials_before_it_looks_at_the_request(registry: Registry, rpc: str) -> None:
+    failure = registry.nobody().failure_of_bytes(rpc, b"\xff\xff")
+    assert (failure.code, failure.name) == (grpc.StatusCode.UNAUTHENTICATED, "MissingCredentials")
+
+
+@pytest.mark.parametrize("rpc", METHODS)
+def test_every_rpc_wants_its_scope_before_it_looks_at_the_request(registry: Registry, rpc: str) -> None:
+    needed = PERMISSIONS[path_of(rpc)].scope
+    (other,) = {MODELS_READ, MODELS_WRITE} - {needed}
+    failure = registry.user("admin", scopes=(other,)).failure_of_bytes(rpc, b"\xff\xff")
+    assert (failure.code, failure.name) == (grpc.StatusCode.PERMISSION_DENIED, "ApiUsageDenied")
+    assert failure.parameters == {"missingScope": needed}
+
+
+def test_reading_takes_the_read_scope_and_changing_the_write_scope() -> None:
+    reads = {rpc for rpc in METHODS if PERMISSIONS[path_of(rpc)].scope == MODELS_READ}
+    assert reads == {rpc for rpc in METHODS if rpc.startswith(("Get", "List"))}
+
+
+def test_a_token_of_algorithm_none_is_refused(registry: Registry) -> None:
+    assert is_refused(registry.bearing(assemble({"alg": "none", "kid": registry.key.kid}, claims(sub="admin"))))
+
+
+def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(registry: Registry) -> None:
+    token = sign_with_secret(claims(sub="admin"), registry.key.public_pem, registry.key.kid)
+    assert is_refused(registry.bearing(token))
+
+
+def test_another_key_under_a_known_kid_is_refused(registry: Registry) -> None:
+    stranger = key_pair(kid=registry.key.kid)
+    assert is_refused(registry.bearing(stranger.sign(claims(sub="admin"))))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp": ...},
+        {"sub": ...},
+        {"iss": ...},
+        {"aud": ...},
+        {"aud": "somebody-else"},
+        {"iss": "https://evil.example"},
+        {"exp": time.time() - HOUR},
+        {"nbf": time.time() + 10_000 * HOUR},
+    ],
+    ids=str,
+)
+def test_a_token_with_wrong_claims_is_refused(registry: Registry, changes: dict[str, Any]) -> None:
+    assert is_refused(registry.bearing(registry.key.sign(claims(**changes))))
+
+
+@pytest.mark.parametrize("authorization", ["", "Bearer", "Basic YTpi", "Bearer a b", "Bearer ....", "bearer x.y.z"])
+def test_what_is_no_bearer_token_is_refused(registry: Registry, authorization: str) -> None:
+    assert is_refused(User(registry.channel, (("authorization", authorization),)))
+
+
+def test_the_refusal_does_not_say_why(registry: Registry) -> None:
+    """Whoever forges tokens must not learn how far they got."""
+    expired = registry.bearing(registry.key.sign(claims(exp=1))).failure("GetModel", model_rid=SOME_MODEL)
+    garbage = registry.bearing("x.y.z").failure("GetModel", model_rid=SOME_MODEL)
+    assert expired.message == garbage.message
+
+
+def test_scopes_are_read_from_scp_too(registry: Registry) -> None:
+    token = registry.key.sign(claims(sub="admin", scope=..., scp=[MODELS_READ]))
+    assert registry.bearing(token).failure("GetModel", model_rid=SOME_MODEL).name == "ModelNotFound"
+
+
+def test_groups_of_the_token_are_principals(registry: Registry, admin: User) -> None:
+    model = admin.create_model("m")
+    admin("GrantRole", resource_rid=model.rid, principal="group:ml", role=ROLE_VIEWER)
+    assert registry.user("jane", "ml")("GetModel", model_rid=model.rid) == model
+    assert registry.user("ml").failure("GetModel", model_rid=model.rid).name == "ModelNotFound"
+
+
+def test_a_user_cannot_pose_as_a_group_or_as_another_user(registry: Registry, admin: User) -> None:
+    model = admin.create_model("m")
+    admin("GrantRole", resource_rid=model.rid, principal="group:ml", role=ROLE_VIEWER)
+    for name in ("group:ml", "user:admin", "admin "):
+        assert registry.user(name).failure("GetModel", model_rid=model.rid).name == "ModelNotFound"
+
+
+def test_the_library_really_would_accept_a_token_without_exp_unless_told() -> None:
+    """Why `exp` is named among what tokens must have: PyJWT asks for nothing by itself."""
+    key = key_pair()
+    token = key.sign(claims(exp=...))
+    public = jwt.PyJWK(key.jwk)
+    assert jwt.decode(token, public, algorithms=["ES256"], audience="modelregistry")["sub"]

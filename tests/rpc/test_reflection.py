@@ -1,0 +1,48 @@
+"""Reflection, in both versions of its protocol, without credentials."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from server.rpc.server import SERVICES
+from tests.rpc.harness import Registry
+
+
+def reflect(registry: Registry, version: str, **question: str) -> reflection_pb2.ServerReflectionResponse:
+    call = registry.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    (answer,) = call(iter([reflection_pb2.ServerReflectionRequest(**question)]), timeout=10)
+    return answer
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_every_service_is_listed(registry: Registry, version: str) -> None:
+    listed = {service.name for service in reflect(registry, version, list_services="").list_services_response.service}
+    assert listed == {
+        *SERVICES,
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_is_described_with_all_that_it_imports(registry: Registry, version: str, service: str) -> None:
+    answer = reflect(registry, version, file_containing_symbol=service)
+    files = [
+        descriptor_pb2.FileDescriptorProto.FromString(file)
+        for file in answer.file_descriptor_response.file_descriptor_proto
+    ]
+    names = {file.name for file in files}
+    assert {imported for file in files for imported in file.dependency} <= names
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_an_unknown_symbol_is_not_found(registry: Registry, version: str) -> None:
+    assert reflect(registry, version, file_containing_symbol="no.Such").error_response.error_code == 5
