@@ -36,6 +36,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         host = host_of(self.listen)
+        for principal in self.admins:
+            if not principal.startswith(("user:", "group:")):
+                raise ConfigError(f"an administrator is user:NAME or group:NAME, not {principal!r}")
         if self.jwks_file and self.jwks_url:
             raise ConfigError("give --jwks-file or --jwks-url, not both")
         if self.uses_local_keys:

@@ -29,8 +29,8 @@ def run(application: Application, announce: Callable[[str], None]) -> None:
 
 def start(application: Application) -> None:
     """Take calls."""
-    application.server.start()
     application.readiness.start()
+    application.server.start()
 
 
 def stop_and_close(application: Application) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from grpc_health.v1 import health, health_pb2
 
-from server.errors import Overloaded, RegistryError
+from server.errors import Overloaded
 
 INTERVAL_SECONDS = 1.0
 
@@ -46,7 +46,7 @@ class Readiness:
             status: int = health_pb2.HealthCheckResponse.SERVING
         except Overloaded:
             return  # Busy is not away.
-        except RegistryError as error:
+        except Exception as error:
             log.warning("the storage does not answer: %s", error.__cause__ or error)
             status = health_pb2.HealthCheckResponse.NOT_SERVING
         for service in self._services:

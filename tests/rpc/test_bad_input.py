@@ -201,6 +201,13 @@ def test_several_violations_are_told_at_once(admin: User) -> None:
     assert {field for field, _ in failure.violations} == {"model_rid", "source_model_version_rid", "branch"}
 
 
+def test_the_longest_error_reaches_the_client_with_its_details(admin: User) -> None:
+    worst = ["\x00" + "🚀" * 3000 for _ in range(100)]
+    failure = admin.failure("CreateModelVersion", model_rid=SOME_MODEL, model_api=model_api(), conda_requirements=worst)
+    assert failure.name == "InvalidArgument"
+    assert failure.violations[-1] == ("", f"and {100 - (len(failure.violations) - 1)} more")
+
+
 def test_a_reflection_stream_that_stays_open_holds_no_thread_that_serves_calls(registry: Registry, admin: User) -> None:
     reflect = registry.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
     ended = threading.Event()

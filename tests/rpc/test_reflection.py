@@ -44,5 +44,12 @@ def test_a_service_is_described_with_all_that_it_imports(registry: Registry, ver
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_a_method_is_found_by_its_name(registry: Registry, version: str) -> None:
+    answer = reflect(registry, version, file_containing_symbol="modelregistry.v1.ModelService.PromoteVersion")
+    (first, *_) = answer.file_descriptor_response.file_descriptor_proto
+    assert descriptor_pb2.FileDescriptorProto.FromString(first).name == "modelregistry/v1/model_service.proto"
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
 def test_an_unknown_symbol_is_not_found(registry: Registry, version: str) -> None:
     assert reflect(registry, version, file_containing_symbol="no.Such").error_response.error_code == 5

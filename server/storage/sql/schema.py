@@ -19,22 +19,30 @@ class SchemaOutdated(Exception):
 
 
 def migrate(engine: Engine) -> None:
-    """Run the migrations that are missing, all or none; whoever comes at the same time waits, and finds them done."""
+    """Run the migrations that are missing, all or none; whoever comes at the same time waits, and finds them done.
+
+    A schema that is newer than this server stays as it is.
+    """
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        command.upgrade(_config(connection), "head")
+        if _is_outdated(connection):
+            command.upgrade(_config(connection), "head")
 
 
 def check(engine: Engine) -> None:
     """Return if the schema is the one of this server, or a newer one. Raises SchemaOutdated if it is older."""
     with engine.connect() as connection:
-        scripts = ScriptDirectory.from_config(_config(connection))
-        current = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in scripts.walk_revisions()}
-    # A revision that this server does not know comes from a newer one, which keeps older servers working.
-    if current != scripts.get_current_head() and (current is None or current in known):
-        raise SchemaOutdated
+        if _is_outdated(connection):
+            raise SchemaOutdated
+
+
+def _is_outdated(connection: Connection) -> bool:
+    """Whether migrations are missing. A revision that this server does not know is a newer server's."""
+    scripts = ScriptDirectory.from_config(_config(connection))
+    current = MigrationContext.configure(connection).get_current_revision()
+    older = {script.revision for script in scripts.walk_revisions()} - {scripts.get_current_head()}
+    return current is None or current in older
 
 
 def _config(connection: Connection) -> Config:
