@@ -42,8 +42,7 @@ def to_json(message: Message) -> dict[str, object]:
 def from_json(value: object, message_type: type[M], path: str = "") -> M:
     """Return the message whose JSON form is the value; `path` says where the value stands in a larger document.
 
-    Raises InvalidArgument with every violation found, each at its path, like `modelApi.inputs[0].columns[3].name`. The
-    path of the whole document is `$`.
+    Raises InvalidArgument with every violation found, each at its path, like `modelApi.inputs[0].columns[3].name`.
     """
     message = message_type()
     violations = tuple(_fill(message, value, path, 1))
@@ -69,7 +68,7 @@ def loads(text: str | bytes) -> object:
         if "\\u" in decoded:  # an escape can still spell half a surrogate pair, which no UTF-8 holds
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise InvalidArgument(violations=(FieldViolation(_DOCUMENT, f"is not valid JSON: {error}"),)) from None
+        raise InvalidArgument(violations=(FieldViolation("", f"the text is not valid JSON: {error}"),)) from None
     return value
 
 
@@ -130,9 +129,9 @@ def _fill(message: Message, value: object, path: str, depth: int) -> Iterator[Fi
     if isinstance(message, Timestamp):
         yield from _store(message.FromDatetime, _TIMES, value, path)
     elif not isinstance(value, dict):
-        yield FieldViolation(path or _DOCUMENT, f"must be an object, not {_shown(value)}")
+        yield FieldViolation(path, f"must be an object, not {_shown(value)}")
     elif depth > MAX_DEPTH:
-        yield FieldViolation(path or _DOCUMENT, f"is nested deeper than {MAX_DEPTH} messages")
+        yield FieldViolation(path, f"is nested deeper than {MAX_DEPTH} messages")
     elif _shape(message.DESCRIPTOR).is_union:
         yield from _fill_union(message, value, path, depth)
     else:
@@ -182,7 +181,7 @@ def _store(store: Callable[[Any], object], codec: _Codec, value: object, path: s
     try:
         store(codec.decode(value))
     except ValueError as error:  # also protobuf's own, for half a surrogate pair or a number out of range
-        yield FieldViolation(path or _DOCUMENT, str(error))
+        yield FieldViolation(path, str(error))
 
 
 def _at(path: str, key: str) -> str:
@@ -281,7 +280,6 @@ def _decode_time(value: object) -> datetime:
     raise ValueError(f"must be a time in whole milliseconds, like 2003-05-06T12:34:56.789Z, not {_shown(value)}")
 
 
-_DOCUMENT = "$"  # the path of the whole document in a violation
 _SHOWN = 100  # how many characters of a key or value a violation repeats
 
 # Stricter than `datetime`, which takes other separators and hour 24, and cuts what is finer than a microsecond.

@@ -78,7 +78,7 @@ def rids(kind: str = "model", max_size: int = 255) -> st.SearchStrategy[str]:
     def locators(head: str) -> st.SearchStrategy[str]:
         alphabet = _LOWER + _LOWER.upper() + _DIGITS + "._-"
         short = st.text(alphabet, min_size=1, max_size=40)
-        longest = st.integers(1, max_size - len(head)).map(lambda size: "x" * size)
+        longest = st.just("x" * (max_size - len(head)))
         return (st.uuids().map(str) | short | longest).map(head.__add__)
 
     return st.builds("ri.{}.{}.{}.".format, services, instances, st.just(kind)).flatmap(locators)

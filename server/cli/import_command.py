@@ -1,0 +1,107 @@
+"""The command that imports models and versions."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, BinaryIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from server.bootstrap import open_repository
+from server.cli.connection import EXIT_CODE_BASE
+from server.cli.options import DATA_DIR, DatabaseUrl, DataDir
+from server.cli.output import fail, say
+from server.cli.server_commands import MaxMessageBytes
+from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, default_database_url
+from server.errors import RegistryError
+from server.importing import ImportLineError, ImportSummary, import_lines, read_lines
+
+# EX_DATAERR of sysexits.h
+BAD_LINE = 65
+
+Lines = Annotated[
+    typer.FileBinaryRead,
+    typer.Argument(metavar="FILE.jsonl", help="One JSON object a line, a model or a version; - reads a pipe."),
+]
+
+
+def import_file(
+    file: Lines,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = DATA_DIR,
+    max_message_bytes: MaxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
+) -> None:
+    """Import models and versions into a database, without a server.
+
+    It stops at the first bad line, and keeps the lines before it. Run it again when that line is mended: what is
+    stored already stays as it is.
+
+    [bold]modelregistry import examples/models.jsonl[/bold]
+
+    [bold]zcat export.jsonl.gz | modelregistry import - --database-url postgresql://registry@db/registry[/bold]
+    """
+    name = "standard input" if file.name == "<stdin>" else file.name
+    try:
+        repository = open_repository(database_url or default_database_url(data_dir), 1, max_message_bytes)
+        try:
+            with _progress(file) as advance:
+                summary = import_lines(repository, read_lines(file), advance)
+        finally:
+            repository.close()
+    except ImportLineError as error:
+        say(f"error: {name}:{error.line_number}: {error}")
+        say(f"stopped there; before it, {_told(error.stored)}")
+        raise typer.Exit(BAD_LINE) from None
+    except ConfigError as error:
+        fail(str(error))
+    except RegistryError as error:
+        fail(
+            f"{error.name}: {error} What was stored is kept: run the import again. [instance {error.instance_id}]",
+            EXIT_CODE_BASE + error.code,
+        )
+    except OSError as error:
+        fail(f"cannot read {name}: {error.strerror}")
+    say(_told(summary))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("import")(import_file)
+
+
+def _told(summary: ImportSummary) -> str:
+    text = f"imported {_count(summary.models, 'model', 'models')} and {_count(summary.versions, 'version', 'versions')}"
+    if summary.unchanged:
+        text += f"; {_count(summary.unchanged, 'line was', 'lines were')} there already"
+    if summary.legacy:
+        text += f"; {_count(summary.legacy, 'version has', 'versions have')} a source that this API cannot express"
+    return text
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+@contextmanager
+def _progress(file: BinaryIO) -> Iterator[Callable[[int], object]]:
+    """Show how far the import is, to a person at a terminal, and yield what to tell the size of each part done."""
+    console = Console(stderr=True)
+    columns = (TextColumn("importing"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("importing", total=_size(file))
+        yield lambda size: progress.advance(task, size)
+
+
+def _size(file: BinaryIO) -> int | None:
+    """Return how large a file is; None if it is a pipe or the like."""
+    try:
+        status = os.fstat(file.fileno())
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -1,0 +1,118 @@
+"""What one line of an import says: the contract's JSON of a Model or ModelVersion. Nothing is looked up here."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+from google.protobuf.descriptor import Descriptor
+
+from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource
+from server import rids
+from server.branches import DEFAULT_BRANCH
+from server.errors import FieldViolation, InvalidArgument, RegistryError
+from server.json_form import from_json, loads
+from server.validation import validate
+
+# The JSON of the largest version that fits into a message of 4 MiB is smaller: nothing grows more than twelvefold.
+MAX_LINE_BYTES = 64 * 2**20
+
+_PATH_PART = re.compile(r'\.?(?P<name>\w+)|(?P<subscript>\[(?:\d+|"(?:[^"\\]|\\.)*")\])')
+_SOURCE_KINDS = {field.json_name for field in ModelVersionSource.DESCRIPTOR.fields}
+
+
+class VersionRow(NamedTuple):
+    """A version, with what its line leaves to storage unset, and the text of a source that it cannot express."""
+
+    version: ModelVersion
+    legacy_source: str | None
+
+
+def read_row(line: bytes) -> Model | VersionRow | None:
+    """Return what a line says; None if it is blank.
+
+    Raises InvalidArgument, InvalidModelApi or another error about its shape, with the paths of the JSON.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise invalid("", f"the line is longer than {MAX_LINE_BYTES} bytes")
+    if not line.strip():
+        return None
+    value = loads(line)
+    if not isinstance(value, dict):
+        raise invalid("", "must be an object: the JSON of a model or of a model version")
+    rid = value.get("rid")
+    match rids.rid_type(rid) if isinstance(rid, str) else None:
+        case rids.MODEL:
+            model = from_json(value, Model)
+            _check(model, "rid", "name", "parent_folder_rid", "created_time", "created_by")
+            return model
+        case rids.MODEL_VERSION:
+            return _read_version(value)
+        case _:
+            raise invalid("rid", "must be the RID of a model or of a model version")
+
+
+def _read_version(value: dict[str, object]) -> VersionRow:
+    legacy_source = _legacy_source(value.get("source"))
+    if legacy_source is not None:
+        del value["source"]
+    version = from_json(value, ModelVersion)
+    if value.get("branch") is None:
+        version.branch = DEFAULT_BRANCH
+    if value.get("versionNumber") == 0:
+        raise invalid("versionNumber", "must be at least 1")
+    if legacy_source is None and not version.HasField("source"):
+        version.source.sdk.SetInParent()
+    _check(version, "rid", "model_api", "created_time", "model_rid", "created_by")
+    if not version.source.HasField("promoted"):
+        version.root_model_version_rid = version.root_model_version_rid or version.rid
+        if version.HasField("source") and version.root_model_version_rid != version.rid:
+            raise invalid("rootModelVersionRid", "must be the version's own RID, since it was not promoted")
+    return VersionRow(version, legacy_source)
+
+
+def _legacy_source(source: object) -> str | None:
+    """Return a source as JSON text if its kind is none that the API can express."""
+    kind = source.get("type") if isinstance(source, dict) else None
+    if not isinstance(kind, str) or not kind or kind in _SOURCE_KINDS:
+        return None
+    try:
+        return json.dumps(source, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
+    except (ValueError, RecursionError) as error:
+        raise invalid("source", f"cannot be kept: {error}") from None
+
+
+def _check(message: Model | ModelVersion, *required: str) -> None:
+    """Return if the fields are set and every field has its shape."""
+    fields = {field.name for field, _ in message.ListFields()}
+    missing = [FieldViolation(_json_path(message.DESCRIPTOR, n), "is required") for n in required if n not in fields]
+    if missing:
+        raise InvalidArgument(violations=tuple(missing))
+    try:
+        validate(message)
+    except RegistryError as error:
+        error.violations = tuple(
+            violation._replace(field=_json_path(message.DESCRIPTOR, violation.field)) for violation in error.violations
+        )
+        raise
+
+
+def _json_path(descriptor: Descriptor | None, path: str) -> str:
+    """Return where JSON has a field: `model_api.inputs[0].tabular.name` is at `modelApi.inputs[0].name`."""
+    result = ""
+    for part in _PATH_PART.finditer(path):
+        if part["subscript"]:
+            result += part["subscript"]
+            continue
+        field = descriptor.fields_by_name.get(part["name"]) if descriptor else None
+        is_member = field is not None and field.containing_oneof is not None and field.containing_oneof.name == "type"
+        if not is_member:  # members of a union have no key of their own
+            result += f".{field.json_name if field else part['name']}"
+        descriptor = field.message_type if field else None
+    return result.removeprefix(".")
+
+
+def invalid(path: str, sentence: str) -> InvalidArgument:
+    """Return the error for one thing wrong, at its path in the JSON."""
+    return InvalidArgument(violations=(FieldViolation(path, sentence),))

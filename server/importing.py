@@ -1,0 +1,222 @@
+"""Importing models and versions, one JSON object a line.
+
+A line is the contract's JSON of a Model or of a ModelVersion; the type of its `rid` says which. What another system
+knows of them is kept: RIDs, times, creators, and sources of kinds that this API lacks. Lines that are stored already
+change nothing, so an import that was interrupted is simply run again.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple, dataclass
+from typing import BinaryIO, NamedTuple, TypeVar
+
+from modelregistry.v1.model_pb2 import Model, ModelVersion
+from server.caller import Caller
+from server.errors import (
+    BranchNotFound,
+    InvalidArgument,
+    ModelNotFound,
+    RegistryError,
+    RequestTooLarge,
+    ResourceNameAlreadyExists,
+)
+from server.import_rows import MAX_LINE_BYTES, VersionRow, invalid, read_row
+from server.json_form import to_json
+from server.models import add_owned_model
+from server.storage.repository import Repository, Transaction
+
+# How much is stored in one transaction: enough to make up for its commit, and no burden to memory.
+BATCH_LINES = 200
+BATCH_BYTES = 8 * 2**20
+
+IMPORTER = Caller(principals=("user:import",), is_admin=True)
+
+_SHOWN_VIOLATIONS = 5
+# What can be wrong with a line that reads well. Anything else that storage raises is not the line's fault.
+_REFUSALS = (InvalidArgument, ModelNotFound, RequestTooLarge, ResourceNameAlreadyExists)
+
+M = TypeVar("M", Model, ModelVersion)
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """How many models and versions were stored, the latter with how many legacy sources; how many lines were before."""
+
+    models: int = 0
+    versions: int = 0
+    legacy: int = 0
+    unchanged: int = 0
+
+    def __add__(self, other: ImportSummary) -> ImportSummary:
+        return ImportSummary(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
+class ImportLineError(Exception):
+    """A line that cannot be stored, and what was stored before it."""
+
+    def __init__(self, line_number: int, problem: RegistryError, stored: ImportSummary):
+        super().__init__(line_number, problem, stored)
+        self.line_number = line_number
+        self.problem = problem
+        self.stored = stored
+
+    def __str__(self) -> str:
+        found = self.problem.violations
+        sentences = [f"{path}: {sentence}" if path else sentence for path, sentence in found[:_SHOWN_VIOLATIONS]]
+        if len(found) > _SHOWN_VIOLATIONS:
+            sentences.append(f"and {len(found) - _SHOWN_VIOLATIONS} more")
+        return f"{self.problem.name}: {'; '.join(sentences) or self.problem}"
+
+
+def read_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Return the lines of a file, no more of each than shows that it is too long."""
+    return iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
+
+
+def import_lines(
+    repository: Repository, lines: Iterable[bytes], progress: Callable[[int], object] = lambda size: None
+) -> ImportSummary:
+    """Store what the lines say, in their order; call `progress` with the size of each part that is stored.
+
+    Raises ImportLineError for the first bad line: all lines before it are stored, and nothing of it or behind it.
+    """
+    summary = ImportSummary()
+    for batch in _batches(lines):
+        stored, problem = _store(repository, batch.rows)
+        summary += stored
+        if problem := problem or batch.problem:
+            raise ImportLineError(problem.line_number, problem.error, summary)
+        progress(batch.size)
+    return summary
+
+
+class _Row(NamedTuple):
+    line_number: int
+    content: Model | VersionRow
+
+
+class _Problem(NamedTuple):
+    line_number: int
+    error: RegistryError
+
+
+class _Batch(NamedTuple):
+    rows: list[_Row]
+    size: int
+    problem: _Problem | None  # with the line behind the rows
+
+
+class _BranchMoved(Exception):
+    """Somebody else added a version to the branch meanwhile; what was found out about it holds no more."""
+
+
+def _batches(lines: Iterable[bytes]) -> Iterator[_Batch]:
+    rows: list[_Row] = []
+    size = 0
+    for line_number, line in enumerate(lines, start=1):
+        size += len(line)
+        text = line.removeprefix(codecs.BOM_UTF8) if line_number == 1 else line
+        try:
+            content = read_row(text)
+            if content is not None:
+                rows.append(_Row(line_number, content))
+        except RegistryError as error:
+            yield _Batch(rows, size, _Problem(line_number, error))
+            return
+        if len(rows) == BATCH_LINES or size >= BATCH_BYTES:
+            yield _Batch(rows, size, None)
+            rows, size = [], 0
+    yield _Batch(rows, size, None)
+
+
+# Storing rows
+
+
+def _store(repository: Repository, rows: list[_Row]) -> tuple[ImportSummary, _Problem | None]:
+    """Store the rows before the first bad one, in one transaction."""
+
+    def change(tx: Transaction) -> tuple[ImportSummary, _Problem | None]:
+        summary = ImportSummary()
+        for row in rows:
+            try:
+                summary += (
+                    _store_model(tx, row.content)
+                    if isinstance(row.content, Model)
+                    else _store_version(tx, *row.content)
+                )
+            except _REFUSALS as error:
+                return summary, _Problem(row.line_number, error)
+        return summary, None
+
+    while True:
+        try:
+            return repository.write(change)
+        except _BranchMoved:
+            continue
+
+
+def _store_model(tx: Transaction, model: Model) -> ImportSummary:
+    try:
+        stored, _ = tx.get_model(model.rid, IMPORTER)
+    except ModelNotFound:
+        add_owned_model(tx, model)
+        return ImportSummary(models=1)
+    _require_equal(model, stored)
+    return ImportSummary(unchanged=1)
+
+
+def _store_version(tx: Transaction, row: ModelVersion, legacy_source: str | None) -> ImportSummary:
+    """Store a version as the head of its branch; every refusal comes before the first write."""
+    found = tx.find_version(row.rid, IMPORTER)
+    if found is not None:
+        # What the line left to storage is as storage settled it.
+        row = _completed(row, found.version.version_number, found.version.root_model_version_rid)
+        _require_equal(row, found.version, also_differs=["source"] if found.legacy_source != legacy_source else [])
+        return ImportSummary(unchanged=1)
+    number = _next_version_number(tx, row)
+    version = _completed(row, number, row.root_model_version_rid or _root_of(tx, row))
+    if version.version_number != number:
+        raise invalid("versionNumber", f"must be {number}, the next number on the branch, or absent")
+    stored = tx.append_version(version, tx.put_content(version), legacy_source)
+    if stored.version_number != number:
+        raise _BranchMoved
+    return ImportSummary(versions=1, legacy=int(legacy_source is not None))
+
+
+def _next_version_number(tx: Transaction, version: ModelVersion) -> int:
+    """Return the number that the version will have on its branch, if it is no older than the head."""
+    try:
+        branch = tx.get_branch(version.model_rid, version.branch, IMPORTER)
+    except BranchNotFound:
+        return 1
+    if version.created_time.ToMilliseconds() < branch.head.created_time.ToMilliseconds():
+        head = to_json(branch.head)["createdTime"]
+        raise invalid("createdTime", f"must not be before {head}, the time of the version below it")
+    return branch.version_count + 1
+
+
+def _root_of(tx: Transaction, version: ModelVersion) -> str:
+    """Return where the promotions of a promoted version began, as far as is known."""
+    previous = version.source.promoted.previous_model_version_rid
+    found = tx.find_version(previous, IMPORTER)
+    return found.version.root_model_version_rid if found else previous
+
+
+def _completed(row: ModelVersion, version_number: int, root_rid: str) -> ModelVersion:
+    """Return a copy that has these where it has none of its own."""
+    version = ModelVersion()
+    version.CopyFrom(row)
+    version.version_number = row.version_number or version_number
+    version.root_model_version_rid = row.root_model_version_rid or root_rid
+    return version
+
+
+def _require_equal(row: M, stored: M, also_differs: Iterable[str] = ()) -> None:
+    differing = set(also_differs)
+    if row != stored:
+        mine, theirs = to_json(row), to_json(stored)
+        differing |= {key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)}
+    if differing:
+        raise invalid("rid", f"{row.rid} is stored already with another {', '.join(sorted(differing))}")
