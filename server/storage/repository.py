@@ -116,9 +116,6 @@ class Transaction(Reader, Protocol):
         kept. Costs the same whatever the size of the content.
         """
 
-    def head_created_time_ms(self, model_rid: str, branch: str) -> int | None:
-        """Return when the branch's head was created, in milliseconds; None if the model has no such branch."""
-
     def set_grant(self, grant: Grant, changed_by: str) -> None:
         """Give a principal a role on a resource in place of any other, and record who did so and when."""
 

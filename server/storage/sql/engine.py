@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, Insert, Table, create_engine, event, make_url
@@ -68,7 +70,7 @@ def _open_sqlite(url: URL, pool_size: int) -> Engine:
     def configure(dbapi_connection: Any, _: Any) -> None:
         # The driver's own BEGINs come too late for BEGIN IMMEDIATE, and commit DDL behind our back.
         dbapi_connection.isolation_level = None
-        dbapi_connection.execute("PRAGMA journal_mode = WAL")
+        _log_ahead(dbapi_connection)
         dbapi_connection.execute("PRAGMA synchronous = FULL")
         dbapi_connection.execute("PRAGMA foreign_keys = ON")
 
@@ -79,6 +81,19 @@ def _open_sqlite(url: URL, pool_size: int) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _log_ahead(dbapi_connection: sqlite3.Connection) -> None:
+    """Switch to write-ahead logging; whatever its timeout, SQLite does not wait here for another who does."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            dbapi_connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _open_postgresql(url: URL, pool_size: int) -> Engine:

@@ -13,13 +13,22 @@ from server.caller import Caller
 from server.errors import BranchNotFound, ModelNotFound
 from server.storage.repository import Page, PageRequest, StoredVersion, VisibleModel
 from server.storage.sql.access import model_is_visible, role_on, role_on_model
-from server.storage.sql.rows import VERSION_COLUMNS, AnyRow, to_branch, to_model, to_stored_version, to_version
+from server.storage.sql.rows import (
+    MAX_BYTES_A_CHARACTER,
+    VERSION_COLUMNS,
+    AnyRow,
+    to_branch,
+    to_model,
+    to_stored_version,
+    to_version,
+    version_bytes,
+)
 from server.storage.sql.tables import branches, contents, grants, models, versions
 
 T = TypeVar("T")
 
-# The part of a message that the content of listed versions may fill; the rest is for what else a thousand of them hold.
-_CONTENT_SHARE = 4
+# Of a message, what the largest version leaves to what is not content, and a page to its token.
+ENVELOPE_BYTES = 8 * 2**10
 
 _is_head = and_(versions.c.branch_id == branches.c.id, versions.c.version_number == branches.c.version_count)
 
@@ -90,7 +99,8 @@ class SqlReader:
                 *VERSION_COLUMNS,
                 literal(model_rid).label("model_rid"),
                 branches.c.name.label("branch"),
-                contents.c.size,
+                # A branch and its head both hold the name.
+                version_bytes(model_rid, 2 * MAX_BYTES_A_CHARACTER * func.length(branches.c.name)).label("size"),
             )
             .join_from(branches, versions, _is_head)
             .join(contents, contents.c.digest == versions.c.content_digest)
@@ -111,7 +121,7 @@ class SqlReader:
                 *VERSION_COLUMNS,
                 literal(model_rid).label("model_rid"),
                 literal(branch).label("branch"),
-                contents.c.size,
+                version_bytes(model_rid, literal(len(branch.encode()))).label("size"),
             )
             .join_from(versions, contents, contents.c.digest == versions.c.content_digest)
             # As a value and not as a join: only then does PostgreSQL walk the index instead of sorting the branch.
@@ -140,16 +150,16 @@ class SqlReader:
     def _with_payloads(
         self, query: Select[*tuple[Any, ...]], order: Callable[[Any], ColumnElement[Any]]
     ) -> Sequence[AnyRow]:
-        """Run a query of versions with the `size` of their content; add its `payload` to as many as fit into a message.
+        """Run a query of versions with their `size`; add the `payload` to as many as fit into one message.
 
         The payload of the others is NULL, and is not read: a thousand versions can be larger than memory.
         """
         listed = query.subquery()
-        # How much the content of each version and of those before it fills.
+        # How much each version and those before it fill.
         filled = func.sum(listed.c.size).over(order_by=order(listed.c), rows=(None, 0)).label("filled")
         measured = select(listed, filled).subquery()
         fits = or_(
-            measured.c.filled <= self._max_message_bytes // _CONTENT_SHARE,
+            measured.c.filled <= self._max_message_bytes - ENVELOPE_BYTES,
             measured.c.filled == measured.c.size,  # the first one
         )
         payloads = (

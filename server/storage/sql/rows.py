@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy import Row
+from sqlalchemy import ColumnElement, Row, func
 
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from server.storage.repository import StoredVersion
-from server.storage.sql.tables import versions
+from server.storage.sql.tables import contents, versions
 
 # What `to_version` reads of a row, beside `model_rid`, `branch` and the content's `payload`.
 VERSION_COLUMNS = (
@@ -32,6 +32,12 @@ CONTENT_FIELDS = frozenset({"model_api", "conda_requirements", "backing_reposito
 AnyRow = Row[*tuple[Any, ...]]
 
 
+# Of UTF-8; databases count characters.
+MAX_BYTES_A_CHARACTER = 4
+# What a field adds to the bytes of its value, and what the fields of a fixed size take, in a message at most.
+_OVERHEAD_BYTES = 96
+
+
 class Content(NamedTuple):
     """The content of a version, serialized, and the digest that addresses it."""
 
@@ -49,6 +55,14 @@ def content_of(version: ModelVersion) -> Content:
     content.DiscardUnknownFields()
     payload = content.SerializeToString(deterministic=True)
     return Content(hashlib.sha256(payload).digest(), payload)
+
+
+def version_bytes(model_rid: str, branch_bytes: ColumnElement[int]) -> ColumnElement[int]:
+    """Return the size at most, as a message, of a version of `versions` with its content in `contents`."""
+    texts = func.length(versions.c.rid) + func.length(versions.c.root_rid) + len(model_rid)
+    creator = MAX_BYTES_A_CHARACTER * func.length(versions.c.created_by)
+    source = func.coalesce(func.length(versions.c.source), 0)
+    return contents.c.size + texts + creator + source + branch_bytes + _OVERHEAD_BYTES
 
 
 def to_model(row: AnyRow) -> Model:

@@ -11,12 +11,9 @@ from modelregistry.v1.access_service_pb2 import Grant, Role
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.errors import RequestTooLarge, ResourceNameAlreadyExists
 from server.storage.sql.engine import upsert
-from server.storage.sql.reader import SqlReader, branch_id, model_id
-from server.storage.sql.rows import content_of, timestamp
+from server.storage.sql.reader import ENVELOPE_BYTES, SqlReader, model_id
+from server.storage.sql.rows import content_of
 from server.storage.sql.tables import branches, contents, grant_changes, grants, models, versions
-
-# What a version holds beside its content: RIDs, principals, a branch and a source, each bounded.
-ENVELOPE_BYTES = 8 * 2**10
 
 
 class SqlTransaction(SqlReader):
@@ -30,8 +27,8 @@ class SqlTransaction(SqlReader):
         """See the contract."""
         stored = Model()
         stored.CopyFrom(model)
-        if not stored.HasField("created_time"):
-            stored.created_time.CopyFrom(timestamp(self._clock_ms()))
+        created_ms = stored.created_time.ToMilliseconds() if stored.HasField("created_time") else self._clock_ms()
+        stored.created_time.FromMilliseconds(created_ms)
         statement = (
             upsert(self.connection, models)
             .values(
@@ -39,7 +36,7 @@ class SqlTransaction(SqlReader):
                 name=stored.name,
                 name_digest=hashlib.sha256(stored.name.encode()).digest(),
                 parent_folder_rid=stored.parent_folder_rid,
-                created_time=stored.created_time.ToMilliseconds(),
+                created_time=created_ms,
                 created_by=stored.created_by,
             )
             .on_conflict_do_nothing(index_elements=[models.c.parent_folder_rid, models.c.name_digest])
@@ -64,11 +61,14 @@ class SqlTransaction(SqlReader):
         """See the contract."""
         stored = ModelVersion()
         stored.CopyFrom(version)
+        stored.DiscardUnknownFields()
         branch_key, stored.version_number = self._lock_branch(version.model_rid, version.branch)
-        if not stored.HasField("created_time"):
+        if version.HasField("created_time"):
+            created_ms = version.created_time.ToMilliseconds()
+        else:
             # Read under the lock, and a clock that was set back does not show.
-            previous = self._created_time_ms(branch_key, stored.version_number - 1)
-            stored.created_time.CopyFrom(timestamp(max(self._clock_ms(), previous or 0)))
+            created_ms = max(self._clock_ms(), self._created_time_ms(branch_key, stored.version_number - 1) or 0)
+        stored.created_time.FromMilliseconds(created_ms)
         self.connection.execute(
             insert(versions).values(
                 rid=stored.rid,
@@ -78,21 +78,11 @@ class SqlTransaction(SqlReader):
                 source=None if legacy_source else stored.source.SerializeToString(deterministic=True),
                 legacy_source=legacy_source,
                 root_rid=stored.root_model_version_rid,
-                created_time=stored.created_time.ToMilliseconds(),
+                created_time=created_ms,
                 created_by=stored.created_by,
             )
         )
         return stored
-
-    def head_created_time_ms(self, model_rid: str, branch: str) -> int | None:
-        """See the contract."""
-        query = (
-            select(versions.c.created_time)
-            .where(versions.c.branch_id == branch_id(model_rid, branch))
-            .order_by(versions.c.version_number.desc())
-            .limit(1)
-        )
-        return self.connection.scalar(query)
 
     def set_grant(self, grant: Grant, changed_by: str) -> None:
         """See the contract."""

@@ -1,0 +1,303 @@
+"""Commits that last, and connections that do not: lost ones, refused ones."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import Connection, Engine, event
+
+from server.errors import Overloaded, StorageUnavailable
+from server.storage.repository import Repository, Transaction
+from server.storage.sql.engine import open_engine
+from server.storage.sql.repository import SqlRepository
+from tests import builders
+from tests.builders import ADMIN, add_model, append
+from tests.conftest import NewDatabase, OpenRepository, migrate
+from tests.postgres import PostgresServer, create_database, database_name
+from tests.storage.conftest import at_once
+
+SOON_SECONDS = 15
+
+
+@pytest.fixture
+def postgres(new_database: NewDatabase) -> str:
+    """A fresh, migrated database on PostgreSQL."""
+    return new_database("postgresql", migrated=True)
+
+
+@contextlib.contextmanager
+def opened(url: str) -> Iterator[tuple[Engine, SqlRepository]]:
+    engine = open_engine(url)
+    repository = SqlRepository(engine)
+    yield engine, repository
+    repository.close()
+
+
+def settings_at_commit(url: str, *statements: str) -> list[tuple[str, ...]]:
+    """What each statement answers on each connection of a repository that commits a promotion there."""
+    answers = []
+    with opened(url) as (engine, repository):
+        model = add_model(repository)
+
+        @event.listens_for(engine, "commit")
+        def ask(connection: Connection) -> None:
+            answers.append(tuple(str(connection.exec_driver_sql(each).scalar()) for each in statements))
+
+        # A connection that others read through meanwhile, one after that, and a new one.
+        repository.read(lambda reader: append(repository, builders.version(model.rid)))
+        append(repository, builders.version(model.rid))
+        engine.dispose()
+        append(repository, builders.version(model.rid))
+    assert len(answers) == 3
+    return answers
+
+
+def test_sqlite_commits_to_the_disk_and_checks_foreign_keys(new_database: NewDatabase) -> None:
+    pragmas = [f"PRAGMA {name}" for name in ("synchronous", "journal_mode", "foreign_keys")]
+
+    answers = settings_at_commit(new_database("sqlite", migrated=True), *pragmas)
+
+    assert answers == [("2", "wal", "1")] * 3
+
+
+@pytest.mark.parametrize(
+    ("default", "expected"),
+    [
+        (None, "on"),
+        ("off", "on"),
+        ("local", "on"),
+        ("remote_write", "on"),
+        ("remote_apply", "remote_apply"),
+    ],
+)
+def test_postgresql_commits_to_the_disk_whatever_the_database_s_default(
+    postgres: str, default: str | None, expected: str
+) -> None:
+    if default is not None:
+        alter = "ALTER DATABASE {} SET synchronous_commit = {}"
+        execute(postgres, sql.SQL(alter).format(sql.Identifier(database_name(postgres)), sql.Literal(default)))
+
+    assert settings_at_commit(postgres, "SHOW synchronous_commit") == [(expected,)] * 3
+
+
+def test_postgresql_commits_to_the_disk_whatever_the_url_asks_for(postgres: str) -> None:
+    url = f"{postgres}?options=-csynchronous_commit%3Doff"
+
+    assert settings_at_commit(url, "SHOW synchronous_commit") == [("on",)] * 3
+
+
+# A connection that is lost
+
+
+def execute(url: str, statement: str | sql.Composed, *parameters: object) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement, parameters)
+
+
+def break_all_connections(url: str) -> None:
+    """End every backend that serves the database, and return when they are gone."""
+    execute(
+        url,
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+
+
+def break_connection(url: str, connection: Connection) -> None:
+    """End the backend of one connection, and return when it is gone."""
+    driver_connection: Any = connection.connection.driver_connection
+    execute(url, "SELECT pg_terminate_backend(%s, 10000)", driver_connection.info.backend_pid)
+
+
+def test_a_read_survives_the_loss_of_its_connection(postgres: str) -> None:
+    with opened(postgres) as (_, repository):
+        model = add_model(repository)
+        # Several connections in the pool, all of them broken.
+        repository.read(lambda reader: repository.read(lambda inner: repository.read(lambda innermost: None)))
+        for _ in range(3):
+            break_all_connections(postgres)
+            assert repository.read(lambda reader: reader.get_model(model.rid, ADMIN)).model == model
+        break_all_connections(postgres)
+        repository.ping()
+
+
+def test_a_read_survives_a_connection_that_is_lost_between_its_questions(postgres: str) -> None:
+    runs = []
+
+    with opened(postgres) as (_, repository):
+        model = add_model(repository)
+
+        def query(reader: Any) -> int:
+            runs.append(reader.get_model(model.rid, ADMIN))
+            if len(runs) == 1:
+                break_all_connections(postgres)
+            return len(reader.list_models(ADMIN, None, builders.PageRequest(10)).items)
+
+        assert repository.read(query) == 1
+    assert len(runs) == 2
+
+
+def test_a_change_whose_connection_is_lost_before_its_commit_runs_again_and_happens_once(postgres: str) -> None:
+    runs = []
+
+    with opened(postgres) as (_, repository):
+        model = add_model(repository)
+        new = builders.version(model.rid)
+
+        def change(tx: Transaction) -> int:
+            runs.append(None)
+            number = tx.append_version(new, tx.put_content(new)).version_number
+            if len(runs) == 1:
+                break_all_connections(postgres)
+            tx.get_branch(model.rid, "master", ADMIN)
+            return number
+
+        assert repository.write(change) == 1
+        assert len(repository.read(lambda reader: builders.all_versions(reader, model.rid))) == 1
+    assert len(runs) == 2
+
+
+def test_a_change_whose_connection_was_lost_while_it_lay_idle_runs_again(postgres: str) -> None:
+    with opened(postgres) as (_, repository):
+        model = add_model(repository)
+        for expected in (1, 2, 3):
+            break_all_connections(postgres)
+            assert append(repository, builders.version(model.rid)).version_number == expected
+
+
+def test_a_change_whose_connection_is_lost_at_its_commit_is_not_run_again(postgres: str) -> None:
+    runs = []
+
+    with opened(postgres) as (engine, repository):
+        model = add_model(repository)
+        new = builders.version(model.rid)
+        event.listen(engine, "commit", lambda connection: break_connection(postgres, connection), once=True)
+
+        def change(tx: Transaction) -> None:
+            runs.append(None)
+            tx.append_version(new, tx.put_content(new))
+
+        with pytest.raises(StorageUnavailable):
+            repository.write(change)
+        assert len(runs) == 1
+
+        # The pool is fit for use again, and nothing is half there.
+        assert append(repository, builders.version(model.rid)).version_number == 1
+        assert len(repository.read(lambda reader: builders.all_versions(reader, model.rid))) == 1
+
+
+def test_a_change_whose_connection_is_lost_after_the_commit_was_sent_may_have_happened_and_is_not_run_again(
+    postgres: str,
+) -> None:
+    """The database commits, and dies before it says so."""
+    runs = []
+
+    with opened(postgres) as (engine, repository):
+        model = add_model(repository)
+        new = builders.version(model.rid)
+
+        def commit_and_break(connection: Connection) -> None:
+            driver_connection: Any = connection.connection.driver_connection
+            driver_connection.execute("COMMIT")
+            driver_connection.execute("BEGIN")
+            break_connection(postgres, connection)
+
+        event.listen(engine, "commit", commit_and_break, once=True)
+
+        def change(tx: Transaction) -> None:
+            runs.append(None)
+            tx.append_version(new, tx.put_content(new))
+
+        with pytest.raises(StorageUnavailable):
+            repository.write(change)
+        stored = repository.read(lambda reader: builders.all_versions(reader, model.rid))
+    assert len(runs) == 1
+    assert [version.rid for version in stored] == [new.rid]
+
+
+def test_a_serialization_failure_runs_the_change_again(postgres: str) -> None:
+    """Two serializable transactions that read what the other writes: the database refuses one of them."""
+    name = sql.Identifier(database_name(postgres))
+    execute(postgres, sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = serializable").format(name))
+    runs = [0, 0]
+    both_have_read = threading.Barrier(2, timeout=30)
+
+    with opened(postgres) as (_, repository):
+        model = add_model(repository)
+        digest = repository.write(lambda tx: tx.put_content(builders.version(model.rid)))
+
+        def change(number: int, tx: Transaction) -> None:
+            runs[number] += 1
+            tx.list_versions(model.rid, f"branch {1 - number}", ADMIN, builders.PageRequest(10))
+            tx.list_branches(model.rid, ADMIN, builders.PageRequest(10))
+            if runs[number] == 1:
+                both_have_read.wait()
+            tx.append_version(builders.version(model.rid, f"branch {number}"), digest)
+
+        at_once(2, lambda number: repository.write(lambda tx: change(number, tx)))
+        branches = repository.read(lambda reader: reader.list_branches(model.rid, ADMIN, builders.PageRequest(10)))
+
+    assert sum(runs) > 2
+    assert [(branch.name, branch.version_count) for branch in branches.items] == [("branch 0", 1), ("branch 1", 1)]
+
+
+# A database that cannot be reached
+
+CALLS: dict[str, Callable[[Repository], object]] = {
+    "ping": lambda repository: repository.ping(),
+    "read": lambda repository: repository.read(lambda reader: reader.list_models(ADMIN, None, builders.PageRequest(1))),
+    "write": lambda repository: repository.write(lambda tx: tx.add_model(builders.model())),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.parametrize("kind", ["refused", "no file"])
+def test_an_unreachable_database_is_unavailable_at_once(
+    call: Callable[[Repository], object], kind: str, open_repository: OpenRepository, tmp_path: Any
+) -> None:
+    (tmp_path / "file").touch()
+    urls = {
+        "refused": "postgresql://postgres@127.0.0.1:1/registry",
+        "no file": f"sqlite:///{tmp_path}/file/registry.db",
+    }
+    repository = open_repository(urls[kind])
+    begin = time.monotonic()
+
+    with pytest.raises(StorageUnavailable):
+        call(repository)
+
+    assert time.monotonic() - begin < SOON_SECONDS
+
+
+def test_a_database_that_stops_is_unavailable_until_it_is_back(open_repository: OpenRepository) -> None:
+    with PostgresServer(in_memory=True, fsync="off") as server:
+        url = create_database(server.url())
+        migrate(url)
+        repository = open_repository(url)
+        model = add_model(repository)
+        append(repository, builders.version(model.rid))
+        server.stop()
+        for call in CALLS.values():
+            with pytest.raises(StorageUnavailable):
+                call(repository)
+        server.start()
+        repository.ping()
+        assert append(repository, builders.version(model.rid)).version_number == 2
+
+
+def test_sqlite_answers_overloaded_where_another_process_holds_the_lock(new_database: NewDatabase) -> None:
+    """And certainly did nothing then."""
+    url = new_database("sqlite", migrated=True)
+    with opened(url) as (engine, repository), opened(url) as (other, _):
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 100"))
+        with other.begin(), pytest.raises(Overloaded):
+            add_model(repository)
+        assert repository.read(lambda reader: reader.list_models(ADMIN, None, builders.PageRequest(1))).items == []
+        add_model(repository)

@@ -1,0 +1,237 @@
+"""Migrations: interrupted ones, simultaneous ones, and what the check says of a schema. On every backend."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, event, inspect, make_url, text
+
+from server.storage.sql import schema, tables
+from server.storage.sql.engine import open_engine
+from server.storage.sql.schema import SchemaOutdated
+from tests.builders import add_model, append, version
+from tests.conftest import NewDatabase, OpenRepository, migrate
+from tests.storage.inspection import row_counts, rows
+
+SECONDS = 60
+
+
+@pytest.fixture
+def engine(database_url: str) -> Any:
+    """An engine on a fresh database without tables."""
+    engine = open_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+def differences(engine: Engine) -> list[Any]:
+    """What sets the schema of the database apart from the tables that the code believes in."""
+    with engine.connect() as connection:
+        return compare_metadata(MigrationContext.configure(connection), tables.metadata)
+
+
+def python(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Run code in a process of its own; `import` whatever it needs there."""
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], text=True, **options)
+
+
+def test_migrations_lead_to_the_tables_that_the_code_believes_in(engine: Engine) -> None:
+    assert differences(engine)
+
+    schema.migrate(engine)
+
+    assert differences(engine) == []
+
+
+def test_migrating_again_changes_nothing(database_url: str, engine: Engine, open_repository: OpenRepository) -> None:
+    schema.migrate(engine)
+    repository = open_repository(database_url)
+    append(repository, version(add_model(repository).rid))
+    before = row_counts(database_url)
+
+    schema.migrate(engine)
+
+    assert differences(engine) == []
+    assert row_counts(database_url) == before
+
+
+def test_every_text_is_compared_by_code_point_on_postgresql(new_database: NewDatabase) -> None:
+    """Whatever the collation of the database."""
+    engine = open_engine(new_database("postgresql", migrated=True))
+    columns = {
+        f"{table}.{column['name']}": getattr(column["type"], "collation", None)
+        for table in tables.metadata.tables
+        for column in inspect(engine).get_columns(table)
+        if isinstance(column["type"], tables.Text)
+    }
+    engine.dispose()
+
+    assert {"models.rid", "branches.name", "grants.principal", "versions.legacy_source"} < columns.keys()
+    assert set(columns.values()) == {"C"}
+
+
+# Dies as a process dies that is killed, just before the statement or the commit that it is told.
+INTERRUPTED = """
+import os, signal, sys
+from sqlalchemy import event
+from server.storage.sql import schema
+from server.storage.sql.engine import open_engine
+
+url, last = sys.argv[1], sys.argv[2]
+engine = open_engine(url)
+
+def die():
+    print("dying", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def watch(connection, cursor, statement, *_):
+    if statement.split("(")[0].split() == last.split():
+        die()
+
+event.listen(engine, "before_cursor_execute", watch)
+if last == "COMMIT":
+    event.listen(engine, "commit", lambda connection: die())
+schema.migrate(engine)
+"""
+
+
+@pytest.mark.parametrize("last", ["CREATE TABLE models", "CREATE TABLE versions", "COMMIT"])
+def test_a_migration_that_was_killed_can_be_run_again(database_url: str, engine: Engine, last: str) -> None:
+    killed = python(INTERRUPTED, database_url, last, stdout=subprocess.PIPE)
+    output, _ = killed.communicate(timeout=SECONDS)
+    assert (output, killed.returncode) == ("dying\n", -signal.SIGKILL)
+    with pytest.raises(SchemaOutdated):
+        schema.check(engine)
+
+    schema.migrate(engine)
+
+    assert differences(engine) == []
+    schema.check(engine)
+
+
+SIMULTANEOUS = """
+import sys
+from server.storage.sql import schema
+from server.storage.sql.engine import open_engine
+
+for url in sys.argv[1:]:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    schema.migrate(open_engine(url))
+print("done", flush=True)
+"""
+
+
+def test_two_processes_may_migrate_at_once(backend: str, new_database: NewDatabase) -> None:
+    urls = [new_database(backend) for _ in range(5)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [python(SIMULTANEOUS, *urls, **pipes) for _ in range(2)]
+    try:
+        for _ in urls:
+            for process in processes:
+                assert process.stdout.readline() == "ready\n", process.stderr.read()
+            for process in processes:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+        for process in processes:
+            output, errors = process.communicate(timeout=SECONDS)
+            assert (output, process.returncode) == ("done\n", 0), errors
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+    for url in urls:
+        engine = open_engine(url)
+        assert differences(engine) == []
+        engine.dispose()
+
+
+def test_a_database_that_another_process_just_creates_is_waited_for(new_database: NewDatabase) -> None:
+    """On SQLite, where opening it is a change of its own: to write-ahead logging."""
+    url = new_database("sqlite")
+    engine = open_engine(url)
+    with closing(sqlite3.connect(make_url(url).database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("CREATE TABLE other (id INTEGER)")
+        with ThreadPoolExecutor(1) as threads:
+            migrating = threads.submit(schema.migrate, engine)
+            with pytest.raises(TimeoutError):
+                migrating.result(timeout=0.3)
+            other.execute("COMMIT")
+            migrating.result(timeout=SECONDS)
+    schema.check(engine)
+    engine.dispose()
+
+
+def test_a_migration_waits_for_one_that_runs(database_url: str, engine: Engine) -> None:
+    """The second finds the work of the first done; it does not fail on what is half there."""
+    finished = []
+
+    @event.listens_for(engine, "commit")
+    def meanwhile(_: Any) -> None:
+        second = python(SIMULTANEOUS, database_url, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert second.stdout.readline() == "ready\n"
+        second.stdin.write("go\n")
+        second.stdin.flush()
+        finished.append(second)
+
+    schema.migrate(engine)
+    event.remove(engine, "commit", meanwhile)
+
+    [second] = finished
+    output, _ = second.communicate(timeout=SECONDS)
+    assert (output, second.returncode) == ("done\n", 0)
+    assert differences(engine) == []
+
+
+def test_an_older_schema_is_refused(engine: Engine) -> None:
+    with pytest.raises(SchemaOutdated):
+        schema.check(engine)
+
+
+def test_a_current_schema_is_accepted(engine: Engine) -> None:
+    schema.migrate(engine)
+
+    schema.check(engine)
+
+
+def test_a_schema_without_a_revision_is_refused(engine: Engine) -> None:
+    schema.migrate(engine)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM alembic_version"))
+
+    with pytest.raises(SchemaOutdated):
+        schema.check(engine)
+
+
+def test_a_newer_schema_is_accepted_and_used(
+    database_url: str, engine: Engine, open_repository: OpenRepository
+) -> None:
+    """So that the servers of before keep answering while newer ones are rolled out."""
+    migrate(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'from-the-future'"))
+        connection.execute(text("ALTER TABLE models ADD COLUMN invented_later TEXT"))
+
+    schema.check(engine)
+    repository = open_repository(database_url)
+    model = add_model(repository)
+    assert append(repository, version(model.rid)).version_number == 1
+    assert [row.rid for row in rows(database_url, tables.models)] == [model.rid]
+
+
+def test_a_check_changes_nothing(engine: Engine) -> None:
+    with pytest.raises(SchemaOutdated):
+        schema.check(engine)
+
+    assert inspect(engine).get_table_names() == []

@@ -1,0 +1,156 @@
+"""What the database does for a call: how many rows a page reads, how much a promotion sends."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, insert, update
+
+from server.storage.repository import PageRequest, Position
+from server.storage.sql import tables
+from server.storage.sql.engine import open_engine
+from server.storage.sql.repository import SqlRepository
+from tests import builders
+from tests.builders import ADMIN, add_model, append
+from tests.conftest import NewDatabase
+from tests.storage.inspection import Executed, rows, statements
+
+VERSIONS = 5000
+PAGE_SIZE = 10
+
+# Behind which version the page begins: the first page, one in the middle, the deepest.
+POSITIONS = [None, VERSIONS // 2, PAGE_SIZE + 1]
+
+
+class Filled:
+    """A repository with two branches of many versions in one model, and its engine."""
+
+    def __init__(self, url: str) -> None:
+        self.engine: Engine = open_engine(url)
+        self.repository = SqlRepository(self.engine)
+        self.model_rid = add_model(self.repository).rid
+        for branch in ("master", "staging"):
+            append(self.repository, builders.version(self.model_rid, branch))
+        [content] = [dict(row._mapping) for row in rows(url, tables.contents)]
+        contents = [{**content, "digest": uuid.uuid4().bytes} for _ in range(VERSIONS // 2)]
+        versions = [
+            {
+                **dict(first._mapping),
+                "id": first.id + 2 * number,
+                "version_number": first.version_number + number,
+                "rid": f"ri.models.main.model-version.{uuid.uuid4()}",
+                "content_digest": contents[number % len(contents)]["digest"],
+            }
+            for first in rows(url, tables.versions)
+            for number in range(1, VERSIONS)
+        ]
+        with self.engine.begin() as connection:
+            connection.execute(insert(tables.contents), contents)
+            connection.execute(insert(tables.versions), versions)
+            connection.execute(update(tables.branches).values(version_count=VERSIONS))
+            connection.exec_driver_sql("ANALYZE")
+
+    def listing(self, after: Position | None) -> Executed:
+        """The statement with which a page of versions is read; the page is what it should be."""
+        with statements(self.engine) as executed:
+            page = self.repository.read(
+                lambda reader: reader.list_versions(self.model_rid, "master", ADMIN, PageRequest(PAGE_SIZE, after))
+            )
+        newest = VERSIONS if after is None else int(after) - 1
+        expected = list(range(newest, newest - PAGE_SIZE, -1))
+        assert [version.version_number for version in page.items] == expected
+        assert page.next_position == (None if expected[-1] == 1 else expected[-1])
+        [listing] = [each for each in executed if "versions" in each.statement]
+        return listing
+
+
+@pytest.fixture
+def filled(request: pytest.FixtureRequest, new_database: NewDatabase) -> Iterator[Filled]:
+    filled = Filled(new_database(request.param, migrated=True))
+    yield filled
+    filled.engine.dispose()
+
+
+@pytest.mark.parametrize("filled", ["postgresql"], indirect=True)
+def test_a_page_of_versions_reads_no_more_rows_than_it_holds_on_postgresql(filled: Filled) -> None:
+    """However deep it is, and as a prepared statement too, for which PostgreSQL settles on a plan after five calls."""
+    for after in POSITIONS:
+        listing = filled.listing(after)
+        for calls in (1, 10):
+            for node in plan_on_postgresql(filled.engine, listing, calls):
+                seen = f"call {calls}, behind {after}: {node}"
+                assert node["Node Type"] != "Seq Scan" or node["Relation Name"] not in ("versions", "contents"), seen
+                if node.get("Relation Name") in ("versions", "contents"):
+                    assert rows_read(node) <= PAGE_SIZE + 1, seen
+
+
+@pytest.mark.parametrize("filled", ["sqlite"], indirect=True)
+def test_a_page_of_versions_is_found_by_the_index_on_sqlite(filled: Filled) -> None:
+    for after in POSITIONS:
+        listing = filled.listing(after)
+        with filled.engine.connect() as connection:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {listing.statement}", listing.parameters)
+            details = [row.detail for row in plan]
+        bound = "branch_id=?" if after is None else "branch_id=? AND version_number<?"
+        index = re.compile(rf"SEARCH versions USING INDEX \S+ \({re.escape(bound)}\)")
+        assert any(index.fullmatch(detail) for detail in details), details
+        assert not [detail for detail in details if re.match(r"SCAN (versions|contents|branches|models)", detail)]
+
+
+def plan_on_postgresql(engine: Engine, executed: Executed, calls: int) -> list[dict[str, Any]]:
+    """The nodes of the plan with which a statement runs for the last of several times."""
+    # Named parameters, each with its cast, become those of a prepared statement.
+    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", executed.statement)))
+    statement = re.sub(r"%\((\w+)\)s", lambda match: f"${names.index(match[1]) + 1}", executed.statement)
+    values = ", ".join(literal(executed.parameters[name]) for name in names)
+    with engine.connect() as connection:
+        run = connection.connection.driver_connection.execute
+        run(f"PREPARE listing AS {statement}".replace("%", "%%"))
+        for _ in range(calls):
+            ran = run(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE listing({values})".replace("%", "%%"))
+        [[[explained]]] = ran.fetchall()
+        run("DEALLOCATE listing")
+    return list(nodes(explained["Plan"]))
+
+
+def literal(value: object) -> str:
+    return str(value) if isinstance(value, int) else "'{}'".format(str(value).replace("'", "''"))
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+def rows_read(node: dict[str, Any]) -> float:
+    """How many rows of its table a node fetched, whether it passed them on or not."""
+    removed = sum(value for key, value in node.items() if key.startswith("Rows Removed by"))
+    return (node["Actual Rows"] + removed) * node["Actual Loops"]
+
+
+def test_a_promotion_costs_the_same_whatever_the_size_of_the_content(backend: str, new_database: NewDatabase) -> None:
+    engine = open_engine(new_database(backend, migrated=True))
+    repository = SqlRepository(engine)
+    target = add_model(repository)
+    sent = []
+
+    for size in (10, 3_000_000):
+        source = append(repository, builders.version(add_model(repository).rid, size=size))
+        found = repository.read(lambda reader, source=source: reader.find_version(source.rid, ADMIN))
+        assert found is not None
+        assert found.version.ByteSize() > size
+        found.version.rid = f"ri.models.main.model-version.{uuid.uuid4()}"
+        found.version.model_rid = target.rid
+        with statements(engine) as executed:
+            repository.write(lambda tx, found=found: tx.append_version(found.version, found.content_digest))
+        sent.append(executed)
+    engine.dispose()
+
+    small, large = sent
+    assert [each.statement for each in large if each.statement] == [each.statement for each in small]
+    assert sum(len(repr(each.parameters)) for each in large) < 2_000

@@ -1,0 +1,163 @@
+"""What transactions promise, and how models are kept. Each test runs on every backend."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER, Grant
+from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
+from server.errors import ModelNotFound, ResourceNameAlreadyExists
+from server.storage.repository import PageRequest, Reader, Transaction
+from server.storage.sql import tables
+from server.storage.sql.repository import SqlRepository
+from tests import builders
+from tests.builders import ADMIN, add_model, append
+from tests.storage.conftest import NOW_MS, GivenUp
+from tests.storage.inspection import row_counts, rows
+
+PAGE = PageRequest(100)
+
+
+# Transactions
+
+
+def test_write_returns_what_the_change_returns_and_read_what_the_query_returns(repository: SqlRepository) -> None:
+    assert repository.write(lambda tx: "changed") == "changed"
+    assert repository.read(lambda reader: "read") == "read"
+
+
+def test_a_change_that_raises_leaves_every_table_as_it_was(repository: SqlRepository, migrated_url: str) -> None:
+    model = add_model(repository)
+    append(repository, builders.version(model.rid))
+    builders.grant(repository, model.rid, "user:jane", ROLE_VIEWER)
+    before = {table.name: rows(migrated_url, table) for table in tables.metadata.sorted_tables}
+    assert all(before.values())
+
+    def change_everything(tx: Transaction) -> None:
+        added = tx.add_model(builders.model())
+        for model_rid, branch in ((added.rid, "master"), (model.rid, "master"), (model.rid, "new")):
+            tx.append_version(*contained(tx, builders.version(model_rid, branch, label="new")))
+        tx.set_grant(Grant(resource_rid=added.rid, principal="user:jane", role=ROLE_OWNER), ADMIN.user)
+        tx.set_grant(Grant(resource_rid=model.rid, principal="user:jane", role=ROLE_OWNER), ADMIN.user)
+        tx.remove_grant(model.rid, "user:jane", ADMIN.user)
+        raise GivenUp
+
+    with pytest.raises(GivenUp):
+        repository.write(change_everything)
+
+    assert {table.name: rows(migrated_url, table) for table in tables.metadata.sorted_tables} == before
+
+
+def test_a_transaction_reads_what_it_wrote(repository: SqlRepository) -> None:
+    jane = builders.caller("user:jane")
+    new = builders.version("")
+
+    def change(tx: Transaction) -> None:
+        model = tx.add_model(builders.model())
+        new.model_rid = model.rid
+        granted = Grant(resource_rid=model.rid, principal="user:jane", role=ROLE_VIEWER)
+        tx.set_grant(granted, ADMIN.user)
+        appended = tx.append_version(*contained(tx, new))
+
+        assert tx.get_model(model.rid, jane) == (model, ROLE_VIEWER)
+        assert tx.list_models(jane, None, PAGE).items == [model]
+        found = tx.find_version(new.rid, jane)
+        assert found is not None
+        assert found.version == appended
+        branch = Branch(name="master", head=appended, version_count=1)
+        assert tx.get_branch(model.rid, "master", jane) == branch
+        assert tx.list_branches(model.rid, jane, PAGE).items == [branch]
+        assert tx.list_versions(model.rid, "master", jane, PAGE).items == [appended]
+        assert tx.get_role(model.rid, jane) == ROLE_VIEWER
+        assert tx.list_grants(model.rid, PAGE).items == [granted]
+        assert tx.append_version(*contained(tx, builders.version(model.rid))).version_number == 2
+        tx.remove_grant(model.rid, "user:jane", ADMIN.user)
+        with pytest.raises(ModelNotFound):
+            tx.get_model(model.rid, jane)
+
+    repository.write(change)
+
+
+def test_nobody_else_sees_a_change_before_it_is_committed(repository: SqlRepository) -> None:
+    model = add_model(repository)
+
+    def change(tx: Transaction) -> None:
+        tx.append_version(*contained(tx, builders.version(model.rid)))
+        assert repository.read(lambda reader: builders.all_versions(reader, model.rid)) == []
+
+    repository.write(change)
+    assert len(repository.read(lambda reader: builders.all_versions(reader, model.rid))) == 1
+
+
+def test_each_question_of_a_read_sees_the_newest_committed_state(repository: SqlRepository) -> None:
+    model = add_model(repository)
+
+    def count(expected: int) -> None:
+        def query(reader: Reader) -> None:
+            assert len(builders.all_versions(reader, model.rid)) == expected
+            append(repository, builders.version(model.rid))
+            assert len(builders.all_versions(reader, model.rid)) == expected + 1
+
+        repository.read(query)
+
+    count(0)
+    count(1)
+
+
+# Models
+
+
+def test_a_model_is_read_as_it_was_added(timed: SqlRepository) -> None:
+    given = builders.model("churn ☃ 𝒳", created_by="user:jane")
+
+    added = timed.write(lambda tx: tx.add_model(given))
+
+    assert added == Model(
+        rid=given.rid,
+        name="churn ☃ 𝒳",
+        parent_folder_rid=builders.FOLDER,
+        created_time=builders.timestamp(NOW_MS),
+        created_by="user:jane",
+    )
+    assert timed.read(lambda reader: reader.get_model(given.rid, ADMIN)).model == added
+
+
+def test_a_model_keeps_the_created_time_that_it_has(timed: SqlRepository) -> None:
+    given = builders.model()
+    given.created_time.FromMilliseconds(1_052_224_496_789)
+
+    added = timed.write(lambda tx: tx.add_model(given))
+
+    assert added == given
+    assert timed.read(lambda reader: reader.get_model(given.rid, ADMIN)).model == given
+
+
+def test_a_folder_holds_a_name_once(repository: SqlRepository, migrated_url: str) -> None:
+    add_model(repository, "churn")
+    before = row_counts(migrated_url)
+
+    with pytest.raises(ResourceNameAlreadyExists) as refused:
+        add_model(repository, "churn")
+
+    assert refused.value.parameters == {"parentFolderRid": builders.FOLDER, "displayName": "churn"}
+    assert row_counts(migrated_url) == before
+
+
+def test_another_folder_may_hold_the_name_too(repository: SqlRepository) -> None:
+    assert add_model(repository, "churn").name == add_model(repository, "churn", builders.new_folder_rid()).name
+
+
+def test_names_of_700_astral_characters_are_told_apart_by_the_last(repository: SqlRepository) -> None:
+    common = "\U0001d4b3" * 699
+    for name in (common + "\U0001d4b3", common + "\U0001d4b4"):
+        assert add_model(repository, name).name == name
+
+    with pytest.raises(ResourceNameAlreadyExists) as refused:
+        add_model(repository, common + "\U0001d4b4")
+
+    assert refused.value.display_name == common + "\U0001d4b4"
+
+
+def contained(tx: Transaction, version: ModelVersion) -> tuple[ModelVersion, bytes]:
+    """The version and its digest, as append_version wants them."""
+    return version, tx.put_content(version)
