@@ -84,7 +84,10 @@ class Reader(Protocol):
         """
 
     def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
-        """Return the caller's highest role among the grants on this very RID; ROLE_UNSPECIFIED if there is none."""
+        """Return the caller's highest role among the grants on this very RID; ROLE_UNSPECIFIED if there is none.
+
+        An administrator owns everything.
+        """
 
     def list_grants(self, resource_rid: str, page: PageRequest) -> Page[Grant]:
         """Return the grants on this very RID, by principal, in the order of code points."""
@@ -113,7 +116,7 @@ class Transaction(Reader, Protocol):
 
         Transactions that append to one branch wait for each other here. `version_number` becomes the previous head's
         plus one, `created_time` now, but never before the previous head's; a `created_time` that is already set is
-        kept. Costs the same whatever the size of the content.
+        kept. The model must be stored. Costs the same whatever the size of the content.
         """
 
     def set_grant(self, grant: Grant, changed_by: str) -> None:

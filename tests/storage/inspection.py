@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, Row, Table, event, func, select
 
 from server.storage.sql.engine import open_engine
+from server.storage.sql.repository import SqlRepository
 from server.storage.sql.tables import metadata
 
 
@@ -38,6 +39,15 @@ def row_counts(url: str) -> dict[str, int]:
             return {table.name: connection.scalar(count.select_from(table)) or 0 for table in metadata.sorted_tables}
     finally:
         engine.dispose()
+
+
+@contextmanager
+def opened(url: str) -> Iterator[tuple[Engine, SqlRepository]]:
+    """A repository over a database, with its engine."""
+    engine = open_engine(url)
+    repository = SqlRepository(engine)
+    yield engine, repository
+    repository.close()
 
 
 @contextmanager

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, event
 
-from server.errors import Overloaded, StorageUnavailable
-from server.storage.repository import Repository, Transaction
-from server.storage.sql.engine import open_engine
-from server.storage.sql.repository import SqlRepository
+from server.errors import StorageUnavailable
+from server.storage.repository import PageRequest, Transaction
 from tests import builders
 from tests.builders import ADMIN, add_model, append
-from tests.conftest import NewDatabase, OpenRepository, migrate
-from tests.postgres import PostgresServer, create_database, database_name
+from tests.conftest import NewDatabase
+from tests.postgres import database_name
 from tests.storage.conftest import at_once
-
-SOON_SECONDS = 15
+from tests.storage.inspection import opened
 
 
 @pytest.fixture
 def postgres(new_database: NewDatabase) -> str:
     """A fresh, migrated database on PostgreSQL."""
     return new_database("postgresql", migrated=True)
-
-
-@contextlib.contextmanager
-def opened(url: str) -> Iterator[tuple[Engine, SqlRepository]]:
-    engine = open_engine(url)
-    repository = SqlRepository(engine)
-    yield engine, repository
-    repository.close()
 
 
 def settings_at_commit(url: str, *statements: str) -> list[tuple[str, ...]]:
@@ -138,7 +124,7 @@ def test_a_read_survives_a_connection_that_is_lost_between_its_questions(postgre
             runs.append(reader.get_model(model.rid, ADMIN))
             if len(runs) == 1:
                 break_all_connections(postgres)
-            return len(reader.list_models(ADMIN, None, builders.PageRequest(10)).items)
+            return len(reader.list_models(ADMIN, None, PageRequest(10)).items)
 
         assert repository.read(query) == 1
     assert len(runs) == 2
@@ -235,69 +221,14 @@ def test_a_serialization_failure_runs_the_change_again(postgres: str) -> None:
 
         def change(number: int, tx: Transaction) -> None:
             runs[number] += 1
-            tx.list_versions(model.rid, f"branch {1 - number}", ADMIN, builders.PageRequest(10))
-            tx.list_branches(model.rid, ADMIN, builders.PageRequest(10))
+            tx.list_versions(model.rid, f"branch {1 - number}", ADMIN, PageRequest(10))
+            tx.list_branches(model.rid, ADMIN, PageRequest(10))
             if runs[number] == 1:
                 both_have_read.wait()
             tx.append_version(builders.version(model.rid, f"branch {number}"), digest)
 
         at_once(2, lambda number: repository.write(lambda tx: change(number, tx)))
-        branches = repository.read(lambda reader: reader.list_branches(model.rid, ADMIN, builders.PageRequest(10)))
+        branches = repository.read(lambda reader: reader.list_branches(model.rid, ADMIN, PageRequest(10)))
 
     assert sum(runs) > 2
     assert [(branch.name, branch.version_count) for branch in branches.items] == [("branch 0", 1), ("branch 1", 1)]
-
-
-# A database that cannot be reached
-
-CALLS: dict[str, Callable[[Repository], object]] = {
-    "ping": lambda repository: repository.ping(),
-    "read": lambda repository: repository.read(lambda reader: reader.list_models(ADMIN, None, builders.PageRequest(1))),
-    "write": lambda repository: repository.write(lambda tx: tx.add_model(builders.model())),
-}
-
-
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-@pytest.mark.parametrize("kind", ["refused", "no file"])
-def test_an_unreachable_database_is_unavailable_at_once(
-    call: Callable[[Repository], object], kind: str, open_repository: OpenRepository, tmp_path: Any
-) -> None:
-    (tmp_path / "file").touch()
-    urls = {
-        "refused": "postgresql://postgres@127.0.0.1:1/registry",
-        "no file": f"sqlite:///{tmp_path}/file/registry.db",
-    }
-    repository = open_repository(urls[kind])
-    begin = time.monotonic()
-
-    with pytest.raises(StorageUnavailable):
-        call(repository)
-
-    assert time.monotonic() - begin < SOON_SECONDS
-
-
-def test_a_database_that_stops_is_unavailable_until_it_is_back(open_repository: OpenRepository) -> None:
-    with PostgresServer(in_memory=True, fsync="off") as server:
-        url = create_database(server.url())
-        migrate(url)
-        repository = open_repository(url)
-        model = add_model(repository)
-        append(repository, builders.version(model.rid))
-        server.stop()
-        for call in CALLS.values():
-            with pytest.raises(StorageUnavailable):
-                call(repository)
-        server.start()
-        repository.ping()
-        assert append(repository, builders.version(model.rid)).version_number == 2
-
-
-def test_sqlite_answers_overloaded_where_another_process_holds_the_lock(new_database: NewDatabase) -> None:
-    """And certainly did nothing then."""
-    url = new_database("sqlite", migrated=True)
-    with opened(url) as (engine, repository), opened(url) as (other, _):
-        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 100"))
-        with other.begin(), pytest.raises(Overloaded):
-            add_model(repository)
-        assert repository.read(lambda reader: reader.list_models(ADMIN, None, builders.PageRequest(1))).items == []
-        add_model(repository)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modelregistry.v1.model_pb2 import Branch, ModelVersion, ModelVersionSource, PromotedSource
+from modelregistry.v1.model_pb2 import Branch, CodeRepositorySource, ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.model_service_pb2 import ListBranchesResponse, ListModelVersionsResponse
 from server.errors import RequestTooLarge
 from server.storage.repository import PageRequest, Position, Transaction
@@ -125,6 +125,16 @@ def test_a_page_of_versions_with_long_names_ends_early_too(small: SqlRepository)
     appended = small.write(lambda tx: [tx.append_version(each, tx.put_content(each)) for each in new])
 
     assert list_all_versions(small, model_rid, branch) == appended[::-1]
+
+
+def test_a_page_of_versions_with_long_sources_ends_early_too(small: SqlRepository) -> None:
+    model = add_model(small)
+    new = [builders.version(model.rid) for _ in range(6)]
+    for each in new:
+        each.source.code_repository.CopyFrom(CodeRepositorySource(repository_rid="ri.a.b.c.d", branch="ü" * 10_000))
+    appended = [append(small, each) for each in new]
+
+    assert list_all_versions(small, model.rid, "master") == appended[::-1]
 
 
 def test_a_page_of_branches_with_long_names_ends_early_too(small: SqlRepository) -> None:

@@ -1,0 +1,72 @@
+"""What callers are told while the database cannot be reached, or is busy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+
+from server.errors import Overloaded, StorageUnavailable
+from server.storage.repository import PageRequest, Repository
+from tests import builders
+from tests.builders import ADMIN, add_model, append
+from tests.conftest import NewDatabase, OpenRepository, migrate
+from tests.postgres import PostgresServer, create_database
+from tests.storage.inspection import opened
+
+SOON_SECONDS = 15
+
+CALLS: dict[str, Callable[[Repository], object]] = {
+    "ping": lambda repository: repository.ping(),
+    "read": lambda repository: repository.read(lambda reader: reader.list_models(ADMIN, None, PageRequest(1))),
+    "write": lambda repository: repository.write(lambda tx: tx.add_model(builders.model())),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.parametrize("kind", ["refused", "no file"])
+def test_an_unreachable_database_is_unavailable_at_once(
+    call: Callable[[Repository], object], kind: str, open_repository: OpenRepository, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    urls = {
+        "refused": "postgresql://postgres@127.0.0.1:1/registry",
+        "no file": f"sqlite:///{tmp_path}/file/registry.db",
+    }
+    repository = open_repository(urls[kind])
+    begin = time.monotonic()
+
+    with pytest.raises(StorageUnavailable):
+        call(repository)
+
+    assert time.monotonic() - begin < SOON_SECONDS
+
+
+def test_a_database_that_stops_is_unavailable_until_it_is_back(open_repository: OpenRepository) -> None:
+    with PostgresServer(in_memory=True, fsync="off") as server:
+        url = create_database(server.url())
+        migrate(url)
+        repository = open_repository(url)
+        model = add_model(repository)
+        append(repository, builders.version(model.rid))
+        server.stop()
+        for call in CALLS.values():
+            with pytest.raises(StorageUnavailable):
+                call(repository)
+        server.start()
+        repository.ping()
+        assert append(repository, builders.version(model.rid)).version_number == 2
+
+
+def test_sqlite_answers_overloaded_where_another_process_holds_the_lock(new_database: NewDatabase) -> None:
+    """And certainly did nothing then."""
+    url = new_database("sqlite", migrated=True)
+    with opened(url) as (engine, repository), opened(url) as (other, _):
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 100"))
+        with other.begin(), pytest.raises(Overloaded):
+            add_model(repository)
+        assert repository.read(lambda reader: reader.list_models(ADMIN, None, PageRequest(1))).items == []
+        add_model(repository)
