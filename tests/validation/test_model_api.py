@@ -1,0 +1,191 @@
+"""The Model API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modelregistry.v1.model_api_pb2 import Column, DataType, MapType, ModelApi, ModelApiInput, ModelApiOutput
+from modelregistry.v1.model_service_pb2 import CreateModelVersionRequest
+from server.errors import FieldViolation, InvalidArgument, InvalidModelApi
+from server.validation import validate
+from tests.validation.samples import (
+    ANY,
+    MODEL,
+    arrays,
+    broken_paths,
+    create_version,
+    failure,
+    with_columns,
+    with_data_type,
+)
+
+
+def test_a_model_api_is_required() -> None:
+    error = failure(CreateModelVersionRequest(model_rid=MODEL))
+
+    assert isinstance(error, InvalidArgument)
+    assert error.violations == (FieldViolation("model_api", "is required"),)
+
+
+@pytest.mark.parametrize(
+    ("model_api", "path"),
+    [
+        (ModelApi(inputs=[ModelApiInput()]), "inputs[0].type"),
+        (
+            ModelApi(outputs=[ModelApiOutput(unsupported={"unsupported_type": "u"}), ModelApiOutput()]),
+            "outputs[1].type",
+        ),
+        (ModelApi(inputs=[ModelApiInput(parameter={"name": "p"})]), "inputs[0].parameter.data_type"),
+        (
+            ModelApi(inputs=[ModelApiInput(parameter={"name": "p", "data_type": {}})]),
+            "inputs[0].parameter.data_type.type",
+        ),
+    ],
+)
+def test_every_input_and_output_has_a_type(model_api: ModelApi, path: str) -> None:
+    error = failure(create_version(model_api=model_api))
+
+    assert isinstance(error, InvalidModelApi)
+    assert error.error_type == "TYPE_MISSING"
+    assert error.message == f"model_api.{path} is required."
+    assert error.violations == (FieldViolation(f"model_api.{path}", "is required"),)
+
+
+@pytest.mark.parametrize(
+    ("column", "path"),
+    [
+        (Column(name="c"), "data_type"),
+        (Column(name="c", data_type=DataType()), "data_type.type"),
+        (Column(name="c", data_type=DataType(array={})), "data_type.array.item_type"),
+        (Column(name="c", data_type=DataType(array={"item_type": {}})), "data_type.array.item_type.type"),
+        (Column(name="c", data_type=DataType(map={"value_type": ANY})), "data_type.map.key_type"),
+        (Column(name="c", data_type=DataType(map={"key_type": ANY})), "data_type.map.value_type"),
+        (
+            Column(name="c", data_type=DataType(map={"key_type": ANY, "value_type": {}})),
+            "data_type.map.value_type.type",
+        ),
+    ],
+)
+def test_every_column_has_a_type_to_its_depth(column: Column, path: str) -> None:
+    error = failure(with_columns(column))
+
+    assert isinstance(error, InvalidModelApi)
+    assert error.error_type == "TYPE_MISSING"
+    assert [violation.field for violation in error.violations] == [f"model_api.inputs[0].tabular.columns[0].{path}"]
+
+
+@pytest.mark.parametrize(
+    ("model_api", "path"),
+    [
+        (ModelApi(inputs=[ModelApiInput(tabular={})]), "inputs[0].tabular.name"),
+        (ModelApi(outputs=[ModelApiOutput(parameter={"data_type": ANY})]), "outputs[0].parameter.name"),
+        (
+            ModelApi(inputs=[ModelApiInput(tabular={"name": "t", "columns": [{"data_type": ANY}]})]),
+            "inputs[0].tabular.columns[0].name",
+        ),
+    ],
+)
+def test_inputs_outputs_and_columns_have_names(model_api: ModelApi, path: str) -> None:
+    error = failure(model_api)
+
+    assert isinstance(error, InvalidModelApi)
+    assert error.error_type == "EMPTY_NAME"
+    assert error.message == f"{path} must not be empty."
+
+
+def test_an_unsupported_type_says_which() -> None:
+    for api in (ModelApi(inputs=[ModelApiInput(unsupported={})]), ModelApi(outputs=[ModelApiOutput(unsupported={})])):
+        error = failure(api)
+
+        assert isinstance(error, InvalidArgument)
+        assert error.violations[0].field.endswith("puts[0].unsupported.unsupported_type")
+        assert error.violations[0].description == "is required"
+
+
+def tabular(name: str) -> Any:
+    return {"tabular": {"name": name}}
+
+
+def parameter(name: str) -> Any:
+    return {"parameter": {"name": name, "data_type": ANY}}
+
+
+@pytest.mark.parametrize(
+    ("model_api", "path", "first"),
+    [
+        (ModelApi(inputs=[tabular("x"), tabular("y"), tabular("x")]), "inputs[2].tabular.name", 0),
+        (ModelApi(inputs=[tabular("x"), parameter("x")]), "inputs[1].parameter.name", 0),
+        (ModelApi(outputs=[tabular("y"), parameter("x"), tabular("x")]), "outputs[2].tabular.name", 1),
+        (
+            ModelApi(inputs=[{"tabular": {"name": "t", "columns": [{"name": "x", "data_type": ANY}] * 2}}]),
+            "inputs[0].tabular.columns[1].name",
+            0,
+        ),
+    ],
+)
+def test_a_name_is_given_once_in_a_list(model_api: ModelApi, path: str, first: int) -> None:
+    error = failure(model_api)
+
+    assert isinstance(error, InvalidModelApi)
+    assert error.error_type == "DUPLICATE_NAME"
+    assert error.violations == (
+        FieldViolation(path, f"must be unique in its list, but 'x' is also the name of item {first}"),
+    )
+
+
+@pytest.mark.parametrize(
+    "model_api",
+    [
+        ModelApi(inputs=[tabular("x")], outputs=[tabular("x")]),
+        ModelApi(
+            inputs=[tabular("x"), tabular("X"), tabular("x "), tabular("é"), tabular("e\N{COMBINING ACUTE ACCENT}")]
+        ),
+        ModelApi(inputs=[{"unsupported": {"unsupported_type": "u"}}] * 2),
+        ModelApi(inputs=[{"tabular": {"name": name, "columns": [{"name": "x", "data_type": ANY}]}} for name in "xy"]),
+    ],
+)
+def test_the_same_name_elsewhere_is_no_duplicate(model_api: ModelApi) -> None:
+    validate(model_api)
+
+
+def test_empty_names_are_no_duplicates_of_each_other() -> None:
+    error = failure(ModelApi(inputs=[tabular(""), tabular("")]))
+
+    assert [violation.description for violation in error.violations] == ["must not be empty"] * 2
+
+
+def test_a_data_type_may_be_32_levels_deep() -> None:
+    validate(with_data_type(arrays(32)))
+
+
+@pytest.mark.parametrize("levels", [33, 40, 2000])
+def test_a_data_type_deeper_than_32_levels_is_refused_without_following_it(levels: int) -> None:
+    request = CreateModelVersionRequest()
+    innermost = request.model_api.inputs.add().parameter.data_type
+    for _ in range(levels - 1):
+        innermost = innermost.array.item_type
+    innermost.any.SetInParent()
+    request.model_rid = MODEL
+    request.model_api.inputs[0].parameter.name = "p"
+    error = failure(request)
+
+    assert isinstance(error, InvalidModelApi)
+    assert error.error_type == "NESTING_TOO_DEEP"
+    assert error.message == "model_api.inputs[0].parameter.data_type must be nested at most 32 levels deep."
+    assert [violation.field for violation in error.violations] == ["model_api.inputs[0].parameter.data_type"]
+
+
+def test_a_deep_map_is_one_violation_however_many_parts_are_too_deep() -> None:
+    deep = arrays(32)
+    request = with_data_type(DataType(map=MapType(key_type=deep, value_type=deep)))
+
+    assert isinstance(failure(request), InvalidModelApi)
+
+
+def test_each_column_has_its_own_depth() -> None:
+    columns = [Column(name=str(index), data_type=arrays(depth)) for index, depth in enumerate([33, 32, 1, 40])]
+
+    paths = [f"model_api.inputs[0].tabular.columns[{index}].data_type" for index in (0, 3)]
+    assert broken_paths(with_columns(*columns)) == paths

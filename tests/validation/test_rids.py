@@ -1,0 +1,165 @@
+"""RIDs, in each field that holds one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, GrantRoleRequest, ListGrantsRequest, RevokeRoleRequest
+from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, PromotedSource
+from modelregistry.v1.model_service_pb2 import (
+    CreateModelRequest,
+    GetBranchRequest,
+    GetModelRequest,
+    GetModelVersionRequest,
+    ListBranchesRequest,
+    ListModelsRequest,
+    ListModelVersionsRequest,
+    PromoteVersionRequest,
+)
+from server.errors import FieldViolation, InvalidArgument, RegistryError
+from server.validation import validate
+from server.validation.table import RULES
+from tests.validation.samples import (
+    EXPERIMENT,
+    FOLDER,
+    MODEL,
+    UUID,
+    VERSION,
+    create_version,
+    failure,
+    rid_of_length,
+    with_source,
+)
+
+MODEL_OR_FOLDER = ("model", "folder")
+SENTENCES = {
+    ("model",): "must be the RID of a model, like ri.models.main.model.<uuid>,",
+    ("model-version",): "must be the RID of a model-version, like ri.models.main.model-version.<uuid>,",
+    ("folder",): "must be the RID of a folder, like ri.<service>.<instance>.folder.<locator>,",
+    MODEL_OR_FOLDER: "must be the RID of a model, like ri.models.main.model.<uuid>,"
+    " or the RID of a folder, like ri.<service>.<instance>.folder.<locator>,",
+    (): "must be a RID, like ri.<service>.<instance>.<type>.<locator>,",
+}
+PROMOTED = ModelVersionSource(promoted=PromotedSource(previous_model_rid=MODEL, previous_model_version_rid=VERSION))
+
+# Each RID field: a valid message, the field's path in it, the types that the RID may have (none named: any), and what
+# an empty one is: missing, wrong, or fine.
+RID_FIELDS: list[tuple[Message, str, tuple[str, ...], str]] = [
+    (CreateModelRequest(name="n", parent_folder_rid=FOLDER), "parent_folder_rid", ("folder",), "missing"),
+    (GetModelRequest(model_rid=MODEL), "model_rid", ("model",), "missing"),
+    (ListModelsRequest(), "parent_folder_rid", ("folder",), "wrong"),
+    (create_version(), "model_rid", ("model",), "missing"),
+    (create_version(backing_repositories=[MODEL, MODEL]), "backing_repositories[1]", (), "missing"),
+    (create_version(), "linked_experiment", (), "wrong"),
+    (GetModelVersionRequest(model_rid=MODEL, model_version_rid=VERSION), "model_rid", ("model",), "missing"),
+    (GetModelVersionRequest(model_rid=MODEL), "model_version_rid", ("model-version",), "missing"),
+    (GetBranchRequest(), "model_rid", ("model",), "missing"),
+    (ListBranchesRequest(), "model_rid", ("model",), "missing"),
+    (ListModelVersionsRequest(), "model_rid", ("model",), "missing"),
+    (PromoteVersionRequest(source_model_version_rid=VERSION), "model_rid", ("model",), "missing"),
+    (PromoteVersionRequest(model_rid=MODEL), "source_model_version_rid", ("model-version",), "missing"),
+    (GrantRoleRequest(principal="user:u", role=ROLE_OWNER), "resource_rid", MODEL_OR_FOLDER, "missing"),
+    (RevokeRoleRequest(principal="user:u"), "resource_rid", MODEL_OR_FOLDER, "missing"),
+    (ListGrantsRequest(), "resource_rid", MODEL_OR_FOLDER, "missing"),
+    (with_source(code_repository={"branch": "b"}), "source.code_repository.repository_rid", (), "missing"),
+    (with_source(code_workspace={"branch": "b"}), "source.code_workspace.code_workspace_rid", (), "missing"),
+    (with_source(model_studio={}), "source.model_studio.model_studio_rid", (), "missing"),
+    (ModelVersion(branch="b", source=PROMOTED), "source.promoted.previous_model_rid", ("model",), "missing"),
+    (
+        ModelVersion(branch="b", source=PROMOTED),
+        "source.promoted.previous_model_version_rid",
+        ("model-version",),
+        "missing",
+    ),
+    (Model(name="n"), "rid", ("model",), "fine"),
+    (Model(name="n"), "parent_folder_rid", ("folder",), "fine"),
+    (ModelVersion(branch="b"), "rid", ("model-version",), "fine"),
+    (ModelVersion(branch="b"), "model_rid", ("model",), "fine"),
+    (ModelVersion(branch="b"), "root_model_version_rid", ("model-version",), "fine"),
+    (ModelVersion(branch="b", backing_repositories=[MODEL]), "backing_repositories[0]", (), "missing"),
+    (ModelVersion(branch="b"), "linked_experiment", (), "wrong"),
+]
+rid_fields = pytest.mark.parametrize(
+    ("message", "path", "kinds", "empty"), RID_FIELDS, ids=[f"{row[0].DESCRIPTOR.name}.{row[1]}" for row in RID_FIELDS]
+)
+
+
+def with_rid(message: Message, path: str, rid: str) -> Message:
+    """A copy of the message with this RID at this path."""
+    changed = type(message)()
+    changed.CopyFrom(message)
+    *parents, name = path.split(".")
+    holder: Any = changed
+    for parent in parents:
+        holder = getattr(holder, parent)
+    if name.endswith("]"):
+        list_name, index = name.removesuffix("]").split("[")
+        getattr(holder, list_name)[int(index)] = rid
+    else:
+        setattr(holder, name, rid)
+    return changed
+
+
+def assert_only(error: RegistryError, path: str, sentence: str) -> None:
+    """The error is an InvalidArgument for nothing but this."""
+    assert isinstance(error, InvalidArgument)
+    assert error.violations == (FieldViolation(path, sentence),)
+
+
+@rid_fields
+def test_a_rid_of_the_right_type_passes_up_to_255_bytes(
+    message: Message, path: str, kinds: tuple[str, ...], empty: str
+) -> None:
+    for kind in kinds or ("anything",):
+        for rid in (f"ri.a..{kind}.b", f"ri.models.main.{kind}.{UUID}", rid_of_length(kind, 255)):
+            validate(with_rid(message, path, rid))
+
+
+@rid_fields
+def test_a_malformed_rid_is_an_invalid_argument(
+    message: Message, path: str, kinds: tuple[str, ...], empty: str
+) -> None:
+    right = f"ri.models.main.{(*kinds, 'anything')[0]}.{UUID}"
+    for rid in ("foo", f"{right}\n", right.upper(), f"{right}é", f" {right}", "\x00"):
+        assert_only(failure(with_rid(message, path, rid)), path, f"{SENTENCES[kinds]} not {rid!r}")
+
+
+@rid_fields
+def test_a_rid_of_256_bytes_is_an_invalid_argument(
+    message: Message, path: str, kinds: tuple[str, ...], empty: str
+) -> None:
+    long = rid_of_length((*kinds, "anything")[0], 256)
+
+    assert_only(failure(with_rid(message, path, long)), path, f"{SENTENCES[kinds]} of at most 255 bytes, not 256")
+
+
+@rid_fields
+def test_a_rid_of_the_wrong_type_is_an_invalid_argument(
+    message: Message, path: str, kinds: tuple[str, ...], empty: str
+) -> None:
+    other = with_rid(message, path, EXPERIMENT)
+    if kinds:
+        assert_only(failure(other), path, f"{SENTENCES[kinds]} not {EXPERIMENT!r}")
+    else:
+        validate(other)
+
+
+@rid_fields
+def test_an_empty_rid_is_an_invalid_argument_where_one_is_expected(
+    message: Message, path: str, kinds: tuple[str, ...], empty: str
+) -> None:
+    without = with_rid(message, path, "")
+    if empty == "fine":
+        validate(without)
+    else:
+        assert_only(failure(without), path, "is required" if empty == "missing" else f"{SENTENCES[kinds]} not ''")
+
+
+def test_every_rid_field_is_in_the_list_above() -> None:
+    listed = {path.rpartition(".")[2].partition("[")[0] for _, path, _, _ in RID_FIELDS}
+    named_like_one = {row.partition(".")[2] for row in RULES if row.endswith("rid")}
+
+    assert listed == named_like_one | {"backing_repositories", "linked_experiment"}
