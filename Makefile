@@ -14,7 +14,7 @@ demo: $(VENV)/installed
 	$(BIN)/modelregistry demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 check: $(VENV)/installed
 	mkdir -p build
@@ -38,12 +38,12 @@ define generate
 		--mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
 endef
 
-# What the image does, step by step: build the wheel, install it into an empty environment.
-wheel: $(VENV)/installed
+# What the image does, step by step: an empty environment, the wheel, and the wheel installed into it.
+wheel:
 	rm -rf dist build/runtime
-	$(BIN)/python -m build --wheel --outdir dist .
 	$(PYTHON) -m venv build/runtime
-	build/runtime/bin/pip install --quiet --disable-pip-version-check dist/*.whl
+	build/runtime/bin/pip wheel --no-deps --wheel-dir dist .
+	build/runtime/bin/pip install dist/*.whl
 
 clean:
 	rm -rf $(VENV) build dist

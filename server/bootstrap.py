@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 from grpc_health.v1.health import HealthServicer
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from server.auth import local_keys
 from server.auth.keys import JwksKeySet, jwks_file, jwks_url
@@ -63,39 +66,51 @@ def open_repository(database_url: str, threads: int, max_message_bytes: int) -> 
 
     Raises ConfigError if it is no such URL or its schema is older than this server, and StorageUnavailable.
     """
-    try:
+    with _explained():
         # One connection for each thread, and one for the question whether the database is there.
-        engine = open_engine(database_url, pool_size=threads + 1)
+        engine = _engine(database_url, pool_size=threads + 1)
         repository = SqlRepository(engine, max_message_bytes)
+        repository.ping()
         if is_embedded(engine):
-            Path(engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            repository.ping()
             migrate(engine)
         else:
-            repository.ping()
             check(engine)
-    except SchemaOutdated:
-        raise ConfigError(
-            "the database's schema is older than this server: run `modelregistry migrate --database-url …`"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"--database-url: {error}") from error
     return repository
 
 
 def migrate_database(database_url: str) -> None:
     """Bring the schema of a database to this release. Raises ConfigError and StorageUnavailable."""
+    with _explained():
+        engine = _engine(database_url, pool_size=1)
+        try:
+            SqlRepository(engine).ping()
+            migrate(engine)
+        finally:
+            engine.dispose()
+
+
+def _engine(database_url: str, pool_size: int) -> Engine:
+    """Open the engine of a URL; the folder of an embedded database is created."""
+    engine = open_engine(database_url, pool_size)
+    if is_embedded(engine):
+        Path(engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return engine
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Make a ConfigError of what is wrong with a database URL, or with the database behind it."""
     try:
-        engine = open_engine(database_url, pool_size=1)
-    except ValueError as error:
-        raise ConfigError(f"--database-url: {error}") from error
-    SqlRepository(engine).ping()
-    try:
-        migrate(engine)
+        yield
+    except SchemaOutdated:
+        raise ConfigError(
+            "the database's schema is older than this server: run `modelregistry migrate --database-url …`"
+        ) from None
     except DBAPIError as error:
-        raise ConfigError(f"the migration failed, and left nothing behind: {error.orig}") from error
-    finally:
-        engine.dispose()
+        # Migrations run in one transaction: one that fails leaves nothing behind.
+        raise ConfigError(f"--database-url: {error.orig}") from error
+    except (ArgumentError, ValueError, OSError) as error:
+        raise ConfigError(f"--database-url: {error}") from error
 
 
 def _verifier(settings: Settings) -> TokenVerifier:
@@ -119,8 +134,6 @@ def _bind(server: grpc.Server, settings: Settings) -> str:
             port = server.add_secure_port(settings.listen, _credentials(settings))
         else:
             port = server.add_insecure_port(settings.listen)
-    except OSError as error:
-        raise ConfigError(str(error)) from error
     except RuntimeError:
         raise ConfigError(
             f"cannot listen on {settings.listen}: is it taken, or not an address of this machine?"
@@ -131,11 +144,17 @@ def _bind(server: grpc.Server, settings: Settings) -> str:
 def _credentials(settings: Settings) -> grpc.ServerCredentials:
     assert settings.tls_cert
     assert settings.tls_key
+    # gRPC itself would only say that it cannot listen.
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        # gRPC itself would only say that it cannot listen.
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_cert, settings.tls_key)
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
     except OSError as error:
         raise ConfigError(f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: {error}") from error
+    try:
+        if settings.tls_client_ca:
+            context.load_verify_locations(settings.tls_client_ca)
+    except OSError as error:
+        raise ConfigError(f"--tls-client-ca {settings.tls_client_ca}: {error}") from error
     client_ca = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
     return grpc.ssl_server_credentials(
         [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],

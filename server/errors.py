@@ -27,9 +27,10 @@ class RegistryError(Exception):
 
     code: ClassVar[int]  # google.rpc.Code
     description: ClassVar[str]
-    retry_after: ClassVar[timedelta | None] = None
 
     violations: tuple[FieldViolation, ...] = ()
+    # When a retry can help; None where it cannot, or where the call may have been executed.
+    retry_after: timedelta | None = None
     instance_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     @property
@@ -253,16 +254,16 @@ class Overloaded(RegistryError):
 
     code = code_pb2.RESOURCE_EXHAUSTED
     description = "The service is overloaded; the call was not executed."
-    retry_after = timedelta(seconds=1)
+    retry_after: timedelta | None = timedelta(seconds=1)
 
 
 @dataclass(eq=False, kw_only=True)
 class StorageUnavailable(RegistryError):
-    """The database cannot be reached, or went away; a write may or may not have been applied."""
+    """The database cannot be reached. Where it went away during a COMMIT, the write may have been applied: no retry."""
 
     code = code_pb2.UNAVAILABLE
     description = "The storage is unavailable."
-    retry_after = timedelta(seconds=1)
+    retry_after: timedelta | None = timedelta(seconds=1)
 
 
 @dataclass(eq=False, kw_only=True)

@@ -1,4 +1,7 @@
-"""The command line: commands parse, call and print; what they do lives elsewhere."""
+"""The command line: commands parse, call and print; what they do lives elsewhere.
+
+What takes longer to load than most commands take, the database's libraries above all, they import when they run.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,7 +23,7 @@ from modelregistry.v1.model_service_pb2 import (
 from server.cli.connection import Client, client_command
 from server.cli.options import Branch, PageSize, PageToken, option
 from server.cli.output import fail
-from server.errors import InvalidArgument
+from server.errors import FieldViolation, InvalidArgument
 from server.json_form import from_json, loads
 
 ModelRid = Annotated[str, typer.Argument(help="The RID of the model.")]
@@ -30,9 +32,16 @@ Folder = Annotated[str, option("--folder", "The RID of the folder.", metavar="RI
 AnyFolder = Annotated[str | None, option("--folder", "Only the models of this folder.", metavar="RID")]
 Name = Annotated[str, typer.Argument(help="The display name, unique in the folder.")]
 VersionFile = Annotated[
-    typer.FileBinaryRead,
-    option("--file", "JSON with modelApi and, if you like, condaRequirements, source, …; - reads it from a pipe."),
+    str,
+    option(
+        "--file",
+        "JSON with modelApi and, if you like, condaRequirements, source, …; - reads it from a pipe.",
+        metavar="FILE",
+    ),
 ]
+
+# As many as the server would list.
+MAX_VIOLATIONS = 20
 
 
 def create_model(client: Client, name: Name, folder: Folder) -> Message:
@@ -68,9 +77,9 @@ def create_version(client: Client, model_rid: ModelRid, file: VersionFile, branc
     [bold]modelregistry create-version ri.models.main.model.… --file version.json[/bold]
     """
     try:
-        request = from_json(loads(file.read()), CreateModelVersionRequest)
+        request = from_json(loads(_read(file)), CreateModelVersionRequest)
     except InvalidArgument as error:
-        fail(f"--file {file.name}: {error}")
+        fail(f"--file {file}: {_told(error.violations)}")
     request.model_rid = model_rid
     if branch is not None:
         request.branch = branch
@@ -150,3 +159,21 @@ def register(app: typer.Typer) -> None:
         list_versions,
     ):
         app.command(run.__name__.replace("_", "-"))(client_command(run))
+
+
+def _read(file: str) -> bytes:
+    try:
+        if file != "-":
+            return Path(file).read_bytes()
+        if sys.stdin is None:
+            fail("--file -: the standard input is closed")
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        fail(f"--file {file}: {error.strerror}")
+
+
+def _told(violations: tuple[FieldViolation, ...]) -> str:
+    shown = [": ".join(filter(None, violation)) for violation in violations[:MAX_VIOLATIONS]]
+    if more := len(violations) - len(shown):
+        shown.append(f"and {more} more")
+    return "; ".join(shown)

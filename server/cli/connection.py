@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from modelregistry.v1.access_service_pb2_grpc import AccessServiceStub
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from server.cli.options import TARGET, CaCert, ClientCert, ClientKey, Output, Target, Tls, Token
 from server.cli.output import fail, show
+from server.config import is_loopback
 
 DEADLINE_SECONDS = 30.0
 RequestT = TypeVar("RequestT", bound=Message)
@@ -61,10 +63,12 @@ def client_command(run: Callable[..., Message]) -> Callable[..., None]:
                 answer = run(client, **arguments)
             except grpc.RpcError as error:
                 fail_call(error)
+            except ValueError as error:
+                fail(f"no request can say this: {error}")
         show(answer, output)
 
     own = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
-    output_parameter = inspect.signature(command, follow_wrapped=False, eval_str=True).parameters["output"]
+    output_parameter = inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default="json", annotation=Output)
     parameters = [*own, *_connection_parameters.values(), output_parameter]
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -81,12 +85,13 @@ def open_channel(
     client_key: ClientKey = None,
 ) -> grpc.Channel:
     """Return a channel to the server; any option about certificates means TLS."""
-    if token is not None and not token.isascii():
-        fail("--token: a JWT has none but ASCII characters")
+    if token is not None and not (token.isascii() and token.isprintable()):
+        fail("--token: a JWT has none but printable ASCII characters")
+    # gRPC would ask a proxy for this very machine, too.
+    options = [("grpc.enable_http_proxy", 0)] if is_loopback(target.rpartition(":")[0].strip("[]")) else []
     if not (tls or ca_cert or client_cert or client_key):
-        return grpc.insecure_channel(target)
-    roots, chain, key = (_read(path) for path in (ca_cert, client_cert, client_key))
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(roots, key, chain))
+        return grpc.insecure_channel(target, options)
+    return grpc.secure_channel(target, _credentials(ca_cert, client_cert, client_key), options)
 
 
 def fail_call(error: grpc.RpcError) -> NoReturn:
@@ -103,11 +108,21 @@ def fail_call(error: grpc.RpcError) -> NoReturn:
     fail(line + instance, EXIT_CODE_BASE + code.value[0])
 
 
-def _read(path: Path | None) -> bytes | None:
+def _credentials(ca_cert: Path | None, client_cert: Path | None, client_key: Path | None) -> grpc.ChannelCredentials:
+    if bool(client_cert) != bool(client_key):
+        fail("--client-cert and --client-key need each other")
+    # Of a file that it cannot use gRPC says that the server cannot be reached, so they are tried here first.
     try:
-        return path.read_bytes() if path else None
+        context = ssl.create_default_context(cafile=ca_cert)
     except OSError as error:
-        fail(f"cannot read {path}: {error.strerror}")
+        fail(f"--ca-cert {ca_cert}: {error}")
+    try:
+        if client_cert:
+            context.load_cert_chain(client_cert, client_key, password="")
+    except OSError as error:
+        fail(f"--client-cert {client_cert}, --client-key {client_key}: {error}")
+    roots, chain, key = (path.read_bytes() if path else None for path in (ca_cert, client_cert, client_key))
+    return grpc.ssl_channel_credentials(roots, key, chain)
 
 
 _connection_parameters = inspect.signature(open_channel, eval_str=True).parameters

@@ -15,10 +15,7 @@ import typer
 from google.protobuf import json_format
 
 from modelregistry.v1.model_service_pb2 import CreateModelRequest, CreateModelVersionRequest, PromoteVersionRequest
-from server import lifecycle
 from server.auth.access import SCOPES
-from server.auth.local_keys import LocalKeys
-from server.bootstrap import build
 from server.cli.connection import Client, client_of, fail_call, open_channel
 from server.cli.options import TARGET, CaCert, ClientCert, ClientKey, Target, Tls, Token, option
 from server.cli.output import say, show
@@ -71,12 +68,15 @@ def register(app: typer.Typer) -> None:
 @contextlib.contextmanager
 def _throw_away_server() -> Iterator[Client]:
     """Serve from a temporary folder, to an administrator."""
+    from server import bootstrap, lifecycle
+    from server.auth.local_keys import LocalKeys
+
     with tempfile.TemporaryDirectory(prefix="modelregistry-demo-") as folder:
-        application = build(Settings(listen="127.0.0.1:0", data_dir=Path(folder)))
+        application = bootstrap.build(Settings(listen="127.0.0.1:0", data_dir=Path(folder)))
         lifecycle.start(application)
         try:
             say(f"a server with an empty database listens on {application.address}")
-            with grpc.insecure_channel(application.address) as channel:
+            with open_channel(application.address) as channel:
                 yield client_of(channel, LocalKeys.open(Path(folder)).mint("admin", SCOPES))
         finally:
             lifecycle.stop_and_close(application)

@@ -13,7 +13,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from server.bootstrap import open_repository
 from server.cli.connection import EXIT_CODE_BASE
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir
 from server.cli.output import fail, say
@@ -46,9 +45,11 @@ def import_file(
 
     [bold]zcat export.jsonl.gz | modelregistry import - --database-url postgresql://registry@db/registry[/bold]
     """
+    from server import bootstrap
+
     name = "standard input" if file.name == "<stdin>" else file.name
     try:
-        repository = open_repository(database_url or default_database_url(data_dir), 1, max_message_bytes)
+        repository = bootstrap.open_repository(database_url or default_database_url(data_dir), 1, max_message_bytes)
         try:
             with _progress(file) as advance:
                 summary = import_lines(repository, read_lines(file), advance)

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from server.json_form import to_json
 
-
 MAX_WIDTH = 10_000
 
 
@@ -38,7 +37,9 @@ def say(text: str) -> None:
 
 def fail(problem: str, exit_code: int = 1) -> NoReturn:
     """Say in one line what is wrong, and exit."""
-    say(f"error: {problem}")
+    # What a problem quotes may come from elsewhere: no line breaks, nothing that a terminal obeys.
+    escaped = (sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in problem)
+    say(f"error: {''.join(escaped)}")
     raise typer.Exit(exit_code)
 
 

@@ -12,10 +12,7 @@ from typing import Annotated
 
 import typer
 
-from server import lifecycle
 from server.auth.access import SCOPES
-from server.auth.local_keys import LocalKeys
-from server.bootstrap import build, migrate_database
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, option
 from server.cli.output import fail, say
 from server.config import DEFAULT_LISTEN, DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings, default_database_url
@@ -29,7 +26,7 @@ _TTL_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 def _duration(text: str) -> timedelta:
     match = _TTL.fullmatch(text)
     if not match:
-        raise typer.BadParameter(f"{text!r} is not a duration such as 90s, 15m, 1h or 7d")
+        raise ValueError(f"--ttl: {text!r} is not a duration such as 90s, 15m, 1h or 7d")
     return timedelta(**{_TTL_UNITS[match[2]]: int(match[1])})
 
 
@@ -88,7 +85,7 @@ def serve(
             listen=listen,
             data_dir=data_dir,
             database_url=database_url,
-            admins=frozenset([*(admin or ()), *(admins.split(",") if admins else ())]),
+            admins=frozenset([*(admin or ()), *filter(None, map(str.strip, (admins or "").split(",")))]),
             jwks_file=jwks_file,
             jwks_url=jwks_url,
             issuer=issuer,
@@ -99,9 +96,11 @@ def serve(
             tls_client_ca=tls_client_ca,
             max_message_bytes=max_message_bytes,
         )
-        application = build(settings)
+        from server import bootstrap, lifecycle
+
+        application = bootstrap.build(settings)
     except (ConfigError, RegistryError) as error:
-        fail(str(error))
+        fail(_told(error))
     lifecycle.run(application, lambda address: _announce(address, settings))
 
 
@@ -110,10 +109,12 @@ def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> N
 
     [bold]modelregistry migrate --database-url postgresql://registry@db/registry[/bold]
     """
+    from server import bootstrap
+
     try:
-        migrate_database(database_url or default_database_url(data_dir))
+        bootstrap.migrate_database(database_url or default_database_url(data_dir))
     except (ConfigError, RegistryError) as error:
-        fail(str(error))
+        fail(_told(error))
     say("the schema is up to date")
 
 
@@ -133,6 +134,8 @@ def token(
 
     [bold]modelregistry token --subject jane --group ml --scope api:models-read --ttl 15m[/bold]
     """
+    from server.auth.local_keys import LocalKeys
+
     if unknown := set(scope or ()) - set(SCOPES):
         fail(f"--scope: {', '.join(sorted(unknown))} is not one of {', '.join(SCOPES)}")
     try:
@@ -147,9 +150,18 @@ def register(app: typer.Typer) -> None:
         app.command(run.__name__)(run)
 
 
+def _told(error: ConfigError | RegistryError) -> str:
+    """Return what to tell whoever runs the server, and so may know what the database said."""
+    if isinstance(error, ConfigError) or error.__cause__ is None:
+        return str(error)
+    said = str(getattr(error.__cause__, "orig", error.__cause__))
+    return f"{error.name}: {said.splitlines()[0] if said else error}"
+
+
 def _announce(address: str, settings: Settings) -> None:
     print(f"listening on {address}", flush=True)
-    if settings.uses_local_keys:
+    # Which certificate a client would show is not ours to know.
+    if settings.uses_local_keys and not settings.tls_client_ca:
         print(f"try a promotion, in another terminal:\n\n  {_promotion_to_paste(address, settings)}\n", flush=True)
 
 

@@ -66,12 +66,16 @@ def test_another_key_under_a_known_kid_is_refused(registry: Registry) -> None:
         {"aud": ...},
         {"aud": "somebody-else"},
         {"iss": "https://evil.example"},
-        {"exp": time.time() - HOUR},
-        {"nbf": time.time() + 10_000 * HOUR},
     ],
     ids=str,
 )
 def test_a_token_with_wrong_claims_is_refused(registry: Registry, changes: dict[str, Any]) -> None:
+    assert is_refused(registry.bearing(registry.key.sign(claims(**changes))))
+
+
+@pytest.mark.parametrize(("claim", "hours_from_now"), [("exp", -1), ("nbf", 10_000)])
+def test_a_token_out_of_its_time_is_refused(registry: Registry, claim: str, hours_from_now: int) -> None:
+    changes = {claim: time.time() + hours_from_now * HOUR}
     assert is_refused(registry.bearing(registry.key.sign(claims(**changes))))
 
 

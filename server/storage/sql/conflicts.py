@@ -14,6 +14,9 @@ from server.errors import Overloaded, RegistryError, StorageUnavailable
 _CONFLICTS = {"40001", "40P01", "23505"}
 # lock_not_available; query_canceled by a timeout
 _TIMEOUTS = {"55P03", "57014"}
+# connection_exception, read_only_sql_transaction, insufficient_resources, operator_intervention, system_error
+_AWAY = ("08", "25006", "53", "57", "58")
+_SQLITE_AWAY = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def is_conflict(error: DBAPIError) -> bool:
@@ -23,15 +26,21 @@ def is_conflict(error: DBAPIError) -> bool:
     )
 
 
+def is_read_only(error: BaseException | None) -> bool:
+    """Whether the database has become a standby, so that a new connection may find the primary."""
+    return getattr(error, "sqlstate", None) == "25006"
+
+
 def translate(error: DBAPIError | PoolTimeout) -> RegistryError | None:
     """Return what to tell the caller; None if the error is a defect of ours."""
     if isinstance(error, PoolTimeout):
         return Overloaded()
-    if _sqlstate(error) in _TIMEOUTS or _sqlite_code(error) & 0xFF == sqlite3.SQLITE_BUSY:
+    state, code = _sqlstate(error) or "", _sqlite_code(error) & 0xFF
+    if state in _TIMEOUTS or code == sqlite3.SQLITE_BUSY or is_conflict(error):
         return Overloaded()
-    if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
+    if error.connection_invalidated or state.startswith(_AWAY) or code in _SQLITE_AWAY:
         return StorageUnavailable()
-    return None
+    return StorageUnavailable() if isinstance(error, OperationalError | InterfaceError) else None
 
 
 def _sqlstate(error: DBAPIError) -> str | None:

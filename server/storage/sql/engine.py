@@ -6,17 +6,28 @@ import sqlite3
 import time
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Insert, Table, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, Insert, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
+
+from server.storage.sql.conflicts import is_read_only
 
 # How long a call waits for a connection or for a lock before it is told that the service is overloaded.
 WAIT_SECONDS = 10
 CONNECT_SECONDS = 5
 
+# What a URL does not say itself. A peer that vanished is noticed while a call waits for it, and while none does.
+_LIBPQ_DEFAULTS = {
+    "connect_timeout": CONNECT_SECONDS,
+    "tcp_user_timeout": WAIT_SECONDS * 1000,
+    "keepalives_idle": WAIT_SECONDS,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
+
 _READ_ONLY = "modelregistry_read_only"
 
 
-def open_engine(url: str, pool_size: int = 8) -> Engine:
+def open_engine(url: str | URL, pool_size: int = 8) -> Engine:
     """Open `sqlite:///FILE` or `postgresql://…`, with at most `pool_size` connections.
 
     Raises ValueError for any other URL. Connects only when it is first used.
@@ -55,8 +66,8 @@ def upsert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.I
 
 
 def _open_sqlite(url: URL, pool_size: int) -> Engine:
-    if not url.database or url.database == ":memory:":
-        raise ValueError("an SQLite database must be a file: sqlite:///FILE")
+    if not url.database or url.database == ":memory:" or url.query:
+        raise ValueError("an SQLite database must be a file, without parameters: sqlite:///FILE")
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -91,7 +102,7 @@ def _log_ahead(dbapi_connection: sqlite3.Connection) -> None:
             dbapi_connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
 
@@ -102,21 +113,31 @@ def _open_postgresql(url: URL, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=WAIT_SECONDS,
-        connect_args={"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": WAIT_SECONDS * 1000},
+        connect_args={name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in url.query},
+        # What the SQL here is made for, whatever the database's default.
+        isolation_level="READ COMMITTED",
         hide_parameters=True,
     )
 
     @event.listens_for(engine, "connect")
     def configure(dbapi_connection: Any, _: Any) -> None:
-        # A stronger synchronous_commit than ours is somebody's choice; a weaker one would lose promotions. A replica
-        # that dies in mid-transaction must not keep its locks.
+        # Other timeouts, and a stronger synchronous_commit, are somebody's choice; a weaker one would lose promotions.
+        # A replica that dies in mid-transaction must not keep its locks.
         dbapi_connection.autocommit = True
         dbapi_connection.execute(
-            f"SELECT set_config('lock_timeout', '{WAIT_SECONDS}s', false),"
-            f" set_config('idle_in_transaction_session_timeout', '{WAIT_SECONDS}s', false),"
-            " CASE WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
+            "SELECT set_config(name, %s, false) FROM pg_settings WHERE setting = '0'"
+            " AND name IN ('lock_timeout', 'idle_in_transaction_session_timeout')",
+            [f"{WAIT_SECONDS}s"],
+        )
+        dbapi_connection.execute(
+            "SELECT CASE WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
             " THEN set_config('synchronous_commit', 'on', false) END"
         )
         dbapi_connection.autocommit = False
+
+    @event.listens_for(engine, "handle_error")
+    def leave_standby(context: ExceptionContext) -> None:
+        if is_read_only(context.original_exception):
+            context.is_disconnect = True
 
     return engine

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -19,6 +19,7 @@ from server.storage.repository import Reader, Transaction
 from server.storage.sql.conflicts import is_conflict, translate
 from server.storage.sql.engine import WAIT_SECONDS, has_one_writer, reading
 from server.storage.sql.reader import SqlReader
+from server.storage.sql.tables import models
 from server.storage.sql.transaction import SqlTransaction
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ class SqlRepository:
 
     def ping(self) -> None:
         """See the contract."""
-        self._until_settled(lambda: self._read(lambda reader: reader.connection.execute(text("SELECT 1"))))
+        self._until_settled(lambda: self._read(lambda reader: reader.connection.execute(select(models.c.id).limit(1))))
 
     def close(self) -> None:
         """See the contract."""
@@ -76,7 +77,7 @@ class SqlRepository:
                     raise
                 # It may have been applied, so it must not be tried again.
                 connection.invalidate()
-                raise StorageUnavailable from error
+                raise StorageUnavailable(retry_after=None) from error
             return result
 
     @contextlib.contextmanager

@@ -10,6 +10,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
+from server.storage.sql.engine import WAIT_SECONDS
+
 # Any constant will do, as long as nobody else takes the same advisory lock in this database.
 _MIGRATION_LOCK = 6_044_121_873_905
 
@@ -25,7 +27,10 @@ def migrate(engine: Engine) -> None:
     """
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
+            # For as long as it takes; but once it is our turn, no table may keep all traffic waiting behind us.
+            connection.execute(text("SELECT set_config('lock_timeout', '0', true)"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            connection.execute(text(f"SELECT set_config('lock_timeout', '{WAIT_SECONDS}s', true)"))
         if _is_outdated(connection):
             command.upgrade(_config(connection), "head")
 

@@ -1,0 +1,26 @@
+# The steps of the first stage are those of `make wheel`; tests/e2e/test_image.py runs them, and the server from there.
+FROM python:3.13.9-slim-bookworm AS build
+WORKDIR /source
+COPY pyproject.toml README.md ./
+COPY server server
+COPY gen gen
+RUN python3 -m venv /opt/modelregistry
+RUN /opt/modelregistry/bin/pip wheel --no-deps --wheel-dir dist .
+RUN /opt/modelregistry/bin/pip install dist/*.whl
+
+FROM python:3.13.9-slim-bookworm
+COPY --from=build /opt/modelregistry /opt/modelregistry
+# A new volume starts as a copy of this folder.
+RUN install --directory --owner 65532 --group 65532 --mode 0700 /data
+USER 65532:65532
+WORKDIR /data
+VOLUME /data
+EXPOSE 50051
+ENV PATH=/opt/modelregistry/bin:$PATH \
+    MODELREGISTRY_LISTEN=0.0.0.0:50051 \
+    MODELREGISTRY_DATA_DIR=/data
+# -I: whatever lies in the working directory is not the server's code.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+    CMD ["python", "-I", "-m", "server.healthcheck"]
+ENTRYPOINT ["modelregistry"]
+CMD ["serve", "--local-keys"]

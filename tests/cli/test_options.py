@@ -1,0 +1,98 @@
+"""The commands and their options are those of the contract, each option is an environment variable, all have help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from server.cli import build_app
+
+CLIENT_OPTIONS = {"--target", "--token", "--tls", "--ca-cert", "--client-cert", "--client-key"}
+PAGE_OPTIONS = {"--page-size", "--page-token"}
+
+# By command; what client commands have in common is added below.
+OPTIONS: dict[str, set[str]] = {
+    "serve": {
+        "--listen",
+        "--database-url",
+        "--data-dir",
+        "--admin",
+        "--admins",
+        "--jwks-file",
+        "--jwks-url",
+        "--issuer",
+        "--audience",
+        "--local-keys",
+        "--tls-cert",
+        "--tls-key",
+        "--tls-client-ca",
+        "--max-message-bytes",
+    },
+    "migrate": {"--database-url", "--data-dir"},
+    "token": {"--data-dir", "--subject", "--scope", "--group", "--ttl"},
+    "import": {"--database-url", "--data-dir", "--max-message-bytes"},
+    "demo": {"--prepare", *CLIENT_OPTIONS},
+}
+CLIENT_COMMANDS: dict[str, set[str]] = {
+    "promote": {"--branch"},
+    "create-model": {"--folder"},
+    "create-version": {"--file", "--branch"},
+    "get-model": set(),
+    "get-version": set(),
+    "get-branch": {"--branch"},
+    "list-models": {"--folder", *PAGE_OPTIONS},
+    "list-branches": PAGE_OPTIONS,
+    "list-versions": {"--branch", *PAGE_OPTIONS},
+    "grant": set(),
+    "revoke": set(),
+    "grants": PAGE_OPTIONS,
+}
+OPTIONS |= {name: own | CLIENT_OPTIONS | {"--output"} for name, own in CLIENT_COMMANDS.items()}
+
+
+def commands() -> dict[str, Any]:
+    return typer.main.get_command(build_app()).commands
+
+
+def options_of(command: Any) -> dict[str, Any]:
+    """A command's options by their flag."""
+    return {parameter.opts[0]: parameter for parameter in command.params if parameter.opts[0].startswith("--")}
+
+
+def help_of(command: str) -> str:
+    result = CliRunner().invoke(build_app(), [command, "--help"], env={"COLUMNS": "300", "NO_COLOR": "1"})
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_the_commands_are_those_of_the_contract() -> None:
+    assert set(commands()) == set(OPTIONS)
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_a_command_has_the_options_of_the_contract(command: str) -> None:
+    assert set(options_of(commands()[command])) == OPTIONS[command]
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_every_option_is_an_environment_variable_and_says_so(command: str) -> None:
+    shown = help_of(command)
+    for flag, parameter in options_of(commands()[command]).items():
+        variable = "MODELREGISTRY_" + flag.removeprefix("--").replace("-", "_").upper()
+        assert parameter.envvar == variable
+        assert f"[env var: {variable}]" in shown
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_every_option_is_explained(command: str) -> None:
+    assert all(parameter.help for parameter in options_of(commands()[command]).values())
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_shows_an_example(command: str) -> None:
+    before_the_options, _, _ = help_of(command).partition("─ Options")
+    examples = [line for line in before_the_options.splitlines() if f"modelregistry {command}" in line]
+    assert [line for line in examples if "Usage:" not in line]

@@ -1,0 +1,170 @@
+"""The installed command as processes: one call of it, or a server that runs until it is stopped or killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from server.auth.access import SCOPES
+from server.auth.local_keys import LocalKeys
+from tests.rpc.harness import User
+
+COMMAND = Path(sys.executable).with_name("modelregistry")
+DEADLINE_SECONDS = 60
+
+T = TypeVar("T")
+
+LISTENING = "listening on "
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment of these tests without the command's own variables, and with the given ones."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MODELREGISTRY_")}
+    path = f"{COMMAND.parent}{os.pathsep}{kept.get('PATH', os.defpath)}"
+    return {**kept, "PATH": path, "COLUMNS": "300", "NO_COLOR": "1", **variables}
+
+
+def run(
+    *arguments: str | Path, command: Path = COMMAND, cwd: Path | None = None, stdin: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Call the command once, with these environment variables."""
+    return subprocess.run(
+        [command, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=environment(**variables),
+        timeout=DEADLINE_SECONDS,
+    )
+
+
+def side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of calls that start processes, in order; as many run at a time as there are processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda call: call(), calls))
+
+
+def failure(result: subprocess.CompletedProcess[str], exit_code: int = 1) -> str:
+    """What a call that must fail with this exit code said: one line on standard error, nothing on standard output."""
+    assert result.returncode == exit_code, result
+    assert result.stdout == ""
+    line, end, rest = result.stderr.partition("\n")
+    assert (end, rest) == ("\n", ""), result.stderr
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+class Server:
+    """A running `modelregistry serve`, with a folder as its working directory; it listens on a free port of loopback.
+
+    Used in a `with` statement, it is stopped at the end and must exit in order, unless it was killed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str | Path,
+        command: Path = COMMAND,
+        listen: str = "127.0.0.1:0",
+        **variables: str,
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        self.data_dir = folder / "modelregistry-data"
+        self._log = folder.with_name(f"{folder.name}.log")
+        self._killed = False
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [command, "serve", *arguments],
+                cwd=folder,
+                env=environment(MODELREGISTRY_LISTEN=listen, **variables),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        threading.Thread(target=self._read_lines, daemon=True).start()
+        try:
+            self.address = self.line(LISTENING)
+        except BaseException:
+            self.kill()
+            raise
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and not self._killed:
+                self.stop()
+        finally:
+            self.kill()
+
+    def line(self, start: str) -> str:
+        """Wait until the server prints a line that starts so, and return the rest of it."""
+        while True:
+            line = self._lines.get(timeout=DEADLINE_SECONDS)
+            assert line is not None, f"the server ended:\n{self._log.read_text()}"
+            if line.startswith(start):
+                return line.removeprefix(start).rstrip("\n")
+
+    def lines(self) -> list[str]:
+        """What else the server printed, once it has ended."""
+        return [line.rstrip("\n") for line in iter(lambda: self._lines.get(timeout=DEADLINE_SECONDS), None)]
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of its log so far, each a JSON object."""
+        return [json.loads(line) for line in self._log.read_text().splitlines()]
+
+    def terminate(self) -> None:
+        """Ask the server to stop, with SIGTERM."""
+        self.process.terminate()
+
+    def stop(self) -> None:
+        """Ask the server to stop, unless that was done, and see it exit in order."""
+        if self.process.poll() is None:
+            self.terminate()
+        assert self.process.wait(DEADLINE_SECONDS) == 0, self._log.read_text()
+
+    def kill(self) -> None:
+        """SIGKILL the server, if it runs, and return when it is gone."""
+        self._killed = True
+        self.process.kill()
+        self.process.wait(DEADLINE_SECONDS)
+
+    def token(self, subject: str = "admin", *groups: str, scopes: Iterable[str] = SCOPES) -> str:
+        """A token that the server trusts."""
+        return LocalKeys.open(self.data_dir).mint(subject, scopes, groups)
+
+    def user(self, channel: grpc.Channel, subject: str = "admin") -> User:
+        """Someone who calls over a channel to the server."""
+        return User(channel, (("authorization", f"Bearer {self.token(subject)}"),))
+
+    def run(self, *arguments: str | Path, token: str | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Call a client command against the server; as an administrator, if no token is given."""
+        variables = {"MODELREGISTRY_TARGET": self.address, "MODELREGISTRY_TOKEN": token or self.token()}
+        return run(*arguments, **{**variables, **options})
+
+    def json(self, *arguments: str | Path, **options: Any) -> Any:
+        """What a client command that must succeed prints."""
+        result = self.run(*arguments, **options)
+        assert (result.returncode, result.stderr) == (0, "")
+        return json.loads(result.stdout)
+
+    def _read_lines(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
