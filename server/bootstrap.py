@@ -12,16 +12,18 @@ from pathlib import Path
 import grpc
 from grpc_health.v1.health import HealthServicer
 from sqlalchemy import Engine
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from server.auth import local_keys
 from server.auth.keys import JwksKeySet, jwks_file, jwks_url
 from server.auth.tokens import TokenVerifier
 from server.config import ConfigError, Settings, host_of, is_loopback
+from server.errors import RegistryError
+from server.rpc.interceptors import Chain
 from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES, build_server
 from server.storage.repository import Repository
-from server.storage.sql.engine import is_embedded, open_engine
+from server.storage.sql.engine import embedded_database, is_embedded, open_engine
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.schema import SchemaOutdated, check, migrate
 
@@ -33,6 +35,7 @@ class Application:
     """A server with its port bound, and what has to be started and closed with it."""
 
     server: grpc.Server
+    chain: Chain
     address: str
     readiness: Readiness
     repository: Repository
@@ -41,14 +44,14 @@ class Application:
 def build(settings: Settings) -> Application:
     """Build a server from settings, ready to be started.
 
-    Raises ConfigError for settings that cannot work here, and StorageUnavailable.
+    Raises ConfigError for settings that cannot work here.
     """
-    verifier = _verifier(settings)
-    repository = open_repository(settings.database, settings.threads, settings.max_message_bytes)
+    chain = Chain(_verifier(settings))
+    repository = open_repository(settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes)
     health = HealthServicer()
     server = build_server(
         repository,
-        verifier,
+        chain,
         health,
         threads=settings.threads,
         max_message_bytes=settings.max_message_bytes,
@@ -58,40 +61,39 @@ def build(settings: Settings) -> Application:
     except ConfigError:
         repository.close()
         raise
-    return Application(server, address, Readiness(health, repository.ping, SERVICES), repository)
+    return Application(server, chain, address, Readiness(health, repository.ping, SERVICES), repository)
 
 
-def open_repository(database_url: str, threads: int, max_message_bytes: int) -> Repository:
-    """Open the storage behind a URL; an embedded database is created and migrated where need be.
+def open_repository(database_url: str | None, data_dir: Path, threads: int, max_message_bytes: int) -> Repository:
+    """Open the storage behind a URL, or in a file of the data folder; such a database is created and migrated.
 
-    Raises ConfigError if it is no such URL or its schema is older than this server, and StorageUnavailable.
+    Raises ConfigError if there is no such database or its schema is older than this server.
     """
     with _explained():
         # One connection for each thread, and one for the question whether the database is there.
-        engine = _engine(database_url, pool_size=threads + 1)
-        repository = SqlRepository(engine, max_message_bytes)
-        repository.ping()
+        engine = _engine(database_url, data_dir, pool_size=threads + 1)
         if is_embedded(engine):
             migrate(engine)
         else:
             check(engine)
+        repository = SqlRepository(engine, max_message_bytes)
+        repository.ping()
     return repository
 
 
-def migrate_database(database_url: str) -> None:
-    """Bring the schema of a database to this release. Raises ConfigError and StorageUnavailable."""
+def migrate_database(database_url: str | None, data_dir: Path) -> None:
+    """Bring the schema of a database to this release. Raises ConfigError."""
     with _explained():
-        engine = _engine(database_url, pool_size=1)
+        engine = _engine(database_url, data_dir, pool_size=1)
         try:
-            SqlRepository(engine).ping()
             migrate(engine)
         finally:
             engine.dispose()
 
 
-def _engine(database_url: str, pool_size: int) -> Engine:
-    """Open the engine of a URL; the folder of an embedded database is created."""
-    engine = open_engine(database_url, pool_size)
+def _engine(database_url: str | None, data_dir: Path, pool_size: int) -> Engine:
+    """Open the engine of a URL, or of a file in the data folder; the folder of an embedded database is created."""
+    engine = open_engine(database_url or embedded_database(data_dir / "modelregistry.db"), pool_size)
     if is_embedded(engine):
         Path(engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return engine
@@ -106,11 +108,11 @@ def _explained() -> Iterator[None]:
         raise ConfigError(
             "the database's schema is older than this server: run `modelregistry migrate --database-url …`"
         ) from None
-    except DBAPIError as error:
-        # Migrations run in one transaction: one that fails leaves nothing behind.
-        raise ConfigError(f"--database-url: {error.orig}") from error
-    except (ArgumentError, ValueError, OSError) as error:
-        raise ConfigError(f"--database-url: {error}") from error
+    except (SQLAlchemyError, RegistryError, ValueError, OSError) as error:
+        # Migrations run in one transaction: one that fails leaves nothing behind. Of what a driver says, the first line
+        # tells what is wrong.
+        said = error.__cause__ if isinstance(error, RegistryError) and error.__cause__ else error
+        raise ConfigError(f"--database-url: {str(getattr(said, 'orig', said)).partition(chr(10))[0]}") from error
 
 
 def _verifier(settings: Settings) -> TokenVerifier:

@@ -64,16 +64,6 @@ class Settings:
         """Whether no issuer is configured, so that the server trusts its own key pair."""
         return not (self.jwks_file or self.jwks_url)
 
-    @property
-    def database(self) -> str:
-        """The URL of the database: a file in the data folder if none is given."""
-        return self.database_url or default_database_url(self.data_dir)
-
-
-def default_database_url(data_dir: Path) -> str:
-    """Return the URL of the embedded database in a data folder."""
-    return f"sqlite:///{data_dir / 'modelregistry.db'}"
-
 
 def host_of(address: str) -> str:
     """Return the host of HOST:PORT, without the brackets of an IPv6 address. Raises ConfigError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import NamedTuple
 
 from google.protobuf.descriptor import Descriptor
@@ -17,6 +18,9 @@ from server.validation import validate
 
 # The JSON of the largest version that fits into a message of 4 MiB is smaller: nothing grows more than twelvefold.
 MAX_LINE_BYTES = 64 * 2**20
+
+# How much the clocks of two systems may differ.
+CLOCK_SKEW_SECONDS = 300
 
 _PATH_PART = re.compile(r'\.?(?P<name>\w+)|(?P<subscript>\[(?:\d+|"(?:[^"\\]|\\.)*")\])')
 _SOURCE_KINDS = {field.json_name for field in ModelVersionSource.DESCRIPTOR.fields}
@@ -89,6 +93,9 @@ def _check(message: Model | ModelVersion, *required: str) -> None:
     missing = [FieldViolation(_json_path(message.DESCRIPTOR, n), "is required") for n in required if n not in fields]
     if missing:
         raise InvalidArgument(violations=tuple(missing))
+    if message.created_time.ToSeconds() > time.time() + CLOCK_SKEW_SECONDS:
+        # No later version of the branch could be older.
+        raise invalid("createdTime", "must not lie in the future")
     try:
         validate(message)
     except RegistryError as error:

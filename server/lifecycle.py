@@ -9,7 +9,8 @@ from types import FrameType
 
 from server.bootstrap import Application
 
-DRAIN_SECONDS = 20.0
+# Below the ten seconds after which container engines kill.
+DRAIN_SECONDS = 8.0
 
 
 def run(application: Application, announce: Callable[[str], None]) -> None:
@@ -36,5 +37,7 @@ def start(application: Application) -> None:
 def stop_and_close(application: Application) -> None:
     """Say that no more calls are wanted, finish those that run, at most DRAIN_SECONDS, and close."""
     application.readiness.stop()
-    application.server.stop(DRAIN_SECONDS).wait()
+    stopped = application.server.stop(DRAIN_SECONDS)
+    application.chain.cancel_streams()
+    stopped.wait()
     application.repository.close()

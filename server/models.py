@@ -50,9 +50,7 @@ def create_model_version(tx: Transaction, caller: Caller, request: CreateModelVe
 
     Raises ModelNotFound, CreateModelVersionPermissionDenied and RequestTooLarge.
     """
-    model, role = tx.get_model(request.model_rid, caller)
-    if role < TO_CREATE_VERSIONS:
-        raise CreateModelVersionPermissionDenied(model_rid=request.model_rid)
+    _require_editor(tx, caller, request.model_rid)
     rid = rids.new_model_version_rid()
     version = ModelVersion(
         rid=rid,
@@ -61,12 +59,20 @@ def create_model_version(tx: Transaction, caller: Caller, request: CreateModelVe
         backing_repositories=request.backing_repositories,
         source=request.source if request.HasField("source") else ModelVersionSource(sdk=SdkSource()),
         linked_experiment=request.linked_experiment if request.HasField("linked_experiment") else None,
-        model_rid=model.rid,
+        model_rid=request.model_rid,
         branch=branch_of(request),
         created_by=caller.user,
         root_model_version_rid=rid,
     )
-    return tx.append_version(version, tx.put_content(version))
+    created = tx.append_version(version, tx.put_content(version))
+    # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
+    _require_editor(tx, caller, request.model_rid)
+    return created
+
+
+def _require_editor(tx: Transaction, caller: Caller, model_rid: str) -> None:
+    if tx.get_model(model_rid, caller).role < TO_CREATE_VERSIONS:
+        raise CreateModelVersionPermissionDenied(model_rid=model_rid)
 
 
 def get_model_version(reader: Reader, caller: Caller, request: GetModelVersionRequest) -> ModelVersion:

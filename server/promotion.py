@@ -9,7 +9,7 @@ from server.auth.access import TO_PROMOTE
 from server.branches import branch_of
 from server.caller import Caller
 from server.errors import ModelVersionNotFound, PromoteVersionModelPermissionDenied, UnsupportedModelSource
-from server.storage.repository import Transaction
+from server.storage.repository import StoredVersion, Transaction
 
 
 def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequest) -> ModelVersion:
@@ -18,15 +18,24 @@ def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequ
     The order of the checks is a promise: each failure wins over those after it. Raises ModelNotFound,
     PromoteVersionModelPermissionDenied, ModelVersionNotFound and UnsupportedModelSource.
     """
-    target, role = tx.get_model(request.model_rid, caller)
-    if role < TO_PROMOTE:
+    source = _source(tx, caller, request)
+    copy = _copy(source.version, request.model_rid, branch_of(request), caller)
+    promoted = tx.append_version(copy, source.content_digest)
+    # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
+    _source(tx, caller, request)
+    return promoted
+
+
+def _source(tx: Transaction, caller: Caller, request: PromoteVersionRequest) -> StoredVersion:
+    """Return the source version if the caller may promote it into the target model."""
+    if tx.get_model(request.model_rid, caller).role < TO_PROMOTE:
         raise PromoteVersionModelPermissionDenied(model_rid=request.model_rid)
     source = tx.find_version(request.source_model_version_rid, caller)
     if source is None:
         raise ModelVersionNotFound(model_rid=request.model_rid, model_version_rid=request.source_model_version_rid)
     if source.legacy_source is not None:
         raise UnsupportedModelSource
-    return tx.append_version(_copy(source.version, target.rid, branch_of(request), caller), source.content_digest)
+    return source
 
 
 def _copy(source: ModelVersion, model_rid: str, branch: str, caller: Caller) -> ModelVersion:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from http.client import HTTPException, HTTPMessage
+from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
@@ -21,8 +22,10 @@ Loader = Callable[[], bytes | str]
 
 MAX_AGE = 300.0  # Seconds after which a key that its issuer has withdrawn stops working.
 MIN_REFRESH_INTERVAL = 30.0  # Seconds; whatever the tokens name, the issuer is asked no more often.
-FETCH_TIMEOUT = 5.0
+FETCH_TIMEOUT = 5.0  # Seconds, for the connection and for all of the document.
+PATIENCE = 1.0  # Seconds that a call waits for a refresh.
 MAX_JWKS_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 16
 MIN_RSA_BITS = 2048
 
 logger = logging.getLogger(__name__)
@@ -38,15 +41,17 @@ class KeySet(Protocol):
 class JwksKeySet:
     """The keys of a JWKS, loaded at once and refreshed when a token names an unknown one or when they are old.
 
-    A refresh is made by the caller that found it due. Meanwhile callers whose key is known go on with the keys at
-    hand, and callers whose key is not wait for it.
+    A refresh runs in a thread of its own, and those who need it wait a little for it: whoever makes up key ids holds up
+    nobody for long, however slowly the issuer answers.
     """
 
     def __init__(self, load: Loader, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises ValueError if the keys cannot be loaded, or none of them is usable."""
         self._load = load
         self._clock = clock
-        self._fetching = threading.Lock()
+        self._lock = threading.Lock()
+        self._refreshed = threading.Event()
+        self._refreshed.set()
         self._attempted_at = -math.inf
         self._loaded_at = clock()
         try:
@@ -61,7 +66,7 @@ class JwksKeySet:
         key = self._known(kid)
         unknown = kid is not None and key is None
         if unknown or self._clock() - self._loaded_at > MAX_AGE:
-            self._refresh(wait=unknown)
+            self._await_refresh(unknown)
             key = self._known(kid)
         return key
 
@@ -69,20 +74,26 @@ class JwksKeySet:
         matching = [key for key in self._keys if kid is None or key.key_id == kid]
         return matching[0] if len(matching) == 1 else None
 
-    def _refresh(self, *, wait: bool) -> None:
-        if not self._fetching.acquire(blocking=wait):
-            return
-        try:
+    def _await_refresh(self, unknown: bool) -> None:
+        """Start a refresh if one is due; wait a little for it, or for one that runs if the key is unknown."""
+        with self._lock:
             now = self._clock()
-            if now - self._attempted_at < MIN_REFRESH_INTERVAL:
-                return
-            self._attempted_at = now
+            due = self._refreshed.is_set() and now - self._attempted_at >= MIN_REFRESH_INTERVAL
+            if due:
+                self._attempted_at = now
+                self._refreshed.clear()
+                threading.Thread(target=self._refresh, name="jwks", daemon=True).start()
+        if due or unknown:
+            self._refreshed.wait(PATIENCE)
+
+    def _refresh(self) -> None:
+        try:
             self._keys = parse_jwks(self._load())
-            self._loaded_at = now
+            self._loaded_at = self._clock()
         except (OSError, ValueError) as error:
             logger.warning("The JWKS cannot be refreshed, so the keys at hand stay: %s", error)
         finally:
-            self._fetching.release()
+            self._refreshed.set()
 
 
 def jwks_file(path: Path) -> Loader:
@@ -101,13 +112,14 @@ def jwks_url(url: str) -> Loader:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"A JWKS URL starts with https:// or http://, not like {url!r}.")
     opener = build_opener(_NoRedirects)
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # A password is for the issuer alone.
 
     def load() -> bytes:
         try:
             with opener.open(url, timeout=FETCH_TIMEOUT) as response:
                 return _bounded(response)
         except (OSError, HTTPException) as error:  # These do not name the URL.
-            raise OSError(f"{url}: {error}") from error
+            raise OSError(f"{shown}: {error}") from error
 
     return load
 
@@ -121,10 +133,15 @@ class _NoRedirects(HTTPRedirectHandler):
         return None
 
 
-def _bounded(source: IO[bytes]) -> bytes:
-    document = source.read(MAX_JWKS_BYTES + 1)
-    if len(document) > MAX_JWKS_BYTES:
-        raise ValueError(f"The document is larger than {MAX_JWKS_BYTES} bytes.")
+def _bounded(source: BufferedIOBase) -> bytes:
+    deadline = time.monotonic() + FETCH_TIMEOUT
+    document = b""
+    while chunk := source.read1(CHUNK_BYTES):
+        document += chunk
+        if len(document) > MAX_JWKS_BYTES:
+            raise ValueError(f"The document is larger than {MAX_JWKS_BYTES} bytes.")
+        if time.monotonic() > deadline:
+            raise OSError(f"The document did not arrive within {FETCH_TIMEOUT} seconds.")
     return document
 
 

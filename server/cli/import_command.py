@@ -17,7 +17,7 @@ from server.cli.connection import EXIT_CODE_BASE
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir
 from server.cli.output import fail, say
 from server.cli.server_commands import MaxMessageBytes
-from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, default_database_url
+from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError
 from server.errors import RegistryError
 from server.importing import ImportLineError, ImportSummary, import_lines, read_lines
 
@@ -49,7 +49,7 @@ def import_file(
 
     name = "standard input" if file.name == "<stdin>" else file.name
     try:
-        repository = bootstrap.open_repository(database_url or default_database_url(data_dir), 1, max_message_bytes)
+        repository = bootstrap.open_repository(database_url, data_dir, 1, max_message_bytes)
         try:
             with _progress(file) as advance:
                 summary = import_lines(repository, read_lines(file), advance)

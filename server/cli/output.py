@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any, Literal, NoReturn
 
@@ -12,34 +11,36 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from server.json_form import to_json
+from server.json_form import dumps, to_json
 
 MAX_WIDTH = 10_000
 
 
 def show(message: Message, output: Literal["json", "table"] = "json") -> None:
     """Print a message in the contract's JSON, or as a table."""
-    value: dict[str, Any] = to_json(message)
     if output == "json":
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        print(dumps(message, indent=2))
         return
+    value: dict[str, Any] = to_json(message)
     rows = value["data"] if isinstance(value.get("data"), list) else [value]
     # As wide as the cells are: a RID that is cut cannot be copied.
-    Console(width=MAX_WIDTH).print(_table([_flat(row) for row in rows]) if rows else "nothing")
+    # And as they are: a requirement like pandas[excel] is no markup.
+    console = Console(width=MAX_WIDTH, markup=False, emoji=False, highlight=False)
+    console.print(_table([_flat(row) for row in rows]) if rows else "nothing")
     if token := value.get("nextPageToken"):
         say(f"there is more: --page-token {token}")
 
 
 def say(text: str) -> None:
-    """Tell the person something that is not part of the answer."""
-    print(text, file=sys.stderr)
+    """Tell the person something, in one line, that is not part of the answer."""
+    # What it quotes may come from elsewhere: no line breaks, nothing that a terminal obeys.
+    escaped = (sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    print("".join(escaped), file=sys.stderr)
 
 
 def fail(problem: str, exit_code: int = 1) -> NoReturn:
     """Say in one line what is wrong, and exit."""
-    # What a problem quotes may come from elsewhere: no line breaks, nothing that a terminal obeys.
-    escaped = (sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in problem)
-    say(f"error: {''.join(escaped)}")
+    say(f"error: {problem}")
     raise typer.Exit(exit_code)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shlex
 import shutil
@@ -15,8 +17,7 @@ import typer
 from server.auth.access import SCOPES
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, option
 from server.cli.output import fail, say
-from server.config import DEFAULT_LISTEN, DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings, default_database_url
-from server.errors import RegistryError
+from server.config import DEFAULT_LISTEN, DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings
 from server.logs import configure_logs
 
 _TTL = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
@@ -50,7 +51,14 @@ TlsClientCa = Annotated[
     option("--tls-client-ca", "Require client certificates of these authorities (mTLS).", metavar="FILE"),
 ]
 MaxMessageBytes = Annotated[
-    int, option("--max-message-bytes", "The largest message to take or give.", min=64 * 2**10, metavar="BYTES")
+    int,
+    option(
+        "--max-message-bytes",
+        "The largest request to take, and the largest list of versions to answer.",
+        min=64 * 2**10,
+        max=2**30,
+        metavar="BYTES",
+    ),
 ]
 
 
@@ -99,9 +107,11 @@ def serve(
         from server import bootstrap, lifecycle
 
         application = bootstrap.build(settings)
-    except (ConfigError, RegistryError) as error:
-        fail(_told(error))
+    except ConfigError as error:
+        fail(str(error))
     lifecycle.run(application, lambda address: _announce(address, settings))
+    # A thread that waits for a database which hangs would keep the process for as long.
+    os._exit(0)
 
 
 def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> None:
@@ -112,9 +122,9 @@ def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> N
     from server import bootstrap
 
     try:
-        bootstrap.migrate_database(database_url or default_database_url(data_dir))
-    except (ConfigError, RegistryError) as error:
-        fail(_told(error))
+        bootstrap.migrate_database(database_url, data_dir)
+    except ConfigError as error:
+        fail(str(error))
     say("the schema is up to date")
 
 
@@ -150,16 +160,14 @@ def register(app: typer.Typer) -> None:
         app.command(run.__name__)(run)
 
 
-def _told(error: ConfigError | RegistryError) -> str:
-    """Return what to tell whoever runs the server, and so may know what the database said."""
-    if isinstance(error, ConfigError) or error.__cause__ is None:
-        return str(error)
-    said = str(getattr(error.__cause__, "orig", error.__cause__))
-    return f"{error.name}: {said.splitlines()[0] if said else error}"
-
-
 def _announce(address: str, settings: Settings) -> None:
-    print(f"listening on {address}", flush=True)
+    # A server whose output nobody reads any more goes on serving.
+    with contextlib.suppress(OSError):
+        print(f"listening on {address}", flush=True)
+        _announce_example(address, settings)
+
+
+def _announce_example(address: str, settings: Settings) -> None:
     # Which certificate a client would show is not ours to know.
     if settings.uses_local_keys and not settings.tls_client_ca:
         print(f"try a promotion, in another terminal:\n\n  {_promotion_to_paste(address, settings)}\n", flush=True)

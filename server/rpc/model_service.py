@@ -51,7 +51,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """Return a page of the models that the caller may see."""
         caller = self._caller()
         folder = request.parent_folder_rid if request.HasField("parent_folder_rid") else None
-        paging = Paging(int, "ListModels", folder)
+        paging = Paging(str, "ListModels", folder)
         wanted = paging.page_request(request.page_size, request.page_token)
         page = self._repository.read(lambda reader: reader.list_models(caller, folder, wanted))
         return ListModelsResponse(models=page.items, next_page_token=paging.next_token(page))

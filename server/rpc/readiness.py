@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from grpc_health.v1 import health, health_pb2
@@ -11,43 +12,58 @@ from grpc_health.v1 import health, health_pb2
 from server.errors import Overloaded
 
 INTERVAL_SECONDS = 1.0
+# A database that does not answer for this long is not there.
+PATIENCE_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Asks the storage again and again, in a thread of its own, and tells the health service."""
+    """Asks the storage again and again, in threads of its own, and tells the health service."""
 
     def __init__(self, servicer: health.HealthServicer, ping: Callable[[], None], services: tuple[str, ...]):
         self._servicer = servicer
         self._ping = ping
         self._services = ("", *services)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="readiness", daemon=True)
+        self._answered_at = time.monotonic()
+        self._threads = [
+            threading.Thread(target=target, name="readiness", daemon=True) for target in (self._follow, self._watch)
+        ]
 
     def start(self) -> None:
         """Ask once, then go on in the background."""
         self._ask()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Say NOT_SERVING from now on."""
         self._stopping.set()
         self._servicer.enter_graceful_shutdown()
-        self._thread.join()
 
     def _follow(self) -> None:
         while not self._stopping.wait(INTERVAL_SECONDS):
             self._ask()
+
+    def _watch(self) -> None:
+        """See to a question that stays without an answer; who asked it cannot."""
+        while not self._stopping.wait(INTERVAL_SECONDS):
+            if time.monotonic() - self._answered_at > INTERVAL_SECONDS + PATIENCE_SECONDS:
+                self._tell(health_pb2.HealthCheckResponse.NOT_SERVING)
 
     def _ask(self) -> None:
         try:
             self._ping()
             status: int = health_pb2.HealthCheckResponse.SERVING
         except Overloaded:
-            return  # Busy is not away.
+            status = health_pb2.HealthCheckResponse.SERVING  # Busy is not away.
         except Exception as error:
             log.warning("the storage does not answer: %s", error.__cause__ or error)
             status = health_pb2.HealthCheckResponse.NOT_SERVING
+        self._answered_at = time.monotonic()
+        self._tell(status)
+
+    def _tell(self, status: int) -> None:
         for service in self._services:
             self._servicer.set(service, status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,8 +11,9 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-# An open stream holds a thread; strangers may hold these, and none of those that serve calls.
-THREADS = 2
+# An open stream holds a thread; strangers may hold these, not for long, and none of those that serve calls.
+THREADS = 4
+STREAM_SECONDS = 10.0
 # Newer clients ask for v1 first; its messages are those of v1alpha.
 NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
@@ -20,9 +22,13 @@ def add_reflection(server: grpc.Server, services: tuple[str, ...]) -> None:
     """Let the server describe these services, and itself."""
     servicer = reflection.ReflectionServicer((*services, *NAMES), pool=_Pool())
 
-    # A function and not the method itself, to carry the threads.
     def reflect(requests: Any, context: grpc.ServicerContext) -> Any:
-        return servicer.ServerReflectionInfo(requests, context)
+        limit = threading.Timer(STREAM_SECONDS, context.cancel)
+        limit.start()
+        try:
+            yield from servicer.ServerReflectionInfo(requests, context)
+        finally:
+            limit.cancel()
 
     reflect.experimental_thread_pool = ThreadPoolExecutor(  # type: ignore[attr-defined]
         THREADS, thread_name_prefix="reflection"

@@ -8,7 +8,6 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from modelregistry.v1 import access_service_pb2, access_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
-from server.auth.tokens import TokenVerifier
 from server.rpc.access_service import AccessService
 from server.rpc.interceptors import Chain
 from server.rpc.interceptors.authentication import current_caller
@@ -21,12 +20,14 @@ SERVICES = tuple(
     for file in (model_service_pb2, access_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
+MAX_METADATA_BYTES = 16 * 2**10
+
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 def build_server(
     repository: Repository,
-    verifier: TokenVerifier,
+    chain: Chain,
     health_servicer: health.HealthServicer,
     *,
     threads: int,
@@ -35,9 +36,12 @@ def build_server(
     """Return a server that serves everything but has no port yet and is not started."""
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
-        interceptors=[Chain(verifier)],
+        interceptors=[chain],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
+            # By default a token of 8 KiB is refused now and then; one of many groups is larger.
+            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
             # Two servers on one port by accident would each see half of the calls.
             ("grpc.so_reuseport", 0),
         ],

@@ -42,6 +42,11 @@ def grpc_code(error: RegistryError) -> str:
     return str(code_pb2.Code.Name(error.code))
 
 
+def message_of(error: RegistryError) -> str:
+    """Return one sentence for people, of a bounded length whatever was asked."""
+    return _cut(f"{error.name}: {error}", _MAX_MESSAGE_BYTES)
+
+
 def reason(name: str) -> str:
     """Return an error's name as an ErrorInfo reason: `ModelNotFound` → `MODEL_NOT_FOUND`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).upper()
@@ -60,7 +65,7 @@ def _status(error: RegistryError, request_id: str, shown: int) -> status_pb2.Sta
     details.append(error_details_pb2.RequestInfo(request_id=request_id))
     return status_pb2.Status(
         code=error.code,
-        message=_cut(f"{error.name}: {error}", _MAX_MESSAGE_BYTES),
+        message=message_of(error),
         details=[_packed(detail) for detail in details],
     )
 

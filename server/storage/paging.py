@@ -16,7 +16,8 @@ from server.storage.repository import Page, PageRequest, Position
 
 DEFAULT_PAGE_SIZE = 100
 _DIGEST_BYTES = 9
-_MAX_POSITION = 2**63
+# No list is longer: version numbers are 32 bits wide.
+_MAX_POSITION = 2**31
 
 
 class Paging:
@@ -57,7 +58,7 @@ class Paging:
         return position  # type: ignore[no-any-return]
 
     def _is_position(self, value: object) -> bool:
-        """Whether the storage can look for it: databases know neither huge numbers nor NUL."""
+        """Whether the storage can look for it: databases know neither larger numbers nor NUL."""
         if type(value) is not self._position_type:
             return False
-        return abs(value) < _MAX_POSITION if isinstance(value, int) else "\0" not in value
+        return 0 <= value < _MAX_POSITION if isinstance(value, int) else "\0" not in value

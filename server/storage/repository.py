@@ -59,7 +59,7 @@ class Reader(Protocol):
         """Return the model. Raises ModelNotFound if it is absent or the caller has no role on it or its folder."""
 
     def list_models(self, caller: Caller, parent_folder_rid: str | None, page: PageRequest) -> Page[Model]:
-        """Return the models that the caller may see, oldest first, of one folder if one is given."""
+        """Return the models that the caller may see, by RID, of one folder if one is given."""
 
     def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
         """Return the version, of whichever model; None if it is absent or the caller may not see its model."""
@@ -116,7 +116,8 @@ class Transaction(Reader, Protocol):
 
         Transactions that append to one branch wait for each other here. `version_number` becomes the previous head's
         plus one, `created_time` now, but never before the previous head's; a `created_time` that is already set is
-        kept. The model must be stored. Costs the same whatever the size of the content.
+        kept. The model must be stored. Stores nothing of the content
+        again, whatever its size.
         """
 
     def set_grant(self, grant: Grant, changed_by: str) -> None:

@@ -19,6 +19,7 @@ from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.auth.access import SCOPES
 from server.auth.keys import JwksKeySet
 from server.auth.tokens import TokenVerifier
+from server.rpc.interceptors import Chain
 from server.rpc.server import build_server
 from server.storage.repository import Repository
 from tests.auth.forge import AUDIENCE, ISSUER, KeyPair, claims, jwks, key_pair
@@ -33,6 +34,7 @@ METHODS = {method.name: method for service in SERVICES for method in service.met
 SOME_MODEL = "ri.models.main.model.00000000-0000-0000-0000-000000000000"
 SOME_VERSION = "ri.models.main.model-version.00000000-0000-0000-0000-000000000000"
 DEADLINE_SECONDS = 30
+THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def serving(repository: Repository, max_message_bytes: int = 4 * 2**20) -> Itera
     """Serve a repository on a loopback port."""
     key, health = key_pair(), HealthServicer()
     verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
-    server = build_server(repository, verifier, health, threads=8, max_message_bytes=max_message_bytes)
+    server = build_server(repository, Chain(verifier), health, threads=THREADS, max_message_bytes=max_message_bytes)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:

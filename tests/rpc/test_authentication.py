@@ -103,6 +103,14 @@ def test_groups_of_the_token_are_principals(registry: Registry, admin: User) -> 
     assert registry.user("ml").failure("GetModel", model_rid=model.rid).name == "ModelNotFound"
 
 
+def test_a_token_of_many_groups_is_taken_every_time(registry: Registry) -> None:
+    groups = [f"a-rather-long-group-name-{number}" for number in range(250)]
+    token = registry.key.sign(claims(sub="admin", scope=MODELS_READ, groups=groups))
+    assert 9_000 < len(token) < 16_000
+    for _ in range(30):
+        assert registry.bearing(token)("ListModels") is not None
+
+
 def test_a_user_cannot_pose_as_a_group_or_as_another_user(registry: Registry, admin: User) -> None:
     model = admin.create_model("m")
     admin("GrantRole", resource_rid=model.rid, principal="group:ml", role=ROLE_VIEWER)

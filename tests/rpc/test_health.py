@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -10,11 +12,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES
+from server.storage.repository import Transaction
 from server.storage.sql import schema
 from server.storage.sql.engine import open_engine
-from tests.conftest import OpenRepository
+from tests import builders
+from tests.conftest import NewDatabase, OpenRepository
 from tests.postgres import PostgresServer
-from tests.rpc.harness import Registry, serving
+from tests.rpc.harness import THREADS, Registry, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -54,6 +58,50 @@ def test_readiness_follows_the_database_down_and_up_again(open_repository: OpenR
             finally:
                 readiness.stop()
             assert stub.Check(health_pb2.HealthCheckRequest()).status == NOT_SERVING
+
+
+def test_a_database_that_hangs_is_not_ready(registry: Registry) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        if asked.is_set():
+            answer.wait(DEADLINE_SECONDS)
+        asked.set()
+
+    readiness = Readiness(registry.health, hang, SERVICES)
+    readiness.start()
+    try:
+        until(health_pb2_grpc.HealthStub(registry.channel), NOT_SERVING, after=lambda: None)
+    finally:
+        answer.set()
+        readiness.stop()
+
+
+def test_probes_are_answered_while_every_thread_waits_for_a_branch(
+    open_repository: OpenRepository, new_database: NewDatabase
+) -> None:
+    repository = open_repository(new_database("postgresql", migrated=True))
+    with serving(repository) as registry, ThreadPoolExecutor(THREADS + 1) as threads:
+        admin = registry.user("admin")
+        model = admin.create_model("m")
+        source = admin.create_version(model)
+        holding, done = threading.Event(), threading.Event()
+
+        def hold(tx: Transaction) -> None:
+            tx.append_version(builders.version(model.rid), tx.put_content(builders.version(model.rid)))
+            holding.set()
+            assert done.wait(DEADLINE_SECONDS)
+
+        holder = threads.submit(repository.write, hold)
+        assert holding.wait(DEADLINE_SECONDS)
+        waiting = [threads.submit(admin.promote, source, model) for _ in range(THREADS)]
+        stub = health_pb2_grpc.HealthStub(registry.channel)
+        assert stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == SERVING
+        assert not any(promotion.done() for promotion in waiting)
+        done.set()
+        holder.result()
+        numbers = sorted(promotion.result().version_number for promotion in waiting)
+    assert numbers == list(range(3, 3 + THREADS))
 
 
 @pytest.mark.parametrize("service", ["", *SERVICES])

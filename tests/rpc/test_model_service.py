@@ -8,6 +8,7 @@ import pytest
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_PROMOTER, ROLE_VIEWER
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import ExternalSource, ModelVersion, ModelVersionSource, PromotedSource
+from server.storage.paging import Paging
 from tests import builders
 from tests.builders import FOLDER, model_api
 from tests.rpc.harness import SOME_MODEL, SOME_VERSION, Registry, User
@@ -55,20 +56,21 @@ def test_an_invalid_display_name_is_named_with_its_field(admin: User) -> None:
     assert [field for field, _ in failure.violations] == ["name"]
 
 
-def test_models_are_listed_oldest_first_and_only_those_that_the_caller_sees(admin: User, jane: User) -> None:
+def test_models_are_listed_by_rid_and_only_those_that_the_caller_sees(admin: User, jane: User) -> None:
     mine, other = [], builders.new_folder_rid()
     for number in range(12):
         model = admin.create_model(f"m{number}", other if number % 2 else FOLDER)
         if number % 3 == 0:
             admin("GrantRole", resource_rid=model.rid, principal="user:jane", role=ROLE_VIEWER)
             mine.append(model)
+    mine.sort(key=lambda model: model.rid)
 
     first = jane("ListModels", page_size=3)
     second = jane("ListModels", page_size=3, page_token=first.next_page_token)
 
     assert [*first.models, *second.models] == mine
     assert not second.HasField("next_page_token")
-    assert list(jane("ListModels", parent_folder_rid=other).models) == mine[1::2]
+    assert list(jane("ListModels", parent_folder_rid=other).models) == [m for m in mine if m.parent_folder_rid == other]
     assert len(admin("ListModels").models) == 12
 
 
@@ -238,6 +240,21 @@ def test_a_page_token_is_good_for_its_own_query_alone(admin: User) -> None:
 def test_a_made_up_page_token_is_refused(admin: User, token: str) -> None:
     model = admin.create_model("m")
     assert admin.failure("ListModelVersions", model_rid=model.rid, page_token=token).name == "InvalidPageToken"
+
+
+@pytest.mark.parametrize("position", [-1, 0.5, 2**31, 2**40, 2**70, True, None, [1], "1", "\x00"], ids=repr)
+def test_a_forged_position_is_refused_where_no_list_has_it(admin: User, position: object) -> None:
+    """A token holds no secret, so anyone can make one up that passes for the server's own."""
+    model = admin.create_model("m")
+    token = Paging(int, "ListModelVersions", model.rid, "master").token(position)  # type: ignore[arg-type]
+    assert admin.failure("ListModelVersions", model_rid=model.rid, page_token=token).name == "InvalidPageToken"
+
+
+def test_a_role_on_many_models_and_on_their_folder_lists_each_once(admin: User, jane: User) -> None:
+    models = [admin.create_model(f"m{number}") for number in range(5)]
+    for resource in (FOLDER, *(model.rid for model in models[:3])):
+        admin("GrantRole", resource_rid=resource, principal="user:jane", role=ROLE_VIEWER)
+    assert list(jane("ListModels").models) == sorted(models, key=lambda model: model.rid)
 
 
 def test_access_is_decided_anew_for_each_page(admin: User, jane: User) -> None:

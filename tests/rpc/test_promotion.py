@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy import text
 
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_PROMOTER, ROLE_VIEWER
 from modelregistry.v1.model_pb2 import CodeRepositorySource, ModelVersionSource
 from server.rids import rid_type
+from server.storage.repository import Transaction
+from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import model_api
-from tests.rpc.harness import SOME_MODEL, SOME_VERSION, Registry, User
+from tests.conftest import NewDatabase, OpenRepository
+from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, SOME_VERSION, Registry, User, serving
 
 
 def test_a_promoted_version_equals_its_source_but_for_what_is_its_own(admin: User) -> None:
@@ -189,6 +195,46 @@ def test_a_failed_promotion_leaves_nothing_behind(admin: User, registry: Registr
     assert admin.failure("PromoteVersion", source_model_version_rid=SOME_VERSION, **request).name
     assert admin.failure("PromoteVersion", source_model_version_rid=legacy.rid, **request).name
     assert [branch.name for branch in admin("ListBranches", model_rid=production.rid).branches] == ["master"]
+
+
+@pytest.mark.parametrize("revoked", ["target", "source"])
+def test_a_role_revoked_while_a_promotion_waits_for_its_branch_counts(
+    revoked: str, new_database: NewDatabase, open_repository: OpenRepository
+) -> None:
+    """On PostgreSQL: SQLite lets one transaction at a time decide and write."""
+    repository = open_repository(new_database("postgresql", migrated=True))
+    with serving(repository) as registry, ThreadPoolExecutor(2) as threads:
+        admin, jane = registry.user("admin"), registry.user("jane")
+        models = {"source": admin.create_model("s"), "target": admin.create_model("t")}
+        for model in models.values():
+            admin("GrantRole", resource_rid=model.rid, principal="user:jane", role=ROLE_PROMOTER)
+        source = admin.create_version(models["source"])
+        branch = admin.promote(source, models["target"])
+        holding, done = threading.Event(), threading.Event()
+
+        def hold(tx: Transaction) -> None:
+            tx.append_version(builders.version(branch.model_rid), tx.put_content(builders.version(branch.model_rid)))
+            holding.set()
+            assert done.wait(DEADLINE_SECONDS)
+
+        holder = threads.submit(repository.write, hold)
+        assert holding.wait(DEADLINE_SECONDS)
+        request = {"model_rid": models["target"].rid, "source_model_version_rid": source.rid, "preview": True}
+        promotion = threads.submit(jane.failure, "PromoteVersion", **request)
+        until_somebody_waits_for_a_lock(repository)
+        admin("RevokeRole", resource_rid=models[revoked].rid, principal="user:jane")
+        done.set()
+        holder.result()
+        expected = {"target": "ModelNotFound", "source": "ModelVersionNotFound"}[revoked]
+        assert promotion.result().name == expected
+        assert admin("GetBranch", model_rid=models["target"].rid).version_count == 2
+
+
+def until_somebody_waits_for_a_lock(repository: SqlRepository) -> None:
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not repository.read(lambda reader: reader.connection.scalar(waiting)):  # type: ignore[attr-defined]
+        assert time.monotonic() < deadline
 
 
 def test_a_revoked_role_refuses_the_very_next_promotion(admin: User, jane: User) -> None:

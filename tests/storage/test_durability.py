@@ -8,10 +8,11 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, text
 
 from server.errors import StorageUnavailable
 from server.storage.repository import PageRequest, Transaction
+from server.storage.sql.transaction import SqlTransaction
 from tests import builders
 from tests.builders import ADMIN, add_model, append
 from tests.conftest import NewDatabase
@@ -210,8 +211,6 @@ def test_a_change_whose_connection_is_lost_after_the_commit_was_sent_may_have_ha
 
 def test_a_serialization_failure_runs_the_change_again(postgres: str) -> None:
     """Two serializable transactions that read what the other writes: the database refuses one of them."""
-    name = sql.Identifier(database_name(postgres))
-    execute(postgres, sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = serializable").format(name))
     runs = [0, 0]
     both_have_read = threading.Barrier(2, timeout=30)
 
@@ -219,8 +218,9 @@ def test_a_serialization_failure_runs_the_change_again(postgres: str) -> None:
         model = add_model(repository)
         digest = repository.write(lambda tx: tx.put_content(builders.version(model.rid)))
 
-        def change(number: int, tx: Transaction) -> None:
+        def change(number: int, tx: SqlTransaction) -> None:
             runs[number] += 1
+            tx.connection.execute(text("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"))
             tx.list_versions(model.rid, f"branch {1 - number}", ADMIN, PageRequest(10))
             tx.list_branches(model.rid, ADMIN, PageRequest(10))
             if runs[number] == 1:

@@ -131,7 +131,7 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists the models that the caller may see, oldest first.
+        """Lists the models that the caller may see, by RID.
 
         Scope api:models-read. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken).
         """

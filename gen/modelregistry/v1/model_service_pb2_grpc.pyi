@@ -59,7 +59,7 @@ class ModelServiceStub:
     Scope api:models-read; viewer on the model. Fails with NOT_FOUND (ModelNotFound).
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
-    """Lists the models that the caller may see, oldest first.
+    """Lists the models that the caller may see, by RID.
 
     Scope api:models-read. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken).
     """
@@ -134,7 +134,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     Scope api:models-read; viewer on the model. Fails with NOT_FOUND (ModelNotFound).
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the models that the caller may see, oldest first.
+    """Lists the models that the caller may see, by RID.
 
     Scope api:models-read. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken).
     """
@@ -224,7 +224,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ListModelsResponse, _abc.Awaitable[_model_service_pb2.ListModelsResponse]]:
-        """Lists the models that the caller may see, oldest first.
+        """Lists the models that the caller may see, by RID.
 
         Scope api:models-read. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken).
         """

@@ -12,10 +12,12 @@ Services open to anyone (health, reflection) pass the same way, but need no cred
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import grpc
 
+from server.auth.access import is_open
 from server.auth.tokens import TokenVerifier
 from server.rpc.interceptors.authentication import authenticated
 from server.rpc.interceptors.errors import answered
@@ -23,6 +25,8 @@ from server.rpc.interceptors.telemetry import observed
 from server.rpc.interceptors.validation import parser
 
 Behaviour = Callable[..., Any]
+PROBE_THREADS = 2
+
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -32,6 +36,9 @@ class Chain(grpc.ServerInterceptor):
     def __init__(self, verifier: TokenVerifier):
         self._verifier = verifier
         self._wrapped: dict[str, Handler] = {}
+        self._streams: set[grpc.ServicerContext] = set()
+        # However many calls wait for the database, probes are answered.
+        self._probes = ThreadPoolExecutor(PROBE_THREADS, thread_name_prefix="probes")
 
     def intercept_service(
         self,
@@ -46,6 +53,11 @@ class Chain(grpc.ServerInterceptor):
                 return None
             self._wrapped[method] = self._wrap(method, handler)
         return self._wrapped[method]
+
+    def cancel_streams(self) -> None:
+        """End the streams that are open: those who watch our health do not end them by themselves."""
+        for context in tuple(self._streams):
+            context.cancel()
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         kind = _kind(handler)
@@ -75,11 +87,24 @@ class Chain(grpc.ServerInterceptor):
         # A non-blocking handler streams through a callback, and returns at once.
         non_blocking = getattr(behaviour, "experimental_non_blocking", False)
         wrapped: Behaviour = stream if handler.response_streaming and not non_blocking else call
-        for attribute in ("experimental_non_blocking", "experimental_thread_pool"):
-            if hasattr(behaviour, attribute):
-                setattr(wrapped, attribute, getattr(behaviour, attribute))
+        if handler.response_streaming:
+            wrapped = self._remembered(wrapped)
+        wrapped.experimental_non_blocking = non_blocking  # type: ignore[attr-defined]
+        pool = getattr(behaviour, "experimental_thread_pool", None) or (self._probes if is_open(method) else None)
+        wrapped.experimental_thread_pool = pool  # type: ignore[attr-defined]
         make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(wrapped, request_deserializer=None, response_serializer=handler.response_serializer)
+
+    def _remembered(self, behaviour: Behaviour) -> Behaviour:
+        """Keep the contexts of a streaming handler's calls for as long as they are open."""
+
+        def remembered(request: Any, context: grpc.ServicerContext, *callback: Any) -> Any:
+            self._streams.add(context)
+            if not context.add_callback(lambda: self._streams.discard(context)):
+                self._streams.discard(context)
+            return behaviour(request, context, *callback)
+
+        return remembered
 
 
 def _kind(handler: Handler) -> str:

@@ -15,7 +15,7 @@ import grpc
 from server.auth.access import is_open
 from server.caller import Caller
 from server.errors import RegistryError
-from server.rpc.status import grpc_code
+from server.rpc.status import grpc_code, message_of
 
 log = logging.getLogger("modelregistry.calls")
 
@@ -60,5 +60,5 @@ def _log(method: str, record: CallRecord, seconds: float) -> None:
         "request_id": record.request_id,
     }
     if record.error:
-        fields |= {"error_instance_id": record.error.instance_id, "error": f"{record.error.name}: {record.error}"}
+        fields |= {"error_instance_id": record.error.instance_id, "error": message_of(record.error)}
     log.info("call", extra={"fields": fields})

@@ -14,8 +14,9 @@ from server.errors import Overloaded, RegistryError, StorageUnavailable
 _CONFLICTS = {"40001", "40P01", "23505"}
 # lock_not_available; query_canceled by a timeout
 _TIMEOUTS = {"55P03", "57014"}
-# connection_exception, read_only_sql_transaction, insufficient_resources, operator_intervention, system_error
-_AWAY = ("08", "25006", "53", "57", "58")
+# connection_exception, read_only_sql_transaction, insufficient_privilege, insufficient_resources,
+# operator_intervention, system_error
+_AWAY = ("08", "25006", "42501", "53", "57", "58")
 _SQLITE_AWAY = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, Insert, Table, create_engine, event, make_url
@@ -42,6 +43,11 @@ def open_engine(url: str | URL, pool_size: int = 8) -> Engine:
             raise ValueError(f"the database must be sqlite or postgresql, not {other!r}")
 
 
+def embedded_database(file: Path) -> URL:
+    """Return the URL of an SQLite file. As text it would be another's where the path has a question mark."""
+    return URL.create("sqlite", database=str(file))
+
+
 def reading(engine: Engine) -> Engine:
     """The same engine and pool for reads, which need no transaction and no round trips for one."""
     if engine.dialect.name == "sqlite":
@@ -69,7 +75,7 @@ def _open_sqlite(url: URL, pool_size: int) -> Engine:
     if not url.database or url.database == ":memory:" or url.query:
         raise ValueError("an SQLite database must be a file, without parameters: sqlite:///FILE")
     engine = create_engine(
-        url,
+        url.set(drivername="sqlite"),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=WAIT_SECONDS,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, and_, func, literal, or_, select, union
 
 from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED, Grant, Role
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from server.caller import Caller
 from server.errors import BranchNotFound, ModelNotFound
 from server.storage.repository import Page, PageRequest, StoredVersion, VisibleModel
-from server.storage.sql.access import model_is_visible, role_on, role_on_model
+from server.storage.sql.access import model_is_visible, role_on, role_on_model, ways_to_see_models
 from server.storage.sql.rows import (
     MAX_BYTES_A_CHARACTER,
     VERSION_COLUMNS,
@@ -50,13 +50,19 @@ class SqlReader:
 
     def list_models(self, caller: Caller, parent_folder_rid: str | None, page: PageRequest) -> Page[Model]:
         """See the contract."""
-        query = select(models).where(model_is_visible(caller)).order_by(models.c.id).limit(page.size + 1)
+        wanted = []
         if parent_folder_rid is not None:
-            query = query.where(models.c.parent_folder_rid == parent_folder_rid)
+            wanted.append(models.c.parent_folder_rid == parent_folder_rid)
         if page.after is not None:
-            query = query.where(models.c.id > page.after)
-        rows = self.connection.execute(query).all()
-        return _page(rows, rows[: page.size], "id", to_model)
+            wanted.append(models.c.rid > page.after)
+        # The first of each way to see a model, which are more than enough: what is invisible is not walked past.
+        ways = [
+            select(models).where(way, *wanted).order_by(models.c.rid).limit(page.size + 1).subquery()
+            for way in ways_to_see_models(caller)
+        ]
+        visible = union(*(select(way) for way in ways)).subquery()
+        rows = self.connection.execute(select(visible).order_by(visible.c.rid).limit(page.size + 1)).all()
+        return _page(rows, rows[: page.size], "rid", to_model)
 
     def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
         """See the contract."""

@@ -44,7 +44,7 @@ models = Table(
     Column("created_time", BigInteger, nullable=False),
     Column("created_by", CodePointText, nullable=False),
     UniqueConstraint("parent_folder_rid", "name_digest"),
-    Index("ix_models_parent_folder_rid_id", "parent_folder_rid", "id"),
+    Index("ix_models_parent_folder_rid_rid", "parent_folder_rid", "rid"),
 )
 
 branches = Table(
@@ -90,6 +90,7 @@ grants = Table(
     Column("resource_rid", CodePointText, primary_key=True),
     Column("principal", CodePointText, primary_key=True),
     Column("role", SmallInteger, nullable=False),
+    Index("ix_grants_principal_resource_rid", "principal", "resource_rid"),
 )
 
 # Append-only: who changed which grant, and when. No role means that the grant was taken away.

@@ -25,7 +25,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("rid", name="uq_models_rid"),
         sa.UniqueConstraint("parent_folder_rid", "name_digest", name="uq_models_parent_folder_rid_name_digest"),
     )
-    op.create_index("ix_models_parent_folder_rid_id", "models", ["parent_folder_rid", "id"])
+    op.create_index("ix_models_parent_folder_rid_rid", "models", ["parent_folder_rid", "rid"])
     op.create_table(
         "branches",
         sa.Column("id", key, nullable=False),
@@ -68,6 +68,7 @@ def upgrade() -> None:
         sa.Column("role", sa.SmallInteger, nullable=False),
         sa.PrimaryKeyConstraint("resource_rid", "principal", name="pk_grants"),
     )
+    op.create_index("ix_grants_principal_resource_rid", "grants", ["principal", "resource_rid"])
     op.create_table(
         "grant_changes",
         sa.Column("id", key, nullable=False),
