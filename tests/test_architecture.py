@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "json_form": {"errors"},
     "validation": {"errors", "rids", "validation"},
     "auth": {"errors", "caller", "auth"},
-    "storage": {"errors", "caller", "storage"},
+    "storage": {"errors", "caller", "rids", "storage"},
     "promotion": RULES,
     "models": RULES,
     "grants": RULES,

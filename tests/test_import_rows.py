@@ -39,6 +39,10 @@ DOUBLE = {"type": "double"}
 
 # What is wrong with each can be seen without looking anything up.
 UNREADABLE: dict[str, tuple[bytes | Row, str]] = {
+    "a time in the future": (
+        NEW | {"createdTime": "9999-12-31T23:59:59.999Z"},
+        "InvalidArgument: createdTime: must not lie in the future",
+    ),
     "broken JSON": (b'{"rid": "ri.models', "InvalidArgument: the text is not valid JSON"),
     "invalid UTF-8": (b'{"rid": "\xff"}', "InvalidArgument: the text is not valid JSON"),
     "UTF-16": ("{}".encode("utf-16"), "InvalidArgument: the text is not valid JSON"),

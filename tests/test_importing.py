@@ -336,7 +336,7 @@ def contended(new_database: NewDatabase, open_repository: OpenRepository) -> tup
 
 def test_a_version_follows_one_that_arrives_meanwhile(contended: tuple[Repository, Any]) -> None:
     repository, busy = contended
-    row = version_row(3, createdTime="2019-01-01T00:00:00.000Z")
+    row = version_row(3, createdTime="2021-01-01T00:00:00.000Z")
     assert import_rows_of(busy, row) == ImportSummary(versions=1)
     assert numbers(repository)["3"] == 4
 

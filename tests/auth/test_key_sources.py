@@ -151,3 +151,9 @@ def _answer(listener: socket.socket, answer: bytes) -> None:
     with connection:
         connection.recv(4096)
         connection.sendall(answer)
+
+
+def test_a_password_in_the_url_is_for_the_issuer_alone() -> None:
+    with pytest.raises(ValueError, match="http://127") as caught:
+        JwksKeySet(jwks_url("http://user:secret@127.0.0.1:1/keys"))
+    assert "secret" not in str(caught.value)

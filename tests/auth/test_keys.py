@@ -149,3 +149,13 @@ def test_a_fetch_does_not_hold_up_callers_whose_key_is_known(issuer, keys, secon
         issuer.answers.set()
         assert waiting.result(10) is None
     assert issuer.asked == 1 + 1
+
+
+def test_made_up_key_ids_do_not_wait_for_an_issuer_that_does_not_answer(issuer, keys):
+    issuer.stop_answering()
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(keys.find, f"made up {number}") for number in range(8)]
+        assert [future.result(10) for future in found] == [None] * 8
+        assert keys.find("old") is not None
+        assert issuer.asked == 1 + 1
+        issuer.answers.set()

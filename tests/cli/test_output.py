@@ -39,3 +39,12 @@ def test_a_failure_is_one_line_whatever_it_quotes(capsys: pytest.CaptureFixture[
         fail("a\nb\r\x1b[31m\u2028\udcff 中", 69)
     assert left.value.exit_code == 69
     assert capsys.readouterr() == ("", "error: a\\nb\\r\\x1b[31m\\u2028\\udcff 中\n")
+
+
+def test_a_table_shows_values_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    stored = version(rids.new_model_rid(), branch="[/x] :smile: [bold]b")
+    stored.conda_requirements[:] = ["pandas[excel]==2.0"]
+    show(stored, "table")
+    shown = capsys.readouterr().out
+    assert "[/x] :smile: [bold]b" in shown
+    assert "pandas[excel]==2.0" in shown

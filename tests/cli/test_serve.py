@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -21,11 +22,10 @@ from tests.auth.forge import AUDIENCE, ISSUER, claims, jwks, key_pair
 from tests.builders import FOLDER
 from tests.certificates import Authority
 from tests.conftest import NewDatabase
-from tests.processes import Server, failure, run, side_by_side
+from tests.processes import COMMAND, DEADLINE_SECONDS, Server, environment, failure, run, side_by_side
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-DEADLINE_SECONDS = 30
 
 PERMISSION_DENIED = 71
 
@@ -256,3 +256,56 @@ def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(DEADLINE_SECONDS) == 0
         assert server.log() == []
+
+
+def test_an_open_watch_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    with Server(tmp_path / "cwd") as server, grpc.insecure_channel(server.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE_SECONDS)
+        assert next(watch).status == SERVING
+        server.terminate()
+        assert next(watch).status == NOT_SERVING
+        with pytest.raises(grpc.RpcError) as ended:
+            next(watch)
+        assert ended.value.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+        server.stop()
+
+
+@pytest.mark.parametrize("name", ["a?b", "p%41q", "spaces and 'quotes'"])
+def test_a_data_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    with Server(tmp_path / "cwd", "--data-dir", folder):
+        assert {"local-key.pem", "modelregistry.db"} <= {path.name for path in folder.iterdir()}
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"cwd", name}
+
+
+def test_a_server_whose_output_nobody_reads_goes_on_serving(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with open("/dev/full", "w") as full:
+        process = subprocess.Popen(
+            [COMMAND, "serve", "--listen", address], cwd=tmp_path, stdout=full, env=environment()
+        )
+    try:
+        with grpc.insecure_channel(address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_SECONDS, wait_for_ready=True)
+            assert answer.status == SERVING
+    finally:
+        process.terminate()
+        assert process.wait(DEADLINE_SECONDS) == 0
+
+
+def test_a_name_that_the_locale_lacks_is_no_failure(tmp_path: Path) -> None:
+    with Server(tmp_path / "cwd") as server:
+        created = server.run("create-model", "日本 🚀", "--folder", FOLDER, PYTHONIOENCODING="ascii")
+        assert created.returncode == 0
+        assert "日本 🚀" in created.stdout
+
+
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [COMMAND, "token"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, env=environment()
+        )
+    assert result.returncode == 1
+    assert result.stderr == "error: [Errno 28] No space left on device\n"

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelregistry.v1.model_api_pb2 import ModelApi
+from server.logs import JsonFormatter
 from server.storage.sql.repository import SqlRepository
 from tests.builders import FOLDER, model_api
 from tests.conftest import NewDatabase, OpenRepository
@@ -256,3 +257,11 @@ def _varint(value: int) -> bytes:
         encoded += bytes([value & 0x7F | 0x80])
         value >>= 7
     return encoded + bytes([value])
+
+
+def test_a_log_line_is_short_whatever_was_asked(admin: User, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        admin.failure("CreateModel", name="😀" * 900_000, parent_folder_rid=FOLDER)
+        admin.failure("ListModels", page_token="x" * 3_000_000)
+    assert len(caplog.records) == 2
+    assert all(len(JsonFormatter().format(record)) < 4000 for record in caplog.records)

@@ -113,3 +113,9 @@ def test_each_service_tells_its_health_without_credentials(registry: Registry, s
         assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == SERVING
     finally:
         readiness.stop()
+
+
+def test_what_the_health_service_does_not_implement_is_unimplemented(registry: Registry) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        registry.channel.unary_unary("/grpc.health.v1.Health/List")(b"", timeout=10)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED

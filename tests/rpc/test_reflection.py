@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
+import threading
+
+import grpc
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from server.rpc.reflection import THREADS
 from server.rpc.server import SERVICES
 from tests.rpc.harness import Registry
 
@@ -53,3 +59,31 @@ def test_a_method_is_found_by_its_name(registry: Registry, version: str) -> None
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 def test_an_unknown_symbol_is_not_found(registry: Registry, version: str) -> None:
     assert reflect(registry, version, file_containing_symbol="no.Such").error_response.error_code == 5
+
+
+def test_a_stream_that_nobody_uses_is_ended(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.rpc.reflection.STREAM_SECONDS", 0.2)
+    ended = threading.Event()
+    call = registry.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    streams = [call(iter(ended.wait, True), timeout=30) for _ in range(2 * THREADS)]
+    try:
+        assert reflect(registry, "v1", list_services="").list_services_response.service
+        assert {stream.code() for stream in streams} == {grpc.StatusCode.CANCELLED}
+    finally:
+        ended.set()
+
+
+def test_a_client_that_goes_away_in_mid_stream_is_no_failure(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = threading.Event()
+    call = registry.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    with caplog.at_level(logging.INFO):
+        for _ in range(2 * THREADS):
+            question = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+            stream = call(itertools.chain([question], iter(ended.wait, True)), timeout=30)
+            assert next(stream)
+            stream.cancel()
+        assert reflect(registry, "v1", list_services="").list_services_response.service
+        ended.set()
+    assert not caplog.records

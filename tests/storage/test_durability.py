@@ -171,9 +171,10 @@ def test_a_change_whose_connection_is_lost_at_its_commit_is_not_run_again(postgr
             runs.append(None)
             tx.append_version(new, tx.put_content(new))
 
-        with pytest.raises(StorageUnavailable):
+        with pytest.raises(StorageUnavailable) as caught:
             repository.write(change)
         assert len(runs) == 1
+        assert caught.value.retry_after is None  # Nobody may be told to do again what may have been done.
 
         # The pool is fit for use again, and nothing is half there.
         assert append(repository, builders.version(model.rid)).version_number == 1
@@ -232,3 +233,32 @@ def test_a_serialization_failure_runs_the_change_again(postgres: str) -> None:
 
     assert sum(runs) > 2
     assert [(branch.name, branch.version_count) for branch in branches.items] == [("branch 0", 1), ("branch 1", 1)]
+
+
+def test_promotions_succeed_whatever_isolation_the_database_has_by_default(postgres: str) -> None:
+    name = sql.Identifier(database_name(postgres))
+    execute(postgres, sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'").format(name))
+    with opened(postgres) as (_, repository):
+        model = add_model(repository)
+        at_once(8, lambda _: [append(repository, builders.version(model.rid)) for _ in range(10)])
+        assert repository.read(lambda reader: reader.get_branch(model.rid, "master", ADMIN)).version_count == 80
+
+
+def test_a_database_that_became_a_standby_is_unavailable_until_it_takes_writes_again(postgres: str) -> None:
+    name = sql.Identifier(database_name(postgres))
+    with opened(postgres) as (_, repository):
+        model = add_model(repository)
+        execute(postgres, sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+        break_all_connections(postgres)
+        with pytest.raises(StorageUnavailable):
+            append(repository, builders.version(model.rid))
+        with psycopg.connect(postgres, autocommit=True, options="-c default_transaction_read_only=off") as connection:
+            connection.execute(sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(name))
+        assert append(repository, builders.version(model.rid)).version_number == 1
+
+
+def test_a_role_without_rights_is_unavailable(postgres: str) -> None:
+    with opened(postgres) as (engine, repository):
+        event.listen(engine, "begin", lambda connection: connection.execute(text("SET LOCAL ROLE pg_monitor")))
+        with pytest.raises(StorageUnavailable):
+            add_model(repository)

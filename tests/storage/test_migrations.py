@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -235,3 +236,20 @@ def test_a_check_changes_nothing(engine: Engine) -> None:
         schema.check(engine)
 
     assert inspect(engine).get_table_names() == []
+
+
+def test_a_migration_waits_for_another_longer_than_a_call_would(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.storage.sql.engine.WAIT_SECONDS", 1)
+    url = new_database("postgresql")
+    engine = open_engine(url)
+    with psycopg.connect(url) as connection, ThreadPoolExecutor(1) as threads:
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [schema._MIGRATION_LOCK])
+        migrating = threads.submit(schema.migrate, engine)
+        with pytest.raises(TimeoutError):
+            migrating.result(timeout=2)
+        connection.commit()
+        migrating.result(timeout=SECONDS)
+    schema.check(engine)
+    engine.dispose()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert, update
 
+from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from server.storage.repository import PageRequest, Position
 from server.storage.sql import tables
 from server.storage.sql.engine import open_engine
@@ -154,3 +155,29 @@ def test_a_promotion_costs_the_same_whatever_the_size_of_the_content(backend: st
     small, large = sent
     assert [each.statement for each in large if each.statement] == [each.statement for each in small]
     assert sum(len(repr(each.parameters)) for each in large) < 2_000
+
+
+@pytest.mark.parametrize("in_folder", [True, False], ids=["one folder", "all folders"])
+def test_models_are_listed_without_walking_past_those_that_are_invisible(
+    new_database: NewDatabase, in_folder: bool
+) -> None:
+    """Of thousands of models in a folder Jane may see three: the others cost her no row, and tell her nothing."""
+    engine = open_engine(new_database("postgresql", migrated=True))
+    repository = SqlRepository(engine)
+    folder = builders.new_folder_rid()
+    models = repository.write(lambda tx: [tx.add_model(builders.model(folder=folder)) for _ in range(3000)])
+    for model in models[::1000]:
+        builders.grant(repository, model.rid, "user:jane", ROLE_VIEWER)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ANALYZE")
+
+    with statements(engine) as executed:
+        page = repository.read(
+            lambda reader: reader.list_models(builders.caller(), folder if in_folder else None, PageRequest(2))
+        )
+    assert len(page.items) == 2
+    [_, listing] = executed
+    for node in plan_on_postgresql(engine, listing, calls=1):
+        if node.get("Relation Name") == "models":
+            assert rows_read(node) <= 3, node
+    engine.dispose()

@@ -70,3 +70,12 @@ def test_sqlite_answers_overloaded_where_another_process_holds_the_lock(new_data
             add_model(repository)
         assert repository.read(lambda reader: reader.list_models(ADMIN, None, PageRequest(1))).items == []
         add_model(repository)
+
+
+def test_a_damaged_file_is_unavailable(new_database: NewDatabase, open_repository: OpenRepository) -> None:
+    url = new_database("sqlite", migrated=True)
+    Path(url.removeprefix("sqlite:///")).write_bytes(b"no database at all " * 1000)
+    repository = open_repository(url)
+    for call in CALLS.values():
+        with pytest.raises(StorageUnavailable):
+            call(repository)

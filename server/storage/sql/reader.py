@@ -12,7 +12,7 @@ from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from server.caller import Caller
 from server.errors import BranchNotFound, ModelNotFound
 from server.storage.repository import Page, PageRequest, StoredVersion, VisibleModel
-from server.storage.sql.access import model_is_visible, role_on, role_on_model, ways_to_see_models
+from server.storage.sql.access import granted_folders, model_is_visible, role_on, role_on_model, ways_to_see_models
 from server.storage.sql.rows import (
     MAX_BYTES_A_CHARACTER,
     VERSION_COLUMNS,
@@ -55,10 +55,11 @@ class SqlReader:
             wanted.append(models.c.parent_folder_rid == parent_folder_rid)
         if page.after is not None:
             wanted.append(models.c.rid > page.after)
+        folders = [] if caller.is_admin else self.connection.scalars(granted_folders(caller)).all()
         # The first of each way to see a model, which are more than enough: what is invisible is not walked past.
         ways = [
             select(models).where(way, *wanted).order_by(models.c.rid).limit(page.size + 1).subquery()
-            for way in ways_to_see_models(caller)
+            for way in ways_to_see_models(caller, folders)
         ]
         visible = union(*(select(way) for way in ways)).subquery()
         rows = self.connection.execute(select(visible).order_by(visible.c.rid).limit(page.size + 1)).all()
