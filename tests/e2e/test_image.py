@@ -23,6 +23,8 @@ from tests.processes import DEADLINE_SECONDS, Server, environment, run
 ROOT = Path(__file__).parent.parent.parent
 VENV = "/opt/modelregistry"
 DATA = "/data"
+# As if no make were calling.
+OUTSIDE_MAKE = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
 BASE = re.compile(r"python:3\.\d+\.\d+-slim-[a-z]+")
 
 
@@ -174,7 +176,9 @@ def test_the_demo_works_from_the_wheel(image: Image, tmp_path: Path) -> None:
 
 
 def test_make_wheel_runs_the_steps_that_the_image_is_built_with() -> None:
-    recipe = subprocess.check_output(["make", "--dry-run", "wheel", "PYTHON=python3"], cwd=ROOT, text=True).splitlines()
+    recipe = subprocess.check_output(
+        ["make", "--no-print-directory", "--dry-run", "wheel", "PYTHON=python3"], cwd=ROOT, text=True, env=OUTSIDE_MAKE
+    ).splitlines()
     steps = [step.replace(VENV, "build/runtime") for step in arguments_of("RUN") if DATA not in step]
     assert recipe == ["rm -rf dist build/runtime", *steps]
 
