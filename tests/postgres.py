@@ -81,9 +81,8 @@ class PostgresServer:
         deadline = time.monotonic() + DEADLINE_SECONDS
         while not self._accepts_connections():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(
-                    f"PostgreSQL did not start ({self._process.poll()}):\n{self._log.read_text(errors='replace')[-4000:]}"
-                )
+                said = self._log.read_text(errors="replace")[-4000:]
+                raise RuntimeError(f"PostgreSQL did not start ({self._process.poll()}):\n{said}")
             time.sleep(0.02)
 
     def stop(self) -> None:
