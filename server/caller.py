@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Of `user:<sub>` or `group:<g>`, in UTF-8.
+MAX_PRINCIPAL_BYTES = 255
+
 
 @dataclass(frozen=True)
 class Caller:

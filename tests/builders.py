@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -22,15 +26,14 @@ from modelregistry.v1.model_api_pb2 import (
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
 from server import rids
 from server.caller import Caller
-from server.storage.repository import PageRequest, Position, Reader, Repository
+from server.storage.repository import PageRequest, Position, Reader, Repository, Transaction
 
 ADMIN = Caller(principals=("user:admin",), is_admin=True)
 
 FOLDER = "ri.compass.main.folder.sample"
 
-# The longest that the contract lets a RID and a principal be.
+# The longest that the contract lets a RID be.
 MAX_RID_BYTES = 255
-MAX_PRINCIPAL_BYTES = 255
 
 ALL = 1000
 
@@ -142,3 +145,24 @@ def all_versions(reader: Reader, model_rid: str, branch: str = "master", page_si
         if page.next_position is None:
             return versions
         after = page.next_position
+
+
+@contextmanager
+def held(repository: Repository, branch: ModelVersion) -> Iterator[None]:
+    """Another transaction appends to the branch of this version, and ends when the block does."""
+    holding, done = threading.Event(), threading.Event()
+
+    def hold(tx: Transaction) -> None:
+        new = version(branch.model_rid, branch.branch)
+        tx.append_version(new, tx.put_content(new))
+        holding.set()
+        assert done.wait(60)
+
+    with ThreadPoolExecutor(1) as thread:
+        holder = thread.submit(repository.write, hold)
+        try:
+            assert holding.wait(60)
+            yield
+        finally:
+            done.set()
+        holder.result()

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "branches": set(),
     "json_form": {"errors"},
-    "validation": {"errors", "rids", "validation"},
+    "validation": {"errors", "rids", "caller", "validation"},
     "auth": {"errors", "caller", "auth"},
     "storage": {"errors", "caller", "rids", "storage"},
     "promotion": RULES,

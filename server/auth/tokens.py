@@ -10,12 +10,11 @@ from typing import Any
 import jwt
 
 from server.auth.keys import KeySet
-from server.caller import Caller
+from server.caller import MAX_PRINCIPAL_BYTES, Caller
 from server.errors import InvalidCredentials
 
 LEEWAY = 10.0  # Seconds that the issuer's clock and ours may differ.
 MAX_AUTHORIZATION_LENGTH = 16 * 1024  # What gRPC takes as a call's metadata at the very most.
-MAX_PRINCIPAL_BYTES = 255
 
 _BEARER = re.compile(r"(?i:bearer) +([\w-]+\.[\w-]+\.[\w-]+)", re.ASCII)
 _NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # Control characters, and halves of surrogate pairs.

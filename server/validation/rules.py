@@ -12,12 +12,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.model_pb2 import ModelVersionSource
 from server import rids
+from server.caller import MAX_PRINCIPAL_BYTES
 from server.errors import FieldViolation, InvalidBranchName, InvalidDisplayName, InvalidPageSize, RegistryError
 
 MAX_DISPLAY_NAME = 700
 MAX_BRANCH_NAME = 255
 MAX_PAGE_SIZE = 1000
-MAX_PRINCIPAL_BYTES = 255
 
 # Unicode category Cc, all of it.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")

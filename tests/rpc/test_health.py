@@ -12,7 +12,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES
-from server.storage.repository import Transaction
 from server.storage.sql import schema
 from server.storage.sql.engine import open_engine
 from tests import builders
@@ -81,25 +80,15 @@ def test_probes_are_answered_while_every_thread_waits_for_a_branch(
     open_repository: OpenRepository, new_database: NewDatabase
 ) -> None:
     repository = open_repository(new_database("postgresql", migrated=True))
-    with serving(repository) as registry, ThreadPoolExecutor(THREADS + 1) as threads:
+    with serving(repository) as registry, ThreadPoolExecutor(THREADS) as threads:
         admin = registry.user("admin")
         model = admin.create_model("m")
         source = admin.create_version(model)
-        holding, done = threading.Event(), threading.Event()
-
-        def hold(tx: Transaction) -> None:
-            tx.append_version(builders.version(model.rid), tx.put_content(builders.version(model.rid)))
-            holding.set()
-            assert done.wait(DEADLINE_SECONDS)
-
-        holder = threads.submit(repository.write, hold)
-        assert holding.wait(DEADLINE_SECONDS)
-        waiting = [threads.submit(admin.promote, source, model) for _ in range(THREADS)]
-        stub = health_pb2_grpc.HealthStub(registry.channel)
-        assert stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == SERVING
-        assert not any(promotion.done() for promotion in waiting)
-        done.set()
-        holder.result()
+        with builders.held(repository, source):
+            waiting = [threads.submit(admin.promote, source, model) for _ in range(THREADS)]
+            stub = health_pb2_grpc.HealthStub(registry.channel)
+            assert stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == SERVING
+            assert not any(promotion.done() for promotion in waiting)
         numbers = sorted(promotion.result().version_number for promotion in waiting)
     assert numbers == list(range(3, 3 + THREADS))
 

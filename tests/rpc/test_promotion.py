@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,7 +13,6 @@ from sqlalchemy import text
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_PROMOTER, ROLE_VIEWER
 from modelregistry.v1.model_pb2 import CodeRepositorySource, ModelVersionSource
 from server.rids import rid_type
-from server.storage.repository import Transaction
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import model_api
@@ -203,28 +201,18 @@ def test_a_role_revoked_while_a_promotion_waits_for_its_branch_counts(
 ) -> None:
     """On PostgreSQL: SQLite lets one transaction at a time decide and write."""
     repository = open_repository(new_database("postgresql", migrated=True))
-    with serving(repository) as registry, ThreadPoolExecutor(2) as threads:
+    with serving(repository) as registry, ThreadPoolExecutor(1) as thread:
         admin, jane = registry.user("admin"), registry.user("jane")
         models = {"source": admin.create_model("s"), "target": admin.create_model("t")}
         for model in models.values():
             admin("GrantRole", resource_rid=model.rid, principal="user:jane", role=ROLE_PROMOTER)
         source = admin.create_version(models["source"])
         branch = admin.promote(source, models["target"])
-        holding, done = threading.Event(), threading.Event()
-
-        def hold(tx: Transaction) -> None:
-            tx.append_version(builders.version(branch.model_rid), tx.put_content(builders.version(branch.model_rid)))
-            holding.set()
-            assert done.wait(DEADLINE_SECONDS)
-
-        holder = threads.submit(repository.write, hold)
-        assert holding.wait(DEADLINE_SECONDS)
         request = {"model_rid": models["target"].rid, "source_model_version_rid": source.rid, "preview": True}
-        promotion = threads.submit(jane.failure, "PromoteVersion", **request)
-        until_somebody_waits_for_a_lock(repository)
-        admin("RevokeRole", resource_rid=models[revoked].rid, principal="user:jane")
-        done.set()
-        holder.result()
+        with builders.held(repository, branch):
+            promotion = thread.submit(jane.failure, "PromoteVersion", **request)
+            until_somebody_waits_for_a_lock(repository)
+            admin("RevokeRole", resource_rid=models[revoked].rid, principal="user:jane")
         expected = {"target": "ModelNotFound", "source": "ModelVersionNotFound"}[revoked]
         assert promotion.result().name == expected
         assert admin("GetBranch", model_rid=models["target"].rid).version_count == 2

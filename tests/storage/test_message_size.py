@@ -6,6 +6,7 @@ import pytest
 
 from modelregistry.v1.model_pb2 import Branch, CodeRepositorySource, ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.model_service_pb2 import ListBranchesResponse, ListModelVersionsResponse
+from server.caller import MAX_PRINCIPAL_BYTES
 from server.errors import RequestTooLarge
 from server.storage.repository import PageRequest, Position, Transaction
 from server.storage.sql.repository import SqlRepository
@@ -42,7 +43,7 @@ def longest(size: int = 0, number: int = 0, branch: str = "") -> ModelVersion:
         previous_model_rid=long_rid("model", 1), previous_model_version_rid=long_rid("model-version", 1)
     )
     version.source.CopyFrom(ModelVersionSource(promoted=previous))
-    version.created_by = "user:" + "x" * (builders.MAX_PRINCIPAL_BYTES - len("user:"))
+    version.created_by = "user:" + "x" * (MAX_PRINCIPAL_BYTES - len("user:"))
     return version
 
 
