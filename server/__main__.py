@@ -19,7 +19,7 @@ def main() -> None:
     try:
         build_app()()
     except OSError as error:
-        sys.exit(f"error: cannot write the output: {error.strerror}")
+        sys.exit(f"error: {error}")
 
 
 def _write_utf8(stream: TextIO) -> None:

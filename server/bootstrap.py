@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from grpc_health.v1.health import HealthServicer
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -19,6 +18,7 @@ from server.auth.keys import JwksKeySet, jwks_file, jwks_url
 from server.auth.tokens import TokenVerifier
 from server.config import ConfigError, Settings, host_of, is_loopback
 from server.errors import RegistryError
+from server.rpc.health import Health
 from server.rpc.interceptors import Chain
 from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES, build_server
@@ -48,7 +48,7 @@ def build(settings: Settings) -> Application:
     """
     chain = Chain(_verifier(settings))
     repository = open_repository(settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes)
-    health = HealthServicer()
+    health = Health(SERVICES)
     server = build_server(
         repository,
         chain,
@@ -61,7 +61,7 @@ def build(settings: Settings) -> Application:
     except ConfigError:
         repository.close()
         raise
-    return Application(server, chain, address, Readiness(health, repository.ping, SERVICES), repository)
+    return Application(server, chain, address, Readiness(health, repository.ping), repository)
 
 
 def open_repository(database_url: str | None, data_dir: Path, threads: int, max_message_bytes: int) -> Repository:
@@ -112,7 +112,7 @@ def _explained() -> Iterator[None]:
         # Migrations run in one transaction: one that fails leaves nothing behind. Of what a driver says, the first line
         # tells what is wrong.
         said = error.__cause__ if isinstance(error, RegistryError) and error.__cause__ else error
-        raise ConfigError(f"--database-url: {str(getattr(said, 'orig', said)).partition(chr(10))[0]}") from error
+        raise ConfigError(f"the database: {str(getattr(said, 'orig', said)).partition(chr(10))[0]}") from error
 
 
 def _verifier(settings: Settings) -> TokenVerifier:

@@ -8,8 +8,13 @@ from server import rids
 from server.auth.access import TO_PROMOTE
 from server.branches import branch_of
 from server.caller import Caller
-from server.errors import ModelVersionNotFound, PromoteVersionModelPermissionDenied, UnsupportedModelSource
-from server.storage.repository import StoredVersion, Transaction
+from server.errors import (
+    ModelNotFound,
+    ModelVersionNotFound,
+    PromoteVersionModelPermissionDenied,
+    UnsupportedModelSource,
+)
+from server.storage.repository import Transaction
 
 
 def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequest) -> ModelVersion:
@@ -18,24 +23,30 @@ def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequ
     The order of the checks is a promise: each failure wins over those after it. Raises ModelNotFound,
     PromoteVersionModelPermissionDenied, ModelVersionNotFound and UnsupportedModelSource.
     """
-    source = _source(tx, caller, request)
+    _require_promoter(tx, caller, request.model_rid)
+    source = tx.find_version(request.source_model_version_rid, caller)
+    if source is None:
+        raise _source_not_found(request)
+    if source.legacy_source is not None:
+        raise UnsupportedModelSource
     copy = _copy(source.version, request.model_rid, branch_of(request), caller)
     promoted = tx.append_version(copy, source.content_digest)
     # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
-    _source(tx, caller, request)
+    _require_promoter(tx, caller, request.model_rid)
+    try:
+        tx.get_model(source.version.model_rid, caller)
+    except ModelNotFound:
+        raise _source_not_found(request) from None
     return promoted
 
 
-def _source(tx: Transaction, caller: Caller, request: PromoteVersionRequest) -> StoredVersion:
-    """Return the source version if the caller may promote it into the target model."""
-    if tx.get_model(request.model_rid, caller).role < TO_PROMOTE:
-        raise PromoteVersionModelPermissionDenied(model_rid=request.model_rid)
-    source = tx.find_version(request.source_model_version_rid, caller)
-    if source is None:
-        raise ModelVersionNotFound(model_rid=request.model_rid, model_version_rid=request.source_model_version_rid)
-    if source.legacy_source is not None:
-        raise UnsupportedModelSource
-    return source
+def _require_promoter(tx: Transaction, caller: Caller, model_rid: str) -> None:
+    if tx.get_model(model_rid, caller).role < TO_PROMOTE:
+        raise PromoteVersionModelPermissionDenied(model_rid=model_rid)
+
+
+def _source_not_found(request: PromoteVersionRequest) -> ModelVersionNotFound:
+    return ModelVersionNotFound(model_rid=request.model_rid, model_version_rid=request.source_model_version_rid)
 
 
 def _copy(source: ModelVersion, model_rid: str, branch: str, caller: Caller) -> ModelVersion:

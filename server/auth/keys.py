@@ -24,6 +24,7 @@ MAX_AGE = 300.0  # Seconds after which a key that its issuer has withdrawn stops
 MIN_REFRESH_INTERVAL = 30.0  # Seconds; whatever the tokens name, the issuer is asked no more often.
 FETCH_TIMEOUT = 5.0  # Seconds, for the connection and for all of the document.
 PATIENCE = 1.0  # Seconds that a call waits for a refresh.
+MAX_WAITERS = 4  # Fewer than the threads that serve calls.
 MAX_JWKS_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 16
 MIN_RSA_BITS = 2048
@@ -41,8 +42,8 @@ class KeySet(Protocol):
 class JwksKeySet:
     """The keys of a JWKS, loaded at once and refreshed when a token names an unknown one or when they are old.
 
-    A refresh runs in a thread of its own, and those who need it wait a little for it: whoever makes up key ids holds up
-    nobody for long, however slowly the issuer answers.
+    A refresh runs in a thread of its own, and a few of those who need it wait a little for it: whoever makes up key ids
+    holds up nobody else, however slowly the issuer answers.
     """
 
     def __init__(self, load: Loader, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,6 +53,7 @@ class JwksKeySet:
         self._lock = threading.Lock()
         self._refreshed = threading.Event()
         self._refreshed.set()
+        self._waiters = threading.Semaphore(MAX_WAITERS)
         self._attempted_at = -math.inf
         self._loaded_at = clock()
         try:
@@ -82,9 +84,16 @@ class JwksKeySet:
             if due:
                 self._attempted_at = now
                 self._refreshed.clear()
-                threading.Thread(target=self._refresh, name="jwks", daemon=True).start()
-        if due or unknown:
-            self._refreshed.wait(PATIENCE)
+                try:
+                    threading.Thread(target=self._refresh, name="jwks", daemon=True).start()
+                except RuntimeError:  # No thread is to be had just now.
+                    self._refreshed.set()
+        # But few: whoever makes up key ids must not keep all threads waiting.
+        if (due or unknown) and self._waiters.acquire(blocking=False):
+            try:
+                self._refreshed.wait(PATIENCE)
+            finally:
+                self._waiters.release()
 
     def _refresh(self) -> None:
         try:
@@ -110,16 +119,17 @@ def jwks_url(url: str) -> Loader:
     """Loads a JWKS over HTTP(S), from that very URL: a redirect fails. Raises ValueError for any other kind of URL."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"A JWKS URL starts with https:// or http://, not like {url!r}.")
+        raise ValueError("A JWKS URL starts with https:// or http:// and names a host.")
+    if "@" in parts.netloc:
+        raise ValueError("A JWKS URL has no user and no password: keys that verify are public.")
     opener = build_opener(_NoRedirects)
-    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # A password is for the issuer alone.
 
     def load() -> bytes:
         try:
             with opener.open(url, timeout=FETCH_TIMEOUT) as response:
                 return _bounded(response)
         except (OSError, HTTPException) as error:  # These do not name the URL.
-            raise OSError(f"{shown}: {error}") from error
+            raise OSError(f"{url}: {error}") from error
 
     return load
 

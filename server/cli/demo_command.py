@@ -18,8 +18,8 @@ from modelregistry.v1.model_service_pb2 import CreateModelRequest, CreateModelVe
 from server.auth.access import SCOPES
 from server.cli.connection import Client, client_of, fail_call, open_channel
 from server.cli.options import TARGET, CaCert, ClientCert, ClientKey, Target, Tls, Token, option
-from server.cli.output import say, show
-from server.config import Settings
+from server.cli.output import fail, say, show
+from server.config import ConfigError, Settings
 from server.json_form import from_json, loads
 
 FOLDER = "ri.modelregistry.main.folder.example"
@@ -58,6 +58,8 @@ def demo(
                 show(promoted)
     except grpc.RpcError as error:
         fail_call(error)
+    except ConfigError as error:
+        fail(str(error))
 
 
 def register(app: typer.Typer) -> None:

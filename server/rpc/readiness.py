@@ -7,9 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from grpc_health.v1 import health, health_pb2
-
 from server.errors import Overloaded
+from server.rpc.health import NOT_SERVING, SERVING, Health
 
 INTERVAL_SECONDS = 1.0
 # A database that does not answer for this long is not there.
@@ -21,10 +20,9 @@ log = logging.getLogger(__name__)
 class Readiness:
     """Asks the storage again and again, in threads of its own, and tells the health service."""
 
-    def __init__(self, servicer: health.HealthServicer, ping: Callable[[], None], services: tuple[str, ...]):
-        self._servicer = servicer
+    def __init__(self, health: Health, ping: Callable[[], None]):
+        self._health = health
         self._ping = ping
-        self._services = ("", *services)
         self._stopping = threading.Event()
         self._answered_at = time.monotonic()
         self._threads = [
@@ -40,7 +38,7 @@ class Readiness:
     def stop(self) -> None:
         """Say NOT_SERVING from now on."""
         self._stopping.set()
-        self._servicer.enter_graceful_shutdown()
+        self._health.close()
 
     def _follow(self) -> None:
         while not self._stopping.wait(INTERVAL_SECONDS):
@@ -50,20 +48,16 @@ class Readiness:
         """See to a question that stays without an answer; who asked it cannot."""
         while not self._stopping.wait(INTERVAL_SECONDS):
             if time.monotonic() - self._answered_at > INTERVAL_SECONDS + PATIENCE_SECONDS:
-                self._tell(health_pb2.HealthCheckResponse.NOT_SERVING)
+                self._health.tell(NOT_SERVING)
 
     def _ask(self) -> None:
         try:
             self._ping()
-            status: int = health_pb2.HealthCheckResponse.SERVING
+            status = SERVING
         except Overloaded:
-            status = health_pb2.HealthCheckResponse.SERVING  # Busy is not away.
+            status = SERVING  # Busy is not away.
         except Exception as error:
             log.warning("the storage does not answer: %s", error.__cause__ or error)
-            status = health_pb2.HealthCheckResponse.NOT_SERVING
+            status = NOT_SERVING
         self._answered_at = time.monotonic()
-        self._tell(status)
-
-    def _tell(self, status: int) -> None:
-        for service in self._services:
-            self._servicer.set(service, status)
+        self._health.tell(status)

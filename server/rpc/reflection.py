@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -11,8 +10,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-# An open stream holds a thread; strangers may hold these, not for long, and none of those that serve calls.
-THREADS = 4
+# An open stream holds a thread, so that it may not be open for long.
 STREAM_SECONDS = 10.0
 # Newer clients ask for v1 first; its messages are those of v1alpha.
 NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
@@ -30,9 +28,6 @@ def add_reflection(server: grpc.Server, services: tuple[str, ...]) -> None:
         finally:
             limit.cancel()
 
-    reflect.experimental_thread_pool = ThreadPoolExecutor(  # type: ignore[attr-defined]
-        THREADS, thread_name_prefix="reflection"
-    )
     handler = grpc.stream_stream_rpc_method_handler(
         reflect,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelregistry.v1 import access_service_pb2, access_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from server.rpc.access_service import AccessService
+from server.rpc.health import Health
 from server.rpc.interceptors import Chain
 from server.rpc.interceptors.authentication import current_caller
 from server.rpc.model_service import ModelService
@@ -28,7 +29,7 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 def build_server(
     repository: Repository,
     chain: Chain,
-    health_servicer: health.HealthServicer,
+    health: Health,
     *,
     threads: int,
     max_message_bytes: int,
@@ -48,6 +49,6 @@ def build_server(
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(repository, current_caller), server)
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(repository, current_caller), server)
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     add_reflection(server, (*SERVICES, HEALTH))
     return server

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from server.auth.keys import MAX_AGE, MIN_REFRESH_INTERVAL, JwksKeySet
+from server.auth.keys import MAX_AGE, MAX_WAITERS, MIN_REFRESH_INTERVAL, JwksKeySet
 from tests.auth.forge import jwks, key_pair
 
 
@@ -123,14 +123,14 @@ def test_keys_that_stay_are_loaded_again_once_in_the_maximum_age(issuer, keys):
 def test_many_callers_with_an_unknown_key_cause_one_fetch_and_all_get_it(issuer, keys):
     issuer.document = jwks(key_pair(kid="new"))
     issuer.stop_answering()
-    start = threading.Barrier(8)
+    start = threading.Barrier(MAX_WAITERS)
 
     def find() -> bool:
         start.wait(10)
         return keys.find("new") is not None
 
-    with ThreadPoolExecutor(8) as pool:
-        found = [pool.submit(find) for _ in range(8)]
+    with ThreadPoolExecutor(MAX_WAITERS) as pool:
+        found = [pool.submit(find) for _ in range(MAX_WAITERS)]
         assert issuer.being_asked.wait(10)
         issuer.answers.set()
         assert all(future.result(10) for future in found)

@@ -148,11 +148,11 @@ IMPOSSIBLE = [
     (["--jwks-file", "broken", *TRUSTED], ["JWKS"]),
     (["--jwks-url", "http://127.0.0.1:1/keys", *TRUSTED], ["JWKS", "http://127.0.0.1:1/keys"]),
     (["--data-dir", "broken"], ["broken"]),
-    (["--database-url", "nonsense"], ["--database-url"]),
-    (["--database-url", "mysql://127.0.0.1/x"], ["--database-url", "'mysql'"]),
+    (["--database-url", "nonsense"], ["the database", "URL"]),
+    (["--database-url", "mysql://127.0.0.1/x"], ["the database", "'mysql'"]),
     (["--database-url", "sqlite:///broken/registry.db"], ["broken"]),
     (["--database-url", "sqlite:///broken"], ["not a database"]),
-    (["--database-url", "postgresql://u:secret@127.0.0.1:1/x"], ["--database-url", "Connection refused"]),
+    (["--database-url", "postgresql://u:secret@127.0.0.1:1/x"], ["the database", "Connection refused"]),
     (["--database-url", "postgresql://127.0.0.1/x?nonsense=1"], ["nonsense"]),
 ]
 IDS = [" ".join(options) for options, _ in IMPOSSIBLE]

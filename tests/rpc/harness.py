@@ -11,7 +11,6 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1.health import HealthServicer
 from grpc_status import rpc_status
 
 from modelregistry.v1 import access_service_pb2, model_service_pb2
@@ -19,7 +18,9 @@ from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.auth.access import SCOPES
 from server.auth.keys import JwksKeySet
 from server.auth.tokens import TokenVerifier
+from server.rpc.health import Health
 from server.rpc.interceptors import Chain
+from server.rpc.server import SERVICES as SERVED
 from server.rpc.server import build_server
 from server.storage.repository import Repository
 from tests.auth.forge import AUDIENCE, ISSUER, KeyPair, claims, jwks, key_pair
@@ -133,7 +134,8 @@ class Registry:
     channel: grpc.Channel
     key: KeyPair
     repository: Repository
-    health: HealthServicer
+    health: Health
+    chain: Chain
 
     def user(self, name: str, *groups: str, scopes: tuple[str, ...] = SCOPES) -> User:
         """Someone with an honest token; `admin` is an administrator."""
@@ -152,13 +154,14 @@ class Registry:
 @contextmanager
 def serving(repository: Repository, max_message_bytes: int = 4 * 2**20) -> Iterator[Registry]:
     """Serve a repository on a loopback port."""
-    key, health = key_pair(), HealthServicer()
+    key, health = key_pair(), Health(SERVED)
     verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
-    server = build_server(repository, Chain(verifier), health, threads=THREADS, max_message_bytes=max_message_bytes)
+    chain = Chain(verifier)
+    server = build_server(repository, chain, health, threads=THREADS, max_message_bytes=max_message_bytes)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:
         with grpc.insecure_channel(address) as channel:
-            yield Registry(address, channel, key, repository, health)
+            yield Registry(address, channel, key, repository, health, chain)
     finally:
         server.stop(0).wait()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +46,7 @@ def test_readiness_follows_the_database_down_and_up_again(open_repository: OpenR
         repository = open_repository(postgres.url())
         with serving(repository) as registry:
             stub = health_pb2_grpc.HealthStub(registry.channel)
-            readiness = Readiness(registry.health, repository.ping, SERVICES)
+            readiness = Readiness(registry.health, repository.ping)
             readiness.start()
             try:
                 assert stub.Check(health_pb2.HealthCheckRequest()).status == SERVING
@@ -67,7 +69,7 @@ def test_a_database_that_hangs_is_not_ready(registry: Registry) -> None:
             answer.wait(DEADLINE_SECONDS)
         asked.set()
 
-    readiness = Readiness(registry.health, hang, SERVICES)
+    readiness = Readiness(registry.health, hang)
     readiness.start()
     try:
         until(health_pb2_grpc.HealthStub(registry.channel), NOT_SERVING, after=lambda: None)
@@ -84,6 +86,7 @@ def test_probes_are_answered_while_every_thread_waits_for_a_branch(
         admin = registry.user("admin")
         model = admin.create_model("m")
         source = admin.create_version(model)
+        registry.health.tell(SERVING)
         with builders.held(repository, source):
             waiting = [threads.submit(admin.promote, source, model) for _ in range(THREADS)]
             stub = health_pb2_grpc.HealthStub(registry.channel)
@@ -95,7 +98,7 @@ def test_probes_are_answered_while_every_thread_waits_for_a_branch(
 
 @pytest.mark.parametrize("service", ["", *SERVICES])
 def test_each_service_tells_its_health_without_credentials(registry: Registry, service: str) -> None:
-    readiness = Readiness(registry.health, registry.repository.ping, SERVICES)
+    readiness = Readiness(registry.health, registry.repository.ping)
     readiness.start()
     try:
         stub = health_pb2_grpc.HealthStub(registry.channel)
@@ -104,7 +107,70 @@ def test_each_service_tells_its_health_without_credentials(registry: Registry, s
         readiness.stop()
 
 
-def test_what_the_health_service_does_not_implement_is_unimplemented(registry: Registry) -> None:
+def test_the_health_of_every_service_is_listed(registry: Registry) -> None:
+    registry.health.tell(SERVING)
+    listed = health_pb2_grpc.HealthStub(registry.channel).List(health_pb2.HealthListRequest()).statuses
+    assert {name: answer.status for name, answer in listed.items()} == dict.fromkeys(("", *SERVICES), SERVING)
+
+
+def test_an_unknown_service_is_not_found_but_can_be_watched(registry: Registry) -> None:
+    stub = health_pb2_grpc.HealthStub(registry.channel)
     with pytest.raises(grpc.RpcError) as caught:
-        registry.channel.unary_unary("/grpc.health.v1.Health/List")(b"", timeout=10)
-    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        stub.Check(health_pb2.HealthCheckRequest(service="no.Such"))
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service="no.Such"), timeout=DEADLINE_SECONDS)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    watch.cancel()
+
+
+def test_a_watcher_is_told_each_change_once(registry: Registry) -> None:
+    watch = health_pb2_grpc.HealthStub(registry.channel).Watch(health_pb2.HealthCheckRequest(), timeout=10)
+    assert next(watch).status == NOT_SERVING
+    for status in (NOT_SERVING, SERVING, SERVING):
+        registry.health.tell(status)
+    assert next(watch).status == SERVING
+    registry.health.close()
+    registry.health.tell(SERVING)
+    assert next(watch).status == NOT_SERVING
+    registry.chain.cancel_streams()
+    with pytest.raises(grpc.RpcError) as ended:
+        next(watch)
+    assert ended.value.code() == grpc.StatusCode.CANCELLED
+
+
+def test_a_watch_that_begins_when_streams_have_ended_ends_too(registry: Registry) -> None:
+    registry.chain.cancel_streams()
+    with pytest.raises(grpc.RpcError) as ended:
+        list(health_pb2_grpc.HealthStub(registry.channel).Watch(health_pb2.HealthCheckRequest(), timeout=10))
+    assert ended.value.code() == grpc.StatusCode.CANCELLED
+
+
+def test_a_watcher_that_does_not_read_holds_up_nobody_else(registry: Registry) -> None:
+    """A client that never opens its flow-control window, which no gRPC library would be."""
+    with socket.create_connection(registry.address.split(":")) as stingy:
+        stingy.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0)))
+        headers = {":method": "POST", ":scheme": "http", ":path": "/grpc.health.v1.Health/Watch", ":authority": "x"}
+        headers |= {"content-type": "application/grpc", "te": "trailers"}
+        stingy.sendall(frame(HEADERS, END_HEADERS, 1, b"".join(map(literal, headers.items()))))
+        stingy.sendall(frame(DATA, END_STREAM, 1, bytes(5)))
+        for status in (SERVING, NOT_SERVING, SERVING):
+            registry.health.tell(status)
+            other = health_pb2_grpc.HealthStub(registry.channel).Watch(health_pb2.HealthCheckRequest(), timeout=10)
+            assert next(other).status == status
+            other.cancel()
+        assert registry.user("admin")("ListModels") is not None
+
+
+DATA, HEADERS, SETTINGS = 0, 1, 4
+END_STREAM, END_HEADERS = 1, 4
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """A frame of HTTP/2."""
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def literal(header: tuple[str, str]) -> bytes:
+    """A header as HPACK has it, without any compression."""
+    name, value = (text.encode() for text in header)
+    return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value

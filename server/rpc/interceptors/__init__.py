@@ -26,6 +26,8 @@ from server.rpc.interceptors.validation import parser
 
 Behaviour = Callable[..., Any]
 PROBE_THREADS = 2
+# One for each client that watches our health; they are made as they are needed.
+STREAM_THREADS = 256
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -37,8 +39,10 @@ class Chain(grpc.ServerInterceptor):
         self._verifier = verifier
         self._wrapped: dict[str, Handler] = {}
         self._streams: set[grpc.ServicerContext] = set()
-        # However many calls wait for the database, probes are answered.
+        self._closing = False
+        # However many calls wait for the database, probes are answered; and however many streams are open.
         self._probes = ThreadPoolExecutor(PROBE_THREADS, thread_name_prefix="probes")
+        self._stream_threads = ThreadPoolExecutor(STREAM_THREADS, thread_name_prefix="streams")
 
     def intercept_service(
         self,
@@ -55,7 +59,8 @@ class Chain(grpc.ServerInterceptor):
         return self._wrapped[method]
 
     def cancel_streams(self) -> None:
-        """End the streams that are open: those who watch our health do not end them by themselves."""
+        """End the streams, now and from now on: those who watch our health do not end them by themselves."""
+        self._closing = True
         for context in tuple(self._streams):
             context.cancel()
 
@@ -68,13 +73,13 @@ class Chain(grpc.ServerInterceptor):
         def parse(request: Any) -> Any:
             return map(parse_one, request) if handler.request_streaming else parse_one(request)
 
-        def call(request: Any, context: grpc.ServicerContext, *callback: Any) -> Any:
+        def call(request: Any, context: grpc.ServicerContext) -> Any:
             with (
                 observed(method, context) as record,
                 answered(context, record),
                 authenticated(method, context, self._verifier, record),
             ):
-                return behaviour(parse(request), context, *callback)
+                return behaviour(parse(request), context)
 
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with (
@@ -84,25 +89,24 @@ class Chain(grpc.ServerInterceptor):
             ):
                 yield from behaviour(parse(request), context)
 
-        # A non-blocking handler streams through a callback, and returns at once.
-        non_blocking = getattr(behaviour, "experimental_non_blocking", False)
-        wrapped: Behaviour = stream if handler.response_streaming and not non_blocking else call
-        if handler.response_streaming:
-            wrapped = self._remembered(wrapped)
-        wrapped.experimental_non_blocking = non_blocking  # type: ignore[attr-defined]
-        pool = getattr(behaviour, "experimental_thread_pool", None) or (self._probes if is_open(method) else None)
-        wrapped.experimental_thread_pool = pool  # type: ignore[attr-defined]
+        wrapped: Behaviour = self._remembered(stream) if handler.response_streaming else call
+        if is_open(method):
+            pool = self._stream_threads if handler.response_streaming else self._probes
+            wrapped.experimental_thread_pool = pool  # type: ignore[attr-defined]
         make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(wrapped, request_deserializer=None, response_serializer=handler.response_serializer)
 
     def _remembered(self, behaviour: Behaviour) -> Behaviour:
         """Keep the contexts of a streaming handler's calls for as long as they are open."""
 
-        def remembered(request: Any, context: grpc.ServicerContext, *callback: Any) -> Any:
+        def remembered(request: Any, context: grpc.ServicerContext) -> Any:
             self._streams.add(context)
-            if not context.add_callback(lambda: self._streams.discard(context)):
+            still_open = context.add_callback(lambda: self._streams.discard(context))
+            if not still_open:
                 self._streams.discard(context)
-            return behaviour(request, context, *callback)
+            elif self._closing:
+                context.cancel()
+            return behaviour(request, context)
 
         return remembered
 

@@ -23,8 +23,6 @@ def answered(context: grpc.ServicerContext, record: CallRecord) -> Iterator[None
         return
     except grpc.RpcError:
         return  # From the requests of a stream whose client is gone: there is nobody to answer.
-    except NotImplementedError:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server does not implement the method")
     except RegistryError as raised:
         error = raised
         if error.__cause__ is not None:

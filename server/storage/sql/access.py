@@ -37,16 +37,16 @@ def granted_folders(caller: Caller) -> Select[str]:
     return select(grants.c.resource_rid).where(grants.c.principal.in_(caller.principals), is_folder)
 
 
-def ways_to_see_models(caller: Caller, folders: Sequence[str]) -> list[ColumnElement[bool]]:
+def ways_to_see_models(caller: Caller, folders: Sequence[str] | Select[str]) -> list[ColumnElement[bool]]:
     """The conditions of which one holds for each model that the caller sees, given the folders with a role.
 
-    Each is a seek in an index. With the folders as a subquery, PostgreSQL would expect to find some models soon, and
-    walk past all that are invisible.
+    With the folders as values each is a seek in an index; as a subquery, PostgreSQL would expect to find some models
+    soon, and walk past all that are invisible.
     """
     if caller.is_admin:
         return [true()]
     granted = select(grants.c.resource_rid).where(grants.c.principal.in_(caller.principals))
-    return [models.c.rid.in_(granted), *([models.c.parent_folder_rid.in_(folders)] if folders else [])]
+    return [models.c.rid.in_(granted), models.c.parent_folder_rid.in_(folders)]
 
 
 def _grants_to(caller: Caller, *resource_rids: str | ColumnElement[str]) -> Select[int]:

@@ -14,9 +14,9 @@ from server.errors import Overloaded, RegistryError, StorageUnavailable
 _CONFLICTS = {"40001", "40P01", "23505"}
 # lock_not_available; query_canceled by a timeout
 _TIMEOUTS = {"55P03", "57014"}
-# connection_exception, read_only_sql_transaction, insufficient_privilege, insufficient_resources,
-# operator_intervention, system_error
-_AWAY = ("08", "25006", "42501", "53", "57", "58")
+# connection_exception, read_only_sql_transaction, insufficient_resources, operator_intervention, system_error
+_AWAY = ("08", "25006", "53", "57", "58")
+_INSUFFICIENT_PRIVILEGE = "42501"
 _SQLITE_AWAY = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -39,6 +39,8 @@ def translate(error: DBAPIError | PoolTimeout) -> RegistryError | None:
     state, code = _sqlstate(error) or "", _sqlite_code(error) & 0xFF
     if state in _TIMEOUTS or code == sqlite3.SQLITE_BUSY or is_conflict(error):
         return Overloaded()
+    if state == _INSUFFICIENT_PRIVILEGE:
+        return StorageUnavailable(retry_after=None)  # Until somebody grants what is missing.
     if error.connection_invalidated or state.startswith(_AWAY) or code in _SQLITE_AWAY:
         return StorageUnavailable()
     return StorageUnavailable() if isinstance(error, OperationalError | InterfaceError) else None

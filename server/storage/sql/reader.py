@@ -30,6 +30,8 @@ T = TypeVar("T")
 # Of a message, what the largest version leaves to what is not content, and a page to its token.
 ENVELOPE_BYTES = 8 * 2**10
 
+_MANY_FOLDERS = 1000
+
 _is_head = and_(versions.c.branch_id == branches.c.id, versions.c.version_number == branches.c.version_count)
 
 
@@ -55,7 +57,7 @@ class SqlReader:
             wanted.append(models.c.parent_folder_rid == parent_folder_rid)
         if page.after is not None:
             wanted.append(models.c.rid > page.after)
-        folders = [] if caller.is_admin else self.connection.scalars(granted_folders(caller)).all()
+        folders = [] if caller.is_admin else self._folders_to_list(caller, parent_folder_rid)
         # The first of each way to see a model, which are more than enough: what is invisible is not walked past.
         ways = [
             select(models).where(way, *wanted).order_by(models.c.rid).limit(page.size + 1).subquery()
@@ -64,6 +66,14 @@ class SqlReader:
         visible = union(*(select(way) for way in ways)).subquery()
         rows = self.connection.execute(select(visible).order_by(visible.c.rid).limit(page.size + 1)).all()
         return _page(rows, rows[: page.size], "rid", to_model)
+
+    def _folders_to_list(self, caller: Caller, parent_folder_rid: str | None) -> Sequence[str] | Select[str]:
+        """Return the folders with a role, by name as long as they are few enough for a statement."""
+        granted = granted_folders(caller)
+        if parent_folder_rid is not None:
+            granted = granted.where(grants.c.resource_rid == parent_folder_rid)
+        folders = self.connection.scalars(granted.limit(_MANY_FOLDERS)).all()
+        return folders if len(folders) < _MANY_FOLDERS else granted
 
     def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
         """See the contract."""
