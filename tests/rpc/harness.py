@@ -34,7 +34,7 @@ METHODS = {method.name: method for service in SERVICES for method in service.met
 
 SOME_MODEL = "ri.models.main.model.00000000-0000-0000-0000-000000000000"
 SOME_VERSION = "ri.models.main.model-version.00000000-0000-0000-0000-000000000000"
-DEADLINE_SECONDS = 30
+DEADLINE_SECONDS = 120
 THREADS = 8
 
 
