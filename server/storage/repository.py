@@ -116,8 +116,7 @@ class Transaction(Reader, Protocol):
 
         Transactions that append to one branch wait for each other here. `version_number` becomes the previous head's
         plus one, `created_time` now, but never before the previous head's; a `created_time` that is already set is
-        kept. The model must be stored. Stores nothing of the content
-        again, whatever its size.
+        kept. The model must be stored. Nothing of the content is stored again, whatever its size.
         """
 
     def set_grant(self, grant: Grant, changed_by: str) -> None:
