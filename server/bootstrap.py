@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import ssl
+import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -18,6 +21,9 @@ from server.auth.keys import JwksKeySet, jwks_file, jwks_url
 from server.auth.tokens import TokenVerifier
 from server.config import ConfigError, Settings, host_of, is_loopback
 from server.errors import RegistryError
+from server.gateway.routes import routes_of
+from server.gateway.server import HttpServer
+from server.ports import bind_grpc, bind_http, http_address, tls_context
 from server.rpc.health import Health
 from server.rpc.interceptors import Chain
 from server.rpc.readiness import Readiness
@@ -32,11 +38,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Application:
-    """A server with its port bound, and what has to be started and closed with it."""
+    """A server with its ports bound, and what has to be started and closed with it."""
 
     server: grpc.Server
     chain: Chain
     address: str
+    gateway: HttpServer | None
+    http_address: str | None
     readiness: Readiness
     repository: Repository
 
@@ -57,11 +65,35 @@ def build(settings: Settings) -> Application:
         max_message_bytes=settings.max_message_bytes,
     )
     try:
-        address = _bind(server, settings)
+        address = bind_grpc(server, settings)
+        listener = bind_http(settings) if settings.serves_http else None
     except ConfigError:
         repository.close()
         raise
-    return Application(server, chain, address, Readiness(health, repository.ping), repository)
+    return Application(
+        server=server,
+        chain=chain,
+        address=address,
+        gateway=_gateway(server, listener, settings) if listener else None,
+        http_address=http_address(listener, settings) if listener else None,
+        readiness=Readiness(health, repository.ping),
+        repository=repository,
+    )
+
+
+def _gateway(server: grpc.Server, listener: socket.socket, settings: Settings) -> HttpServer:
+    """Return the HTTP server, a client of the gRPC server over a socket in a folder that no other user can enter."""
+    folder = Path(tempfile.mkdtemp(prefix="modelregistry-"))
+    target = f"unix:{folder / 'grpc.sock'}"
+    server.add_insecure_port(target)
+    return HttpServer(
+        listener,
+        routes_of(SERVICES),
+        target,
+        max_body_bytes=settings.max_message_bytes,
+        tls=tls_context(settings),
+        close=partial(shutil.rmtree, folder, ignore_errors=True),
+    )
 
 
 def open_repository(database_url: str | None, data_dir: Path, threads: int, max_message_bytes: int) -> Repository:
@@ -127,39 +159,3 @@ def _verifier(settings: Settings) -> TokenVerifier:
         return TokenVerifier(JwksKeySet(load), settings.issuer or "", settings.audience or "", settings.admins)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-
-
-def _bind(server: grpc.Server, settings: Settings) -> str:
-    host, _, _ = settings.listen.rpartition(":")
-    try:
-        if settings.tls_cert and settings.tls_key:
-            port = server.add_secure_port(settings.listen, _credentials(settings))
-        else:
-            port = server.add_insecure_port(settings.listen)
-    except RuntimeError:
-        raise ConfigError(
-            f"cannot listen on {settings.listen}: is it taken, or not an address of this machine?"
-        ) from None
-    return f"{host}:{port}"
-
-
-def _credentials(settings: Settings) -> grpc.ServerCredentials:
-    assert settings.tls_cert
-    assert settings.tls_key
-    # gRPC itself would only say that it cannot listen.
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
-    except OSError as error:
-        raise ConfigError(f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: {error}") from error
-    try:
-        if settings.tls_client_ca:
-            context.load_verify_locations(settings.tls_client_ca)
-    except OSError as error:
-        raise ConfigError(f"--tls-client-ca {settings.tls_client_ca}: {error}") from error
-    client_ca = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
-    return grpc.ssl_server_credentials(
-        [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],
-        root_certificates=client_ca,
-        require_client_auth=client_ca is not None,
-    )

@@ -8,6 +8,9 @@ from pathlib import Path
 
 DEFAULT_DATA_DIR = Path("modelregistry-data")
 DEFAULT_LISTEN = "127.0.0.1:50051"
+DEFAULT_HTTP_LISTEN = "127.0.0.1:8080"
+# In place of an address: no HTTP.
+NOWHERE = "none"
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
 
 
@@ -20,6 +23,7 @@ class Settings:
     """The settings of one server. Raises ConfigError if they contradict each other."""
 
     listen: str = DEFAULT_LISTEN
+    http_listen: str = DEFAULT_HTTP_LISTEN
     data_dir: Path = DEFAULT_DATA_DIR
     database_url: str | None = None
     admins: frozenset[str] = field(default_factory=frozenset)
@@ -35,7 +39,8 @@ class Settings:
     threads: int = 8
 
     def __post_init__(self) -> None:
-        host = host_of(self.listen)
+        addresses = [self.listen, *([self.http_listen] if self.serves_http else [])]
+        hosts = [host_of(address) for address in addresses]
         for principal in self.admins:
             if not principal.startswith(("user:", "group:")):
                 raise ConfigError(f"an administrator is user:NAME or group:NAME, not {principal!r}")
@@ -44,10 +49,10 @@ class Settings:
         if self.uses_local_keys:
             if self.issuer or self.audience:
                 raise ConfigError("--issuer and --audience need --jwks-file or --jwks-url")
-            if not self.local_keys and not is_loopback(host):
+            if not self.local_keys and (elsewhere := [host for host in hosts if not is_loopback(host)]):
                 raise ConfigError(
-                    f"{host} is not a loopback address, and a server that signs its own tokens listens elsewhere only"
-                    " with --local-keys; better, name an issuer: --jwks-url, --issuer and --audience"
+                    f"{elsewhere[0]} is not a loopback address, and a server that signs its own tokens listens"
+                    " elsewhere only with --local-keys; better, name an issuer: --jwks-url, --issuer and --audience"
                 )
         else:
             if self.local_keys:
@@ -58,6 +63,11 @@ class Settings:
             raise ConfigError("--tls-cert and --tls-key need each other")
         if self.tls_client_ca and not self.tls_cert:
             raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key")
+
+    @property
+    def serves_http(self) -> bool:
+        """Whether the server speaks HTTP beside gRPC."""
+        return self.http_listen != NOWHERE
 
     @property
     def uses_local_keys(self) -> bool:

@@ -21,17 +21,39 @@ class FieldViolation(NamedTuple):
     description: str
 
 
+# What HTTP says for a gRPC code, unless an error's class says otherwise.
+HTTP_STATUS = {
+    code_pb2.INVALID_ARGUMENT: 400,
+    code_pb2.UNAUTHENTICATED: 401,
+    code_pb2.PERMISSION_DENIED: 403,
+    code_pb2.NOT_FOUND: 404,
+    code_pb2.ALREADY_EXISTS: 409,
+    code_pb2.RESOURCE_EXHAUSTED: 429,
+    code_pb2.CANCELLED: 499,
+    code_pb2.INTERNAL: 500,
+    code_pb2.UNIMPLEMENTED: 501,
+    code_pb2.UNAVAILABLE: 503,
+    code_pb2.DEADLINE_EXCEEDED: 504,
+}
+
+
 @dataclass(eq=False, kw_only=True)
 class RegistryError(Exception):
     """A failure with a name; subclasses add their parameters as fields."""
 
     code: ClassVar[int]  # google.rpc.Code
+    http_status: ClassVar[int]
     description: ClassVar[str]
 
     violations: tuple[FieldViolation, ...] = ()
     # When a retry can help; None where it cannot, or where the call may have been executed.
     retry_after: timedelta | None = None
     instance_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "http_status" not in vars(cls):
+            cls.http_status = HTTP_STATUS[cls.code]
 
     @property
     def name(self) -> str:
@@ -162,6 +184,7 @@ class RequestTooLarge(RegistryError):
     """More than one message can carry."""
 
     code = code_pb2.RESOURCE_EXHAUSTED
+    http_status = 413
     description = "The request is too large."
 
 

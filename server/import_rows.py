@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from typing import NamedTuple
-
-from google.protobuf.descriptor import Descriptor
 
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource
 from server import rids
 from server.branches import DEFAULT_BRANCH
 from server.errors import FieldViolation, InvalidArgument, RegistryError
 from server.json_form import from_json, loads
+from server.json_paths import json_path
 from server.validation import validate
 
 # The JSON of the largest version that fits into a message of 4 MiB is smaller: nothing grows more than twelvefold.
@@ -22,7 +20,6 @@ MAX_LINE_BYTES = 64 * 2**20
 # How much the clocks of two systems may differ.
 CLOCK_SKEW_SECONDS = 300
 
-_PATH_PART = re.compile(r'\.?(?P<name>\w+)|(?P<subscript>\[(?:\d+|"(?:[^"\\]|\\.)*")\])')
 _SOURCE_KINDS = {field.json_name for field in ModelVersionSource.DESCRIPTOR.fields}
 
 
@@ -90,7 +87,7 @@ def _legacy_source(source: object) -> str | None:
 def _check(message: Model | ModelVersion, *required: str) -> None:
     """Return if the fields are set and every field has its shape."""
     fields = {field.name for field, _ in message.ListFields()}
-    missing = [FieldViolation(_json_path(message.DESCRIPTOR, n), "is required") for n in required if n not in fields]
+    missing = [FieldViolation(json_path(message.DESCRIPTOR, n), "is required") for n in required if n not in fields]
     if missing:
         raise InvalidArgument(violations=tuple(missing))
     if message.created_time.ToSeconds() > time.time() + CLOCK_SKEW_SECONDS:
@@ -100,24 +97,9 @@ def _check(message: Model | ModelVersion, *required: str) -> None:
         validate(message)
     except RegistryError as error:
         error.violations = tuple(
-            violation._replace(field=_json_path(message.DESCRIPTOR, violation.field)) for violation in error.violations
+            violation._replace(field=json_path(message.DESCRIPTOR, violation.field)) for violation in error.violations
         )
         raise
-
-
-def _json_path(descriptor: Descriptor | None, path: str) -> str:
-    """Return where JSON has a field: `model_api.inputs[0].tabular.name` is at `modelApi.inputs[0].name`."""
-    result = ""
-    for part in _PATH_PART.finditer(path):
-        if part["subscript"]:
-            result += part["subscript"]
-            continue
-        field = descriptor.fields_by_name.get(part["name"]) if descriptor else None
-        is_member = field is not None and field.containing_oneof is not None and field.containing_oneof.name == "type"
-        if not is_member:  # members of a union have no key of their own
-            result += f".{field.json_name if field else part['name']}"
-        descriptor = field.message_type if field else None
-    return result.removeprefix(".")
 
 
 def invalid(path: str, sentence: str) -> InvalidArgument:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -13,8 +14,8 @@ from server.bootstrap import Application
 DRAIN_SECONDS = 8.0
 
 
-def run(application: Application, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; `announce` is told the address once calls are taken."""
+def run(application: Application, announce: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; `announce` is called once calls are taken."""
     stopping = threading.Event()
 
     def stop(_: int, __: FrameType | None) -> None:
@@ -23,7 +24,7 @@ def run(application: Application, announce: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     start(application)
-    announce(application.address)
+    announce()
     stopping.wait()
     stop_and_close(application)
 
@@ -32,12 +33,18 @@ def start(application: Application) -> None:
     """Take calls."""
     application.readiness.start()
     application.server.start()
+    if application.gateway is not None:
+        application.gateway.start()
 
 
 def stop_and_close(application: Application) -> None:
     """Say that no more calls are wanted, finish those that run, at most DRAIN_SECONDS, and close."""
+    deadline = time.monotonic() + DRAIN_SECONDS
     application.readiness.stop()
-    stopped = application.server.stop(DRAIN_SECONDS)
+    if application.gateway is not None:
+        # Its requests are calls of the server behind it, which goes on until they are answered.
+        application.gateway.stop(DRAIN_SECONDS)
+    stopped = application.server.stop(max(0.0, deadline - time.monotonic()))
     application.chain.cancel_streams()
     stopped.wait()
     application.repository.close()

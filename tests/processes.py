@@ -67,7 +67,9 @@ def failure(result: subprocess.CompletedProcess[str], exit_code: int = 1) -> str
 
 
 class Server:
-    """A running `modelregistry serve`, with a folder as its working directory; it listens on a free port of loopback.
+    """A running `modelregistry serve`, with a folder as its working directory, on free ports of loopback.
+
+    `address` is where it speaks gRPC, `url` where it speaks HTTP.
 
     Used in a `with` statement, it is stopped at the end and must exit in order, unless it was killed.
     """
@@ -89,7 +91,9 @@ class Server:
             self.process = subprocess.Popen(
                 [command, "serve", *arguments],
                 cwd=folder,
-                env=environment(MODELREGISTRY_LISTEN=listen, **variables),
+                env=environment(
+                    **{"MODELREGISTRY_LISTEN": listen, "MODELREGISTRY_HTTP_LISTEN": "127.0.0.1:0", **variables}
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -98,6 +102,7 @@ class Server:
         threading.Thread(target=self._read_lines, daemon=True).start()
         try:
             self.address = self.line(LISTENING)
+            self.url = self.line(LISTENING)
         except BaseException:
             self.kill()
             raise

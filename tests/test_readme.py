@@ -22,7 +22,10 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def test_the_table_of_errors_is_that_of_the_code() -> None:
-    told = {name: (code, tuple(filter(None, parameters.split(", ")))) for name, code, parameters in rows("Errors")}
+    told = {
+        name: (code, int(http), tuple(filter(None, parameters.split(", "))))
+        for name, code, http, parameters in rows("Errors")
+    }
     assert told == TABLE
 
 

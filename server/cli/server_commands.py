@@ -17,7 +17,14 @@ import typer
 from server.auth.access import SCOPES
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, option
 from server.cli.output import fail, say
-from server.config import DEFAULT_LISTEN, DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings
+from server.config import (
+    DEFAULT_HTTP_LISTEN,
+    DEFAULT_LISTEN,
+    DEFAULT_MAX_MESSAGE_BYTES,
+    NOWHERE,
+    ConfigError,
+    Settings,
+)
 from server.logs import configure_logs
 
 _TTL = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
@@ -32,6 +39,10 @@ def _duration(text: str) -> timedelta:
 
 
 Listen = Annotated[str, option("--listen", "Where to listen for gRPC.", metavar="HOST:PORT")]
+HttpListen = Annotated[
+    str,
+    option("--http-listen", f"Where to listen for HTTP; `{NOWHERE}` for nowhere.", metavar="HOST:PORT"),
+]
 Admin = Annotated[
     list[str] | None,
     option("--admin", "A principal who may do everything, like user:jane; may be repeated.", metavar="PRINCIPAL"),
@@ -64,6 +75,7 @@ MaxMessageBytes = Annotated[
 
 def serve(
     listen: Listen = DEFAULT_LISTEN,
+    http_listen: HttpListen = DEFAULT_HTTP_LISTEN,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = DATA_DIR,
     admin: Admin = None,
@@ -91,6 +103,7 @@ def serve(
     try:
         settings = Settings(
             listen=listen,
+            http_listen=http_listen,
             data_dir=data_dir,
             database_url=database_url,
             admins=frozenset([*(admin or ()), *filter(None, map(str.strip, (admins or "").split(",")))]),
@@ -109,7 +122,7 @@ def serve(
         application = bootstrap.build(settings)
     except ConfigError as error:
         fail(str(error))
-    lifecycle.run(application, lambda address: _announce(address, settings))
+    lifecycle.run(application, lambda: _announce(application.address, application.http_address, settings))
     # A thread that waits for a database which hangs would keep the process for as long.
     os._exit(0)
 
@@ -160,10 +173,12 @@ def register(app: typer.Typer) -> None:
         app.command(run.__name__)(run)
 
 
-def _announce(address: str, settings: Settings) -> None:
+def _announce(address: str, http_address: str | None, settings: Settings) -> None:
     # A server whose output nobody reads any more goes on serving.
     with contextlib.suppress(OSError):
         print(f"listening on {address}", flush=True)
+        if http_address is not None:
+            print(f"listening on {'https' if settings.tls_cert else 'http'}://{http_address}", flush=True)
         _announce_example(address, settings)
 
 

@@ -17,6 +17,7 @@ PAGE_OPTIONS = {"--page-size", "--page-token"}
 OPTIONS: dict[str, set[str]] = {
     "serve": {
         "--listen",
+        "--http-listen",
         "--database-url",
         "--data-dir",
         "--admin",

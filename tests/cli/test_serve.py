@@ -107,6 +107,8 @@ def test_with_a_client_authority_it_wants_a_certificate_of_it(tmp_path: Path) ->
 
 
 def test_beyond_loopback_it_wants_to_be_told_that_local_keys_are_meant(tmp_path: Path) -> None:
+    line = failure(run("serve", "--listen", "127.0.0.1:0", "--http-listen", "0.0.0.0:0", cwd=tmp_path))
+    assert "0.0.0.0" in line
     line = failure(run("serve", "--listen", "0.0.0.0:0", cwd=tmp_path))
     assert line.startswith("0.0.0.0 is not a loopback address")
     assert "--local-keys" in line
@@ -124,6 +126,10 @@ def test_local_keys_beyond_loopback_are_served_with_a_warning(tmp_path: Path) ->
 def test_a_port_that_is_taken_is_refused(server: Server, tmp_path: Path) -> None:
     line = failure(run("serve", "--listen", server.address, cwd=tmp_path))
     assert line.startswith(f"cannot listen on {server.address}: ")
+    taken = server.url.removeprefix("http://")
+    line = failure(run("serve", "--listen", "127.0.0.1:0", "--http-listen", taken, cwd=tmp_path))
+    assert line.startswith(f"cannot listen on {taken}: ")
+    assert "--http-listen" in line
 
 
 # What it refuses
@@ -132,6 +138,7 @@ def test_a_port_that_is_taken_is_refused(server: Server, tmp_path: Path) -> None
 # What `serve` is told, and what its answer must name.
 IMPOSSIBLE = [
     (["--listen", "nonsense"], ["HOST:PORT", "'nonsense'"]),
+    (["--http-listen", "nonsense"], ["HOST:PORT", "'nonsense'"]),
     (["--listen", "127.0.0.1:65536"], ["HOST:PORT", "'127.0.0.1:65536'"]),
     (["--admin", "jane"], ["'jane'", "user:", "group:"]),
     (["--tls-cert", "cert.pem"], ["--tls-cert", "--tls-key"]),

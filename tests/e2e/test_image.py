@@ -142,7 +142,8 @@ def test_the_environment_holds_no_tools_of_developers(image: Image) -> None:
 
 def test_the_server_serves_from_its_volume_and_is_healthy(image: Image) -> None:
     variables = image.environment()
-    assert variables["MODELREGISTRY_LISTEN"] == f"0.0.0.0:{only('EXPOSE')}"
+    listens = [variables["MODELREGISTRY_LISTEN"], variables.pop("MODELREGISTRY_HTTP_LISTEN")]
+    assert listens == [f"0.0.0.0:{port}" for port in only("EXPOSE").split()]
     entrypoint, command = json.loads(only("ENTRYPOINT")), json.loads(only("CMD"))
     assert (entrypoint, command[0]) == (["modelregistry"], "serve")
     assert image.data.stat().st_mode & 0o777 == 0o700

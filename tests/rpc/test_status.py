@@ -17,31 +17,31 @@ from server import errors
 from server.errors import FieldViolation, InvalidArgument, InvalidDisplayName, RegistryError
 from server.rpc.status import MAX_STATUS_BYTES, to_status
 
-# The contract's table: name, code, parameters.
+# The contract's table: name, gRPC code, HTTP status, parameters.
 TABLE = {
-    "MissingCredentials": ("UNAUTHENTICATED", ()),
-    "InvalidCredentials": ("UNAUTHENTICATED", ()),
-    "ApiUsageDenied": ("PERMISSION_DENIED", ("missingScope",)),
-    "ApiFeaturePreviewUsageOnly": ("INVALID_ARGUMENT", ()),
-    "InvalidArgument": ("INVALID_ARGUMENT", ()),
-    "InvalidModelApi": ("INVALID_ARGUMENT", ("errorType", "message")),
-    "InvalidBranchName": ("INVALID_ARGUMENT", ("branchName",)),
-    "InvalidDisplayName": ("INVALID_ARGUMENT", ("displayName",)),
-    "InvalidPageSize": ("INVALID_ARGUMENT", ("pageSize",)),
-    "InvalidPageToken": ("INVALID_ARGUMENT", ("pageToken",)),
-    "UnsupportedModelSource": ("INVALID_ARGUMENT", ()),
-    "PromoteVersionModelPermissionDenied": ("PERMISSION_DENIED", ("modelRid",)),
-    "CreateModelVersionPermissionDenied": ("PERMISSION_DENIED", ("modelRid",)),
-    "CreateModelPermissionDenied": ("PERMISSION_DENIED", ()),
-    "AccessPermissionDenied": ("PERMISSION_DENIED", ("resourceRid",)),
-    "ModelNotFound": ("NOT_FOUND", ("modelRid",)),
-    "ModelVersionNotFound": ("NOT_FOUND", ("modelRid", "modelVersionRid")),
-    "BranchNotFound": ("NOT_FOUND", ("modelRid", "branchName")),
-    "ResourceNameAlreadyExists": ("ALREADY_EXISTS", ("parentFolderRid", "displayName")),
-    "RequestTooLarge": ("RESOURCE_EXHAUSTED", ()),
-    "Overloaded": ("RESOURCE_EXHAUSTED", ()),
-    "StorageUnavailable": ("UNAVAILABLE", ()),
-    "Internal": ("INTERNAL", ()),
+    "MissingCredentials": ("UNAUTHENTICATED", 401, ()),
+    "InvalidCredentials": ("UNAUTHENTICATED", 401, ()),
+    "ApiUsageDenied": ("PERMISSION_DENIED", 403, ("missingScope",)),
+    "ApiFeaturePreviewUsageOnly": ("INVALID_ARGUMENT", 400, ()),
+    "InvalidArgument": ("INVALID_ARGUMENT", 400, ()),
+    "InvalidModelApi": ("INVALID_ARGUMENT", 400, ("errorType", "message")),
+    "InvalidBranchName": ("INVALID_ARGUMENT", 400, ("branchName",)),
+    "InvalidDisplayName": ("INVALID_ARGUMENT", 400, ("displayName",)),
+    "InvalidPageSize": ("INVALID_ARGUMENT", 400, ("pageSize",)),
+    "InvalidPageToken": ("INVALID_ARGUMENT", 400, ("pageToken",)),
+    "UnsupportedModelSource": ("INVALID_ARGUMENT", 400, ()),
+    "PromoteVersionModelPermissionDenied": ("PERMISSION_DENIED", 403, ("modelRid",)),
+    "CreateModelVersionPermissionDenied": ("PERMISSION_DENIED", 403, ("modelRid",)),
+    "CreateModelPermissionDenied": ("PERMISSION_DENIED", 403, ()),
+    "AccessPermissionDenied": ("PERMISSION_DENIED", 403, ("resourceRid",)),
+    "ModelNotFound": ("NOT_FOUND", 404, ("modelRid",)),
+    "ModelVersionNotFound": ("NOT_FOUND", 404, ("modelRid", "modelVersionRid")),
+    "BranchNotFound": ("NOT_FOUND", 404, ("modelRid", "branchName")),
+    "ResourceNameAlreadyExists": ("ALREADY_EXISTS", 409, ("parentFolderRid", "displayName")),
+    "RequestTooLarge": ("RESOURCE_EXHAUSTED", 413, ()),
+    "Overloaded": ("RESOURCE_EXHAUSTED", 429, ()),
+    "StorageUnavailable": ("UNAVAILABLE", 503, ()),
+    "Internal": ("INTERNAL", 500, ()),
 }
 # A retry helps where the service, and not the request, was at fault.
 RETRYABLE = {"Overloaded", "StorageUnavailable"}
@@ -66,7 +66,8 @@ def unpack(status: status_pb2.Status, message_type: type[Any]) -> Any:
 
 def test_the_errors_are_those_of_the_table() -> None:
     assert {
-        name: (code_pb2.Code.Name(error.code), tuple(sample(error).parameters)) for name, error in every_error().items()
+        name: (code_pb2.Code.Name(error.code), error.http_status, tuple(sample(error).parameters))
+        for name, error in every_error().items()
     } == TABLE
 
 

@@ -1,0 +1,131 @@
+"""The HTTP application: requests become calls of the server behind it, and answers become JSON.
+
+The server decides everything; the gateway refuses only what it cannot make a call of.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import grpc.aio
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.routing import Route as Path
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.errors import ApiFeaturePreviewUsageOnly, InvalidArgument
+from server.gateway.bodies import Bodies
+from server.gateway.calls import Caller, RpcFailed
+from server.gateway.errors import Failure, MethodNotAllowed, RouteNotFound, failure, refusal
+from server.gateway.requests import request_of, wants_preview
+from server.gateway.routes import Route
+from server.json_form import dumps
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+
+# Takes a request and its id.
+Handler = Callable[[Request, str], Awaitable[Response]]
+
+
+def build_app(routes: Sequence[Route], channel: grpc.aio.Channel, max_body_bytes: int) -> ASGIApp:
+    """Return the application that serves these routes with calls over the channel."""
+    handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
+    bodies = Bodies(max_body_bytes)
+    for route in routes:
+        handlers[route.path][route.http_method] = _RpcHandler(route, channel, bodies)
+    paths: list[BaseRoute] = [Path(path, _Resource(methods)) for path, methods in handlers.items()]
+    starlette = Starlette(routes=paths)
+    starlette.router.redirect_slashes = False
+    starlette.router.default = _Resource({})
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            # Its segments are decoded one by one, so that an encoded slash does not divide one.
+            scope["path"] = scope["raw_path"].decode("ascii")
+        await starlette(scope, receive, send)
+
+    return app
+
+
+class _Resource:
+    """What is at one path; at none, if it has no methods."""
+
+    def __init__(self, handlers: Mapping[str, Handler]):
+        self._handlers = handlers
+        self._allowed = ", ".join([*handlers, *(["HEAD"] if "GET" in handlers else []), "OPTIONS"])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        request_id = _request_id(request)
+        changes_something = request.method not in {"GET", "HEAD"}
+        try:
+            response = await self._handle(request, request_id)
+        except ClientDisconnect:
+            return
+        except RpcFailed as error:
+            response = _failed(failure(error.status, error.route, changes_something=changes_something))
+        except Exception as error:
+            what = f"{request.method} {scope['path'][:500]}"
+            response = _failed(refusal(request_id, error, what, changes_something=changes_something))
+            if isinstance(error, MethodNotAllowed):
+                response.headers["Allow"] = error.allowed
+        response.headers["X-Request-Id"] = request_id
+        await response(scope, receive, send)
+
+    async def _handle(self, request: Request, request_id: str) -> Response:
+        if not self._handlers:
+            raise RouteNotFound(path=request.scope["path"])
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": self._allowed})
+        handler = self._handlers.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            raise MethodNotAllowed(method=request.method, allowed=self._allowed)
+        return await handler(request, request_id)
+
+
+class _RpcHandler:
+    """Answers the requests of one route with calls of its RPC."""
+
+    def __init__(self, route: Route, channel: grpc.aio.Channel, bodies: Bodies):
+        self._route = route
+        self._caller = Caller(channel, route)
+        self._bodies = bodies
+
+    async def __call__(self, request: Request, request_id: str) -> Response:
+        if not self._route.has_body:
+            return await self._answer(request, request_id, b"")
+        async with self._bodies.read(request) as body:
+            return await self._answer(request, request_id, body)
+
+    async def _answer(self, request: Request, request_id: str, body: bytes) -> Response:
+        query = request.scope["query_string"].decode("ascii")
+        try:
+            message = request_of(self._route, request.path_params, query, body)
+        except InvalidArgument:
+            # The order of checks is the contract's: who may not call is not told what a call should look like.
+            await self._caller.check_credentials(request.headers, request_id)
+            if self._route.is_in_preview and not wants_preview(query):
+                raise ApiFeaturePreviewUsageOnly from None
+            raise
+        answer = await self._caller.call(message, request.headers, request_id)
+        return _json(200, dumps(answer))
+
+
+def _json(status_code: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(text, status_code, headers, media_type="application/json")
+
+
+def _failed(answer: Failure) -> Response:
+    return _json(answer.http_status, json.dumps(answer.body, ensure_ascii=False), answer.headers)
+
+
+def _request_id(request: Request) -> str:
+    """Return the client's `X-Request-Id`, so that its logs and ours can be joined; one of our own if it sent none."""
+    sent = request.headers.get("x-request-id", "")
+    return sent if _REQUEST_ID.fullmatch(sent) else str(uuid.uuid4())

@@ -1,0 +1,100 @@
+"""Calls of the server behind the gateway."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+from google.rpc import status_pb2
+
+from server.errors import FieldViolation, Internal, InvalidArgument, RegistryError, RequestTooLarge
+from server.gateway.errors import Cancelled, DeadlineExceeded, RequestHeadersTooLarge, ServiceUnavailable
+from server.gateway.routes import Route
+
+# A call that has not been answered by then is given up, unless its client says otherwise.
+DEADLINE_SECONDS = 60.0
+
+# What the server takes as metadata, but for what gRPC itself adds.
+MAX_FORWARDED_BYTES = 15 * 2**10
+
+# No message of ours can be parsed from these bytes, so a call with them ends behind the checks of credentials and
+# scope, and changes nothing.
+_UNPARSEABLE = b"\xff"
+
+_FORWARDED = ("authorization", "traceparent", "tracestate")
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
+_TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_UNPRINTABLE = re.compile(r"[^ -~]")
+
+# What gRPC itself says where no handler was asked.
+_PLAIN: Mapping[grpc.StatusCode, type[RegistryError]] = {
+    grpc.StatusCode.RESOURCE_EXHAUSTED: RequestTooLarge,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.UNAVAILABLE: ServiceUnavailable,
+}
+
+
+class RpcFailed(Exception):
+    """The server answered the request of a route with this status, which has ErrorInfo."""
+
+    def __init__(self, status: status_pb2.Status, route: Route):
+        self.status = status
+        self.route = route
+
+
+class Caller:
+    """Makes the calls of one route."""
+
+    def __init__(self, channel: grpc.aio.Channel, route: Route):
+        self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(route.rpc)
+        self._route = route
+
+    async def call(self, request: Message, headers: Mapping[str, str], request_id: str) -> Message:
+        """Return the answer to a request.
+
+        Raises RpcFailed with what the server says, and a RegistryError where it says nothing, or for a deadline that
+        cannot be understood.
+        """
+        return self._route.response_type.FromString(await self._send(request.SerializeToString(), headers, request_id))
+
+    async def check_credentials(self, headers: Mapping[str, str], request_id: str) -> None:
+        """Return if the caller may use the route at all, whatever is asked. Raises as `call` does."""
+        try:
+            await self._send(_UNPARSEABLE, headers, request_id)
+        except RpcFailed as error:
+            if grpc.StatusCode.INVALID_ARGUMENT.value[0] != error.status.code:
+                raise
+
+    async def _send(self, request: bytes, headers: Mapping[str, str], request_id: str) -> bytes:
+        # gRPC takes printable ASCII alone; of a credential with anything else, the server shall say that it is invalid.
+        metadata = [(key, _UNPRINTABLE.sub("?", headers[key])) for key in _FORWARDED if key in headers]
+        if sum(len(key) + len(value) for key, value in metadata) > MAX_FORWARDED_BYTES:
+            raise RequestHeadersTooLarge
+        metadata.append(("x-request-id", request_id))
+        try:
+            answer: bytes = await self._call(request, metadata=metadata, timeout=_timeout(headers))
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(error) from error
+        return answer
+
+    def _failed(self, error: grpc.aio.AioRpcError) -> Exception:
+        metadata: Any = error.trailing_metadata() or ()
+        for key, value in metadata:
+            if key == "grpc-status-details-bin":
+                return RpcFailed(status_pb2.Status.FromString(value), self._route)
+        return _PLAIN.get(error.code(), Internal)()
+
+
+def _timeout(headers: Mapping[str, str]) -> float:
+    sent = headers.get("grpc-timeout")
+    if sent is None:
+        return DEADLINE_SECONDS
+    if not (match := _TIMEOUT.fullmatch(sent)):
+        sentence = f"must be a number of at most 8 digits and a unit, like 500m or 10S, not {sent[:100]!r}"
+        raise InvalidArgument(violations=(FieldViolation("Grpc-Timeout", sentence),))
+    return int(match[1]) * _TIMEOUT_UNITS[match[2]]

@@ -1,0 +1,172 @@
+"""What an HTTP client sees of a failure: the contract's envelope, whether the server or the gateway found it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from server.errors import HTTP_STATUS, Internal, RegistryError
+from server.gateway.routes import Route
+from server.json_paths import json_path
+from server.rpc.status import message_of, to_status
+
+log = logging.getLogger("modelregistry.http")
+
+# The public SDK sends a POST again after a 429 or 503 that does not say so.
+DO_NOT_RETRY = {"QoS-Retry-Hint": "do-not-retry"}
+MAY_BE_RETRIED = {429, 503}
+
+
+@dataclass(eq=False, kw_only=True)
+class RouteNotFound(RegistryError):
+    """Nothing is served at this path."""
+
+    code = code_pb2.NOT_FOUND
+    description = "There is no such route."
+    path: str
+
+
+@dataclass(eq=False, kw_only=True)
+class MethodNotAllowed(RegistryError):
+    """The path is served, but not for this HTTP method."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    http_status = 405
+    description = "The route does not take this HTTP method."
+    method: str
+    allowed: str
+
+
+@dataclass(eq=False, kw_only=True)
+class UnsupportedMediaType(RegistryError):
+    """The body is something else than JSON in UTF-8, as it is."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    http_status = 415
+    description = "The body must be JSON in UTF-8, without a content encoding: send Content-Type: application/json."
+    content_type: str
+    content_encoding: str
+
+
+@dataclass(eq=False, kw_only=True)
+class MalformedHttpRequest(RegistryError):
+    """Bytes that are no HTTP request."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The bytes are not an HTTP request."
+
+
+@dataclass(eq=False, kw_only=True)
+class RequestHeadersTooLarge(RegistryError):
+    """More of a request line and headers than a request of this service can need."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    http_status = 431
+    description = "The request line and headers are too large."
+
+
+@dataclass(eq=False, kw_only=True)
+class RequestTimeout(RegistryError):
+    """A request that did not arrive in time; it was not executed."""
+
+    code = code_pb2.DEADLINE_EXCEEDED
+    http_status = 408
+    description = "The request did not arrive in time; it was not executed."
+
+
+@dataclass(eq=False, kw_only=True)
+class DeadlineExceeded(RegistryError):
+    """The time that the client gave, or the gateway's own, was up; the call may have been executed."""
+
+    code = code_pb2.DEADLINE_EXCEEDED
+    description = "The call was not answered in time; it may have been executed."
+
+
+@dataclass(eq=False, kw_only=True)
+class ServiceUnavailable(RegistryError):
+    """The server behind the gateway went away; the call may have been executed."""
+
+    code = code_pb2.UNAVAILABLE
+    description = "The service stopped before it answered; the call may have been executed."
+
+
+@dataclass(eq=False, kw_only=True)
+class Cancelled(RegistryError):
+    """The call was cancelled, as the last ones are when the server stops; it may have been executed."""
+
+    code = code_pb2.CANCELLED
+    http_status = 503
+    description = "The call was cancelled before it was answered; it may have been executed."
+
+
+class Failure(NamedTuple):
+    """A failure as HTTP answers it."""
+
+    http_status: int
+    headers: Mapping[str, str]
+    body: dict[str, object]
+
+
+def failure(status: status_pb2.Status, route: Route | None, *, changes_something: bool) -> Failure:
+    """Return what HTTP says of a status with ErrorInfo.
+
+    `route` is that of the message in which the server found the violations, whose paths are then told as those of the
+    JSON; None where they are so already.
+    """
+    details = {type(detail): detail for detail in map(_unpacked, status.details)}
+    info = details[error_details_pb2.ErrorInfo]
+    parameters: dict[str, object] = dict(info.metadata)
+    name, instance_id = parameters.pop("errorName"), parameters.pop("errorInstanceId")
+    if (bad_request := details.get(error_details_pb2.BadRequest)) is not None:
+        parameters["fieldViolations"] = violations = []
+        for each in bad_request.field_violations:
+            path = json_path(route.method.input_type, each.field) if route else each.field
+            violations.append({"field": path, "description": each.description})
+            if "message" in parameters:  # a sentence that names the field
+                parameters["message"] = str(parameters["message"]).replace(each.field, path)
+    kind = _ERRORS.get(str(name))
+    http_status = kind.http_status if kind else HTTP_STATUS.get(status.code, 500)
+    retry = details.get(error_details_pb2.RetryInfo)
+    headers = {"WWW-Authenticate": "Bearer"} if http_status == 401 else {}
+    if retry is not None:
+        headers["Retry-After"] = str(max(1, retry.retry_delay.seconds))
+    elif changes_something and http_status in MAY_BE_RETRIED:
+        headers |= DO_NOT_RETRY  # Only what says when to retry has certainly not been executed.
+    body: dict[str, object] = {
+        "errorCode": code_pb2.Code.Name(status.code),
+        "errorName": name,
+        "errorInstanceId": instance_id,
+        "errorDescription": kind.description if kind else status.message,
+        "parameters": parameters,
+    }
+    return Failure(http_status, headers, body)
+
+
+def refusal(request_id: str, raised: Exception, what: str, *, changes_something: bool) -> Failure:
+    """Return what HTTP says of an error that the gateway found, and log it, since no server did.
+
+    What is no RegistryError is a defect, of which the log alone is told more.
+    """
+    error, defect = (raised, None) if isinstance(raised, RegistryError) else (Internal(), raised)
+    fields = {
+        "method": what,
+        "request_id": request_id,
+        "error_instance_id": error.instance_id,
+        "error": message_of(error),
+    }
+    log.log(logging.ERROR if defect else logging.INFO, "refused", exc_info=defect, extra={"fields": fields})
+    return failure(to_status(error, request_id), None, changes_something=changes_something)
+
+
+def _unpacked(detail: Any) -> Any:
+    for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo):
+        if detail.Is(kind.DESCRIPTOR):
+            return kind.FromString(detail.value)
+    return detail
+
+
+_ERRORS = {kind.__name__: kind for kind in RegistryError.__subclasses__()}

@@ -1,0 +1,122 @@
+"""HTTP/1.1 within bounds: how large a request's head may be, and how long a client may take.
+
+uvicorn bounds how long a connection may be idle after an answer, and nothing else; and it answers bytes that are not
+HTTP with plain text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from server.errors import Overloaded, RegistryError
+from server.gateway.errors import MalformedHttpRequest, RequestHeadersTooLarge, RequestTimeout, refusal
+
+MAX_CONNECTIONS = 2048
+# A token with many groups, and as much again.
+MAX_HEAD_BYTES = 32 * 2**10
+HEAD_SECONDS = 10.0
+BODY_SECONDS = 60.0
+ANSWER_SECONDS = 120.0
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. Whatever a client does or fails to do, it ends within these bounds."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _in_head = True
+    _head_bytes = 0
+    _refusal: RegistryError | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._wait_at_most(HEAD_SECONDS)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._refuse(Overloaded())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Go on with a request; the parser would keep a single header of any size."""
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(RequestHeadersTooLarge())
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+        self._wait_at_most(HEAD_SECONDS)
+
+    def on_headers_complete(self) -> None:
+        """Go on to the body."""
+        self._in_head = False
+        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES:
+            self._refusal = RequestHeadersTooLarge()
+            raise ValueError  # which the parser makes a call of `send_400_response`
+        self._wait_at_most(BODY_SECONDS)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Go on to the answer."""
+        super().on_message_complete()
+        self._wait_at_most(ANSWER_SECONDS)
+        self._head_bytes = 0
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request, unless the body of this one is still on its way."""
+        if not self.cycle.more_body:
+            self._wait_no_more()
+            self._in_head = True
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP request, or was refused while it was parsed."""
+        self._refuse(self._refusal or MalformedHttpRequest())
+
+    def _refuse(self, error: RegistryError) -> None:
+        """Answer and hang up."""
+        request_id = str(uuid.uuid4())
+        answer = refusal(request_id, error, "HTTP", changes_something=True)
+        body = json.dumps(answer.body, ensure_ascii=False).encode()
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+            "X-Request-Id": request_id,
+            **answer.headers,
+        }
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        status = HTTPStatus(answer.http_status)
+        self.transport.write(f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode() + body)
+        self.transport.close()
+
+    def _wait_at_most(self, seconds: float) -> None:
+        self._wait_no_more()
+        self._timer = self.loop.call_later(seconds, self._tired)
+
+    def _wait_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tired(self) -> None:
+        cycle: Any = self.cycle
+        answering = cycle is not None and cycle.response_started and not cycle.response_complete
+        if answering:
+            self.transport.abort()  # The client does not read.
+        elif cycle is None or self._in_head or cycle.more_body:
+            self._refuse(RequestTimeout())
+        else:
+            self._wait_at_most(ANSWER_SECONDS)  # The server behind us bounds how long it takes.

@@ -1,0 +1,88 @@
+"""From an HTTP request to the message that it stands for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from server.errors import FieldViolation, InvalidArgument
+from server.gateway.routes import PREVIEW, Route
+from server.json_form import from_json, loads
+
+MAX_PARAMETERS = 100
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_BOOLEANS = {"true": True, "false": False}
+
+
+def request_of(route: Route, path_values: Mapping[str, str], query: str, body: bytes) -> Message:
+    """Return the message of a request, whose path values are still percent-encoded.
+
+    What the fields may hold is for the server to say. Raises InvalidArgument, with the paths of the JSON, for what no
+    such message can hold.
+    """
+    values: dict[str, object] = {}
+    violations: list[FieldViolation] = []
+    if route.has_body:
+        sent = loads(body)
+        if not isinstance(sent, dict):
+            raise InvalidArgument(violations=(FieldViolation("", "the body must be an object"),))
+        bound_elsewhere = route.path_fields | {PREVIEW}
+        violations += [FieldViolation(key, "is not a known key") for key in sent if key in bound_elsewhere]
+        values |= {key: value for key, value in sent.items() if key not in bound_elsewhere}
+    for key, text in path_values.items():
+        try:
+            values[key] = unquote_to_bytes(text).decode()
+        except UnicodeDecodeError:
+            violations.append(FieldViolation(key, "is not valid UTF-8"))
+    for key, value in _parameters(query, violations):
+        if key == PREVIEW and route.is_in_preview:
+            values[key] = value == "true"
+        elif key in route.query_fields:
+            values[key] = _value(route.query_fields[key], value)
+        elif key != PREVIEW:
+            violations.append(FieldViolation(key, "is not a known query parameter"))
+    try:
+        message = from_json(values, route.request_type)
+    except InvalidArgument as error:
+        violations += error.violations
+    if violations:
+        raise InvalidArgument(violations=tuple(violations))
+    return message
+
+
+def wants_preview(query: str) -> bool:
+    """Whether the query says that a preview is wanted."""
+    return dict(_parameters(query, [])).get(PREVIEW) == "true"
+
+
+def _parameters(query: str, violations: list[FieldViolation]) -> Iterator[tuple[str, str]]:
+    """Yield the parameters of a query, each once."""
+    try:
+        parameters = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
+    except UnicodeDecodeError:
+        violations.append(FieldViolation("", "the query is not valid UTF-8"))
+        return
+    except ValueError:
+        violations.append(FieldViolation("", f"the query has more than {MAX_PARAMETERS} parameters"))
+        return
+    seen = set()
+    for key, value in parameters:
+        if key in seen:
+            violations.append(FieldViolation(key, "occurs twice in the query"))
+        else:
+            seen.add(key)
+            yield key, value
+
+
+def _value(field: FieldDescriptor, text: str) -> object:
+    """Return the JSON value that a parameter's text stands for; the text itself where it stands for none."""
+    if field.type == FieldDescriptor.TYPE_INT32 and _WHOLE_NUMBER.fullmatch(text):
+        return int(text)
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return _BOOLEANS.get(text, text)
+    return text
