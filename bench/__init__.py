@@ -1,0 +1,1 @@
+"""Benchmarks. What they claim are ratios, measured in one run on one machine."""
