@@ -29,7 +29,7 @@ SERVICE = "/modelregistry.v1.ModelService"
 
 
 class Server:
-    """A server with an empty database, and a model with a version in it."""
+    """A server with a database of its own, which is stopped at the end of a `with` statement."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -47,11 +47,6 @@ class Server:
         assert self.process.stdout
         self.grpc = self.process.stdout.readline().removeprefix("listening on ").strip()
         self.http = re.sub(".*//", "", self.process.stdout.readline()).strip()
-        self.token = self.run("token").strip()
-        self._variables |= {"MODELREGISTRY_TARGET": self.grpc, "MODELREGISTRY_TOKEN": self.token}
-        promotion = json.loads(self.run("demo", "--prepare"))
-        self.target, self.source = promotion["model_rid"], promotion["source_model_version_rid"]
-        self.version = json.loads(self.run("promote", self.source, self.target))["rid"]
 
     def __enter__(self) -> Server:
         return self
@@ -59,6 +54,14 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
         self.process.wait()
+
+    def prepare(self) -> None:
+        """Put two models and a version into the database."""
+        self.token = self.run("token").strip()
+        self._variables |= {"MODELREGISTRY_TARGET": self.grpc, "MODELREGISTRY_TOKEN": self.token}
+        promotion = json.loads(self.run("demo", "--prepare"))
+        self.target, self.source = promotion["model_rid"], promotion["source_model_version_rid"]
+        self.version = json.loads(self.run("promote", self.source, self.target))["rid"]
 
     def run(self, *arguments: str) -> str:
         """Call a command, and return what it prints."""
@@ -102,6 +105,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each load in each round")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder)) as server:
+        server.prepare()
         rounds = [
             {name: server.measure(load, options.seconds) for name, load in server.loads().items()}
             for _ in range(options.rounds)
