@@ -47,7 +47,9 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def tls(tmp_path: Path, authority: Authority) -> Settings:
     cert, key = authority.issue("localhost")
-    return Settings(listen="127.0.0.1:0", data_dir=tmp_path / "data", tls_cert=cert, tls_key=key)
+    return Settings(
+        listen="127.0.0.1:0", http_listen="127.0.0.1:0", data_dir=tmp_path / "data", tls_cert=cert, tls_key=key
+    )
 
 
 def trusting(authority: Authority, *identity: Path) -> grpc.ChannelCredentials:
