@@ -67,6 +67,7 @@ def build(settings: Settings) -> Application:
     try:
         address = bind_grpc(server, settings)
         listener = bind_http(settings) if settings.serves_http else None
+        gateway = _gateway(server, listener, settings) if listener else None
     except ConfigError:
         repository.close()
         raise
@@ -74,7 +75,7 @@ def build(settings: Settings) -> Application:
         server=server,
         chain=chain,
         address=address,
-        gateway=_gateway(server, listener, settings) if listener else None,
+        gateway=gateway,
         http_address=http_address(listener, settings) if listener else None,
         readiness=Readiness(health, repository.ping),
         repository=repository,
@@ -82,10 +83,19 @@ def build(settings: Settings) -> Application:
 
 
 def _gateway(server: grpc.Server, listener: socket.socket, settings: Settings) -> HttpServer:
-    """Return the HTTP server, a client of the gRPC server over a socket in a folder that no other user can enter."""
+    """Return the HTTP server, a client of the gRPC server over a socket in a folder that no other user can enter.
+
+    Raises ConfigError if there can be no such socket.
+    """
     folder = Path(tempfile.mkdtemp(prefix="modelregistry-"))
     target = f"unix:{folder / 'grpc.sock'}"
-    server.add_insecure_port(target)
+    try:
+        server.add_insecure_port(target)
+    except RuntimeError as error:
+        # The system bounds the path of a socket, to about a hundred bytes.
+        shutil.rmtree(folder)
+        listener.close()
+        raise ConfigError(f"no socket can be made in {folder}: let TMPDIR name a folder with a short path") from error
     return HttpServer(
         listener,
         routes_of(SERVICES),

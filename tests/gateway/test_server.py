@@ -6,12 +6,14 @@ import http.client
 import json
 import ssl
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.certificates import Authority
-from tests.processes import Server
+from tests.processes import Server, failure, run
 
 PATH = "/api/v2/models/ri.models.main.model.none"
 
@@ -54,12 +56,31 @@ def test_a_client_certificate_adds_to_the_token_and_replaces_it_never(tmp_path: 
         assert status_of(server, known, None) == 401
 
 
-def test_the_socket_between_http_and_grpc_is_nobody_elses_and_is_gone_at_the_end(tmp_path: Path) -> None:
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for temporary files with a path as short as usual; those of tests are longer than a socket's can be."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_the_socket_between_http_and_grpc_is_nobody_elses_and_is_gone_at_the_end(
+    tmp_path: Path, temporary: Path
+) -> None:
     with Server(tmp_path / "cwd", TMPDIR=str(temporary)):
         (folder,) = temporary.iterdir()
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         (link,) = folder.iterdir()
         assert link.is_socket()
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_folder_whose_path_is_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
+    temporary = tmp_path / ("long" * 30)
+    temporary.mkdir()
+
+    said = failure(
+        run("serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", TMPDIR=str(temporary), cwd=tmp_path),
+    )
+
+    assert "TMPDIR" in said
     assert list(temporary.iterdir()) == []
