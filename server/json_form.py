@@ -97,7 +97,7 @@ def _integer(digits: str) -> int:
 def _object_of(message: Message, depth: int) -> dict[str, object]:
     if depth > MAX_DEPTH:
         raise ValueError(f"messages are nested deeper than {MAX_DEPTH}")
-    shape = _shape(message.DESCRIPTOR)
+    shape = shape_of(message.DESCRIPTOR)
     if shape.is_union:
         name = message.WhichOneof("type")
         if name is None:
@@ -132,10 +132,10 @@ def _fill(message: Message, value: object, path: str, depth: int) -> Iterator[Fi
         yield FieldViolation(path, f"must be an object, not {_shown(value)}")
     elif depth > MAX_DEPTH:
         yield FieldViolation(path, f"is nested deeper than {MAX_DEPTH} messages")
-    elif _shape(message.DESCRIPTOR).is_union:
+    elif shape_of(message.DESCRIPTOR).is_union:
         yield from _fill_union(message, value, path, depth)
     else:
-        fields = _shape(message.DESCRIPTOR).fields
+        fields = shape_of(message.DESCRIPTOR).fields
         for key, item in value.items():
             if key not in fields:
                 yield FieldViolation(_at(path, key), "is not a known key")
@@ -144,7 +144,7 @@ def _fill(message: Message, value: object, path: str, depth: int) -> Iterator[Fi
 
 
 def _fill_union(message: Message, value: dict[str, object], path: str, depth: int) -> Iterator[FieldViolation]:
-    members = _shape(message.DESCRIPTOR).fields
+    members = shape_of(message.DESCRIPTOR).fields
     rest = dict(value)
     kind = rest.pop("type", None)
     if isinstance(kind, str) and kind in members:
@@ -214,19 +214,22 @@ class _Field(NamedTuple):
     codec: _Codec | None  # None: the values are messages
 
 
-class _Shape(NamedTuple):
+class Shape(NamedTuple):
+    """What the JSON form makes of a kind of message."""
+
     is_union: bool
     fields: Mapping[str, _Field]  # by JSON key; of a union, by the value of `type`
 
 
 @cache
-def _shape(message: Descriptor) -> _Shape:
+def shape_of(message: Descriptor) -> Shape:
+    """Return the shape of a kind of message. Raises TypeError if it has no JSON form."""
     oneofs = _oneofs(message)
     for field in message.fields if oneofs else ():
         part = field.message_type
         if oneofs != ["type"] or part is None or _oneofs(part) or any(key.json_name == "type" for key in part.fields):
             raise TypeError(f"{field.full_name} has no place in the JSON form of a union")
-    return _Shape(bool(oneofs), {field.json_name: _field(field) for field in message.fields})
+    return Shape(bool(oneofs), {field.json_name: _field(field) for field in message.fields})
 
 
 def _oneofs(message: Descriptor) -> list[str]:

@@ -11,7 +11,15 @@ MODEL = "model"
 MODEL_VERSION = "model-version"
 FOLDER = "folder"
 
-_RID = re.compile(r"ri\.[a-z][a-z0-9-]*\.(?:[a-z0-9][a-z0-9-]*)?\.([a-z][a-z0-9-]*)\.[a-zA-Z0-9._-]+", re.ASCII)
+_TYPE = "[a-z][a-z0-9-]*"
+
+
+def pattern(*types: str) -> str:
+    """Return the regular expression of RIDs of these types, of any if none is named; its one group is the type."""
+    return rf"ri\.[a-z][a-z0-9-]*\.(?:[a-z0-9][a-z0-9-]*)?\.({'|'.join(types) or _TYPE})\.[a-zA-Z0-9._-]+"
+
+
+_RID = re.compile(pattern())
 
 
 def rid_type(text: str) -> str | None:

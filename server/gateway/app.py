@@ -10,6 +10,7 @@ import re
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.metadata import version
 
 import grpc.aio
 from starlette.applications import Starlette
@@ -23,6 +24,7 @@ from server.errors import ApiFeaturePreviewUsageOnly, InvalidArgument
 from server.gateway.bodies import Bodies
 from server.gateway.calls import Caller, RpcFailed
 from server.gateway.errors import Failure, MethodNotAllowed, RouteNotFound, failure, refusal
+from server.gateway.openapi import openapi_of
 from server.gateway.requests import request_of, wants_preview
 from server.gateway.routes import Route
 from server.json_form import dumps
@@ -36,6 +38,7 @@ Handler = Callable[[Request, str], Awaitable[Response]]
 def build_app(routes: Sequence[Route], channel: grpc.aio.Channel, max_body_bytes: int) -> ASGIApp:
     """Return the application that serves these routes with calls over the channel."""
     handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
+    handlers["/openapi.json"]["GET"] = _always(json.dumps(openapi_of(routes, version("modelregistry"))))
     bodies = Bodies(max_body_bytes)
     for route in routes:
         handlers[route.path][route.http_method] = _RpcHandler(route, channel, bodies)
@@ -115,6 +118,15 @@ class _RpcHandler:
             raise
         answer = await self._caller.call(message, request.headers, request_id)
         return _json(200, dumps(answer))
+
+
+def _always(text: str) -> Handler:
+    """Return the handler that gives everybody this JSON."""
+
+    async def handler(request: Request, request_id: str) -> Response:
+        return _json(200, text)
+
+    return handler
 
 
 def _json(status_code: int, text: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -128,7 +128,7 @@ def failure(status: status_pb2.Status, route: Route | None, *, changes_something
             violations.append({"field": path, "description": each.description})
             if "message" in parameters:  # a sentence that names the field
                 parameters["message"] = str(parameters["message"]).replace(each.field, path)
-    kind = _ERRORS.get(str(name))
+    kind = ERRORS.get(str(name))
     http_status = kind.http_status if kind else HTTP_STATUS.get(status.code, 500)
     retry = details.get(error_details_pb2.RetryInfo)
     headers = {"WWW-Authenticate": "Bearer"} if http_status == 401 else {}
@@ -169,4 +169,5 @@ def _unpacked(detail: Any) -> Any:
     return detail
 
 
-_ERRORS = {kind.__name__: kind for kind in RegistryError.__subclasses__()}
+# Every failure by its name: the server's, and those of HTTP alone.
+ERRORS = {kind.__name__: kind for kind in RegistryError.__subclasses__()}

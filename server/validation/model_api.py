@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from modelregistry.v1.model_api_pb2 import Column, ModelApiInput, ModelApiOutput
 from server.errors import FieldViolation, InvalidModelApi
-from server.validation.rules import IS_REQUIRED, Broken, shown, text
+from server.validation.keywords import keywords_of, says
+from server.validation.rules import IS_REQUIRED, Broken, required_text, shown, text
 
 MAX_DATA_TYPE_DEPTH = 32
 
@@ -27,6 +28,7 @@ EMPTY_NAME = _broken("EMPTY_NAME", "must not be empty")
 NESTING_TOO_DEEP = _broken("NESTING_TOO_DEEP", f"must be nested at most {MAX_DATA_TYPE_DEPTH} levels deep")
 
 
+@says(keywords_of(required_text))
 def name(value: str) -> Iterable[Broken]:
     """The name of an input, an output or a column."""
     return text(value) if value else (EMPTY_NAME,)

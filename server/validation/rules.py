@@ -14,14 +14,16 @@ from modelregistry.v1.model_pb2 import ModelVersionSource
 from server import rids
 from server.caller import MAX_PRINCIPAL_BYTES
 from server.errors import FieldViolation, InvalidBranchName, InvalidDisplayName, InvalidPageSize, RegistryError
+from server.validation.keywords import Keywords, keywords_of, says
 
 MAX_DISPLAY_NAME = 700
 MAX_BRANCH_NAME = 255
 MAX_PAGE_SIZE = 1000
 
 # Unicode category Cc, all of it.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_CONTROLS = r"\x00-\x1f\x7f-\x9f"
+_CONTROL = re.compile(f"[{_CONTROLS}]")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _PRINCIPAL = re.compile(r"(?:user|group):.+")
 
 # The years 1 to 9999, which are what Timestamp and its JSON form can say.
@@ -48,10 +50,15 @@ Rule = Callable[[Any], Iterable[Broken]]
 
 IS_REQUIRED = Broken("is required")
 
+# For JSON Schema, whose patterns are searched for: without anchors they would allow anything around a match.
+_NO_CONTROLS: Keywords = {"pattern": f"^[^{_CONTROLS}]*$"}
+_IS_IDENTIFIER: Keywords = {"type": "string", "pattern": f"^(?:{rids.pattern()}|{_UUID.pattern})$"}
+
 
 # Text
 
 
+@says(_NO_CONTROLS)
 def text(value: str) -> Iterable[Broken]:
     """Any text without control characters."""
     if control := _CONTROL.search(value):
@@ -59,6 +66,7 @@ def text(value: str) -> Iterable[Broken]:
     return ()
 
 
+@says({**_NO_CONTROLS, "minLength": 1})
 def required_text(value: str) -> Iterable[Broken]:
     """Text that is not empty."""
     return text(value) if value else (IS_REQUIRED,)
@@ -69,6 +77,7 @@ def opaque(value: str) -> Iterable[Broken]:
     return ()
 
 
+@says({"minLength": 1, "maxLength": MAX_DISPLAY_NAME, "pattern": f"^[^/{_CONTROLS}]*$", "not": {"enum": [".", ".."]}})
 def display_name(value: str) -> Iterable[Broken]:
     """The name of a model in its folder."""
 
@@ -83,6 +92,7 @@ def display_name(value: str) -> Iterable[Broken]:
         yield from (Broken(broken.sentence, error) for broken in text(value))
 
 
+@says({**_NO_CONTROLS, "minLength": 1, "maxLength": MAX_BRANCH_NAME, "not": _IS_IDENTIFIER})
 def branch_name(value: str) -> Iterable[Broken]:
     """The name of a branch, which nobody can mistake for an identifier."""
 
@@ -97,6 +107,7 @@ def branch_name(value: str) -> Iterable[Broken]:
         yield from (Broken(broken.sentence, error) for broken in text(value))
 
 
+@says({**_NO_CONTROLS, "minLength": 1, "maxLength": MAX_BRANCH_NAME})
 def foreign_branch_name(value: str) -> Iterable[Broken]:
     """The name of a branch in another system, whose rules are its own."""
     if len(value) > MAX_BRANCH_NAME:
@@ -104,6 +115,7 @@ def foreign_branch_name(value: str) -> Iterable[Broken]:
     return required_text(value)
 
 
+@says({"pattern": f"^(?:user|group):[^{_CONTROLS}]+$", "maxLength": MAX_PRINCIPAL_BYTES})
 def principal(value: str) -> Iterable[Broken]:
     """A user or a group."""
     if not value:
@@ -123,6 +135,7 @@ def rid(*types: str, required: bool = True) -> Rule:
     """Return the rule for a RID of one of these types; of any type if none is named."""
     expected = " or ".join(f"the RID of a {kind}, like {_LIKE[kind]}," for kind in types) or _ANY_RID
 
+    @says({"pattern": f"^{rids.pattern(*types)}$", "maxLength": rids.MAX_BYTES})
     def rule(value: str) -> Iterable[Broken]:
         if not value and required:
             return (IS_REQUIRED,)
@@ -139,6 +152,7 @@ def rid(*types: str, required: bool = True) -> Rule:
 # Numbers, enums and other messages
 
 
+@says({"minimum": 0, "maximum": MAX_PAGE_SIZE})
 def page_size(value: int) -> Iterable[Broken]:
     """How much to return at most; 0 leaves it to the server."""
 
@@ -149,6 +163,7 @@ def page_size(value: int) -> Iterable[Broken]:
         yield Broken(f"must be 0 to {MAX_PAGE_SIZE}, not {value}", error)
 
 
+@says({"minimum": 0})
 def not_negative(value: int) -> Iterable[Broken]:
     """A count, or a position that counts from 1; 0 is what an unset one looks like."""
     return (Broken(f"must not be negative, but is {value}"),) if value < 0 else ()
@@ -174,6 +189,7 @@ def whole_milliseconds(value: Timestamp) -> Iterable[Broken]:
         )
 
 
+@says({"not": {"required": ["type"], "properties": {"type": {"const": "promoted"}}}})
 def claimable_source(value: ModelVersionSource) -> Iterable[Broken]:
     """A source that a client may name: only a promotion makes a promoted version."""
     if value.HasField("promoted"):
@@ -191,6 +207,7 @@ def unless_empty(rule: Rule) -> Rule:
 def each(rule: Rule) -> Rule:
     """Return the rule for a list whose every item keeps this rule."""
 
+    @says({"items": keywords_of(rule)})
     def every(values: Iterable[Any]) -> Iterable[Broken]:
         for index, value in enumerate(values):
             for broken in rule(value):
@@ -202,6 +219,7 @@ def each(rule: Rule) -> Rule:
 def entries(rule: Rule) -> Rule:
     """Return the rule for a map whose every key and value keeps this rule."""
 
+    @says({"propertyNames": keywords_of(rule), "additionalProperties": keywords_of(rule)})
     def every(values: Mapping[str, Any]) -> Iterable[Broken]:
         for key, value in values.items():
             for broken in rule(key):

@@ -36,6 +36,11 @@ def row_of(part: FieldDescriptor | OneofDescriptor) -> str:
     return part.full_name.removeprefix(f"{DataType.DESCRIPTOR.file.package}.")
 
 
+def rule_of(field: FieldDescriptor) -> Rule | None:
+    """Return the rule for the values of a field; None if there is none."""
+    return RULES.get(row_of(field), _default(field))
+
+
 def unions_of(descriptor: Descriptor) -> list[OneofDescriptor]:
     """Return the unions that somebody wrote: protoc adds one, named like `_branch`, for each `optional` field."""
     return [union for union in descriptor.oneofs if not union.name.startswith("_")]
@@ -126,8 +131,7 @@ def _union(union: OneofDescriptor, compiled: dict[str, _Step]) -> _Step:
 
 def _field(field: FieldDescriptor, compiled: dict[str, _Step]) -> _Step | None:
     """Return the step for a field; None if it can hold nothing wrong."""
-    row = row_of(field)
-    rule, required = RULES.get(row, _default(field)), REQUIRED.get(row)
+    rule, required = rule_of(field), REQUIRED.get(row_of(field))
     if field.message_type is not None and not field.message_type.GetOptions().map_entry:
         if rule is None and required is None and not field.message_type.fields:
             return None

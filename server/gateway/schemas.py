@@ -1,0 +1,144 @@
+"""The JSON Schemas of messages in the contract's JSON form; driven, like the form itself, by their descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from server import validation
+from server.json_form import shape_of
+
+Schema = dict[str, object]
+
+_SCALARS: dict[int, Schema] = {
+    FieldDescriptor.TYPE_STRING: {"type": "string"},
+    FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
+    FieldDescriptor.TYPE_INT32: {"type": "integer", "format": "int32", "minimum": -(2**31), "maximum": 2**31 - 1},
+}
+_TIME: Schema = {
+    "type": "string",
+    "format": "date-time",
+    "description": "In whole milliseconds.",
+    "examples": ["2003-05-06T12:34:56.789Z"],
+}
+_NULL: Schema = {"type": "null"}
+
+
+class Schemas:
+    """The schemas of answers: each message is a component, made when the first schema refers to it.
+
+    What is always written is required, and more keys than are known today may come.
+    """
+
+    def __init__(self, components: dict[str, Schema]):
+        self._components = components
+
+    def of(self, message: Descriptor) -> Schema:
+        """Return a reference to the schema of a message."""
+        name = self._name(_short(message))
+        if name not in self._components:
+            self._components[name] = {}  # where a message contains its own kind, it finds this
+            self._components[name] = self._union(message) if shape_of(message).is_union else self.object_of(message)
+        return _reference(name)
+
+    def object_of(self, message: Descriptor, kind: str | None = None, without: Collection[str] = ()) -> Schema:
+        """Return the schema of a message that is no union, but for some keys; `kind` names it as a member of one."""
+        fields = {field.json_name: field for field in message.fields if field.json_name not in without}
+        required = self.required_keys(message)
+        properties = {key: self._property(field, key in required) for key, field in fields.items()}
+        needed = [key for key in fields if key in required]
+        if kind is not None:
+            properties = {"type": {"type": "string", "const": kind}, **properties}
+            needed = ["type", *needed]
+        return {"type": "object", "properties": properties, "required": needed}
+
+    def value_of(self, field: FieldDescriptor) -> Schema:
+        """Return the schema of what a field holds, if it holds anything."""
+        message = field.message_type
+        if message is not None and message.GetOptions().map_entry:
+            return {"type": "object", "additionalProperties": self._one_value_of(message.fields_by_name["value"])}
+        one = self._one_value_of(field)
+        return {"type": "array", "items": one} if field.is_repeated else one
+
+    def _one_value_of(self, field: FieldDescriptor) -> Schema:
+        if field.enum_type is not None:
+            return self._enum(field.enum_type)
+        if field.message_type is not None:
+            is_time = field.message_type.full_name == Timestamp.DESCRIPTOR.full_name
+            return _TIME if is_time else self.of(field.message_type)
+        return _SCALARS[field.type]
+
+    def _union(self, message: Descriptor) -> Schema:
+        members: dict[str, Schema] = {}
+        for field in message.fields:
+            assert field.message_type is not None, "every member of a union has a shape, so it is a message"
+            kind = field.json_name
+            name = self._name(_short(message) + kind[0].upper() + kind[1:])
+            self._components[name] = self.object_of(field.message_type, kind)
+            members[kind] = _reference(name)
+        mapping = {kind: reference["$ref"] for kind, reference in members.items()}
+        return {"oneOf": [*members.values()], "discriminator": {"propertyName": "type", "mapping": mapping}}
+
+    def _enum(self, enum: EnumDescriptor) -> Schema:
+        prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+        names = [value.name.removeprefix(prefix) for value in enum.values if value.number != 0]
+        self._components[enum.name] = {"type": "string", "enum": names}
+        return _reference(enum.name)
+
+    def _name(self, name: str) -> str:
+        return name
+
+    def required_keys(self, message: Descriptor) -> set[str]:
+        """Return the keys that are always there."""
+        fields = shape_of(message).fields
+        return {key for key, field in fields.items() if field.kind in {"plain", "list", "map"}}
+
+    def _property(self, field: FieldDescriptor, required: bool) -> Schema:
+        return self.value_of(field)
+
+
+class RequestSchemas(Schemas):
+    """The schemas of requests: what validation wants is required, its rules hold, and no other keys may come."""
+
+    def object_of(self, message: Descriptor, kind: str | None = None, without: Collection[str] = ()) -> Schema:
+        """Return the schema of a message, as that of an answer, and closed."""
+        return super().object_of(message, kind, without) | {"additionalProperties": False}
+
+    def value_of(self, field: FieldDescriptor) -> Schema:
+        """Return the schema of what a field may hold, if it is given."""
+        return _merged(super().value_of(field), validation.keywords(field))
+
+    def _name(self, name: str) -> str:
+        return name if name.endswith("Request") else f"{name}Request"
+
+    def required_keys(self, message: Descriptor) -> set[str]:
+        """Return the keys without which no request is valid."""
+        names = validation.must_be_given(message)
+        return {key for key, field in shape_of(message).fields.items() if field.name in names}
+
+    def _property(self, field: FieldDescriptor, required: bool) -> Schema:
+        schema = self.value_of(field)
+        if required:
+            return schema
+        # A null counts as a key that is absent.
+        return {**schema, "type": [schema["type"], "null"]} if "type" in schema else {"anyOf": [schema, _NULL]}
+
+
+def _merged(schema: Schema, keywords: Mapping[str, object]) -> Schema:
+    """Return a schema with more keywords, also in what it says of items and entries."""
+    result = dict(schema)
+    for key, value in keywords.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = {**result[key], **value} if both else value  # type: ignore[dict-item]
+    return result
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _short(message: Descriptor) -> str:
+    """Return the name of a message, of an inner one with that of the outer."""
+    return message.full_name.removeprefix(f"{message.file.package}.")
