@@ -1,0 +1,83 @@
+"""Whatever is sent to a route of /openapi.json, valid or not, the answer is one that the document announces."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+
+from server.gateway.routes import routes_of
+from server.rpc.server import SERVICES
+from tests.builders import FOLDER
+from tests.processes import Server, environment
+
+SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
+CHECKS = Path(__file__).with_name("schemathesis_checks.py")
+
+# Every check is on, but for those excluded here, and every warning is a failure.
+CONFIG = """\
+hooks = "{checks}"
+
+# Some requests are of what is there, so that more is reached than “not found”.
+[dictionaries]
+folders.values = ["{folder}"]
+models.values = ["{model}"]
+versions.values = ["{version}"]
+
+[parameters]
+"body.parentFolderRid" = {{ dictionary = "folders", probability = 0.5 }}
+"path.modelRid" = {{ dictionary = "models", probability = 0.5 }}
+"path.modelVersionRid" = {{ dictionary = "versions", probability = 0.5 }}
+"body.sourceModelVersionRid" = {{ dictionary = "versions", probability = 0.5 }}
+
+[generation]
+deterministic = true
+max-examples = 40
+database = "none"
+
+[auth.openapi.bearer]
+bearer = "{token}"
+
+# A check of ours is in its place: what is valid but for what no schema can say is refused.
+[checks]
+positive_data_acceptance.enabled = false
+
+[warnings]
+fail-on = true
+
+# The contract has this parameter on every route and ignores it, even nonsense, on all but one.
+[[operations]]
+exclude-operation-id = "PromoteVersion"
+parameters = {{ "query.preview" = true }}
+
+"""
+
+
+@pytest.mark.timeout(120)
+def test_every_answer_to_every_kind_of_request_is_as_described(tmp_path: Path) -> None:
+    with Server(tmp_path / "cwd") as server, grpc.insecure_channel(server.address) as channel:
+        admin = server.user(channel)
+        model = admin.create_model("there")
+        version = admin.create_version(model)
+        config = tmp_path / "schemathesis.toml"
+        there = {"folder": FOLDER, "model": model.rid, "version": version.rid}
+        config.write_text(CONFIG.format(checks=CHECKS, token=server.token(), **there))
+
+        done = subprocess.run(
+            [SCHEMATHESIS, "--config-file", config, "--no-color", "run", f"{server.url}/openapi.json"],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+
+        assert done.returncode == 0, done.stdout + done.stderr
+
+        calls = [line for line in server.log() if line["logger"] == "modelregistry.calls"]
+        answered = {line["method"] for line in calls if line["code"] == "OK"}
+        assert answered == {route.rpc for route in routes_of(SERVICES)}, "some were only ever refused"
