@@ -203,6 +203,13 @@ def test_the_generated_code_is_that_of_the_protos(compiled: Path) -> None:
     assert fresh == committed, "run make gen"
 
 
+def test_the_committed_comments_are_those_of_the_protos(
+    described: list[descriptor_pb2.FileDescriptorProto],
+) -> None:
+    committed = descriptor_pb2.FileDescriptorSet.FromString((GEN / "modelregistry/v1/described.binpb").read_bytes())
+    assert {file.name: file for file in committed.file} == {file.name: file for file in described}, "run make gen"
+
+
 def test_every_field_says_whether_it_must_be_given(
     described: list[descriptor_pb2.FileDescriptorProto],
 ) -> None:

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from google.rpc import code_pb2
 
 from server.errors import RegistryError
+from server.gateway.comments import comment_on
 from server.gateway.errors import ERRORS, MAY_BE_RETRIED, MethodNotAllowed, RouteNotFound
 from server.gateway.routes import PREVIEW, Route
 from server.gateway.schemas import RequestSchemas, Schema, Schemas
@@ -17,8 +18,8 @@ from server.gateway.schemas import RequestSchemas, Schema, Schemas
 _DESCRIPTION = """\
 A model registry whose main job is promotion: a model version is copied into another model as its newest version.
 
-The same service speaks gRPC; the protos document it in full. What a caller may not see is answered exactly like what
-does not exist. In a request, a key whose value is null counts as absent."""
+The same service speaks gRPC, and the descriptions here are those of its protos. Where they name fields as `model_rid`,
+JSON has `modelRid`. In a request, a key whose value is null counts as absent."""
 
 _ERROR: Schema = {
     "type": "object",
@@ -94,7 +95,10 @@ def openapi_of(routes: Sequence[Route], version: str) -> dict[str, object]:
         "info": {"title": "modelregistry", "version": version, "description": _DESCRIPTION},
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],
-        "tags": [{"name": name} for name in dict.fromkeys(map(_tag, routes))],
+        "tags": [
+            {"name": service.name, **comment_on(service.full_name)}
+            for service in dict.fromkeys(route.method.containing_service for route in routes)
+        ],
         "paths": dict(paths),
         "components": {
             "schemas": dict(sorted(schemas.items())),
@@ -118,14 +122,15 @@ def _operation(operation_id: str, route: Route, schemas: dict[str, Schema]) -> d
     words = re.findall(r"[A-Z]+[^A-Z]*", route.method.name) or [route.method.name]
     operation: dict[str, object] = {
         "operationId": operation_id,
-        "tags": [_tag(route)],
+        "tags": [route.method.containing_service.name],
         "summary": " ".join(words).capitalize(),
-        "description": f"The RPC `{route.method.full_name}`.",
+        **comment_on(route.method.full_name),
         "parameters": [*_parameters(route, requests)],
     }
     if route.has_body:
         name = f"{operation_id}Request"
-        schemas[name] = requests.object_of(route.method.input_type, without={*route.path_fields, PREVIEW})
+        body = requests.object_of(route.method.input_type, without={*route.path_fields, PREVIEW})
+        schemas[name] = body | comment_on(route.method.input_type.full_name)
         operation["requestBody"] = {"required": True, "content": _json({"$ref": f"#/components/schemas/{name}"})}
     success = _response("The answer.", ["X-Request-Id"], answers.of(route.method.output_type))
     operation["responses"] = {"200": success, **_failures(route)}
@@ -137,10 +142,11 @@ def _parameters(route: Route, requests: RequestSchemas) -> Iterator[dict[str, ob
     required = requests.required_keys(message)
     for field in message.fields:
         key = field.json_name
+        described = {**comment_on(field.full_name), "schema": requests.value_of(field)}
         if key in route.path_fields:
-            yield {"name": key, "in": "path", "required": True, "schema": requests.value_of(field)}
+            yield {"name": key, "in": "path", "required": True, **described}
         elif key in route.query_fields:
-            yield {"name": key, "in": "query", "required": key in required, "schema": requests.value_of(field)}
+            yield {"name": key, "in": "query", "required": key in required, **described}
     wanted: Schema = {"const": True} if route.is_in_preview else {}
     yield {
         "name": PREVIEW,
@@ -192,7 +198,3 @@ def _response(description: str, headers: Sequence[str], schema: Schema) -> Schem
 
 def _json(schema: Schema) -> dict[str, object]:
     return {"application/json": {"schema": schema}}
-
-
-def _tag(route: Route) -> str:
-    return route.method.containing_service.name

@@ -8,6 +8,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server import validation
+from server.gateway.comments import comment_on
 from server.json_form import shape_of
 
 Schema = dict[str, object]
@@ -20,7 +21,6 @@ _SCALARS: dict[int, Schema] = {
 _TIME: Schema = {
     "type": "string",
     "format": "date-time",
-    "description": "In whole milliseconds.",
     "examples": ["2003-05-06T12:34:56.789Z"],
 }
 _NULL: Schema = {"type": "null"}
@@ -40,14 +40,17 @@ class Schemas:
         name = self._name(_short(message))
         if name not in self._components:
             self._components[name] = {}  # where a message contains its own kind, it finds this
-            self._components[name] = self._union(message) if shape_of(message).is_union else self.object_of(message)
+            schema = self._union(message) if shape_of(message).is_union else self.object_of(message)
+            self._components[name] = schema | comment_on(message.full_name)
         return _reference(name)
 
     def object_of(self, message: Descriptor, kind: str | None = None, without: Collection[str] = ()) -> Schema:
         """Return the schema of a message that is no union, but for some keys; `kind` names it as a member of one."""
         fields = {field.json_name: field for field in message.fields if field.json_name not in without}
         required = self.required_keys(message)
-        properties = {key: self._property(field, key in required) for key, field in fields.items()}
+        properties = {
+            key: self._property(field, key in required) | comment_on(field.full_name) for key, field in fields.items()
+        }
         needed = [key for key in fields if key in required]
         if kind is not None:
             properties = {"type": {"type": "string", "const": kind}, **properties}
@@ -76,7 +79,7 @@ class Schemas:
             assert field.message_type is not None, "every member of a union has a shape, so it is a message"
             kind = field.json_name
             name = self._name(_short(message) + kind[0].upper() + kind[1:])
-            self._components[name] = self.object_of(field.message_type, kind)
+            self._components[name] = self.object_of(field.message_type, kind) | comment_on(field.full_name)
             members[kind] = _reference(name)
         mapping = {kind: reference["$ref"] for kind, reference in members.items()}
         return {"oneOf": [*members.values()], "discriminator": {"propertyName": "type", "mapping": mapping}}
@@ -84,7 +87,7 @@ class Schemas:
     def _enum(self, enum: EnumDescriptor) -> Schema:
         prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
         names = [value.name.removeprefix(prefix) for value in enum.values if value.number != 0]
-        self._components[enum.name] = {"type": "string", "enum": names}
+        self._components[enum.name] = {"type": "string", "enum": names, **comment_on(enum.full_name)}
         return _reference(enum.name)
 
     def _name(self, name: str) -> str:

@@ -93,6 +93,17 @@ def test_every_call_wants_a_bearer_token() -> None:
     assert not [route for route in ROUTES.values() if "security" in operation(route)]
 
 
+def test_the_comments_of_the_protos_explain_it() -> None:
+    promote = operation(ROUTES["PromoteVersion"])
+    name = DOCUMENT["components"]["schemas"]["CreateModelRequest"]["properties"]["name"]
+
+    assert promote["summary"] == "Promote version"
+    assert promote["description"].startswith("Copies an existing version, the source version, into the target model")
+    assert name["description"].startswith("The display name: 1 to 700 characters")
+    explained = [DOCUMENT["tags"], map(operation, ROUTES.values()), DOCUMENT["components"]["schemas"].values()]
+    assert all(part["description"] for parts in explained for part in parts)
+
+
 # Answers
 
 
