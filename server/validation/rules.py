@@ -22,6 +22,7 @@ MAX_PAGE_SIZE = 1000
 # Unicode category Cc, all of it.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 _PRINCIPAL = re.compile(r"(?:user|group):.+")
 
 # The years 1 to 9999, which are what Timestamp and its JSON form can say.
@@ -67,6 +68,16 @@ def required_text(value: str) -> Iterable[Broken]:
 def opaque(value: str) -> Iterable[Broken]:
     """Text that its reader alone can judge."""
     return ()
+
+
+def given(value: str) -> Iterable[Broken]:
+    """Text that is not empty, and that its reader alone can judge."""
+    return () if value else (IS_REQUIRED,)
+
+
+def sha256(value: str) -> Iterable[Broken]:
+    """A digest, as text."""
+    return () if _SHA256.fullmatch(value) else (Broken(f"must be 64 hexadecimal digits, not {shown(value)}"),)
 
 
 def display_name(value: str) -> Iterable[Broken]:
