@@ -7,6 +7,7 @@ about to name them.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from server.storage.files import FileStore
@@ -29,16 +30,17 @@ class Collected:
 def collect(repository: Repository, store: FileStore) -> Collected:
     """Remove the garbage, and return what it was. Raises StorageUnavailable; again does no harm."""
     collected = Collected()
-    listed = store.names()
+    listed = dict.fromkeys(store.names())
     collected.uploads = repository.write(lambda tx: tx.remove_expired_uploads())
     for digest in repository.read(lambda reader: reader.unnamed_files()):
         file = repository.write(lambda tx, digest=digest: tx.remove_unnamed_file(digest))  # type: ignore[misc]
         if file is not None:
             store.remove(file.object_name)
+            listed.pop(file.object_name, None)
             collected.files += 1
             collected.file_bytes += file.size
-    for begin in range(0, len(listed), BATCH):
-        batch = listed[begin : begin + BATCH]
+    names = iter(listed)
+    while batch := list(itertools.islice(names, BATCH)):
         known = repository.read(lambda reader, batch=batch: reader.known_objects(batch))  # type: ignore[misc]
         for name in batch:
             if name not in known:
