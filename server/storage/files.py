@@ -35,7 +35,9 @@ class FileStore:
         self._folder = f"{folder.rstrip('/')}/{registry_id}"
         self._removing = ThreadPoolExecutor(1, thread_name_prefix="files")
         self._is_local = isinstance(system, LocalFileSystem)
-        self._system.makedirs(self._folder, exist_ok=True)
+        # Its parents are not ours to make: in an object store, that would be a bucket of whatever name was mistyped.
+        with contextlib.suppress(FileExistsError):
+            self._system.mkdir(self._folder, create_parents=False)
 
     @contextlib.contextmanager
     def write(self, name: str) -> Iterator[Target]:
@@ -130,6 +132,8 @@ def open_file_store(url: str | None, data_dir: Path, registry_id: str) -> FileSt
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return FileStore(LocalFileSystem(), str(folder), registry_id)
     system, path = url_to_fs(url)
+    if isinstance(system, LocalFileSystem):
+        system.makedirs(path, exist_ok=True)
     return FileStore(system, path, registry_id)
 
 

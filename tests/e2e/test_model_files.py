@@ -13,6 +13,7 @@ import pytest
 from modelregistry.v1.model_files_pb2 import ModelFiles, UploadedModelFiles
 from modelregistry.v1.model_service_pb2 import DownloadModelFilesRequest, UploadModelFilesRequest
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
+from tests.object_store import BUCKET, object_store
 from tests.processes import Server, run
 from tests.rpc.harness import User
 
@@ -62,6 +63,25 @@ def test_a_gigabyte_is_uploaded_promoted_and_downloaded_in_little_memory(tmp_pat
 
         assert (size, digest.hexdigest()) == (1024 * MIB, expected)
         assert peak_resident_bytes(server) < MAX_RESIDENT_BYTES
+
+
+def test_files_are_kept_in_an_object_store_and_shared_by_servers(tmp_path: Path, migrated_url: str) -> None:
+    data = bytes(range(256)) * 40_000
+    with object_store() as environment:
+        options = ("--database-url", migrated_url, "--files-url", f"s3://{BUCKET}/registry")
+        with Server(tmp_path / "one", *options, **environment) as one:
+            with grpc.insecure_channel(one.address) as channel:
+                admin = one.user(channel)
+                source, target = admin.create_model("source"), admin.create_model("target")
+                promoted = admin.promote(admin.create_version_with_files(source, data), target)
+            with (
+                Server(tmp_path / "two", *options, **environment) as two,
+                grpc.insecure_channel(two.address) as channel,
+            ):
+                assert two.user(channel).download(promoted) == data
+            assert not (one.data_dir / "files").exists()
+        collected = run("gc", *options, **environment)
+        assert collected.stderr == "removed 0 files of 0 bytes, 0 leftovers and 0 expired uploads\n"
 
 
 def test_an_upload_that_is_under_way_when_the_server_is_killed_leaves_garbage_alone(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +11,31 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from server.errors import StorageUnavailable
 from server.storage.files import FileStore, new_object_name, open_file_store
+from tests.object_store import BUCKET, object_store
 
 DATA = bytes(range(256)) * 10_000
 
 
-@pytest.fixture(params=["folder", "file url", "memory url"])
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of a bucket in an object store."""
+    with object_store() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield f"s3://{BUCKET}"
+
+
+@pytest.fixture(params=["folder", "file url", "memory url", "object store"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., FileStore]:
     """Opens the same store again and again, for the registry that is named."""
-    url = {"folder": None, "file url": f"file://{tmp_path / 'store'}", "memory url": f"memory://{uuid.uuid4()}"}
-    return lambda registry_id="one": open_file_store(url[request.param], tmp_path, registry_id)
+    url: str | None = None
+    if request.param == "file url":
+        url = f"file://{tmp_path / 'store'}"
+    elif request.param == "memory url":
+        url = f"memory://{uuid.uuid4()}"
+    elif request.param == "object store":
+        url = f"{request.getfixturevalue('bucket')}/{uuid.uuid4()}"
+    return lambda registry_id="one": open_file_store(url, tmp_path, registry_id)
 
 
 @pytest.fixture
@@ -79,6 +95,12 @@ def test_a_removed_object_is_gone_and_can_be_removed_again(store: FileStore) -> 
     assert store.names() == [other]
     with pytest.raises(StorageUnavailable):
         get(store, name)
+
+
+def test_a_bucket_that_is_not_there_is_not_made(bucket: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            open_file_store("s3://mistyped/folder", tmp_path, "one")
 
 
 def test_what_is_removed_soon_is_gone_when_the_store_is_closed(store: FileStore) -> None:
