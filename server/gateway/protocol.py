@@ -49,6 +49,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Go on with a request; the parser would keep a single header of any size."""
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():
+            if self._head_bytes == 0:
+                self._wait_at_most(HEAD_SECONDS)  # Blank lines begin no request, but end the wait for one.
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(RequestHeadersTooLarge())
@@ -77,7 +79,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on to the next request, unless the body of this one is still on its way."""
         if not self.cycle.more_body:
-            self._wait_no_more()
+            self._wait_for_reader()
             self._in_head = True
         super().on_response_complete()
 
@@ -101,10 +103,16 @@ class BoundedProtocol(HttpToolsProtocol):
         status = HTTPStatus(answer.http_status)
         self.transport.write(f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode() + body)
         self.transport.close()
+        self._wait_for_reader()
 
     def _wait_at_most(self, seconds: float) -> None:
         self._wait_no_more()
         self._timer = self.loop.call_later(seconds, self._tired)
+
+    def _wait_for_reader(self) -> None:
+        """Bound how long an answer lies here, which uvicorn is done with, and how long a connection takes to end."""
+        self._wait_no_more()
+        self._timer = self.loop.call_later(ANSWER_SECONDS, self._hang_up_on_who_does_not_read)
 
     def _wait_no_more(self) -> None:
         if self._timer is not None:
@@ -113,10 +121,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _tired(self) -> None:
         cycle: Any = self.cycle
-        answering = cycle is not None and cycle.response_started and not cycle.response_complete
-        if answering:
-            self.transport.abort()  # The client does not read.
-        elif cycle is None or self._in_head or cycle.more_body:
+        if self._hang_up_on_who_does_not_read():
+            return
+        if cycle is None or self._in_head or cycle.more_body:
             self._refuse(RequestTimeout())
         else:
             self._wait_at_most(ANSWER_SECONDS)  # The server behind us bounds how long it takes.
+
+    def _hang_up_on_who_does_not_read(self) -> bool:
+        """Hang up if bytes wait for the client to read them: until then, an orderly end would wait, too."""
+        unread = self.transport.is_closing() or self.transport.get_write_buffer_size() > 0
+        if unread:
+            self.transport.abort()
+        return unread

@@ -73,4 +73,5 @@ def test_the_time_that_the_client_gives_is_the_calls_deadline(
 
     left = asked(running, method, {"Grpc-Timeout": sent} if sent else {}).seconds_left
 
-    assert seconds - 10 < left <= seconds + 1
+    # gRPC sends two or three digits of it, rounded up.
+    assert seconds * 0.5 < left < seconds * 1.1
