@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,15 +38,17 @@ class Asked:
 
 @dataclass
 class Backend(grpc.GenericRpcHandler):
-    """Answers every call alike, with a model."""
+    """Answers every call alike, with a model, as soon as it may."""
 
     answer: Model = field(default_factory=lambda: MODEL)
     asked: queue.SimpleQueue[Asked] = field(default_factory=queue.SimpleQueue)
+    may_answer: threading.Event = field(default_factory=threading.Event)
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
             metadata = {key: str(value) for key, value in context.invocation_metadata()}
             self.asked.put(Asked(details.method, metadata, context.time_remaining()))
+            assert self.may_answer.wait(DEADLINE_SECONDS)
             return self.answer.SerializeToString()
 
         return grpc.unary_unary_rpc_method_handler(answer)
@@ -83,6 +86,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch, tls: ssl.SSLContext | None = None) 
 
     monkeypatch.setattr(gateway_server, "BoundedProtocol", ObservedProtocol)
     backend = Backend()
+    backend.may_answer.set()
     server = grpc.server(ThreadPoolExecutor(4), handlers=[backend])
     target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()

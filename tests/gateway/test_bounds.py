@@ -54,6 +54,7 @@ each_way_to_ask = pytest.mark.parametrize(
 
 @each_way_to_ask
 def test_who_never_reads_its_answer_is_cut_off(running: Gateway, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(protocol, "ANSWER_SECONDS", 0.5)
     running.backend.answer = LARGE
 
@@ -69,6 +70,7 @@ def test_so_it_is_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent
     """What lies in the buffers of TLS does not show, but the end of an idle connection does: it comes before."""
     assert KEEP_ALIVE_SECONDS < protocol.ANSWER_SECONDS
     monkeypatch.setattr(gateway_server, "KEEP_ALIVE_SECONDS", 0.3)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(protocol, "ANSWER_SECONDS", 0.5)
     authority = Authority(tmp_path / "authority")
     served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -109,6 +111,54 @@ def test_blank_lines_do_not_keep_a_connection(running: Gateway, monkeypatch: pyt
 
     assert all_that_comes(connection.sock).startswith(b"HTTP/1.1 408 ")
     connection.close()
+
+
+def test_half_a_request_does_not_keep_a_connection(running: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+
+    with running.connect() as connection:
+        connection.sendall(GET + b"GET /")
+        begin = connection.recv(2**20)
+        connection.sendall(b"some")
+        answers = begin + all_that_comes(connection)
+
+    assert [answer[:3] for answer in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"408"]
+
+
+@pytest.mark.parametrize("sent", [GET + GET, GET], ids=["two", "one"])
+def test_who_waits_for_an_answer_may_take_its_time_with_the_next_request(
+    running: Gateway, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    running.backend.may_answer.clear()
+
+    with running.connect() as waiting, running.connect() as slow:
+        waiting.sendall(sent + b"GET /")
+        running.backend.asked.get(timeout=DEADLINE_SECONDS)
+        slow.sendall(b"GET /")
+        assert all_that_comes(slow).startswith(b"HTTP/1.1 408 ")
+        running.backend.may_answer.set()
+        answers = all_that_comes(waiting).split(b"HTTP/1.1 ")[1:]
+
+    assert [answer[:3] for answer in answers] == [b"200"] * sent.count(b"GET") + [b"408"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [b"nonsense\r\n\r\n", b"GET /" + b"x" * protocol.MAX_HEAD_BYTES + b" HTTP/1.1\r\n\r\n"]
+)
+def test_what_is_wrong_with_a_request_is_not_told_as_the_answer_to_the_one_before(
+    running: Gateway, wrong: bytes
+) -> None:
+    running.backend.may_answer.clear()
+
+    with running.connect() as connection:
+        connection.sendall(GET)
+        running.backend.asked.get(timeout=DEADLINE_SECONDS)
+        connection.sendall(wrong)
+        told = all_that_comes(connection)
+
+    running.backend.may_answer.set()
+    assert told == b""
 
 
 def test_a_connection_too_many_is_told_so_and_closed(running: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
