@@ -196,19 +196,25 @@ def test_unnamed_files_are_removed_and_named_ones_are_not(timed: SqlRepository, 
     assert timed.write(lambda tx: tx.remove_unnamed_file(other.digest)) is None
 
 
-def while_another_waits(repository: SqlRepository, first: Callable[[Transaction], object], second: object) -> object:
-    """What a transaction returns that begins while the first one has done its work and not committed yet."""
+Change = Callable[[Transaction], object]
+
+
+def while_another_waits(
+    repository: SqlRepository, first: Change, second: Change, then: Change = lambda tx: None
+) -> object:
+    """What the second transaction returns, which begins between the first one's change and what it does then."""
     done, going = threading.Event(), threading.Event()
 
     def hold(tx: Transaction) -> None:
         first(tx)
         going.set()
         done.wait(0.3)  # How long the other is given to do the wrong thing; the right thing is to wait.
+        then(tx)
 
     with ThreadPoolExecutor(2) as threads:
         holder = threads.submit(repository.write, hold)
         assert going.wait(60)
-        waiter = threads.submit(repository.write, second)  # type: ignore[arg-type]
+        waiter = threads.submit(repository.write, second)
         holder.result()
         return waiter.result()
 
@@ -265,12 +271,13 @@ def test_files_that_an_upload_was_found_for_stay_while_the_transaction_lasts(
         tx.remove_expired_uploads()
         return tx.remove_unnamed_file(FILE.digest)
 
-    def name(tx: Transaction) -> None:
-        digest = tx.find_upload(key(model_rid))
-        assert digest == FILE.digest
-        tx.append_version(new, tx.put_content(new, digest))
+    def find_it(tx: Transaction) -> None:
+        assert tx.find_upload(key(model_rid)) == FILE.digest
 
-    assert while_another_waits(timed, name, forget) is None
+    def name_it(tx: Transaction) -> None:
+        tx.append_version(new, tx.put_content(new, FILE.digest))
+
+    assert while_another_waits(timed, find_it, forget, name_it) is None
 
     assert find(timed, new.rid) == timed.read(lambda reader: reader.get_branch(model_rid, "master", ADMIN)).head
     assert timed.read(lambda reader: reader.known_objects(["first"])) == {"first"}
