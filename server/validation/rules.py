@@ -65,8 +65,8 @@ def required_text(value: str) -> Iterable[Broken]:
     return text(value) if value else (IS_REQUIRED,)
 
 
-def opaque(value: str) -> Iterable[Broken]:
-    """Text that its reader alone can judge."""
+def opaque(value: str | bytes) -> Iterable[Broken]:
+    """Text or bytes that their reader alone can judge."""
     return ()
 
 

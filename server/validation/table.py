@@ -66,6 +66,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "PromoteVersionRequest.source_model_version_rid": rid(MODEL_VERSION),
     "PromoteVersionRequest.branch": branch_name,
     "UploadModelFilesRequest.model_rid": unless_empty(rid(MODEL)),
+    "UploadModelFilesRequest.chunk": opaque,
     "UploadModelFilesRequest.sha256": unless_empty(sha256),
     "DownloadModelFilesRequest.model_rid": rid(MODEL),
     "DownloadModelFilesRequest.model_version_rid": rid(MODEL_VERSION),
