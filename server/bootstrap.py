@@ -28,6 +28,7 @@ from server.rpc.health import Health
 from server.rpc.interceptors import Chain
 from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES, build_server
+from server.storage.files import FileStore, open_file_store
 from server.storage.repository import Repository
 from server.storage.sql.engine import embedded_database, is_embedded, open_engine
 from server.storage.sql.repository import SqlRepository
@@ -47,6 +48,7 @@ class Application:
     http_address: str | None
     readiness: Readiness
     repository: Repository
+    files: FileStore
 
 
 def build(settings: Settings) -> Application:
@@ -56,9 +58,15 @@ def build(settings: Settings) -> Application:
     """
     chain = Chain(_verifier(settings))
     repository = open_repository(settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes)
+    try:
+        files = open_files(repository, settings.files_url, settings.data_dir)
+    except ConfigError:
+        repository.close()
+        raise
     health = Health(SERVICES)
     server = build_server(
         repository,
+        files,
         chain,
         health,
         threads=settings.threads,
@@ -79,6 +87,7 @@ def build(settings: Settings) -> Application:
         http_address=http_address(listener, settings) if listener else None,
         readiness=Readiness(health, repository.ping),
         repository=repository,
+        files=files,
     )
 
 
@@ -121,6 +130,16 @@ def open_repository(database_url: str | None, data_dir: Path, threads: int, max_
         repository = SqlRepository(engine, max_message_bytes)
         repository.ping()
     return repository
+
+
+def open_files(repository: Repository, files_url: str | None, data_dir: Path) -> FileStore:
+    """Open the store of the model files of a registry. Raises ConfigError if there is no such store."""
+    registry_id = repository.read(lambda reader: reader.registry_id())
+    try:
+        return open_file_store(files_url, data_dir, registry_id)
+    except Exception as error:
+        # Each of the many file systems raises errors of its own, and the library's name what has to be installed.
+        raise ConfigError(f"the store of model files: {error}") from error
 
 
 def migrate_database(database_url: str | None, data_dir: Path) -> None:

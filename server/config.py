@@ -26,6 +26,7 @@ class Settings:
     http_listen: str = DEFAULT_HTTP_LISTEN
     data_dir: Path = DEFAULT_DATA_DIR
     database_url: str | None = None
+    files_url: str | None = None
     admins: frozenset[str] = field(default_factory=frozenset)
     jwks_file: Path | None = None
     jwks_url: str | None = None

@@ -47,4 +47,5 @@ def stop_and_close(application: Application) -> None:
     stopped = application.server.stop(max(0.0, deadline - time.monotonic()))
     application.chain.cancel_streams()
     stopped.wait()
+    application.files.close()
     application.repository.close()

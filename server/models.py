@@ -18,8 +18,9 @@ from server.errors import (
     CreateModelVersionPermissionDenied,
     ModelVersionNotFound,
     UnsupportedModelSource,
+    UploadNotFound,
 )
-from server.storage.repository import Reader, Transaction
+from server.storage.repository import Reader, StoredVersion, Transaction, UploadKey
 
 
 def create_model(tx: Transaction, caller: Caller, request: CreateModelRequest) -> Model:
@@ -48,9 +49,9 @@ def add_owned_model(tx: Transaction, model: Model) -> Model:
 def create_model_version(tx: Transaction, caller: Caller, request: CreateModelVersionRequest) -> ModelVersion:
     """Store a version as the new head of a branch; it is its own root.
 
-    Raises ModelNotFound, CreateModelVersionPermissionDenied and RequestTooLarge.
+    Raises ModelNotFound, CreateModelVersionPermissionDenied, UploadNotFound and RequestTooLarge.
     """
-    _require_editor(tx, caller, request.model_rid)
+    require_editor(tx, caller, request.model_rid)
     rid = rids.new_model_version_rid()
     version = ModelVersion(
         rid=rid,
@@ -64,22 +65,38 @@ def create_model_version(tx: Transaction, caller: Caller, request: CreateModelVe
         created_by=caller.user,
         root_model_version_rid=rid,
     )
-    created = tx.append_version(version, tx.put_content(version))
+    created = tx.append_version(version, tx.put_content(version, _file_digest(tx, caller, request)))
     # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
-    _require_editor(tx, caller, request.model_rid)
+    require_editor(tx, caller, request.model_rid)
     return created
 
 
-def _require_editor(tx: Transaction, caller: Caller, model_rid: str) -> None:
+def require_editor(tx: Transaction, caller: Caller, model_rid: str) -> None:
+    """Return if the caller may create versions. Raises ModelNotFound and CreateModelVersionPermissionDenied."""
     if tx.get_model(model_rid, caller).role < TO_CREATE_VERSIONS:
         raise CreateModelVersionPermissionDenied(model_rid=model_rid)
 
 
+def _file_digest(tx: Transaction, caller: Caller, request: CreateModelVersionRequest) -> bytes | None:
+    if not request.HasField("model_files"):
+        return None
+    upload_id = request.model_files.uploaded.upload_id
+    digest = tx.find_upload(UploadKey.of(upload_id, caller, request.model_rid))
+    if digest is None:
+        raise UploadNotFound(model_rid=request.model_rid, upload_id=upload_id)
+    return digest
+
+
 def get_model_version(reader: Reader, caller: Caller, request: GetModelVersionRequest) -> ModelVersion:
     """Return a version of that very model. Raises ModelVersionNotFound and UnsupportedModelSource."""
-    found = reader.find_version(request.model_version_rid, caller)
-    if found is None or found.version.model_rid != request.model_rid:
-        raise ModelVersionNotFound(model_rid=request.model_rid, model_version_rid=request.model_version_rid)
+    return find_model_version(reader, caller, request.model_rid, request.model_version_rid).version
+
+
+def find_model_version(reader: Reader, caller: Caller, model_rid: str, model_version_rid: str) -> StoredVersion:
+    """Return a version of that very model as it is stored. Raises ModelVersionNotFound and UnsupportedModelSource."""
+    found = reader.find_version(model_version_rid, caller)
+    if found is None or found.version.model_rid != model_rid:
+        raise ModelVersionNotFound(model_rid=model_rid, model_version_rid=model_version_rid)
     if found.legacy_source is not None:
         raise UnsupportedModelSource
-    return found.version
+    return found

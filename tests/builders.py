@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from fsspec.implementations.memory import MemoryFileSystem
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.access_service_pb2 import Grant, Role
@@ -26,6 +27,7 @@ from modelregistry.v1.model_api_pb2 import (
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
 from server import rids
 from server.caller import Caller
+from server.storage.files import FileStore
 from server.storage.repository import PageRequest, Position, Reader, Repository, Transaction
 
 ADMIN = Caller(principals=("user:admin",), is_admin=True)
@@ -145,6 +147,11 @@ def all_versions(reader: Reader, model_rid: str, branch: str = "master", page_si
         if page.next_position is None:
             return versions
         after = page.next_position
+
+
+def file_store(repository: Repository) -> FileStore:
+    """The store of a registry's model files, in memory, and of nobody else."""
+    return FileStore(MemoryFileSystem(), f"/{uuid.uuid4()}", repository.read(lambda reader: reader.registry_id()))
 
 
 @contextmanager

@@ -270,6 +270,8 @@ def _values(field: FieldDescriptor, known_values: bool, depth: int) -> st.Search
         FieldDescriptor.TYPE_STRING: _texts_for(field),
         FieldDescriptor.TYPE_BOOL: st.booleans(),
         FieldDescriptor.TYPE_INT32: st.integers(-(2**31), 2**31 - 1),
+        FieldDescriptor.TYPE_INT64: st.integers(-(2**63), 2**63 - 1),
+        FieldDescriptor.TYPE_BYTES: st.binary(max_size=20),
     }
     return scalars[field.type]
 

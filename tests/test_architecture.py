@@ -24,7 +24,8 @@ SERVICES = (model_service_pb2.DESCRIPTOR, access_service_pb2.DESCRIPTOR)
 # What each part of the server may import of the others. A part is a folder or a module of server/.
 RULES = {"errors", "rids", "caller", "branches", "auth.access", "storage.repository"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
+    "error_base": set(),
+    "errors": {"error_base"},
     "rids": set(),
     "caller": set(),
     "logs": set(),
@@ -38,16 +39,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "promotion": RULES,
     "models": RULES,
     "grants": RULES,
+    "model_files": RULES | {"models", "storage.files"},
+    "garbage": RULES | {"storage.files"},
     "import_rows": {"errors", "rids", "branches", "json_form", "json_paths", "validation"},
     "importing": RULES | {"models", "json_form", "import_rows"},
-    "rpc": RULES | {"rpc", "auth", "promotion", "models", "grants", "validation", "storage.paging"},
+    "rpc": RULES
+    | {"rpc", "auth", "promotion", "models", "model_files", "grants", "validation", "storage.paging", "storage.files"},
     # The description of HTTP says what the rules for fields are; to judge them is left to the server.
     "gateway": {"gateway", "errors", "json_form", "json_paths", "rpc.status", "validation"},
     "ports": {"config"},
     "bootstrap": {"config", "ports", "auth", "rpc", "gateway", "storage", "errors"},
     "lifecycle": {"bootstrap"},
     "healthcheck": {"config"},
-    "cli": {"bootstrap", "lifecycle", "config", "logs", "errors", "json_form", "importing", "auth", "cli"},
+    "cli": {"bootstrap", "lifecycle", "config", "logs", "errors", "json_form", "importing", "garbage", "auth", "cli"},
     "__main__": {"cli"},
 }
 # Where each library that must not spread may be imported.
@@ -58,6 +62,7 @@ CONFINED = {
     "grpc_reflection": {"rpc"},
     "sqlalchemy": {"storage.sql", "bootstrap"},
     "alembic": {"storage.sql"},
+    "fsspec": {"storage.files"},
     "jwt": {"auth"},
     "starlette": {"gateway"},
     "uvicorn": {"gateway"},

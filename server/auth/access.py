@@ -45,6 +45,8 @@ PERMISSIONS: dict[str, Permission] = {
     _MODELS + "ListBranches": Permission(MODELS_READ, TO_READ),
     _MODELS + "ListModelVersions": Permission(MODELS_READ, TO_READ),
     _MODELS + "PromoteVersion": Permission(MODELS_WRITE, TO_PROMOTE),
+    _MODELS + "UploadModelFiles": Permission(MODELS_WRITE, TO_CREATE_VERSIONS),
+    _MODELS + "DownloadModelFiles": Permission(MODELS_READ, TO_READ),
     _ACCESS + "GrantRole": Permission(MODELS_WRITE, TO_MANAGE_GRANTS),
     _ACCESS + "RevokeRole": Permission(MODELS_WRITE, TO_MANAGE_GRANTS),
     _ACCESS + "ListGrants": Permission(MODELS_READ, TO_MANAGE_GRANTS),

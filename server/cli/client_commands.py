@@ -21,13 +21,12 @@ from modelregistry.v1.model_service_pb2 import (
     PromoteVersionRequest,
 )
 from server.cli.connection import Client, client_command
-from server.cli.options import Branch, PageSize, PageToken, option
+from server.cli.file_commands import upload
+from server.cli.options import Branch, ModelRid, PageSize, PageToken, VersionRid, option
 from server.cli.output import fail
 from server.errors import FieldViolation, InvalidArgument
 from server.json_form import from_json, loads
 
-ModelRid = Annotated[str, typer.Argument(help="The RID of the model.")]
-VersionRid = Annotated[str, typer.Argument(help="The RID of the version.")]
 Folder = Annotated[str, option("--folder", "The RID of the folder.", metavar="RID")]
 AnyFolder = Annotated[str | None, option("--folder", "Only the models of this folder.", metavar="RID")]
 Name = Annotated[str, typer.Argument(help="The display name, unique in the folder.")]
@@ -38,6 +37,9 @@ VersionFile = Annotated[
         "JSON with modelApi and, if you like, condaRequirements, source, …; - reads it from a pipe.",
         metavar="FILE",
     ),
+]
+ModelFile = Annotated[
+    Path | None, option("--model-files", "The model files, of any size; they are uploaded first.", metavar="FILE")
 ]
 
 # As many as the server would list.
@@ -71,10 +73,16 @@ def list_models(
     return client.call(client.models.ListModels, request)
 
 
-def create_version(client: Client, model_rid: ModelRid, file: VersionFile, branch: Branch = None) -> Message:
+def create_version(
+    client: Client,
+    model_rid: ModelRid,
+    file: VersionFile,
+    model_files: ModelFile = None,
+    branch: Branch = None,
+) -> Message:
     """Add a version to a model, as the new head of a branch.
 
-    [bold]modelregistry create-version ri.models.main.model.… --file version.json[/bold]
+    [bold]modelregistry create-version ri.models.main.model.… --file version.json --model-files model.bin[/bold]
     """
     try:
         request = from_json(loads(_read(file)), CreateModelVersionRequest)
@@ -83,6 +91,8 @@ def create_version(client: Client, model_rid: ModelRid, file: VersionFile, branc
     request.model_rid = model_rid
     if branch is not None:
         request.branch = branch
+    if model_files is not None:
+        request.model_files.uploaded.upload_id = upload(client, model_rid, model_files).upload_id
     return client.call(client.models.CreateModelVersion, request)
 
 

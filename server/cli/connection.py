@@ -22,6 +22,9 @@ from server.cli.output import fail, show
 from server.config import is_loopback
 
 DEADLINE_SECONDS = 30.0
+# Of calls that stream files; the server's own bound.
+TRANSFER_SECONDS = 6 * 3600.0
+T = TypeVar("T")
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
 
@@ -39,8 +42,14 @@ class Client:
 
     def call(self, method: grpc.UnaryUnaryMultiCallable[RequestT, ResponseT], request: RequestT) -> ResponseT:
         """Call one of the methods. Raises grpc.RpcError."""
-        metadata = (("authorization", f"Bearer {self.token}"),) if self.token else ()
-        return method(request, metadata=metadata, timeout=DEADLINE_SECONDS)
+        return method(request, metadata=self._metadata(), timeout=DEADLINE_SECONDS)
+
+    def call_streaming(self, method: Callable[..., T], request: object) -> T:
+        """Call one of the methods with streams of files. Raises grpc.RpcError, also from what it returns."""
+        return method(request, metadata=self._metadata(), timeout=TRANSFER_SECONDS)
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
 
 def client_of(channel: grpc.Channel, token: str | None) -> Client:
@@ -48,8 +57,8 @@ def client_of(channel: grpc.Channel, token: str | None) -> Client:
     return Client(ModelServiceStub(channel), AccessServiceStub(channel), token)
 
 
-def client_command(run: Callable[..., Message]) -> Callable[..., None]:
-    """Make a command of a function that takes a Client and the command's own options, and returns an answer.
+def client_command(run: Callable[..., Message | None]) -> Callable[..., None]:
+    """Make a command of a function that takes a Client and the command's own options, and may return an answer.
 
     The command gets the options of the connection and of the output in addition; it prints the answer, or the error.
     """
@@ -65,7 +74,8 @@ def client_command(run: Callable[..., Message]) -> Callable[..., None]:
                 fail_call(error)
             except ValueError as error:
                 fail(f"no request can say this: {error}")
-        show(answer, output)
+        if answer is not None:
+            show(answer, output)
 
     own = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
     output_parameter = inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default="json", annotation=Output)

@@ -29,6 +29,15 @@ DatabaseUrl = Annotated[
         metavar="URL",
     ),
 ]
+FilesUrl = Annotated[
+    str | None,
+    option(
+        "--files-url",
+        "Where model files are kept: s3://BUCKET/FOLDER, or any URL that fsspec knows; by default a folder in the data"
+        " folder.",
+        metavar="URL",
+    ),
+]
 Target = Annotated[str, option("--target", "The server to call.", metavar="HOST:PORT")]
 Token = Annotated[str | None, option("--token", "The bearer token to call it with, a JWT.", metavar="JWT")]
 Tls = Annotated[bool, option("--tls", "Use TLS, trusting the usual certificate authorities.")]
@@ -40,6 +49,8 @@ ClientCert = Annotated[
 ]
 ClientKey = Annotated[Path | None, option("--client-key", "The private key of --client-cert, in PEM.", metavar="FILE")]
 Output = Annotated[Literal["json", "table"], option("--output", "json for programs, table for people.")]
+ModelRid = Annotated[str, typer.Argument(help="The RID of the model.")]
+VersionRid = Annotated[str, typer.Argument(help="The RID of the version.")]
 Branch = Annotated[str | None, option("--branch", "The branch; `master` by default.", metavar="NAME")]
 PageSize = Annotated[int, option("--page-size", "How many to print at most, 1 to 1000; 0 means 100.")]
 PageToken = Annotated[str | None, option("--page-token", "The nextPageToken of the page before.", metavar="TOKEN")]

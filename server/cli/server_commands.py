@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from server.auth.access import SCOPES
-from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, option
+from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option
 from server.cli.output import fail, say
 from server.config import (
     DEFAULT_HTTP_LISTEN,
@@ -78,6 +78,7 @@ def serve(
     http_listen: HttpListen = DEFAULT_HTTP_LISTEN,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = DATA_DIR,
+    files_url: FilesUrl = None,
     admin: Admin = None,
     admins: Admins = None,
     jwks_file: JwksFile = None,
@@ -106,6 +107,7 @@ def serve(
             http_listen=http_listen,
             data_dir=data_dir,
             database_url=database_url,
+            files_url=files_url,
             admins=frozenset([*(admin or ()), *filter(None, map(str.strip, (admins or "").split(",")))]),
             jwks_file=jwks_file,
             jwks_url=jwks_url,

@@ -29,7 +29,8 @@ class BoundedProtocol(HttpToolsProtocol):
     """One connection. Whatever a client does or fails to do, it ends within these bounds."""
 
     _timer: asyncio.TimerHandle | None = None
-    _in_head = True
+    _in_head = True  # of a request, or before it
+    _head_has_begun = False
     _head_bytes = 0
     _refusal: RegistryError | None = None
 
@@ -49,6 +50,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Go on with a request; the parser would keep a single header of any size."""
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():
+            if self._head_bytes == 0:
+                self._wait_at_most(HEAD_SECONDS)  # Blank lines begin no request, but end the wait for one.
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(RequestHeadersTooLarge())
@@ -56,12 +59,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_has_begun, self._head_bytes = True, True, 0
         self._wait_at_most(HEAD_SECONDS)
 
     def on_headers_complete(self) -> None:
         """Go on to the body."""
-        self._in_head = False
+        self._in_head = self._head_has_begun = False
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES:
             self._refusal = RequestHeadersTooLarge()
             raise ValueError  # which the parser makes a call of `send_400_response`
@@ -76,8 +79,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on to the next request, unless the body of this one is still on its way."""
-        if not self.cycle.more_body:
-            self._wait_no_more()
+        if self._head_has_begun:
+            self._wait_at_most(HEAD_SECONDS)
+        elif not self.cycle.more_body:
+            self._wait_for_reader()
             self._in_head = True
         super().on_response_complete()
 
@@ -86,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse(self._refusal or MalformedHttpRequest())
 
     def _refuse(self, error: RegistryError) -> None:
-        """Answer and hang up."""
+        """Answer and hang up; only hang up where the client would take this for the answer to an earlier request."""
         request_id = str(uuid.uuid4())
         answer = refusal(request_id, error, "HTTP", changes_something=True)
         body = json.dumps(answer.body, ensure_ascii=False).encode()
@@ -99,12 +104,19 @@ class BoundedProtocol(HttpToolsProtocol):
         }
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         status = HTTPStatus(answer.http_status)
-        self.transport.write(f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode() + body)
+        if not self._owes_an_answer():
+            self.transport.write(f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode() + body)
         self.transport.close()
+        self._wait_for_reader()
 
     def _wait_at_most(self, seconds: float) -> None:
         self._wait_no_more()
         self._timer = self.loop.call_later(seconds, self._tired)
+
+    def _wait_for_reader(self) -> None:
+        """Bound how long an answer lies here, which uvicorn is done with, and how long a connection takes to end."""
+        self._wait_no_more()
+        self._timer = self.loop.call_later(ANSWER_SECONDS, self._hang_up_on_who_does_not_read)
 
     def _wait_no_more(self) -> None:
         if self._timer is not None:
@@ -112,11 +124,22 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _tired(self) -> None:
-        cycle: Any = self.cycle
-        answering = cycle is not None and cycle.response_started and not cycle.response_complete
-        if answering:
-            self.transport.abort()  # The client does not read.
-        elif cycle is None or self._in_head or cycle.more_body:
-            self._refuse(RequestTimeout())
-        else:
+        if self._hang_up_on_who_does_not_read():
+            return
+        if self._owes_an_answer():
             self._wait_at_most(ANSWER_SECONDS)  # The server behind us bounds how long it takes.
+        else:
+            self._refuse(RequestTimeout())
+
+    def _owes_an_answer(self) -> bool:
+        """Whether a request has arrived as a whole and is not answered; the newest may wait for its turn in a queue."""
+        cycle: Any = self.cycle
+        arrived = cycle is not None and not cycle.response_complete and not cycle.more_body
+        return arrived or bool(self.pipeline)
+
+    def _hang_up_on_who_does_not_read(self) -> bool:
+        """Hang up if bytes wait for the client to read them: until then, an orderly end would wait, too."""
+        unread = self.transport.is_closing() or self.transport.get_write_buffer_size() > 0
+        if unread:
+            self.transport.abort()
+        return unread

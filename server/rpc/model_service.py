@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import grpc
 
@@ -11,6 +11,8 @@ from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.model_service_pb2 import (
     CreateModelRequest,
     CreateModelVersionRequest,
+    DownloadModelFilesRequest,
+    DownloadModelFilesResponse,
     GetBranchRequest,
     GetModelRequest,
     GetModelVersionRequest,
@@ -21,11 +23,16 @@ from modelregistry.v1.model_service_pb2 import (
     ListModelVersionsRequest,
     ListModelVersionsResponse,
     PromoteVersionRequest,
+    UploadModelFilesRequest,
+    UploadModelFilesResponse,
 )
 from server.branches import branch_of
 from server.caller import Caller
+from server.model_files import download_model_files, upload_model_files, with_uploaded_files
 from server.models import create_model, create_model_version, get_model_version
 from server.promotion import promote_version
+from server.rpc.transfers import Transfers
+from server.storage.files import FileStore
 from server.storage.paging import Paging
 from server.storage.repository import Repository
 
@@ -33,9 +40,11 @@ from server.storage.repository import Repository
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """Serves modelregistry.v1.ModelService; requests are validated, `caller` tells whose they are."""
 
-    def __init__(self, repository: Repository, caller: Callable[[], Caller]):
+    def __init__(self, repository: Repository, files: FileStore, caller: Callable[[], Caller]):
         self._repository = repository
+        self._files = files
         self._caller = caller
+        self._transfers = Transfers()
 
     def CreateModel(self, request: CreateModelRequest, context: grpc.ServicerContext) -> Model:
         """Create a model with no versions."""
@@ -59,7 +68,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def CreateModelVersion(self, request: CreateModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Add a version as the new head of a branch."""
         caller = self._caller()
-        return self._repository.write(lambda tx: create_model_version(tx, caller, request))
+        complete = with_uploaded_files(self._repository, self._files, caller, request)
+        return self._repository.write(lambda tx: create_model_version(tx, caller, complete))
 
     def GetModelVersion(self, request: GetModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Return a version of a model."""
@@ -93,3 +103,19 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """Copy a version into the target model as the new head of a branch."""
         caller = self._caller()
         return self._repository.write(lambda tx: promote_version(tx, caller, request))
+
+    def UploadModelFiles(
+        self, request_iterator: Iterator[UploadModelFilesRequest], context: grpc.ServicerContext
+    ) -> UploadModelFilesResponse:
+        """Take in model files for a version."""
+        caller = self._caller()
+        with self._transfers.one(context) as moving:
+            return upload_model_files(self._repository, self._files, caller, moving(request_iterator))
+
+    def DownloadModelFiles(
+        self, request: DownloadModelFilesRequest, context: grpc.ServicerContext
+    ) -> Iterator[DownloadModelFilesResponse]:
+        """Return the model files of a version."""
+        caller = self._caller()
+        with self._transfers.one(context) as moving:
+            yield from moving(download_model_files(self._repository, self._files, caller, request))

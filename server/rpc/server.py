@@ -14,6 +14,7 @@ from server.rpc.interceptors import Chain
 from server.rpc.interceptors.authentication import current_caller
 from server.rpc.model_service import ModelService
 from server.rpc.reflection import add_reflection
+from server.storage.files import FileStore
 from server.storage.repository import Repository
 
 SERVICES = tuple(
@@ -28,6 +29,7 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 def build_server(
     repository: Repository,
+    files: FileStore,
     chain: Chain,
     health: Health,
     *,
@@ -47,7 +49,7 @@ def build_server(
             ("grpc.so_reuseport", 0),
         ],
     )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(repository, current_caller), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(repository, files, current_caller), server)
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(repository, current_caller), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     add_reflection(server, (*SERVICES, HEALTH))

@@ -6,8 +6,12 @@ before paging. Any call can raise StorageUnavailable, and Overloaded where certa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Collection
+from datetime import timedelta
 from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.access_service_pb2 import Grant, Role
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
@@ -36,6 +40,27 @@ class StoredVersion(NamedTuple):
     version: ModelVersion
     content_digest: bytes
     legacy_source: str | None
+
+
+class StoredFile(NamedTuple):
+    """Complete model files: the SHA-256 of their bytes, how many these are, and the object that holds them."""
+
+    digest: bytes
+    size: int
+    object_name: str
+
+
+class UploadKey(NamedTuple):
+    """What an upload is found by: the SHA-256 of its id, the principal who made it, and the model that it is for."""
+
+    id_digest: bytes
+    caller: str
+    model_rid: str
+
+    @classmethod
+    def of(cls, upload_id: str, caller: Caller, model_rid: str) -> UploadKey:
+        """Return the key of the upload that a caller names, whether there is one or not."""
+        return cls(hashlib.sha256(upload_id.encode()).digest(), caller.user, model_rid)
 
 
 class PageRequest(NamedTuple):
@@ -92,6 +117,18 @@ class Reader(Protocol):
     def list_grants(self, resource_rid: str, page: PageRequest) -> Page[Grant]:
         """Return the grants on this very RID, by principal, in the order of code points."""
 
+    def find_file(self, content_digest: bytes) -> StoredFile | None:
+        """Return the model files of a content; None if it has none."""
+
+    def unnamed_files(self) -> list[bytes]:
+        """Return the digests of the files that neither a content nor an upload names."""
+
+    def known_objects(self, object_names: Collection[str]) -> set[str]:
+        """Return those of the objects, a thousand at most, that hold files, or whose upload is not complete."""
+
+    def registry_id(self) -> str:
+        """Return what tells this registry from others, the same for as long as its storage lives."""
+
 
 class Transaction(Reader, Protocol):
     """Changes, all of which happen or none. What a transaction reads includes what it wrote."""
@@ -102,11 +139,12 @@ class Transaction(Reader, Protocol):
         Raises ResourceNameAlreadyExists if its folder holds a model of that name.
         """
 
-    def put_content(self, version: ModelVersion) -> bytes:
+    def put_content(self, version: ModelVersion, file_digest: bytes | None = None) -> bytes:
         """Store the content of a version and return its digest; equal content is stored once.
 
         Content is the Model API, conda requirements, backing repositories and linked experiment, without unknown
-        fields. Raises RequestTooLarge if a version with this content might not fit into one message.
+        fields, and the model files, which must be stored. Raises RequestTooLarge if a version with this content might
+        not fit into one message.
         """
 
     def append_version(
@@ -124,6 +162,34 @@ class Transaction(Reader, Protocol):
 
     def remove_grant(self, resource_rid: str, principal: str, changed_by: str) -> None:
         """Take a principal's role on a resource away, and record who did so and when; nothing if there is none."""
+
+    def begin_upload(self, upload: UploadKey, object_name: str, lifetime: timedelta) -> Timestamp:
+        """Record that an object is about to be written, and return until when its upload can be found.
+
+        The model must be stored.
+        """
+
+    def finish_upload(self, upload: UploadKey, file: StoredFile) -> str:
+        """Record that the object of an upload is complete, and return the object that holds such files.
+
+        That is another one if files with this digest are stored already, and nothing else tells. Raises
+        StorageUnavailable if the upload was forgotten meanwhile.
+        """
+
+    def find_upload(self, upload: UploadKey) -> bytes | None:
+        """Return the digest of the files of a complete upload; None if there is none, or if its lifetime is over.
+
+        The files stay as long as this transaction lasts.
+        """
+
+    def remove_expired_uploads(self) -> int:
+        """Forget the uploads whose lifetime is over, complete or not, and return how many these were."""
+
+    def remove_unnamed_file(self, digest: bytes) -> StoredFile | None:
+        """Forget files that neither a content nor an upload names, and return them; None if one does meanwhile.
+
+        Whoever is about to name them waits, or is waited for.
+        """
 
 
 class Repository(Protocol):

@@ -24,6 +24,7 @@ MAX_PAGE_SIZE = 1000
 _CONTROLS = r"\x00-\x1f\x7f-\x9f"
 _CONTROL = re.compile(f"[{_CONTROLS}]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _PRINCIPAL = re.compile(r"(?:user|group):.+")
 
 # The years 1 to 9999, which are what Timestamp and its JSON form can say.
@@ -72,9 +73,21 @@ def required_text(value: str) -> Iterable[Broken]:
     return text(value) if value else (IS_REQUIRED,)
 
 
-def opaque(value: str) -> Iterable[Broken]:
-    """Text that its reader alone can judge."""
+def opaque(value: str | bytes) -> Iterable[Broken]:
+    """Text or bytes that their reader alone can judge."""
     return ()
+
+
+@says({"minLength": 1})
+def given(value: str) -> Iterable[Broken]:
+    """Text that is not empty, and that its reader alone can judge."""
+    return () if value else (IS_REQUIRED,)
+
+
+@says({"pattern": f"^{_SHA256.pattern}$"})
+def sha256(value: str) -> Iterable[Broken]:
+    """A digest, as text."""
+    return () if _SHA256.fullmatch(value) else (Broken(f"must be 64 hexadecimal digits, not {shown(value)}"),)
 
 
 @says({"minLength": 1, "maxLength": MAX_DISPLAY_NAME, "pattern": f"^[^/{_CONTROLS}]*$", "not": {"enum": [".", ".."]}})

@@ -23,6 +23,7 @@ from server.validation.rules import (
     each,
     entries,
     foreign_branch_name,
+    given,
     known,
     not_negative,
     opaque,
@@ -30,6 +31,7 @@ from server.validation.rules import (
     principal,
     required_text,
     rid,
+    sha256,
     text,
     unless_empty,
     whole_milliseconds,
@@ -63,6 +65,13 @@ RULES: Final[Mapping[str, Rule]] = {
     "PromoteVersionRequest.model_rid": rid(MODEL),
     "PromoteVersionRequest.source_model_version_rid": rid(MODEL_VERSION),
     "PromoteVersionRequest.branch": branch_name,
+    "UploadModelFilesRequest.model_rid": unless_empty(rid(MODEL)),
+    "UploadModelFilesRequest.chunk": opaque,
+    "UploadModelFilesRequest.sha256": unless_empty(sha256),
+    "DownloadModelFilesRequest.model_rid": rid(MODEL),
+    "DownloadModelFilesRequest.model_version_rid": rid(MODEL_VERSION),
+    "DillModelFiles.serialized_model_function": given,
+    "UploadedModelFiles.upload_id": given,
     # AccessService's requests
     "GrantRoleRequest.resource_rid": rid(MODEL, FOLDER),
     "GrantRoleRequest.principal": principal,
@@ -110,6 +119,7 @@ RULES: Final[Mapping[str, Rule]] = {
 
 REQUIRED: Final[Mapping[str, Broken]] = {
     "CreateModelVersionRequest.model_api": IS_REQUIRED,
+    "ModelFiles.type": IS_REQUIRED,
     "ModelVersionSource.type": IS_REQUIRED,
     "ModelApiInput.type": model_api.TYPE_MISSING,
     "ModelApiOutput.type": model_api.TYPE_MISSING,

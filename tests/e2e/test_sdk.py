@@ -24,13 +24,23 @@ from foundry_sdk import (
     UnauthorizedError,
     UserTokenAuth,
 )
+from foundry_sdk.v2.core.models import DoubleType
 from foundry_sdk.v2.filesystem.errors import InvalidDisplayName, ResourceNameAlreadyExists
 from foundry_sdk.v2.models.errors import (
     CreateModelPermissionDenied,
+    CreateModelVersionPermissionDenied,
+    InvalidModelApi,
     ModelNotFound,
     ModelVersionNotFound,
     PromoteVersionModelPermissionDenied,
     UnsupportedModelSource,
+)
+from foundry_sdk.v2.models.models import (
+    DillModelFiles,
+    ModelApi,
+    ModelApiColumn,
+    ModelApiParameterType,
+    ModelApiTabularType,
 )
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
@@ -42,6 +52,18 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "models.jsonl"
 # Of the examples: a version that a workflow of old made, and its model.
 LEGACY_MODEL = "ri.models.main.model.3f71b586-5577-5757-a9e0-023eeee8a7f4"
 LEGACY_VERSION = "ri.models.main.model-version.25b1b987-1442-5136-acee-249b32881ef1"
+
+
+# What `Model.Version.create` takes beside the model.
+VERSION: dict[str, Any] = {
+    "backing_repositories": ["ri.stemma.main.repository.a1b2c3d4-e5f6-7890-abcd-ef1234567890"],
+    "conda_requirements": ["numpy==1.24.0", "dill==0.3.8"],
+    "model_api": ModelApi(
+        inputs=[ModelApiTabularType(name="table", columns=[ModelApiColumn(name="age", dataType=DoubleType())])],
+        outputs=[ModelApiParameterType(name="score", dataType=DoubleType())],
+    ),
+    "model_files": DillModelFiles(serializedModelFunction="gASVCgAAAAAAAACMBmFuc3dlcpQu\n", type="dill"),
+}
 
 
 @dataclass(frozen=True)
@@ -108,6 +130,64 @@ def test_a_model_is_created_and_found(sdk: Call, name: str) -> None:
     assert sdk("Model.get", created.rid) == created
 
 
+def test_a_version_is_created_with_its_files_and_found(registry: Registry, sdk: Call, name: str) -> None:
+    model = sdk("Model.create", name=name, parent_folder_rid=FOLDER)
+
+    created = sdk("Model.Version.create", model.rid, **VERSION)
+
+    assert created.source.type == "sdk"
+    assert created.model_api.inputs[0].columns[0].data_type.type == "double"
+    assert created.conda_requirements == VERSION["conda_requirements"]
+    assert sdk("Model.Version.get", model.rid, created.rid) == created
+    stored = registry.admin("GetModelVersion", model_rid=model.rid, model_version_rid=created.rid)
+    assert registry.admin.download(stored) == VERSION["model_files"].serialized_model_function.encode()
+
+
+def test_a_version_is_promoted_with_its_files(registry: Registry, sdk: Call, name: str) -> None:
+    source = sdk("Model.create", name=f"{name} source", parent_folder_rid=FOLDER)
+    created = sdk("Model.Version.create", source.rid, **VERSION)
+    target = sdk("Model.create", name=name, parent_folder_rid=FOLDER)
+
+    promoted = sdk("Model.promote_version", target.rid, source_model_version_rid=created.rid)
+
+    stored = registry.admin("GetModelVersion", model_rid=target.rid, model_version_rid=promoted.rid)
+    assert registry.admin.download(stored) == VERSION["model_files"].serialized_model_function.encode()
+
+
+def test_who_may_not_create_versions_gets_the_sdks_own_error(registry: Registry, sdk: Call, name: str) -> None:
+    model = registry.admin.create_model(name).rid
+    registry.admin("GrantRole", resource_rid=model, principal="user:reader", role=ROLE_VIEWER)
+
+    with pytest.raises(CreateModelVersionPermissionDenied) as raised:
+        sdk("Model.Version.create", model, **VERSION, token=registry.server.token("reader"))
+
+    assert raised.value.parameters == {"modelRid": model}
+
+
+def test_a_model_api_that_contradicts_itself_is_the_sdks_own_error(registry: Registry, sdk: Call, name: str) -> None:
+    model = registry.admin.create_model(name).rid
+    twice = ModelApi(inputs=[*VERSION["model_api"].inputs * 2], outputs=[])
+
+    with pytest.raises(InvalidModelApi) as raised:
+        sdk("Model.Version.create", model, **VERSION | {"model_api": twice})
+
+    assert raised.value.parameters["errorType"] == "DUPLICATE_NAME"
+    assert "modelApi.inputs[1].name" in raised.value.parameters["message"]
+
+
+def test_files_that_no_request_can_carry_are_refused_with_the_name_of_what_can(
+    registry: Registry, sdk: Call, name: str
+) -> None:
+    model = registry.admin.create_model(name).rid
+    files = DillModelFiles(serializedModelFunction="x" * 5 * 2**20, type="dill")
+
+    with pytest.raises(RequestEntityTooLargeError) as raised:
+        sdk("Model.Version.create", model, **VERSION | {"model_files": files})
+
+    assert raised.value.name == "RequestTooLarge"
+    assert "UploadModelFiles" in str(raised.value)
+
+
 def test_a_version_is_promoted_to_master_where_no_branch_is_named(registry: Registry, sdk: Call, name: str) -> None:
     source = registry.admin.create_version(registry.admin.create_model(f"{name} source"))
     target = sdk("Model.create", name=name, parent_folder_rid=FOLDER)
@@ -143,6 +223,7 @@ def test_a_model_that_is_not_there_is_the_sdks_own_error(sdk: Call) -> None:
     calls: list[tuple[str, tuple[str, ...], dict[str, str]]] = [
         ("Model.get", (SOME_MODEL,), {}),
         ("Model.Version.list", (SOME_MODEL,), {}),
+        ("Model.Version.create", (SOME_MODEL,), VERSION),
         ("Model.promote_version", (SOME_MODEL,), {"source_model_version_rid": SOME_VERSION}),
     ]
     for method, arguments, options in calls:

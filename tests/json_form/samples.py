@@ -91,7 +91,13 @@ def _classes() -> list[type[Message]]:
         *model_service_pb2.DESCRIPTOR.services_by_name.values(),
         *access_service_pb2.DESCRIPTOR.services_by_name.values(),
     ]
-    methods = [method for service in services for method in service.methods]
+    # Streams have no route, and their bytes no JSON form.
+    methods = [
+        method
+        for service in services
+        for method in service.methods
+        if not (method.client_streaming or method.server_streaming)
+    ]
     descriptors = {part.full_name: part for method in methods for part in (method.input_type, method.output_type)}
     for message in (Model, ModelVersion, Branch, ModelApi):
         descriptors[message.DESCRIPTOR.full_name] = message.DESCRIPTOR

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,14 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from modelregistry.v1 import access_service_pb2, model_service_pb2
+from modelregistry.v1.model_files_pb2 import ModelFiles, UploadedModelFiles
 from modelregistry.v1.model_pb2 import Model, ModelVersion
+from modelregistry.v1.model_service_pb2 import (
+    DownloadModelFilesRequest,
+    UploadModelFilesRequest,
+    UploadModelFilesResponse,
+)
+from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from server.auth.access import SCOPES
 from server.auth.keys import JwksKeySet
 from server.auth.tokens import TokenVerifier
@@ -22,9 +30,10 @@ from server.rpc.health import Health
 from server.rpc.interceptors import Chain
 from server.rpc.server import SERVICES as SERVED
 from server.rpc.server import build_server
+from server.storage.files import FileStore
 from server.storage.repository import Repository
 from tests.auth.forge import AUDIENCE, ISSUER, KeyPair, claims, jwks, key_pair
-from tests.builders import FOLDER, model_api
+from tests.builders import FOLDER, file_store, model_api
 
 SERVICES = [
     file.DESCRIPTOR.services_by_name[name]
@@ -94,6 +103,36 @@ class User:
         )
         return call(request_bytes, metadata=self.metadata, timeout=DEADLINE_SECONDS)
 
+    def send_parts(self, parts: Iterable[UploadModelFilesRequest]) -> UploadModelFilesResponse:
+        """Call UploadModelFiles with whatever parts. Raises grpc.RpcError."""
+        call = ModelServiceStub(self.channel).UploadModelFiles
+        return call(iter(parts), metadata=self.metadata, timeout=DEADLINE_SECONDS)
+
+    def upload(self, model: Model, data: bytes, chunk_bytes: int = 2**20) -> str:
+        """Upload files for a version of a model, and return the id."""
+        chunks = [data[begin : begin + chunk_bytes] for begin in range(0, len(data), chunk_bytes)]
+        return self.send_parts(
+            [
+                UploadModelFilesRequest(model_rid=model.rid),
+                *(UploadModelFilesRequest(chunk=chunk) for chunk in chunks),
+                UploadModelFilesRequest(sha256=hashlib.sha256(data).hexdigest()),
+            ]
+        ).upload_id
+
+    def create_version_with_files(self, model: Model, data: bytes, **fields: Any) -> ModelVersion:
+        files = ModelFiles(uploaded=UploadedModelFiles(upload_id=self.upload(model, data)))
+        return self.create_version(model, model_files=files, **fields)
+
+    def download(self, version: ModelVersion) -> bytes:
+        """The files of a version, which must be what the first part says of them. Raises grpc.RpcError."""
+        request = DownloadModelFilesRequest(model_rid=version.model_rid, model_version_rid=version.rid)
+        call = ModelServiceStub(self.channel).DownloadModelFiles
+        parts = list(call(request, metadata=self.metadata, timeout=DEADLINE_SECONDS))
+        data = b"".join(part.chunk for part in parts)
+        assert (parts[0].size_bytes, parts[0].sha256) == (len(data), hashlib.sha256(data).hexdigest())
+        assert not any(part.HasField("size_bytes") or part.HasField("sha256") for part in parts[1:])
+        return data
+
     def failure(self, rpc: str, /, **fields: Any) -> Failure:
         """Call an RPC that must fail, and return how it did."""
         return self.failure_of_bytes(rpc, request_of(rpc, **fields).SerializeToString())
@@ -136,6 +175,7 @@ class Registry:
     repository: Repository
     health: Health
     chain: Chain
+    files: FileStore
 
     def user(self, name: str, *groups: str, scopes: tuple[str, ...] = SCOPES) -> User:
         """Someone with an honest token; `admin` is an administrator."""
@@ -152,16 +192,20 @@ class Registry:
 
 
 @contextmanager
-def serving(repository: Repository, max_message_bytes: int = 4 * 2**20) -> Iterator[Registry]:
+def serving(
+    repository: Repository, max_message_bytes: int = 4 * 2**20, files: FileStore | None = None
+) -> Iterator[Registry]:
     """Serve a repository on a loopback port."""
     key, health = key_pair(), Health(SERVED)
     verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
     chain = Chain(verifier)
-    server = build_server(repository, chain, health, threads=THREADS, max_message_bytes=max_message_bytes)
+    store = files or file_store(repository)
+    server = build_server(repository, store, chain, health, threads=THREADS, max_message_bytes=max_message_bytes)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:
         with grpc.insecure_channel(address) as channel:
-            yield Registry(address, channel, key, repository, health, chain)
+            yield Registry(address, channel, key, repository, health, chain, store)
     finally:
         server.stop(0).wait()
+        store.close()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from modelregistry.v1.model_api_pb2 import ModelApi
 from server.logs import JsonFormatter
 from server.storage.sql.repository import SqlRepository
-from tests.builders import FOLDER, model_api
+from tests.builders import FOLDER, file_store, model_api
 from tests.conftest import NewDatabase, OpenRepository
 from tests.rpc.harness import (
     DEADLINE_SECONDS,
@@ -228,7 +228,7 @@ def test_an_unforeseen_exception_is_internal_and_told_to_the_log_alone(
 
     url = new_database("sqlite", migrated=True)
     sound = open_repository(url)
-    with serving(Broken(sound._engine)) as registry, caplog.at_level(logging.INFO):
+    with serving(Broken(sound._engine), files=file_store(sound)) as registry, caplog.at_level(logging.INFO):
         failure = registry.user("admin").failure("ListModels")
     assert (failure.code, failure.name, failure.parameters) == (grpc.StatusCode.INTERNAL, "Internal", {})
     assert failure.status is not None

@@ -14,7 +14,7 @@ from server.caller import Caller
 from server.rpc.access_service import AccessService
 from server.rpc.model_service import ModelService
 from server.storage.sql.repository import SqlRepository
-from tests.builders import ADMIN, FOLDER, caller, model_api
+from tests.builders import ADMIN, FOLDER, caller, file_store, model_api
 from tests.rpc.harness import METHODS, SERVICES, request_of
 
 JANE = caller("user:jane")
@@ -26,7 +26,10 @@ class Bench:
     def __init__(self, repository: SqlRepository) -> None:
         self.caller: Caller = ADMIN
         self._errors: list[Exception] = []
-        servicers = (ModelService(repository, lambda: self.caller), AccessService(repository, lambda: self.caller))
+        servicers = (
+            ModelService(repository, file_store(repository), lambda: self.caller),
+            AccessService(repository, lambda: self.caller),
+        )
         recording = dict(zip(SERVICES, (_Recording(servicer, self._errors) for servicer in servicers), strict=True))
         self._server = grpc_testing.server_from_dictionary(recording, grpc_testing.strict_real_time())
 

@@ -36,6 +36,8 @@ TABLE = {
     "AccessPermissionDenied": ("PERMISSION_DENIED", 403, ("resourceRid",)),
     "ModelNotFound": ("NOT_FOUND", 404, ("modelRid",)),
     "ModelVersionNotFound": ("NOT_FOUND", 404, ("modelRid", "modelVersionRid")),
+    "UploadNotFound": ("NOT_FOUND", 404, ("modelRid", "uploadId")),
+    "ModelFilesNotFound": ("NOT_FOUND", 404, ("modelRid", "modelVersionRid")),
     "BranchNotFound": ("NOT_FOUND", 404, ("modelRid", "branchName")),
     "ResourceNameAlreadyExists": ("ALREADY_EXISTS", 409, ("parentFolderRid", "displayName")),
     "RequestTooLarge": ("RESOURCE_EXHAUSTED", 413, ()),

@@ -12,14 +12,16 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, event, inspect, make_url, text
 
 from server.storage.sql import schema, tables
 from server.storage.sql.engine import open_engine
+from server.storage.sql.rows import content_of
 from server.storage.sql.schema import SchemaOutdated
-from tests.builders import add_model, append, version
+from tests.builders import ADMIN, add_model, append, version
 from tests.conftest import NewDatabase, OpenRepository, migrate
 from tests.storage.inspection import row_counts, rows
 
@@ -63,6 +65,53 @@ def test_migrating_again_changes_nothing(database_url: str, engine: Engine, open
 
     assert differences(engine) == []
     assert row_counts(database_url) == before
+
+
+# A version as the first release stored it.
+OF_THE_FIRST_RELEASE = (
+    "INSERT INTO models (rid, name, name_digest, parent_folder_rid, created_time, created_by)"
+    " VALUES (:model_rid, 'old', :digest, 'ri.compass.main.folder.sample', 1, 'user:admin')",
+    "INSERT INTO branches (model_id, name, version_count) SELECT id, 'master', 1 FROM models",
+    "INSERT INTO contents (digest, payload, size) VALUES (:digest, :payload, :size)",
+    "INSERT INTO versions"
+    " (rid, branch_id, version_number, content_digest, source, root_rid, created_time, created_by)"
+    " SELECT :rid, id, 1, :digest, :source, :rid, 1, 'user:admin' FROM branches",
+)
+
+
+def test_versions_of_before_model_files_go_on_without(
+    database_url: str, engine: Engine, open_repository: OpenRepository
+) -> None:
+    old = version("ri.models.main.model.old")
+    content = content_of(old)
+    with engine.begin() as connection:
+        command.upgrade(schema._config(connection), "0001")
+        for statement in OF_THE_FIRST_RELEASE:
+            connection.execute(
+                text(statement),
+                {
+                    "model_rid": old.model_rid,
+                    "rid": old.rid,
+                    "digest": content.digest,
+                    "payload": content.payload,
+                    "size": len(content.payload),
+                    "source": old.source.SerializeToString(),
+                },
+            )
+    with pytest.raises(SchemaOutdated):
+        schema.check(engine)
+
+    schema.migrate(engine)
+
+    repository = open_repository(database_url)
+    stored = repository.read(lambda reader: reader.find_version(old.rid, ADMIN))
+    assert stored is not None
+    assert stored.version.model_api == old.model_api
+    assert repository.read(lambda reader: reader.find_file(stored.content_digest)) is None
+    # And new versions share what is stored, and can be like it but for their files.
+    again = append(repository, version(old.model_rid))
+    assert again.version_number == 2
+    assert row_counts(database_url)["contents"] == 1
 
 
 def test_every_text_is_compared_by_code_point_on_postgresql(new_database: NewDatabase) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER, Grant
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from server.errors import ModelNotFound, ResourceNameAlreadyExists
-from server.storage.repository import PageRequest, Reader, Transaction
+from server.storage.repository import PageRequest, Reader, StoredFile, Transaction, UploadKey
 from server.storage.sql import tables
 from server.storage.sql.repository import SqlRepository
 from tests import builders
@@ -30,6 +32,14 @@ def test_a_change_that_raises_leaves_every_table_as_it_was(repository: SqlReposi
     model = add_model(repository)
     append(repository, builders.version(model.rid))
     builders.grant(repository, model.rid, "user:jane", ROLE_VIEWER)
+    upload, other = (UploadKey.of(upload_id, ADMIN, model.rid) for upload_id in ("one", "two"))
+    file = StoredFile(b"digest", 5, "object")
+
+    def upload_one(tx: Transaction) -> None:
+        tx.begin_upload(upload, file.object_name, timedelta(days=1))
+        tx.finish_upload(upload, file)
+
+    repository.write(upload_one)
     before = {table.name: rows(migrated_url, table) for table in tables.metadata.sorted_tables}
     assert all(before.values())
 
@@ -40,6 +50,8 @@ def test_a_change_that_raises_leaves_every_table_as_it_was(repository: SqlReposi
         tx.set_grant(Grant(resource_rid=added.rid, principal="user:jane", role=ROLE_OWNER), ADMIN.user)
         tx.set_grant(Grant(resource_rid=model.rid, principal="user:jane", role=ROLE_OWNER), ADMIN.user)
         tx.remove_grant(model.rid, "user:jane", ADMIN.user)
+        tx.begin_upload(other, "other", timedelta(days=1))
+        tx.finish_upload(other, StoredFile(b"other", 5, "other"))
         raise GivenUp
 
     with pytest.raises(GivenUp):

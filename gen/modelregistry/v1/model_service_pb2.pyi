@@ -6,8 +6,10 @@ The service that keeps models and promotes their versions."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from modelregistry.v1 import model_api_pb2 as _model_api_pb2
+from modelregistry.v1 import model_files_pb2 as _model_files_pb2
 from modelregistry.v1 import model_pb2 as _model_pb2
 import builtins as _builtins
 import sys
@@ -150,6 +152,7 @@ class CreateModelVersionRequest(_message.Message):
     BACKING_REPOSITORIES_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     LINKED_EXPERIMENT_FIELD_NUMBER: _builtins.int
+    MODEL_FILES_FIELD_NUMBER: _builtins.int
     model_rid: _builtins.str
     """Required. The RID of the model."""
     branch: _builtins.str
@@ -172,6 +175,10 @@ class CreateModelVersionRequest(_message.Message):
     def source(self) -> _model_pb2.ModelVersionSource:
         """Optional. Where the version came from, anything but `promoted`; unset means `sdk`."""
 
+    @_builtins.property
+    def model_files(self) -> _model_files_pb2.ModelFiles:
+        """Optional. The files of the model. DownloadModelFiles returns them."""
+
     def __init__(
         self,
         *,
@@ -182,10 +189,11 @@ class CreateModelVersionRequest(_message.Message):
         backing_repositories: _abc.Iterable[_builtins.str] | None = ...,
         source: _model_pb2.ModelVersionSource | None = ...,
         linked_experiment: _builtins.str | None = ...,
+        model_files: _model_files_pb2.ModelFiles | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_linked_experiment", b"_linked_experiment", "branch", b"branch", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_linked_experiment", b"_linked_experiment", "branch", b"branch", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "model_files", b"model_files", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_linked_experiment", b"_linked_experiment", "backing_repositories", b"backing_repositories", "branch", b"branch", "conda_requirements", b"conda_requirements", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "model_rid", b"model_rid", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_linked_experiment", b"_linked_experiment", "backing_repositories", b"backing_repositories", "branch", b"branch", "conda_requirements", b"conda_requirements", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "model_files", b"model_files", "model_rid", b"model_rid", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
     _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
@@ -422,3 +430,126 @@ class PromoteVersionRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
 
 Global___PromoteVersionRequest: _TypeAlias = PromoteVersionRequest  # noqa: Y015
+
+@_typing.final
+class UploadModelFilesRequest(_message.Message):
+    """A part of the request of UploadModelFiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_RID_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    model_rid: _builtins.str
+    """Required. In the first part; the same or unset in the others. The RID of the model that a version will be created
+    in.
+    """
+    chunk: _builtins.bytes
+    """Optional. The next bytes of the model files."""
+    sha256: _builtins.str
+    """Required. In the last part; the same or unset in the others. The SHA-256 of all bytes, as 64 hexadecimal digits."""
+    def __init__(
+        self,
+        *,
+        model_rid: _builtins.str = ...,
+        chunk: _builtins.bytes = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "model_rid", b"model_rid", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadModelFilesRequest: _TypeAlias = UploadModelFilesRequest  # noqa: Y015
+
+@_typing.final
+class UploadModelFilesResponse(_message.Message):
+    """The response of UploadModelFiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    upload_id: _builtins.str
+    """Output only. What CreateModelVersion names the files by. Only the same caller can use it, for the same model."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. Until when the id can be used; a version that was created with it keeps its files for good."""
+
+    def __init__(
+        self,
+        *,
+        upload_id: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "upload_id", b"upload_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadModelFilesResponse: _TypeAlias = UploadModelFilesResponse  # noqa: Y015
+
+@_typing.final
+class DownloadModelFilesRequest(_message.Message):
+    """The request of DownloadModelFiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_RID_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_RID_FIELD_NUMBER: _builtins.int
+    model_rid: _builtins.str
+    """Required. The RID of the model that the version belongs to."""
+    model_version_rid: _builtins.str
+    """Required. The RID of the version."""
+    def __init__(
+        self,
+        *,
+        model_rid: _builtins.str = ...,
+        model_version_rid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_rid", b"model_rid", "model_version_rid", b"model_version_rid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadModelFilesRequest: _TypeAlias = DownloadModelFilesRequest  # noqa: Y015
+
+@_typing.final
+class DownloadModelFilesResponse(_message.Message):
+    """A part of the response of DownloadModelFiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """Output only. The next bytes of the model files."""
+    size_bytes: _builtins.int
+    """Output only. In the first part: the number of all bytes."""
+    sha256: _builtins.str
+    """Output only. In the first part: the SHA-256 of all bytes, as 64 hexadecimal digits."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+        size_bytes: _builtins.int | None = ...,
+        sha256: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sha256", b"_sha256", "_size_bytes", b"_size_bytes", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sha256", b"_sha256", "_size_bytes", b"_size_bytes", "chunk", b"chunk", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sha256: _TypeAlias = _typing.Literal["sha256"]  # noqa: Y015
+    _WhichOneofArgType__sha256: _TypeAlias = _typing.Literal["_sha256", b"_sha256"]  # noqa: Y015
+    _WhichOneofReturnType__size_bytes: _TypeAlias = _typing.Literal["size_bytes"]  # noqa: Y015
+    _WhichOneofArgType__size_bytes: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sha256) -> _WhichOneofReturnType__sha256 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size_bytes) -> _WhichOneofReturnType__size_bytes | None: ...
+
+Global___DownloadModelFilesResponse: _TypeAlias = DownloadModelFilesResponse  # noqa: Y015

@@ -93,6 +93,16 @@ class ModelServiceStub:
                 request_serializer=modelregistry_dot_v1_dot_model__service__pb2.PromoteVersionRequest.SerializeToString,
                 response_deserializer=modelregistry_dot_v1_dot_model__pb2.ModelVersion.FromString,
                 _registered_method=True)
+        self.UploadModelFiles = channel.stream_unary(
+                '/modelregistry.v1.ModelService/UploadModelFiles',
+                request_serializer=modelregistry_dot_v1_dot_model__service__pb2.UploadModelFilesRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_model__service__pb2.UploadModelFilesResponse.FromString,
+                _registered_method=True)
+        self.DownloadModelFiles = channel.unary_stream(
+                '/modelregistry.v1.ModelService/DownloadModelFiles',
+                request_serializer=modelregistry_dot_v1_dot_model__service__pb2.DownloadModelFilesRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_model__service__pb2.DownloadModelFilesResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -143,8 +153,8 @@ class ModelServiceServicer:
         """Adds a version to a model, as the new head of a branch. The branch is created if it is new.
 
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
-        NOT_FOUND (ModelNotFound), PERMISSION_DENIED (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED
-        (RequestTooLarge).
+        NOT_FOUND (ModelNotFound, UploadNotFound), PERMISSION_DENIED (CreateModelVersionPermissionDenied) and
+        RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -203,6 +213,33 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadModelFiles(self, request_iterator, context):
+        """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
+
+        The parts are joined in the order sent. An upload that was cut off leaves nothing behind, and one can be repeated
+        as often as needed: each that succeeds has an id of its own.
+
+        Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidArgument, also where the bytes
+        do not have the SHA-256 given), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
+        (CreateModelVersionPermissionDenied). A stream without progress for a minute, or of more than six hours, is
+        cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadModelFiles(self, request, context):
+        """Returns the model files of a version in parts, those of a promoted version too.
+
+        Scope api:models-read; viewer on the model. Fails with NOT_FOUND (ModelVersionNotFound, also where the model is
+        absent or invisible; ModelFilesNotFound if the version has no files) and INVALID_ARGUMENT
+        (UnsupportedModelSource). A stream that its client does not read for a minute, or of more than six hours, is
+        cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -250,6 +287,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.PromoteVersion,
                     request_deserializer=modelregistry_dot_v1_dot_model__service__pb2.PromoteVersionRequest.FromString,
                     response_serializer=modelregistry_dot_v1_dot_model__pb2.ModelVersion.SerializeToString,
+            ),
+            'UploadModelFiles': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadModelFiles,
+                    request_deserializer=modelregistry_dot_v1_dot_model__service__pb2.UploadModelFilesRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_model__service__pb2.UploadModelFilesResponse.SerializeToString,
+            ),
+            'DownloadModelFiles': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadModelFiles,
+                    request_deserializer=modelregistry_dot_v1_dot_model__service__pb2.DownloadModelFilesRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_model__service__pb2.DownloadModelFilesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -508,6 +555,60 @@ class ModelService:
             '/modelregistry.v1.ModelService/PromoteVersion',
             modelregistry_dot_v1_dot_model__service__pb2.PromoteVersionRequest.SerializeToString,
             modelregistry_dot_v1_dot_model__pb2.ModelVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadModelFiles(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/modelregistry.v1.ModelService/UploadModelFiles',
+            modelregistry_dot_v1_dot_model__service__pb2.UploadModelFilesRequest.SerializeToString,
+            modelregistry_dot_v1_dot_model__service__pb2.UploadModelFilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadModelFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelregistry.v1.ModelService/DownloadModelFiles',
+            modelregistry_dot_v1_dot_model__service__pb2.DownloadModelFilesRequest.SerializeToString,
+            modelregistry_dot_v1_dot_model__service__pb2.DownloadModelFilesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,8 +67,8 @@ class ModelServiceStub:
     """Adds a version to a model, as the new head of a branch. The branch is created if it is new.
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
-    NOT_FOUND (ModelNotFound), PERMISSION_DENIED (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED
-    (RequestTooLarge).
+    NOT_FOUND (ModelNotFound, UploadNotFound), PERMISSION_DENIED (CreateModelVersionPermissionDenied) and
+    RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles).
     """
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
     """Returns a version of a model.
@@ -102,6 +102,25 @@ class ModelServiceStub:
     with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound),
     PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound) and INVALID_ARGUMENT
     (UnsupportedModelSource).
+    """
+    UploadModelFiles: _grpc.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]
+    """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
+
+    The parts are joined in the order sent. An upload that was cut off leaves nothing behind, and one can be repeated
+    as often as needed: each that succeeds has an id of its own.
+
+    Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidArgument, also where the bytes
+    do not have the SHA-256 given), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
+    (CreateModelVersionPermissionDenied). A stream without progress for a minute, or of more than six hours, is
+    cancelled.
+    """
+    DownloadModelFiles: _grpc.UnaryStreamMultiCallable[_model_service_pb2.DownloadModelFilesRequest, _model_service_pb2.DownloadModelFilesResponse]
+    """Returns the model files of a version in parts, those of a promoted version too.
+
+    Scope api:models-read; viewer on the model. Fails with NOT_FOUND (ModelVersionNotFound, also where the model is
+    absent or invisible; ModelFilesNotFound if the version has no files) and INVALID_ARGUMENT
+    (UnsupportedModelSource). A stream that its client does not read for a minute, or of more than six hours, is
+    cancelled.
     """
 
 @_typing.type_check_only
@@ -142,8 +161,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Adds a version to a model, as the new head of a branch. The branch is created if it is new.
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
-    NOT_FOUND (ModelNotFound), PERMISSION_DENIED (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED
-    (RequestTooLarge).
+    NOT_FOUND (ModelNotFound, UploadNotFound), PERMISSION_DENIED (CreateModelVersionPermissionDenied) and
+    RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles).
     """
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Returns a version of a model.
@@ -177,6 +196,25 @@ class ModelServiceAsyncStub(ModelServiceStub):
     with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound),
     PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound) and INVALID_ARGUMENT
     (UnsupportedModelSource).
+    """
+    UploadModelFiles: _aio.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]  # type: ignore[assignment]
+    """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
+
+    The parts are joined in the order sent. An upload that was cut off leaves nothing behind, and one can be repeated
+    as often as needed: each that succeeds has an id of its own.
+
+    Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidArgument, also where the bytes
+    do not have the SHA-256 given), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
+    (CreateModelVersionPermissionDenied). A stream without progress for a minute, or of more than six hours, is
+    cancelled.
+    """
+    DownloadModelFiles: _aio.UnaryStreamMultiCallable[_model_service_pb2.DownloadModelFilesRequest, _model_service_pb2.DownloadModelFilesResponse]  # type: ignore[assignment]
+    """Returns the model files of a version in parts, those of a promoted version too.
+
+    Scope api:models-read; viewer on the model. Fails with NOT_FOUND (ModelVersionNotFound, also where the model is
+    absent or invisible; ModelFilesNotFound if the version has no files) and INVALID_ARGUMENT
+    (UnsupportedModelSource). A stream that its client does not read for a minute, or of more than six hours, is
+    cancelled.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -238,8 +276,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds a version to a model, as the new head of a branch. The branch is created if it is new.
 
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
-        NOT_FOUND (ModelNotFound), PERMISSION_DENIED (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED
-        (RequestTooLarge).
+        NOT_FOUND (ModelNotFound, UploadNotFound), PERMISSION_DENIED (CreateModelVersionPermissionDenied) and
+        RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles).
         """
 
     @_abc_1.abstractmethod
@@ -303,6 +341,37 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound),
         PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound) and INVALID_ARGUMENT
         (UnsupportedModelSource).
+        """
+
+    @_abc_1.abstractmethod
+    def UploadModelFiles(
+        self,
+        request_iterator: _MaybeAsyncIterator[_model_service_pb2.UploadModelFilesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.UploadModelFilesResponse, _abc.Awaitable[_model_service_pb2.UploadModelFilesResponse]]:
+        """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
+
+        The parts are joined in the order sent. An upload that was cut off leaves nothing behind, and one can be repeated
+        as often as needed: each that succeeds has an id of its own.
+
+        Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidArgument, also where the bytes
+        do not have the SHA-256 given), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
+        (CreateModelVersionPermissionDenied). A stream without progress for a minute, or of more than six hours, is
+        cancelled.
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadModelFiles(
+        self,
+        request: _model_service_pb2.DownloadModelFilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_service_pb2.DownloadModelFilesResponse], _abc.AsyncIterator[_model_service_pb2.DownloadModelFilesResponse]]:
+        """Returns the model files of a version in parts, those of a promoted version too.
+
+        Scope api:models-read; viewer on the model. Fails with NOT_FOUND (ModelVersionNotFound, also where the model is
+        absent or invisible; ModelFilesNotFound if the version has no files) and INVALID_ARGUMENT
+        (UnsupportedModelSource). A stream that its client does not read for a minute, or of more than six hours, is
+        cancelled.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

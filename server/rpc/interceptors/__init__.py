@@ -28,6 +28,8 @@ Behaviour = Callable[..., Any]
 PROBE_THREADS = 2
 # One for each client that watches our health; they are made as they are needed.
 STREAM_THREADS = 256
+# More than may transfer model files at a time, so that the others are told so at once.
+TRANSFER_THREADS = 64
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -43,6 +45,8 @@ class Chain(grpc.ServerInterceptor):
         # However many calls wait for the database, probes are answered; and however many streams are open.
         self._probes = ThreadPoolExecutor(PROBE_THREADS, thread_name_prefix="probes")
         self._stream_threads = ThreadPoolExecutor(STREAM_THREADS, thread_name_prefix="streams")
+        # Nor do streams of files keep other calls waiting.
+        self._transfer_threads = ThreadPoolExecutor(TRANSFER_THREADS, thread_name_prefix="transfers")
 
     def intercept_service(
         self,
@@ -59,7 +63,7 @@ class Chain(grpc.ServerInterceptor):
         return self._wrapped[method]
 
     def cancel_streams(self) -> None:
-        """End the streams, now and from now on: those who watch our health do not end them by themselves."""
+        """End the open services' streams, now and from now on: who watches our health does not end by itself."""
         self._closing = True
         for context in tuple(self._streams):
             context.cancel()
@@ -89,12 +93,19 @@ class Chain(grpc.ServerInterceptor):
             ):
                 yield from behaviour(parse(request), context)
 
-        wrapped: Behaviour = self._remembered(stream) if handler.response_streaming else call
-        if is_open(method):
-            pool = self._stream_threads if handler.response_streaming else self._probes
+        wrapped: Behaviour = stream if handler.response_streaming else call
+        if is_open(method) and handler.response_streaming:
+            wrapped = self._remembered(stream)
+        if (pool := self._pool(method, handler)) is not None:
             wrapped.experimental_thread_pool = pool  # type: ignore[attr-defined]
         make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(wrapped, request_deserializer=None, response_serializer=handler.response_serializer)
+
+    def _pool(self, method: str, handler: Handler) -> ThreadPoolExecutor | None:
+        """Return the threads of a method's own; None for the server's."""
+        if is_open(method):
+            return self._stream_threads if handler.response_streaming else self._probes
+        return self._transfer_threads if handler.request_streaming or handler.response_streaming else None
 
     def _remembered(self, behaviour: Behaviour) -> Behaviour:
         """Keep the contexts of a streaming handler's calls for as long as they are open."""

@@ -22,7 +22,7 @@ def answered(context: grpc.ServicerContext, record: CallRecord) -> Iterator[None
         yield
         return
     except grpc.RpcError:
-        return  # From the requests of a stream whose client is gone: there is nobody to answer.
+        raise  # From the requests of a stream that was cancelled: there is nobody to answer, and grpcio knows it.
     except RegistryError as raised:
         error = raised
         if error.__cause__ is not None:

@@ -18,7 +18,7 @@ from server.errors import Overloaded, StorageUnavailable
 from server.storage.repository import Reader, Transaction
 from server.storage.sql.conflicts import is_conflict, translate
 from server.storage.sql.engine import WAIT_SECONDS, has_one_writer, reading
-from server.storage.sql.reader import SqlReader
+from server.storage.sql.files import SqlFileReader
 from server.storage.sql.tables import models
 from server.storage.sql.transaction import SqlTransaction
 
@@ -61,9 +61,9 @@ class SqlRepository:
         """See the contract."""
         self._engine.dispose()
 
-    def _read(self, query: Callable[[SqlReader], T]) -> T:
+    def _read(self, query: Callable[[SqlFileReader], T]) -> T:
         with self._reading.connect() as connection:
-            return query(SqlReader(connection, self._max_message_bytes))
+            return query(SqlFileReader(connection, self._max_message_bytes))
 
     def _write(self, change: Callable[[Transaction], T]) -> T:
         with self._turn_to_write(), self._engine.connect() as connection:

@@ -45,8 +45,11 @@ class Content(NamedTuple):
     payload: bytes
 
 
-def content_of(version: ModelVersion) -> Content:
-    """Return what the version shares with others, without fields that this server does not know."""
+def content_of(version: ModelVersion, file_digest: bytes | None = None) -> Content:
+    """Return what the version shares with others, without fields that this server does not know.
+
+    The digest is also that of the model files, of which there is only the digest here.
+    """
     content: Message = ModelVersion()
     content.CopyFrom(version)
     for field, _ in version.ListFields():
@@ -54,7 +57,9 @@ def content_of(version: ModelVersion) -> Content:
             content.ClearField(field.name)
     content.DiscardUnknownFields()
     payload = content.SerializeToString(deterministic=True)
-    return Content(hashlib.sha256(payload).digest(), payload)
+    # No message begins with a zero byte, so nothing without files has the digest of something with files.
+    addressed = payload if file_digest is None else b"\0" + file_digest + payload
+    return Content(hashlib.sha256(addressed).digest(), payload)
 
 
 def version_bytes(model_rid: str, branch_bytes: ColumnElement[int]) -> ColumnElement[int]:

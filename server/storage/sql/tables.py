@@ -58,13 +58,24 @@ branches = Table(
     UniqueConstraint("model_id", "name"),
 )
 
-# What versions share: a serialized ModelVersion with nothing but its content set.
+# Model files that are complete: which object of the file store holds the bytes with this SHA-256.
+files = Table(
+    "files",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("object_name", CodePointText, nullable=False, unique=True),
+    Column("size", BigInteger, nullable=False),
+)
+
+# What versions share: a serialized ModelVersion with nothing but its content set, and the model files.
 contents = Table(
     "contents",
     metadata,
     Column("digest", LargeBinary, primary_key=True),
     Column("payload", LargeBinary, nullable=False),
     Column("size", Integer, nullable=False),
+    Column("file_digest", ForeignKey(files.c.digest)),
+    Index("ix_contents_file_digest", "file_digest"),
 )
 
 versions = Table(
@@ -83,6 +94,25 @@ versions = Table(
     Column("created_by", CodePointText, nullable=False),
     UniqueConstraint("branch_id", "version_number"),
 )
+
+# Model files on their way: the row is there before the object is, so that nobody takes the object for garbage. Who
+# reads this table learns no id that could be used.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id_digest", LargeBinary, primary_key=True),
+    Column("caller", CodePointText, nullable=False),
+    Column("model_id", ForeignKey(models.c.id), nullable=False),
+    Column("object_name", CodePointText, nullable=False, unique=True),
+    Column("expire_time", BigInteger, nullable=False),
+    # None until the upload is complete. What holds the bytes is then said by `files`.
+    Column("file_digest", ForeignKey(files.c.digest)),
+    Index("ix_uploads_expire_time", "expire_time"),
+    Index("ix_uploads_file_digest", "file_digest"),
+)
+
+# One row. It keeps the objects of this registry apart from those of others in the same file store.
+identity = Table("identity", metadata, Column("registry_id", CodePointText, primary_key=True))
 
 grants = Table(
     "grants",

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import delete, insert, select
 
 from modelregistry.v1.access_service_pb2 import Grant, Role
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.errors import RequestTooLarge, ResourceNameAlreadyExists
 from server.storage.sql.engine import upsert
-from server.storage.sql.reader import ENVELOPE_BYTES, SqlReader, model_id
+from server.storage.sql.files import SqlFileTransaction
+from server.storage.sql.reader import ENVELOPE_BYTES, model_id
 from server.storage.sql.rows import content_of
 from server.storage.sql.tables import branches, contents, grant_changes, grants, models, versions
 
 
-class SqlTransaction(SqlReader):
+class SqlTransaction(SqlFileTransaction):
     """`server.storage.repository.Transaction` over one connection; who made the connection commits."""
-
-    def __init__(self, connection: Connection, max_message_bytes: int, clock_ms: Callable[[], int]):
-        super().__init__(connection, max_message_bytes)
-        self._clock_ms = clock_ms
 
     def add_model(self, model: Model) -> Model:
         """See the contract."""
@@ -46,12 +42,13 @@ class SqlTransaction(SqlReader):
             raise ResourceNameAlreadyExists(parent_folder_rid=model.parent_folder_rid, display_name=model.name)
         return stored
 
-    def put_content(self, version: ModelVersion) -> bytes:
+    def put_content(self, version: ModelVersion, file_digest: bytes | None = None) -> bytes:
         """See the contract."""
-        digest, payload = content_of(version)
+        digest, payload = content_of(version, file_digest)
         if len(payload) > self._max_message_bytes - ENVELOPE_BYTES:
             raise RequestTooLarge
-        statement = upsert(self.connection, contents).values(digest=digest, payload=payload, size=len(payload))
+        row = {"digest": digest, "payload": payload, "size": len(payload), "file_digest": file_digest}
+        statement = upsert(self.connection, contents).values(row)
         self.connection.execute(statement.on_conflict_do_nothing(index_elements=[contents.c.digest]))
         return digest
 

@@ -1,0 +1,125 @@
+"""Commands that bring model files to a server and fetch them from one, and the one that collects garbage."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+from google.protobuf.message import Message
+
+from modelregistry.v1.model_service_pb2 import (
+    DownloadModelFilesRequest,
+    DownloadModelFilesResponse,
+    UploadModelFilesRequest,
+    UploadModelFilesResponse,
+)
+from server.cli.connection import EXIT_CODE_BASE, Client, client_command
+from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, ModelRid, VersionRid, option
+from server.cli.output import fail, say
+from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError
+from server.errors import RegistryError
+
+CHUNK_BYTES = 2**20
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The file.")]
+Destination = Annotated[Path, option("--to", "The file to write, in place of one that is there.", metavar="FILE")]
+
+
+def upload_files(client: Client, model_rid: ModelRid, file: File) -> Message:
+    """Upload model files, and print the id that a version of the model can name them by.
+
+    To create the version at once: create-version --model-files FILE.
+
+    [bold]modelregistry upload-files ri.models.main.model.… model.bin[/bold]
+    """
+    return upload(client, model_rid, file)
+
+
+def download_files(client: Client, model_rid: ModelRid, model_version_rid: VersionRid, to: Destination) -> None:
+    """Write the model files of a version to a file, which changes only when all of them have arrived.
+
+    [bold]modelregistry download-files ri.models.main.model.… ri.models.main.model-version.… --to model.bin[/bold]
+    """
+    request = DownloadModelFilesRequest(model_rid=model_rid, model_version_rid=model_version_rid)
+    parts = client.call_streaming(client.models.DownloadModelFiles, request)
+    first = next(parts)  # Of a call that fails, no file is seen.
+    incomplete = to.with_name(f"{to.name}.part")
+    try:
+        try:
+            with incomplete.open("wb") as target:
+                size, digest = _write(itertools.chain([first], parts), target)
+            if digest != first.sha256:
+                fail(f"{to}: the bytes that arrived have the SHA-256 {digest}, not {first.sha256}")
+            incomplete.replace(to)
+        finally:
+            incomplete.unlink(missing_ok=True)
+    except OSError as error:
+        fail(f"{to}: {error.strerror}")
+    say(f"wrote {size} bytes with the SHA-256 {digest}")
+
+
+def gc(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR, files_url: FilesUrl = None) -> None:
+    """Remove model files that no version names and no upload is about to; servers may go on meanwhile.
+
+    Uploads that no version named within a day are forgotten. Run it as often as you like, such as every night.
+
+    [bold]modelregistry gc[/bold]
+
+    [bold]modelregistry gc --database-url postgresql://registry@db/registry --files-url s3://models/registry[/bold]
+    """
+    from server import bootstrap
+    from server.garbage import collect
+
+    try:
+        repository = bootstrap.open_repository(database_url, data_dir, 1, DEFAULT_MAX_MESSAGE_BYTES)
+        try:
+            collected = collect(repository, bootstrap.open_files(repository, files_url, data_dir))
+        finally:
+            repository.close()
+    except ConfigError as error:
+        fail(str(error))
+    except RegistryError as error:
+        cause = f" {error.__cause__}" if error.__cause__ else ""
+        fail(f"{error.name}: {error}{cause} Run it again.", EXIT_CODE_BASE + error.code)
+    say(
+        f"removed {collected.files} files of {collected.file_bytes} bytes, {collected.objects} leftovers"
+        f" and {collected.uploads} expired uploads"
+    )
+
+
+def upload(client: Client, model_rid: str, file: Path) -> UploadModelFilesResponse:
+    """Upload a file. Raises grpc.RpcError."""
+    try:
+        with file.open("rb") as source:
+            return client.call_streaming(client.models.UploadModelFiles, _parts(model_rid, source))
+    except OSError as error:
+        fail(f"{file}: {error.strerror}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command("upload-files")(client_command(upload_files))
+    app.command("download-files")(client_command(download_files))
+    app.command("gc")(gc)
+
+
+def _parts(model_rid: str, source: BinaryIO) -> Iterator[UploadModelFilesRequest]:
+    yield UploadModelFilesRequest(model_rid=model_rid)
+    digest = hashlib.sha256()
+    while chunk := source.read(CHUNK_BYTES):
+        digest.update(chunk)
+        yield UploadModelFilesRequest(chunk=chunk)
+    yield UploadModelFilesRequest(sha256=digest.hexdigest())
+
+
+def _write(parts: Iterator[DownloadModelFilesResponse], target: BinaryIO) -> tuple[int, str]:
+    """Write the bytes of all parts, and return how many they are and their SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    for part in parts:
+        digest.update(part.chunk)
+        size += target.write(part.chunk)
+    return size, digest.hexdigest()

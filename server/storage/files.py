@@ -1,0 +1,158 @@
+"""The file store: objects of bytes in a folder of this machine, or wherever fsspec reaches.
+
+Nothing here says what an object is for. The database does, in the transactions of `server.storage.repository`: an
+object has a random name, and is complete before any transaction says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from server.errors import RegistryError, StorageUnavailable
+
+READ_BYTES = 2**20
+
+log = logging.getLogger(__name__)
+
+
+class FileStore:
+    """The objects of one registry, in a folder of its own; safe to share between threads."""
+
+    def __init__(self, system: AbstractFileSystem, folder: str, registry_id: str):
+        """`folder` is a path of the file system. Raises what the file system raises if it cannot be used."""
+        self._system = system
+        self._folder = f"{folder.rstrip('/')}/{registry_id}"
+        self._removing = ThreadPoolExecutor(1, thread_name_prefix="files")
+        self._is_local = isinstance(system, LocalFileSystem)
+        # Its parents are not ours to make: in an object store, that would be a bucket of whatever name was mistyped.
+        with contextlib.suppress(FileExistsError):
+            self._system.mkdir(self._folder, create_parents=False)
+
+    @contextlib.contextmanager
+    def write(self, name: str) -> Iterator[Target]:
+        """Write a new object: it is complete, and will outlast a crash, when the block ends.
+
+        If the block raises, nothing of the object stays. Raises StorageUnavailable.
+        """
+        with _explained():
+            file = self._system.open(self._path(name), "wb")
+        try:
+            yield Target(file)
+            with _explained():
+                self._close(file)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                file.close()
+            self._remove(name)
+            raise
+
+    @contextlib.contextmanager
+    def read(self, name: str) -> Iterator[Iterator[bytes]]:
+        """Read an object, in parts. Raises StorageUnavailable, also if it is not there."""
+        with _explained():
+            file = self._system.open(self._path(name), "rb", block_size=READ_BYTES)
+        try:
+            yield iter(lambda: _read(file), b"")
+        finally:
+            file.close()
+
+    def names(self) -> list[str]:
+        """Return the names of all objects, incomplete ones too. Raises StorageUnavailable."""
+        with _explained():
+            self._system.invalidate_cache()
+            return [str(path).rpartition("/")[2] for path in self._system.find(self._folder)]
+
+    def remove(self, name: str) -> None:
+        """Remove an object, if it is there. Raises StorageUnavailable."""
+        with _explained(), contextlib.suppress(FileNotFoundError):
+            self._system.rm_file(self._path(name))
+
+    def remove_soon(self, name: str) -> None:
+        """Remove an object, but let nobody wait for it; one that stays is garbage that `names` lists."""
+        self._removing.submit(self._remove, name)
+
+    def close(self) -> None:
+        """Finish what `remove_soon` began."""
+        self._removing.shutdown()
+
+    def _remove(self, name: str) -> None:
+        try:
+            self.remove(name)
+        except RegistryError as error:
+            log.warning("the object %s is left to the garbage collection: %s", name, error.__cause__)
+
+    def _close(self, file: Any) -> None:
+        if not self._is_local:
+            file.close()
+            return
+        # What the database commits is on disk, so what it names has to be.
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _path(self, name: str) -> str:
+        return f"{self._folder}/{name}"
+
+
+class Target:
+    """An object that is being written."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+
+    def write(self, data: bytes) -> None:
+        """Add bytes to the object. Raises StorageUnavailable."""
+        with _explained():
+            self._file.write(data)
+
+
+def open_file_store(url: str | None, data_dir: Path, registry_id: str) -> FileStore:
+    """Open the store at a URL that fsspec knows, such as `s3://bucket/folder`; by default a folder in the data folder.
+
+    Raises ValueError, ImportError, OSError, or what else the file system raises, if there is no such store.
+    """
+    if url is None:
+        folder = data_dir.absolute() / "files"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return FileStore(LocalFileSystem(), str(folder), registry_id)
+    system, path = url_to_fs(url)
+    if isinstance(system, LocalFileSystem):
+        system.makedirs(path, exist_ok=True)
+    return FileStore(system, path, registry_id)
+
+
+def new_object_name() -> str:
+    """Return a name that no object has."""
+    return uuid.uuid4().hex
+
+
+def _read(file: IO[bytes]) -> bytes:
+    with _explained():
+        return file.read(READ_BYTES)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    # Each file system has errors of its own beside OSError.
+    try:
+        yield
+    except RegistryError:
+        raise
+    except Exception as error:
+        raise StorageUnavailable from error

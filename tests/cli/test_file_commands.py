@@ -1,0 +1,107 @@
+"""Commands for model files: brought in, promoted, fetched, collected."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import FOLDER
+from tests.processes import Server, failure, run
+
+DATA = os.urandom(3 * 2**20 + 1)
+
+
+@pytest.fixture
+def model(server: Server, request: pytest.FixtureRequest) -> str:
+    return str(server.json("create-model", request.node.name, "--folder", FOLDER)["rid"])
+
+
+@pytest.fixture
+def binary(tmp_path: Path) -> Path:
+    """The model files."""
+    file = tmp_path / "model.bin"
+    file.write_bytes(DATA)
+    return file
+
+
+@pytest.fixture
+def created(server: Server, model: str, binary: Path, tmp_path: Path) -> Any:
+    """A version with them."""
+    file = tmp_path / "version.json"
+    file.write_text('{"modelApi": {"inputs": [], "outputs": []}}')
+    return server.json("create-version", model, "--file", file, "--model-files", binary)
+
+
+def test_files_come_back_as_they_were_from_a_promoted_version_too(
+    server: Server, model: str, created: Any, tmp_path: Path
+) -> None:
+    promoted = server.json("promote", created["rid"], model, "--branch", "stable")
+    to = tmp_path / "fetched"
+    to.write_text("what was there before")
+
+    result = server.run("download-files", model, promoted["rid"], "--to", to)
+
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr == f"wrote {len(DATA)} bytes with the SHA-256 {hashlib.sha256(DATA).hexdigest()}\n"
+    assert to.read_bytes() == DATA
+    assert not (tmp_path / "fetched.part").exists()
+
+
+def test_an_upload_can_be_named_in_the_json_of_a_version(
+    server: Server, model: str, binary: Path, tmp_path: Path
+) -> None:
+    upload = server.json("upload-files", model, binary)
+    version = {
+        "modelApi": {"inputs": [], "outputs": []},
+        "modelFiles": {"type": "uploaded", "uploadId": upload["uploadId"]},
+    }
+    created = json.loads(server.run("create-version", model, "--file", "-", stdin=json.dumps(version)).stdout)
+
+    server.run("download-files", model, created["rid"], "--to", tmp_path / "fetched")
+
+    assert (tmp_path / "fetched").read_bytes() == DATA
+
+
+def test_a_version_without_files_leaves_no_file_behind(server: Server, model: str, tmp_path: Path) -> None:
+    file = tmp_path / "version.json"
+    file.write_text('{"modelApi": {"inputs": [], "outputs": []}}')
+    plain = server.json("create-version", model, "--file", file)
+
+    refused = server.run("download-files", model, plain["rid"], "--to", tmp_path / "fetched")
+
+    assert failure(refused, 64 + 5).startswith("ModelFilesNotFound: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"version.json"}
+
+
+def test_a_file_that_is_not_there_is_named(server: Server, model: str, created: Any, tmp_path: Path) -> None:
+    missing = tmp_path / "missing" / "file"
+
+    assert failure(server.run("upload-files", model, missing)) == f"{missing}: No such file or directory\n".strip()
+    assert failure(server.run("download-files", model, created["rid"], "--to", missing)) == (
+        f"{missing}: No such file or directory"
+    )
+
+
+def test_garbage_is_collected_beside_a_running_server(server: Server, created: Any) -> None:
+    (registry,) = (server.data_dir / "files").iterdir()
+    kept = set(registry.iterdir())
+    (registry / "leftover").write_bytes(b"of a crash")
+
+    result = run("gc", "--data-dir", server.data_dir)
+
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr == "removed 0 files of 0 bytes, 1 leftovers and 0 expired uploads\n"
+    assert set(registry.iterdir()) == kept
+
+
+@pytest.mark.parametrize("url", ["nonsense://x", "s4://bucket"])
+def test_a_place_for_files_that_nobody_knows_is_named(tmp_path: Path, url: str) -> None:
+    for command in ("gc", "serve"):
+        problem = failure(run(command, "--data-dir", tmp_path, "--files-url", url, MODELREGISTRY_LISTEN="127.0.0.1:0"))
+        assert problem.startswith("the store of model files: ")
+        assert url.partition(":")[0] in problem

@@ -1,0 +1,123 @@
+"""Model files of a gigabyte through a real server, and through one that is killed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from modelregistry.v1.model_files_pb2 import ModelFiles, UploadedModelFiles
+from modelregistry.v1.model_service_pb2 import DownloadModelFilesRequest, UploadModelFilesRequest
+from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
+from tests.object_store import BUCKET, object_store
+from tests.processes import Server, run
+from tests.rpc.harness import User
+
+MIB = 2**20
+MAX_RESIDENT_BYTES = 300 * 10**6
+TRANSFER_SECONDS = 200
+
+
+def peak_resident_bytes(server: Server) -> int:
+    """The most memory that the server ever had, as the system counts it."""
+    (line,) = (
+        line for line in Path(f"/proc/{server.process.pid}/status").read_text().splitlines() if line.startswith("VmHWM")
+    )
+    return int(line.split()[1]) * 1024
+
+
+def parts(model_rid: str, mebibytes: int) -> Iterator[UploadModelFilesRequest]:
+    """An upload, each MiB of it another."""
+    yield UploadModelFilesRequest(model_rid=model_rid)
+    digest = hashlib.sha256()
+    for number in range(mebibytes):
+        chunk = number.to_bytes(4) * (MIB // 4)
+        digest.update(chunk)
+        yield UploadModelFilesRequest(chunk=chunk)
+    yield UploadModelFilesRequest(sha256=digest.hexdigest())
+
+
+@pytest.mark.timeout(600)
+def test_a_gigabyte_is_uploaded_promoted_and_downloaded_in_little_memory(tmp_path: Path) -> None:
+    with Server(tmp_path / "cwd") as server, grpc.insecure_channel(server.address) as channel:
+        admin = server.user(channel)
+        source, target = admin.create_model("source"), admin.create_model("target")
+        stub = ModelServiceStub(channel)
+        for mebibytes in (1024, 1024):  # the second one is stored already
+            upload = stub.UploadModelFiles(
+                parts(source.rid, mebibytes), metadata=admin.metadata, timeout=TRANSFER_SECONDS
+            )
+        files = ModelFiles(uploaded=UploadedModelFiles(upload_id=upload.upload_id))
+        promoted = admin.promote(admin.create_version(source, model_files=files), target)
+
+        digest, size, expected = hashlib.sha256(), 0, ""
+        request = DownloadModelFilesRequest(model_rid=target.rid, model_version_rid=promoted.rid)
+        for part in stub.DownloadModelFiles(request, metadata=admin.metadata, timeout=TRANSFER_SECONDS):
+            digest.update(part.chunk)
+            size += len(part.chunk)
+            expected = expected or part.sha256
+
+        assert (size, digest.hexdigest()) == (1024 * MIB, expected)
+        assert peak_resident_bytes(server) < MAX_RESIDENT_BYTES
+
+
+def test_files_are_kept_in_an_object_store_and_shared_by_servers(tmp_path: Path, migrated_url: str) -> None:
+    data = bytes(range(256)) * 40_000
+    with object_store() as environment:
+        options = ("--database-url", migrated_url, "--files-url", f"s3://{BUCKET}/registry")
+        with Server(tmp_path / "one", *options, **environment) as one:
+            with grpc.insecure_channel(one.address) as channel:
+                admin = one.user(channel)
+                source, target = admin.create_model("source"), admin.create_model("target")
+                promoted = admin.promote(admin.create_version_with_files(source, data), target)
+            with (
+                Server(tmp_path / "two", *options, **environment) as two,
+                grpc.insecure_channel(two.address) as channel,
+            ):
+                assert two.user(channel).download(promoted) == data
+            assert not (one.data_dir / "files").exists()
+        collected = run("gc", *options, **environment)
+        assert collected.stderr == "removed 0 files of 0 bytes, 0 leftovers and 0 expired uploads\n"
+
+
+def test_an_upload_that_is_under_way_when_the_server_is_killed_leaves_garbage_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "cwd"
+    with Server(folder) as server, grpc.insecure_channel(server.address) as channel:
+        admin = server.user(channel)
+        model = admin.create_model("model")
+        kept = admin.create_version_with_files(model, b"acknowledged")
+        registry = next((server.data_dir / "files").iterdir())
+        killed = _kill_amid_an_upload(server, channel, admin, model.rid, registry)
+        assert killed.code() == grpc.StatusCode.UNAVAILABLE
+    assert len(list(registry.iterdir())) == 2
+
+    with Server(folder) as server, grpc.insecure_channel(server.address) as channel:
+        admin = server.user(channel)
+        # Until its upload has expired, it could still be somebody's.
+        assert run("gc", "--data-dir", server.data_dir).stderr.startswith("removed 0 files of 0 bytes, 0 leftovers")
+        assert admin.download(kept) == b"acknowledged"
+        assert admin.download(admin.create_version_with_files(model, b"again")) == b"again"
+
+
+def _kill_amid_an_upload(
+    server: Server, channel: grpc.Channel, admin: User, model_rid: str, registry: Path
+) -> grpc.Call:
+    """Upload without end, and kill the server when it has written a part; how the call ended."""
+
+    def endless() -> Iterator[UploadModelFilesRequest]:
+        yield UploadModelFilesRequest(model_rid=model_rid)
+        while True:
+            yield UploadModelFilesRequest(chunk=bytes(MIB))
+            if sum(path.stat().st_size for path in registry.iterdir()) > 10 * MIB:
+                server.kill()
+
+    with ThreadPoolExecutor(1) as thread:
+        stub = ModelServiceStub(channel)
+        sent = thread.submit(stub.UploadModelFiles.future, endless(), metadata=admin.metadata, timeout=TRANSFER_SECONDS)
+        call: grpc.Call = sent.result()
+        call.exception()  # type: ignore[attr-defined] # waits
+        return call

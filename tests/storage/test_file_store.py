@@ -1,0 +1,150 @@
+"""The file store, in a folder and in a file system that is none."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from server.errors import StorageUnavailable
+from server.storage.files import FileStore, new_object_name, open_file_store
+from tests.object_store import BUCKET, object_store
+
+DATA = bytes(range(256)) * 10_000
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of a bucket in an object store."""
+    with object_store() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield f"s3://{BUCKET}"
+
+
+@pytest.fixture(params=["folder", "file url", "memory url", "object store"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., FileStore]:
+    """Opens the same store again and again, for the registry that is named."""
+    url: str | None = None
+    if request.param == "file url":
+        url = f"file://{tmp_path / 'store'}"
+    elif request.param == "memory url":
+        url = f"memory://{uuid.uuid4()}"
+    elif request.param == "object store":
+        url = f"{request.getfixturevalue('bucket')}/{uuid.uuid4()}"
+    return lambda registry_id="one": open_file_store(url, tmp_path, registry_id)
+
+
+@pytest.fixture
+def store(open_store: Callable[..., FileStore]) -> FileStore:
+    return open_store()
+
+
+def put(store: FileStore, data: bytes = DATA) -> str:
+    name = new_object_name()
+    with store.write(name) as target:
+        for begin in range(0, len(data), 70_000):
+            target.write(data[begin : begin + 70_000])
+    return name
+
+
+def get(store: FileStore, name: str) -> bytes:
+    with store.read(name) as parts:
+        return b"".join(parts)
+
+
+@pytest.mark.parametrize("data", [b"", b"x", DATA], ids=len)
+def test_an_object_is_read_as_it_was_written(store: FileStore, data: bytes) -> None:
+    assert get(store, put(store, data)) == data
+
+
+def test_objects_are_there_for_whoever_opens_the_store_later(open_store: Callable[..., FileStore]) -> None:
+    name = put(open_store())
+
+    assert open_store().names() == [name]
+    assert get(open_store(), name) == DATA
+
+
+def test_registries_that_share_a_store_do_not_see_each_others_objects(open_store: Callable[..., FileStore]) -> None:
+    put(open_store("one"))
+
+    assert open_store("two").names() == []
+
+
+def test_nothing_stays_of_an_object_whose_writing_was_given_up(store: FileStore) -> None:
+    def give_up() -> None:
+        with store.write("given-up") as target:
+            target.write(DATA)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        give_up()
+
+    assert store.names() == []
+
+
+def test_a_removed_object_is_gone_and_can_be_removed_again(store: FileStore) -> None:
+    name, other = put(store), put(store)
+
+    store.remove(name)
+    store.remove(name)
+
+    assert store.names() == [other]
+    with pytest.raises(StorageUnavailable):
+        get(store, name)
+
+
+def test_a_bucket_that_is_not_there_is_not_made(bucket: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            open_file_store("s3://mistyped/folder", tmp_path, "one")
+
+
+def test_what_is_removed_soon_is_gone_when_the_store_is_closed(store: FileStore) -> None:
+    name = put(store)
+
+    store.remove_soon(name)
+    store.close()
+
+    assert store.names() == []
+
+
+def test_a_folder_that_cannot_be_written_is_storage_that_is_unavailable(tmp_path: Path) -> None:
+    store = open_file_store(None, tmp_path, "one")
+    (tmp_path / "files" / "one").rmdir()
+
+    with pytest.raises(StorageUnavailable) as raised, store.write("x"):
+        pass
+
+    assert isinstance(raised.value.__cause__, FileNotFoundError)
+
+
+def test_model_files_of_the_data_folder_are_for_its_owner_alone(tmp_path: Path) -> None:
+    open_file_store(None, tmp_path, "one")
+
+    assert (tmp_path / "files").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_object_is_known_to_no_listing_cache(open_store: Callable[..., FileStore]) -> None:
+    reader, writer = open_store(), open_store()
+    assert reader.names() == []
+
+    name = put(writer)
+
+    assert reader.names() == [name]
+
+
+def test_a_file_system_that_fails_is_storage_that_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(MemoryFileSystem):
+        def _open(self, *_: object, **__: object) -> object:
+            raise RuntimeError("out of order")
+
+    store = FileStore(Broken(), f"/{uuid.uuid4()}", "one")
+
+    with pytest.raises(StorageUnavailable), store.write("x"):
+        pass
+    with pytest.raises(StorageUnavailable), store.read("x"):
+        pass

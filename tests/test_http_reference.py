@@ -1,0 +1,75 @@
+"""The reference for HTTP clients stays true: routes, limits, and the Python that it shows."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from server.auth.access import PERMISSIONS
+from server.config import Settings
+from server.gateway import bodies, calls, protocol, requests
+from server.gateway import server as gateway_server
+from server.gateway.routes import routes_of
+from server.rpc.server import SERVICES
+from server.rpc.status import MAX_VIOLATIONS
+from tests.processes import Server, environment
+
+DOCS = Path(__file__).parent.parent / "docs"
+REFERENCE = (DOCS / "http.md").read_text()
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the table under a heading, without its head."""
+    section = REFERENCE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+def test_the_routes_are_those_of_the_protos_with_the_scopes_of_the_code() -> None:
+    real = [
+        [f"`{route.http_method} {route.path}`", route.method.name, PERMISSIONS[route.rpc].scope]
+        for route in routes_of(SERVICES)
+    ]
+    assert sorted(rows("Routes")) == sorted(real)
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    assert [cells[1] for cells in rows("Limits")] == [
+        f"{protocol.MAX_HEAD_BYTES >> 10} KiB",
+        f"{calls.MAX_FORWARDED_BYTES >> 10} KiB",
+        f"{requests.MAX_PARAMETERS}",
+        f"`--max-message-bytes`, by default {Settings().max_message_bytes >> 20} MiB",
+        f"{bodies.MAX_IN_FLIGHT}",
+        f"{bodies.MAX_BYTES_IN_FLIGHT >> 20} MiB",
+        f"{protocol.MAX_CONNECTIONS}",
+        f"{protocol.HEAD_SECONDS:.0f} s",
+        f"{protocol.BODY_SECONDS:.0f} s",
+        f"{calls.DEADLINE_SECONDS:.0f} s",
+        f"{protocol.ANSWER_SECONDS:.0f} s",
+        f"{gateway_server.KEEP_ALIVE_SECONDS} s",
+    ]
+    assert f"Without it, {calls.DEADLINE_SECONDS:.0f} seconds." in REFERENCE
+    assert f"at most {MAX_VIOLATIONS}, and then how many more" in REFERENCE
+
+
+def test_the_python_shown_runs(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```python\n(.*?)```", REFERENCE, re.DOTALL)
+    assert "127.0.0.1:8080" in shown
+    with Server(tmp_path / "cwd") as server:
+        done = subprocess.run(
+            [sys.executable, "-c", shown.replace("127.0.0.1:8080", server.url.removeprefix("http://"))],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(TOKEN=server.token()),
+        )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "ri.models.main.model-version.none is not there\n"
+
+
+def test_every_linked_file_is_there() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", REFERENCE):
+        assert (DOCS / target).exists(), target
