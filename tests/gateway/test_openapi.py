@@ -185,6 +185,7 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("CreateModel", {"name": "..."}),
     ("CreateModelVersion", {"branch": "a", "condaRequirements": [""], "source": {"type": "external"}}),
     ("CreateModelVersion", {"branch": None, "condaRequirements": None, "source": None, "linkedExperiment": None}),
+    ("CreateModelVersion", {"modelFiles": {"type": "dill", "serializedModelFunction": "a\tb"}}),
     ("CreateModelVersion", {"modelApi": {}}),
     ("CreateModelVersion", {"modelApi": {"inputs": None}}),
     (
@@ -207,6 +208,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("CreateModelVersion", {"condaRequirements": ["a\tb"]}),
     ("CreateModelVersion", {"condaRequirements": [None]}),
     ("CreateModelVersion", {"linkedExperiment": ""}),
+    ("CreateModelVersion", {"modelFiles": {"type": "dill", "serializedModelFunction": ""}}),
+    ("CreateModelVersion", {"modelFiles": {"type": "uploaded"}}),
     ("CreateModelVersion", {"source": {}}),
     ("CreateModelVersion", {"source": {"type": "fax"}}),
     ("CreateModelVersion", {"source": {"type": "sdk", "bogus": 1}}),
