@@ -11,16 +11,14 @@ from typing import Any, TypeVar
 
 Keywords = Mapping[str, object]
 
-_R = TypeVar("_R", bound=Callable[[Any], Any])
-
-_KEYWORDS: dict[object, Keywords] = {}
+R = TypeVar("R", bound=Callable[[Any], Any])
 
 
-def says(keywords: Keywords) -> Callable[[_R], _R]:
+def says(keywords: Keywords) -> Callable[[R], R]:
     """Note the keywords of a rule."""
 
-    def note(rule: _R) -> _R:
-        _KEYWORDS[rule] = keywords
+    def note(rule: R) -> R:
+        rule.keywords = keywords  # type: ignore[attr-defined]
         return rule
 
     return note
@@ -28,4 +26,5 @@ def says(keywords: Keywords) -> Callable[[_R], _R]:
 
 def keywords_of(rule: Callable[[Any], Any] | None) -> Keywords:
     """Return what JSON Schema can say of a rule, such as `{"minLength": 1}`; at worst nothing."""
-    return _KEYWORDS.get(rule, {})
+    keywords: Keywords = getattr(rule, "keywords", {})
+    return keywords
