@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.auth import local_keys
 from server.auth.keys import JwksKeySet, jwks_file, jwks_url
 from server.auth.tokens import TokenVerifier
-from server.config import ConfigError, Settings, host_of, is_loopback
+from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings, host_of, is_loopback
 from server.errors import RegistryError
 from server.gateway.routes import routes_of
 from server.gateway.server import HttpServer
@@ -35,6 +35,11 @@ from server.storage.sql.repository import SqlRepository
 from server.storage.sql.schema import SchemaOutdated, check, migrate
 
 log = logging.getLogger(__name__)
+
+# A lost file is bad luck; if all of so many are lost, we look at the wrong place.
+SAMPLE_FILES = 5
+
+DATABASE_FILE = "modelregistry.db"
 
 
 @dataclass(frozen=True)
@@ -133,13 +138,29 @@ def open_repository(database_url: str | None, data_dir: Path, threads: int, max_
 
 
 def open_files(repository: Repository, files_url: str | None, data_dir: Path) -> FileStore:
-    """Open the store of the model files of a registry. Raises ConfigError if there is no such store."""
-    registry_id = repository.read(lambda reader: reader.registry_id())
+    """Open the store of the model files of a registry.
+
+    Raises ConfigError if there is no such store, or if it is not the one that has this registry's files.
+    """
     try:
-        return open_file_store(files_url, data_dir, registry_id)
+        registry_id = repository.read(lambda reader: reader.registry_id())
+        store = open_file_store(files_url, data_dir, registry_id)
+        some = repository.read(lambda reader: reader.some_files(SAMPLE_FILES))
+        lost = some and not any(store.has(file.object_name, file.size) for file in some)
     except Exception as error:
         # Each of the many file systems raises errors of its own, and the library's name what has to be installed.
-        raise ConfigError(f"the store of model files: {error}") from error
+        said = error.__cause__ if isinstance(error, RegistryError) and error.__cause__ else error
+        raise ConfigError(f"the store of model files: {said}") from error
+    if lost:
+        raise ConfigError("the store of model files has none of those that the database knows: see --files-url")
+    return store
+
+
+def open_existing_repository(database_url: str | None, data_dir: Path) -> Repository:
+    """Open the storage as `open_repository` does, but create no database. Raises ConfigError."""
+    if database_url is None and not (data_dir / DATABASE_FILE).exists():
+        raise ConfigError(f"there is no database in {data_dir}: see --data-dir and --database-url")
+    return open_repository(database_url, data_dir, 1, DEFAULT_MAX_MESSAGE_BYTES)
 
 
 def migrate_database(database_url: str | None, data_dir: Path) -> None:
@@ -154,7 +175,7 @@ def migrate_database(database_url: str | None, data_dir: Path) -> None:
 
 def _engine(database_url: str | None, data_dir: Path, pool_size: int) -> Engine:
     """Open the engine of a URL, or of a file in the data folder; the folder of an embedded database is created."""
-    engine = open_engine(database_url or embedded_database(data_dir / "modelregistry.db"), pool_size)
+    engine = open_engine(database_url or embedded_database(data_dir / DATABASE_FILE), pool_size)
     if is_embedded(engine):
         Path(engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return engine

@@ -240,7 +240,10 @@ class Overloaded(RegistryError):
 
 @dataclass(eq=False, kw_only=True)
 class StorageUnavailable(RegistryError):
-    """The database cannot be reached. Where it went away during a COMMIT, the write may have been applied: no retry."""
+    """The database or the store of model files cannot be used.
+
+    No retry where a write may have been applied, since the database went away during its COMMIT, and where none helps.
+    """
 
     code = code_pb2.UNAVAILABLE
     description = "The storage is unavailable."

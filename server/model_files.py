@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -23,7 +24,7 @@ from modelregistry.v1.model_service_pb2 import (
     UploadModelFilesResponse,
 )
 from server.caller import Caller
-from server.errors import FieldViolation, InvalidArgument, ModelFilesNotFound
+from server.errors import FieldViolation, InvalidArgument, ModelFilesNotFound, RegistryError, StorageUnavailable
 from server.models import find_model_version, require_editor
 from server.storage.files import FileStore, Target, new_object_name
 from server.storage.repository import Reader, Repository, StoredFile, Transaction, UploadKey
@@ -34,12 +35,16 @@ UPLOAD_ID_BYTES = 32
 
 
 def upload_model_files(
-    repository: Repository, store: FileStore, caller: Caller, parts: Iterator[UploadModelFilesRequest]
+    repository: Repository,
+    store: FileStore,
+    caller: Caller,
+    parts: Iterator[UploadModelFilesRequest],
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> UploadModelFilesResponse:
     """Store the files that come in parts, and return what a version names them by.
 
-    Raises InvalidArgument, ModelNotFound, CreateModelVersionPermissionDenied and StorageUnavailable, and then
-    nothing stays.
+    Who may upload takes a `turn` to do so. Raises InvalidArgument, ModelNotFound, CreateModelVersionPermissionDenied,
+    StorageUnavailable, and what taking a turn raises.
     """
     first = next(parts, None)
     if first is None or not first.model_rid:
@@ -52,48 +57,58 @@ def upload_model_files(
         return tx.begin_upload(upload, name, UPLOAD_LIFETIME)
 
     expire_time = repository.write(begin)
-    with store.write(name) as target:
-        digest, size = _receive(itertools.chain([first], parts), target)
-    holder = repository.write(lambda tx: tx.finish_upload(upload, StoredFile(digest, size, name)))
-    if holder != name:
-        store.remove_soon(name)
+    try:
+        with turn(), store.write(name) as target:
+            digest, size = _receive(itertools.chain([first], parts), target)
+    except BaseException:
+        with suppress(RegistryError):  # It expires.
+            repository.write(lambda tx: tx.give_up_upload(upload))
+        raise
+    _finish(repository, store, upload, StoredFile(digest, size, name))
     return UploadModelFilesResponse(upload_id=upload_id, expire_time=expire_time)
 
 
-def with_uploaded_files(
+def uploaded_id(
     repository: Repository, store: FileStore, caller: Caller, request: CreateModelVersionRequest
-) -> CreateModelVersionRequest:
-    """Return the request; model files that it brings itself have become an upload, as all others are.
+) -> str | None:
+    """Return the id of the upload that has the files of a request; those that it brings itself become one first.
 
-    Raises what `upload_model_files` raises.
+    None if it has no files. Raises what `upload_model_files` raises.
     """
-    if request.model_files.WhichOneof("type") != "dill":
-        return request
-    text = request.model_files.dill.serialized_model_function.encode()
-    part = UploadModelFilesRequest(model_rid=request.model_rid, chunk=text, sha256=hashlib.sha256(text).hexdigest())
-    upload = upload_model_files(repository, store, caller, iter([part]))
-    changed = CreateModelVersionRequest()
-    changed.CopyFrom(request)
-    changed.model_files.uploaded.upload_id = upload.upload_id
-    return changed
+    match request.model_files.WhichOneof("type"):
+        case "uploaded":
+            return request.model_files.uploaded.upload_id
+        case "dill":
+            text = request.model_files.dill.serialized_model_function.encode()
+            sha256 = hashlib.sha256(text).hexdigest()
+            part = UploadModelFilesRequest(model_rid=request.model_rid, chunk=text, sha256=sha256)
+            return upload_model_files(repository, store, caller, iter([part])).upload_id
+    return None
 
 
 def download_model_files(
-    repository: Repository, store: FileStore, caller: Caller, request: DownloadModelFilesRequest
+    repository: Repository,
+    store: FileStore,
+    caller: Caller,
+    request: DownloadModelFilesRequest,
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Iterator[DownloadModelFilesResponse]:
-    """Yield the files of a version in parts.
+    """Yield the files of a version in parts. Who may have them takes a `turn` to get them.
 
-    Raises ModelVersionNotFound, UnsupportedModelSource, ModelFilesNotFound and StorageUnavailable.
+    Raises ModelVersionNotFound, UnsupportedModelSource, ModelFilesNotFound, StorageUnavailable, also at the end if the
+    bytes were not those that were stored, and what taking a turn raises.
     """
     file = repository.read(lambda reader: _file_of(reader, caller, request))
-    head = DownloadModelFilesResponse(size_bytes=file.size, sha256=file.digest.hex())
-    with store.read(file.object_name) as chunks:
-        for chunk in chunks:
-            head.chunk = chunk
-            yield head
-            head = DownloadModelFilesResponse()
-    if head.HasField("sha256"):
-        yield head  # of a file without bytes
+    digest = hashlib.sha256()
+    with turn(), store.read(file.object_name) as chunks:
+        part = DownloadModelFilesResponse(size_bytes=file.size, sha256=file.digest.hex())
+        for chunk in itertools.chain([next(chunks, b"")], chunks):
+            digest.update(chunk)
+            part.chunk = chunk
+            yield part
+            part = DownloadModelFilesResponse()
+    if digest.digest() != file.digest:
+        raise StorageUnavailable(retry_after=None) from ValueError(f"the object {file.object_name} was changed")
 
 
 def _file_of(reader: Reader, caller: Caller, request: DownloadModelFilesRequest) -> StoredFile:
@@ -102,6 +117,21 @@ def _file_of(reader: Reader, caller: Caller, request: DownloadModelFilesRequest)
     if file is None:
         raise ModelFilesNotFound(model_rid=request.model_rid, model_version_rid=request.model_version_rid)
     return file
+
+
+def _finish(repository: Repository, store: FileStore, upload: UploadKey, file: StoredFile) -> None:
+    """Record that an upload is complete, and see to it that the object which now holds its files is really there.
+
+    That is looked at whichever object it is, so that the time it takes tells nothing. Raises StorageUnavailable.
+    """
+    holder = repository.write(lambda tx: tx.finish_upload(upload, file))
+    if store.has(holder, file.size):
+        if holder != file.object_name:
+            store.remove_soon(file.object_name)
+        return
+    repository.write(lambda tx: tx.replace_object(file, lost_object=holder))
+    if not store.has(file.object_name, file.size):
+        raise StorageUnavailable
 
 
 def _receive(parts: Iterator[UploadModelFilesRequest], target: Target) -> tuple[bytes, int]:

@@ -46,8 +46,10 @@ def add_owned_model(tx: Transaction, model: Model) -> Model:
     return stored
 
 
-def create_model_version(tx: Transaction, caller: Caller, request: CreateModelVersionRequest) -> ModelVersion:
-    """Store a version as the new head of a branch; it is its own root.
+def create_model_version(
+    tx: Transaction, caller: Caller, request: CreateModelVersionRequest, upload_id: str | None = None
+) -> ModelVersion:
+    """Store a version as the new head of a branch, with the files of an upload; it is its own root.
 
     Raises ModelNotFound, CreateModelVersionPermissionDenied, UploadNotFound and RequestTooLarge.
     """
@@ -65,7 +67,9 @@ def create_model_version(tx: Transaction, caller: Caller, request: CreateModelVe
         created_by=caller.user,
         root_model_version_rid=rid,
     )
-    created = tx.append_version(version, tx.put_content(version, _file_digest(tx, caller, request)))
+    created = tx.append_version(
+        version, tx.put_content(version, _file_digest(tx, caller, request.model_rid, upload_id))
+    )
     # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
     require_editor(tx, caller, request.model_rid)
     return created
@@ -77,13 +81,13 @@ def require_editor(tx: Transaction, caller: Caller, model_rid: str) -> None:
         raise CreateModelVersionPermissionDenied(model_rid=model_rid)
 
 
-def _file_digest(tx: Transaction, caller: Caller, request: CreateModelVersionRequest) -> bytes | None:
-    if not request.HasField("model_files"):
+def _file_digest(tx: Transaction, caller: Caller, model_rid: str, upload_id: str | None) -> bytes | None:
+    if upload_id is None:
         return None
-    upload_id = request.model_files.uploaded.upload_id
-    digest = tx.find_upload(UploadKey.of(upload_id, caller, request.model_rid))
+    digest = tx.find_upload(UploadKey.of(upload_id, caller, model_rid))
     if digest is None:
-        raise UploadNotFound(model_rid=request.model_rid, upload_id=upload_id)
+        # Not all of it: the id may be good for something else, and errors are in the log.
+        raise UploadNotFound(model_rid=model_rid, upload_id=f"{upload_id[:8]}…")
     return digest
 
 

@@ -92,6 +92,8 @@ def create_version(
     if branch is not None:
         request.branch = branch
     if model_files is not None:
+        if request.HasField("model_files"):
+            fail(f"--model-files {model_files}: --file {file} has modelFiles already")
         request.model_files.uploaded.upload_id = upload(client, model_rid, model_files).upload_id
     return client.call(client.models.CreateModelVersion, request)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import IO, Annotated, BinaryIO
 
+import grpc
 import typer
 from google.protobuf.message import Message
 
@@ -20,10 +23,11 @@ from modelregistry.v1.model_service_pb2 import (
 from server.cli.connection import EXIT_CODE_BASE, Client, client_command
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, ModelRid, VersionRid, option
 from server.cli.output import fail, say
-from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError
+from server.config import ConfigError
 from server.errors import RegistryError
 
-CHUNK_BYTES = 2**20
+# What servers take that are told to take far less than by default.
+CHUNK_BYTES = 256 * 2**10
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The file.")]
 Destination = Annotated[Path, option("--to", "The file to write, in place of one that is there.", metavar="FILE")]
@@ -44,21 +48,25 @@ def download_files(client: Client, model_rid: ModelRid, model_version_rid: Versi
 
     [bold]modelregistry download-files ri.models.main.model.… ri.models.main.model-version.… --to model.bin[/bold]
     """
+    target = to.resolve()
+    if target.exists() and not target.is_file():
+        fail(f"--to {to}: is there, and is no file")
     request = DownloadModelFilesRequest(model_rid=model_rid, model_version_rid=model_version_rid)
     parts = client.call_streaming(client.models.DownloadModelFiles, request)
     first = next(parts)  # Of a call that fails, no file is seen.
-    incomplete = to.with_name(f"{to.name}.part")
     try:
-        try:
-            with incomplete.open("wb") as target:
-                size, digest = _write(itertools.chain([first], parts), target)
-            if digest != first.sha256:
-                fail(f"{to}: the bytes that arrived have the SHA-256 {digest}, not {first.sha256}")
-            incomplete.replace(to)
-        finally:
-            incomplete.unlink(missing_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", delete=False) as incomplete:
+            try:
+                size, digest = _write(itertools.chain([first], parts), incomplete)
+                if digest != first.sha256:
+                    fail(f"--to {to}: the bytes that arrived have the SHA-256 {digest}, not {first.sha256}")
+                os.chmod(incomplete.name, 0o666 & ~_umask())
+                Path(incomplete.name).replace(target)
+            except BaseException:
+                Path(incomplete.name).unlink(missing_ok=True)
+                raise
     except OSError as error:
-        fail(f"{to}: {error.strerror}")
+        fail(f"--to {to}: {error.strerror}")
     say(f"wrote {size} bytes with the SHA-256 {digest}")
 
 
@@ -75,7 +83,7 @@ def gc(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR, files_url
     from server.garbage import collect
 
     try:
-        repository = bootstrap.open_repository(database_url, data_dir, 1, DEFAULT_MAX_MESSAGE_BYTES)
+        repository = bootstrap.open_existing_repository(database_url, data_dir)
         try:
             collected = collect(repository, bootstrap.open_files(repository, files_url, data_dir))
         finally:
@@ -93,11 +101,16 @@ def gc(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR, files_url
 
 def upload(client: Client, model_rid: str, file: Path) -> UploadModelFilesResponse:
     """Upload a file. Raises grpc.RpcError."""
+    unread: list[OSError] = []
     try:
         with file.open("rb") as source:
-            return client.call_streaming(client.models.UploadModelFiles, _parts(model_rid, source))
+            return client.call_streaming(client.models.UploadModelFiles, _parts(model_rid, source, unread))
     except OSError as error:
         fail(f"{file}: {error.strerror}")
+    except grpc.RpcError:
+        if unread:
+            fail(f"{file}: {unread[0].strerror}")
+        raise
 
 
 def register(app: typer.Typer) -> None:
@@ -107,16 +120,28 @@ def register(app: typer.Typer) -> None:
     app.command("gc")(gc)
 
 
-def _parts(model_rid: str, source: BinaryIO) -> Iterator[UploadModelFilesRequest]:
+def _parts(model_rid: str, source: BinaryIO, unread: list[OSError]) -> Iterator[UploadModelFilesRequest]:
+    """Yield an upload; why it could not be read goes to `unread`, since gRPC keeps it to itself."""
     yield UploadModelFilesRequest(model_rid=model_rid)
     digest = hashlib.sha256()
-    while chunk := source.read(CHUNK_BYTES):
-        digest.update(chunk)
-        yield UploadModelFilesRequest(chunk=chunk)
+    try:
+        while chunk := source.read(CHUNK_BYTES):
+            digest.update(chunk)
+            yield UploadModelFilesRequest(chunk=chunk)
+    except OSError as error:
+        unread.append(error)
+        raise
     yield UploadModelFilesRequest(sha256=digest.hexdigest())
 
 
-def _write(parts: Iterator[DownloadModelFilesResponse], target: BinaryIO) -> tuple[int, str]:
+def _umask() -> int:
+    """Return what new files are not to allow; there is no way to ask but to set it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _write(parts: Iterator[DownloadModelFilesResponse], target: IO[bytes]) -> tuple[int, str]:
     """Write the bytes of all parts, and return how many they are and their SHA-256."""
     digest, size = hashlib.sha256(), 0
     for part in parts:

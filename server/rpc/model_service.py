@@ -28,10 +28,10 @@ from modelregistry.v1.model_service_pb2 import (
 )
 from server.branches import branch_of
 from server.caller import Caller
-from server.model_files import download_model_files, upload_model_files, with_uploaded_files
+from server.model_files import download_model_files, upload_model_files, uploaded_id
 from server.models import create_model, create_model_version, get_model_version
 from server.promotion import promote_version
-from server.rpc.transfers import Transfers
+from server.rpc.transfers import Transfers, watched
 from server.storage.files import FileStore
 from server.storage.paging import Paging
 from server.storage.repository import Repository
@@ -68,8 +68,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def CreateModelVersion(self, request: CreateModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Add a version as the new head of a branch."""
         caller = self._caller()
-        complete = with_uploaded_files(self._repository, self._files, caller, request)
-        return self._repository.write(lambda tx: create_model_version(tx, caller, complete))
+        upload_id = uploaded_id(self._repository, self._files, caller, request)
+        return self._repository.write(lambda tx: create_model_version(tx, caller, request, upload_id))
 
     def GetModelVersion(self, request: GetModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Return a version of a model."""
@@ -109,13 +109,15 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     ) -> UploadModelFilesResponse:
         """Take in model files for a version."""
         caller = self._caller()
-        with self._transfers.one(context) as moving:
-            return upload_model_files(self._repository, self._files, caller, moving(request_iterator))
+        with watched(context) as client:
+            parts = client.sending(request_iterator)
+            return upload_model_files(self._repository, self._files, caller, parts, self._transfers.turn)
 
     def DownloadModelFiles(
         self, request: DownloadModelFilesRequest, context: grpc.ServicerContext
     ) -> Iterator[DownloadModelFilesResponse]:
         """Return the model files of a version."""
         caller = self._caller()
-        with self._transfers.one(context) as moving:
-            yield from moving(download_model_files(self._repository, self._files, caller, request))
+        with watched(context) as client:
+            parts = download_model_files(self._repository, self._files, caller, request, self._transfers.turn)
+            yield from client.taking(parts)

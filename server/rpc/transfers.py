@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TypeVar
 
 import grpc
@@ -14,49 +14,82 @@ from server.errors import Overloaded
 
 T = TypeVar("T")
 
-MAX_TRANSFERS = 16
+MAX_TRANSFERS = 8
+FIRST_SECONDS = 10.0
 IDLE_SECONDS = 60.0
 TRANSFER_SECONDS = 6 * 3600.0
 
 
 class Transfers:
-    """Counts the transfers that run, and ends those whose clients stand still."""
+    """Counts the transfers that run."""
 
     def __init__(self) -> None:
         self._free = threading.BoundedSemaphore(MAX_TRANSFERS)
 
     @contextlib.contextmanager
-    def one(self, context: grpc.ServicerContext) -> Iterator[Callable[[Iterator[T]], Iterator[T]]]:
-        """Take part, and yield what has to be put around the parts of the stream. Raises Overloaded."""
+    def turn(self) -> Iterator[None]:
+        """Take part until the block ends. Raises Overloaded."""
         if not self._free.acquire(blocking=False):
             raise Overloaded
         try:
-            with _watched(context) as moving:
-                yield moving
+            yield
         finally:
             self._free.release()
 
 
-@contextlib.contextmanager
-def _watched(context: grpc.ServicerContext) -> Iterator[Callable[[Iterator[T]], Iterator[T]]]:
-    begun = last = time.monotonic()
-    done = threading.Event()
+class Client:
+    """Measures how long the client of a stream keeps the server waiting, and not how long the server takes itself."""
 
-    def moving(parts: Iterator[T]) -> Iterator[T]:
-        nonlocal last
-        for part in parts:
-            last = time.monotonic()
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._patience = FIRST_SECONDS
+        self._waiting_since: float | None = None
+
+    def sending(self, parts: Iterator[T]) -> Iterator[T]:
+        """Yield the parts that the client sends."""
+        while True:
+            with self._waiting():
+                try:
+                    part = next(parts)
+                except StopIteration:
+                    return
             yield part
+            self._patience = IDLE_SECONDS
+
+    def taking(self, parts: Iterator[T]) -> Iterator[T]:
+        """Yield the parts that the client gets; the next one is asked for when it has taken one."""
+        self._patience = IDLE_SECONDS
+        for part in parts:
+            with self._waiting():
+                yield part
+
+    def is_too_slow(self) -> bool:
+        """Whether the client keeps the server waiting for too long, now or all in all."""
+        now, since = time.monotonic(), self._waiting_since
+        return now - self._begun > TRANSFER_SECONDS or (since is not None and now - since > self._patience)
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self._waiting_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waiting_since = None
+
+
+@contextlib.contextmanager
+def watched(context: grpc.ServicerContext) -> Iterator[Client]:
+    """Cancel the call of a client that is too slow."""
+    client, done = Client(), threading.Event()
 
     def watch() -> None:
-        while not done.wait(IDLE_SECONDS / 4):
-            now = time.monotonic()
-            if now - last > IDLE_SECONDS or now - begun > TRANSFER_SECONDS:
+        while not done.wait(min(FIRST_SECONDS, IDLE_SECONDS) / 4):
+            if client.is_too_slow():
                 context.cancel()
                 return
 
     threading.Thread(target=watch, name="transfer", daemon=True).start()
     try:
-        yield moving
+        yield client
     finally:
         done.set()

@@ -18,10 +18,15 @@ from typing import IO, Any
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 from server.errors import RegistryError, StorageUnavailable
 
 READ_BYTES = 2**20
+# What an object store gets at a time, and what each object being written keeps in memory. It takes 10,000 such parts.
+WRITE_BYTES = 16 * 2**20
+# How long the end of a server waits for the removal of objects; what stays then is garbage.
+CLOSE_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +40,10 @@ class FileStore:
         self._folder = f"{folder.rstrip('/')}/{registry_id}"
         self._removing = ThreadPoolExecutor(1, thread_name_prefix="files")
         self._is_local = isinstance(system, LocalFileSystem)
+        if self._is_local:
+            Path(self._folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync_folder(os.path.dirname(self._folder))
+            return
         # Its parents are not ours to make: in an object store, that would be a bucket of whatever name was mistyped.
         with contextlib.suppress(FileExistsError):
             self._system.mkdir(self._folder, create_parents=False)
@@ -46,20 +55,20 @@ class FileStore:
         If the block raises, nothing of the object stays. Raises StorageUnavailable.
         """
         with _explained():
-            file = self._system.open(self._path(name), "wb")
+            file = self._system.open(self._path(name), "wb", block_size=WRITE_BYTES)
         try:
             yield Target(file)
             with _explained():
                 self._close(file)
         except BaseException:
             with contextlib.suppress(Exception):
-                file.close()
+                self._discard(file)
             self._remove(name)
             raise
 
     @contextlib.contextmanager
     def read(self, name: str) -> Iterator[Iterator[bytes]]:
-        """Read an object, in parts. Raises StorageUnavailable, also if it is not there."""
+        """Read an object, in parts. Raises StorageUnavailable; if the object is not there, without hope for a retry."""
         with _explained():
             file = self._system.open(self._path(name), "rb", block_size=READ_BYTES)
         try:
@@ -67,11 +76,24 @@ class FileStore:
         finally:
             file.close()
 
+    def has(self, name: str, size: int) -> bool:
+        """Whether the object is there, with that many bytes. Raises StorageUnavailable."""
+        with _explained():
+            try:
+                self._system.invalidate_cache()
+                return int(self._system.size(self._path(name))) == size
+            except FileNotFoundError:
+                return False
+
     def names(self) -> list[str]:
         """Return the names of all objects, incomplete ones too. Raises StorageUnavailable."""
         with _explained():
             self._system.invalidate_cache()
-            return [str(path).rpartition("/")[2] for path in self._system.find(self._folder)]
+            try:
+                entries = self._system.ls(self._folder, detail=True)
+            except FileNotFoundError:
+                return []  # in an object store, a folder without objects
+            return [str(entry["name"]).rpartition("/")[2] for entry in entries if entry["type"] == "file"]
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there. Raises StorageUnavailable."""
@@ -83,8 +105,10 @@ class FileStore:
         self._removing.submit(self._remove, name)
 
     def close(self) -> None:
-        """Finish what `remove_soon` began."""
-        self._removing.shutdown()
+        """Finish what `remove_soon` began, if that takes no longer than CLOSE_SECONDS."""
+        with contextlib.suppress(TimeoutError):
+            self._removing.submit(lambda: None).result(CLOSE_SECONDS)
+        self._removing.shutdown(wait=False, cancel_futures=True)
 
     def _remove(self, name: str) -> None:
         try:
@@ -100,11 +124,15 @@ class FileStore:
         file.flush()
         os.fsync(file.fileno())
         file.close()
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(self._folder)
+
+    def _discard(self, file: Any) -> None:
+        """Close a file, of which an object store then makes no object."""
+        if isinstance(file, AbstractBufferedFile):
+            file.discard()
+            file.closed = True
+        else:
+            file.close()
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{name}"
@@ -131,15 +159,23 @@ def open_file_store(url: str | None, data_dir: Path, registry_id: str) -> FileSt
         folder = data_dir.absolute() / "files"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return FileStore(LocalFileSystem(), str(folder), registry_id)
+    if not url:
+        raise ValueError("the URL is empty")
     system, path = url_to_fs(url)
-    if isinstance(system, LocalFileSystem):
-        system.makedirs(path, exist_ok=True)
     return FileStore(system, path, registry_id)
 
 
 def new_object_name() -> str:
     """Return a name that no object has."""
     return uuid.uuid4().hex
+
+
+def _sync_folder(path: str) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _read(file: IO[bytes]) -> bytes:
@@ -154,5 +190,7 @@ def _explained() -> Iterator[None]:
         yield
     except RegistryError:
         raise
+    except FileNotFoundError as error:
+        raise StorageUnavailable(retry_after=None) from error
     except Exception as error:
         raise StorageUnavailable from error

@@ -120,6 +120,9 @@ class Reader(Protocol):
     def find_file(self, content_digest: bytes) -> StoredFile | None:
         """Return the model files of a content; None if it has none."""
 
+    def some_files(self, count: int) -> list[StoredFile]:
+        """Return as many files, whichever; fewer if there are no more."""
+
     def unnamed_files(self) -> list[bytes]:
         """Return the digests of the files that neither a content nor an upload names."""
 
@@ -175,6 +178,12 @@ class Transaction(Reader, Protocol):
         That is another one if files with this digest are stored already, and nothing else tells. Raises
         StorageUnavailable if the upload was forgotten meanwhile.
         """
+
+    def replace_object(self, file: StoredFile, lost_object: str) -> None:
+        """Let files be held by another object; nothing if they are not held by the lost one any more."""
+
+    def give_up_upload(self, upload: UploadKey) -> None:
+        """Forget an upload, if there is one."""
 
     def find_upload(self, upload: UploadKey) -> bytes | None:
         """Return the digest of the files of a complete upload; None if there is none, or if its lifetime is over.

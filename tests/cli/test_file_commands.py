@@ -83,8 +83,40 @@ def test_a_file_that_is_not_there_is_named(server: Server, model: str, created: 
 
     assert failure(server.run("upload-files", model, missing)) == f"{missing}: No such file or directory\n".strip()
     assert failure(server.run("download-files", model, created["rid"], "--to", missing)) == (
-        f"{missing}: No such file or directory"
+        f"--to {missing}: No such file or directory"
     )
+
+
+def test_what_cannot_be_read_to_its_end_is_named(server: Server, model: str) -> None:
+    assert failure(server.run("upload-files", model, "/proc/self/mem")) == "/proc/self/mem: Input/output error"
+
+
+def test_files_are_only_written_where_a_file_may_be(server: Server, model: str, created: Any, tmp_path: Path) -> None:
+    for place in (tmp_path, Path(os.devnull)):
+        refused = server.run("download-files", model, created["rid"], "--to", place)
+        assert failure(refused) == f"--to {place}: is there, and is no file"
+    assert {path.name for path in tmp_path.iterdir()} == {"model.bin", "version.json"}
+
+
+def test_files_are_written_through_a_link_and_with_the_usual_rights(
+    server: Server, model: str, created: Any, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "place")
+
+    server.run("download-files", model, created["rid"], "--to", link)
+
+    assert link.is_symlink()
+    assert (tmp_path / "place").read_bytes() == DATA
+    assert (tmp_path / "place").stat().st_mode == (tmp_path / "version.json").stat().st_mode
+
+
+def test_files_are_named_in_one_way(server: Server, model: str, binary: Path) -> None:
+    version = '{"modelApi": {}, "modelFiles": {"type": "dill", "serializedModelFunction": "text"}}'
+
+    refused = server.run("create-version", model, "--file", "-", "--model-files", binary, stdin=version)
+
+    assert failure(refused) == f"--model-files {binary}: --file - has modelFiles already"
 
 
 def test_garbage_is_collected_beside_a_running_server(server: Server, created: Any) -> None:
@@ -99,8 +131,23 @@ def test_garbage_is_collected_beside_a_running_server(server: Server, created: A
     assert set(registry.iterdir()) == kept
 
 
+def test_garbage_is_collected_where_there_is_a_database_alone(tmp_path: Path) -> None:
+    problem = failure(run("gc", "--data-dir", tmp_path / "nowhere"))
+
+    assert problem == f"there is no database in {tmp_path / 'nowhere'}: see --data-dir and --database-url"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_has_none_of_the_files_is_not_the_right_one(server: Server, created: Any, tmp_path: Path) -> None:
+    for command in ("gc", "serve"):
+        options = ("--data-dir", server.data_dir, "--files-url", f"file://{tmp_path}/wrong")
+        problem = failure(run(command, *options, MODELREGISTRY_LISTEN="127.0.0.1:0"))
+        assert problem == "the store of model files has none of those that the database knows: see --files-url"
+
+
 @pytest.mark.parametrize("url", ["nonsense://x", "s4://bucket"])
 def test_a_place_for_files_that_nobody_knows_is_named(tmp_path: Path, url: str) -> None:
+    assert run("migrate", "--data-dir", tmp_path).returncode == 0
     for command in ("gc", "serve"):
         problem = failure(run(command, "--data-dir", tmp_path, "--files-url", url, MODELREGISTRY_LISTEN="127.0.0.1:0"))
         assert problem.startswith("the store of model files: ")

@@ -47,10 +47,8 @@ def test_a_gigabyte_is_uploaded_promoted_and_downloaded_in_little_memory(tmp_pat
         admin = server.user(channel)
         source, target = admin.create_model("source"), admin.create_model("target")
         stub = ModelServiceStub(channel)
-        for mebibytes in (1024, 1024):  # the second one is stored already
-            upload = stub.UploadModelFiles(
-                parts(source.rid, mebibytes), metadata=admin.metadata, timeout=TRANSFER_SECONDS
-            )
+        for _ in range(2):  # the second time, it is stored already
+            upload = stub.UploadModelFiles(parts(source.rid, 1024), metadata=admin.metadata, timeout=TRANSFER_SECONDS)
         files = ModelFiles(uploaded=UploadedModelFiles(upload_id=upload.upload_id))
         promoted = admin.promote(admin.create_version(source, model_files=files), target)
 
@@ -62,6 +60,20 @@ def test_a_gigabyte_is_uploaded_promoted_and_downloaded_in_little_memory(tmp_pat
             expected = expected or part.sha256
 
         assert (size, digest.hexdigest()) == (1024 * MIB, expected)
+        assert peak_resident_bytes(server) < MAX_RESIDENT_BYTES
+
+
+def test_an_upload_to_an_object_store_takes_little_memory_too(tmp_path: Path) -> None:
+    with (
+        object_store() as environment,
+        Server(tmp_path / "cwd", "--files-url", f"s3://{BUCKET}/registry", **environment) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        admin = server.user(channel)
+        model = admin.create_model("model")
+        upload = ModelServiceStub(channel).UploadModelFiles
+        assert upload(parts(model.rid, 200), metadata=admin.metadata, timeout=TRANSFER_SECONDS).upload_id
+
         assert peak_resident_bytes(server) < MAX_RESIDENT_BYTES
 
 

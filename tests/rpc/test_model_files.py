@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -27,6 +27,9 @@ DATA = b"\x80\x04\x95 no pickle is loaded here \x00\xff" * 9_999
 @pytest.fixture
 def model(admin: User) -> Model:
     return admin.create_model("model")
+
+
+UPLOAD = "/modelregistry.v1.ModelService/UploadModelFiles"
 
 
 def uploaded(upload_id: str) -> dict[str, ModelFiles]:
@@ -138,7 +141,7 @@ def test_a_stream_that_contradicts_itself_is_refused(
 
 
 def test_a_part_that_does_not_parse_is_refused(registry: Registry, admin: User, model: Model) -> None:
-    call = registry.channel.stream_unary("/modelregistry.v1.ModelService/UploadModelFiles")
+    call = registry.channel.stream_unary(UPLOAD)
     good = UploadModelFilesRequest(model_rid=model.rid, chunk=DATA).SerializeToString()
 
     with pytest.raises(grpc.RpcError) as caught:
@@ -188,7 +191,7 @@ def test_an_upload_is_of_no_use_to_others_for_other_models_or_by_its_digest(
     upload_id = admin.upload(model, DATA)
 
     answers = {
-        normalised(user, "CreateModelVersion", {each.rid: ABSENT_MODEL, named: "u" * 43}, **creation(each, named))
+        normalised(user, "CreateModelVersion", {each.rid: ABSENT_MODEL, named[:8]: "u" * 8}, **creation(each, named))
         for user, each, named in (
             (jane, model, upload_id),
             (admin, other, upload_id),
@@ -199,7 +202,7 @@ def test_an_upload_is_of_no_use_to_others_for_other_models_or_by_its_digest(
 
     assert len(answers) == 1
     assert (by_digest.code, by_digest.name) == (grpc.StatusCode.NOT_FOUND, "UploadNotFound")
-    assert by_digest.parameters == {"modelRid": model.rid, "uploadId": sha256(DATA)}
+    assert by_digest.parameters == {"modelRid": model.rid, "uploadId": f"{sha256(DATA)[:8]}…"}
     assert admin("ListModelVersions", model_rid=model.rid).model_versions == []
 
 
@@ -211,9 +214,7 @@ def test_equal_files_are_stored_once_and_nothing_tells(
     text = ModelFiles(dill=DillModelFiles(serialized_model_function="text"))
     versions += [jane.create_version(model, model_files=text), admin.create_version_with_files(model, b"text")]
 
-    registry.files.close()  # finishes what nobody waited for
-
-    assert len(registry.files.names()) == 2
+    until(lambda: len(registry.files.names()) == 2)  # nobody waits for the removal of the others
     assert [admin.download(version) for version in versions] == [DATA] * 3 + [b"text"] * 2
 
 
@@ -247,10 +248,7 @@ class Stalled:
     def __init__(self, user: User, model: Model) -> None:
         self._parts: queue.SimpleQueue[UploadModelFilesRequest | None] = queue.SimpleQueue()
         self._parts.put(UploadModelFilesRequest(model_rid=model.rid, chunk=DATA))
-        call = user.channel.stream_unary(
-            "/modelregistry.v1.ModelService/UploadModelFiles",
-            request_serializer=UploadModelFilesRequest.SerializeToString,
-        )
+        call = user.channel.stream_unary(UPLOAD, request_serializer=UploadModelFilesRequest.SerializeToString)
         self.call: Any = call.future(iter(self._parts.get, None), metadata=user.metadata, timeout=DEADLINE_SECONDS)
 
     def end(self) -> None:
@@ -305,6 +303,102 @@ def test_an_upload_that_was_cut_off_leaves_nothing_and_can_be_made_again(
     version = admin.create_version_with_files(model, DATA)
     until(lambda: len(registry.files.names()) == 1)
     assert admin.download(version) == DATA
+
+
+def test_only_who_may_upload_takes_a_place(
+    two_transfers: None, registry: Registry, admin: User, jane: User, model: Model
+) -> None:
+    strangers = [Stalled(jane, model) for _ in range(2)]
+    for each in strangers:
+        assert each.call.code() == grpc.StatusCode.NOT_FOUND
+    waiting = [registry.channel.stream_unary(UPLOAD) for _ in range(2)]
+    unsaid: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    calls = [call.future(iter(unsaid.get, None), metadata=jane.metadata, timeout=DEADLINE_SECONDS) for call in waiting]
+
+    assert admin.download(admin.create_version_with_files(model, DATA)) == DATA
+
+    for each in calls:
+        each.cancel()
+        unsaid.put(None)
+
+
+def test_the_log_says_which_transfers_were_cut_off(
+    registry: Registry, admin: User, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = admin.create_version_with_files(model, b"x" * 64 * 2**20)
+    request = DownloadModelFilesRequest(model_rid=model.rid, model_version_rid=version.rid)
+
+    def codes() -> list[str]:
+        return [record.fields["code"] for record in caplog.records if hasattr(record, "fields")]
+
+    with caplog.at_level("INFO", "modelregistry.calls"):
+        caplog.clear()
+        upload = Stalled(admin, model)
+        begun(registry, 2)
+        upload.call.cancel()
+        until(lambda: len(codes()) == 1)
+        download = ModelServiceStub(registry.channel).DownloadModelFiles(request, metadata=admin.metadata)
+        next(download)
+        download.cancel()
+        until(lambda: len(codes()) == 2)
+        admin.download(admin.create_version_with_files(model, DATA))
+
+    assert codes() == ["CANCELLED", "CANCELLED", "OK", "OK", "OK"]
+
+
+def test_an_object_that_was_lost_is_replaced_by_the_next_upload_of_its_bytes(
+    registry: Registry, admin: User, model: Model
+) -> None:
+    first = admin.create_version_with_files(model, DATA)
+    for name in registry.files.names():
+        registry.files.remove(name)
+    lost = admin.failure("DownloadModelFiles", model_rid=model.rid, model_version_rid=first.rid)
+    assert (lost.code, lost.name) == (grpc.StatusCode.UNAVAILABLE, "StorageUnavailable")
+    assert lost.retry_seconds is None
+
+    second = admin.create_version_with_files(model, DATA)
+
+    assert admin.download(first) == admin.download(second) == DATA
+
+
+@pytest.mark.parametrize("changed", [DATA[:-1], DATA + b"x", b"y" + DATA[1:]], ids=["shorter", "longer", "other"])
+def test_an_object_that_was_changed_is_not_passed_off_as_what_was_stored(
+    registry: Registry, admin: User, model: Model, changed: bytes
+) -> None:
+    version = admin.create_version_with_files(model, DATA)
+    (name,) = registry.files.names()
+    with registry.files.write(name) as target:
+        target.write(changed)
+
+    with pytest.raises(grpc.RpcError) as caught:
+        admin.download(version)
+
+    failure = failure_of(caught.value)
+    assert (failure.name, failure.retry_seconds) == ("StorageUnavailable", None)
+
+
+def test_what_the_server_takes_itself_is_not_the_clients_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(transfers.time, "monotonic", lambda: now)
+    client = transfers.Client()
+
+    def parts() -> Iterator[str]:
+        nonlocal now
+        for part in ("first", "second"):
+            assert not client.is_too_slow()
+            now += transfers.FIRST_SECONDS + (part == "second") * 1.0
+            assert client.is_too_slow() == (part == "never")
+            yield part
+
+    for _ in client.sending(parts()):
+        now += 10 * transfers.IDLE_SECONDS
+        assert not client.is_too_slow()
+    stream = client.taking(iter(["first", "second"]))
+    next(stream)
+    now += transfers.IDLE_SECONDS
+    assert not client.is_too_slow()
+    now += 1
+    assert client.is_too_slow()
 
 
 def test_a_client_that_stands_still_is_cut_off(

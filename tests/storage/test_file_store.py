@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from server.errors import StorageUnavailable
-from server.storage.files import FileStore, new_object_name, open_file_store
+from server.storage.files import WRITE_BYTES, FileStore, new_object_name, open_file_store
 from tests.object_store import BUCKET, object_store
 
 DATA = bytes(range(256)) * 10_000
@@ -97,6 +99,31 @@ def test_a_removed_object_is_gone_and_can_be_removed_again(store: FileStore) -> 
         get(store, name)
 
 
+def test_an_object_is_there_with_its_size_alone(store: FileStore) -> None:
+    name = put(store)
+
+    assert store.has(name, len(DATA))
+    assert not store.has(name, len(DATA) - 1)
+    assert not store.has("other", len(DATA))
+
+
+def test_no_upload_stays_open_in_an_object_store_that_was_given_up(bucket: str, tmp_path: Path) -> None:
+    store = open_file_store(f"{bucket}/given-up", tmp_path, "one")
+
+    def give_up() -> None:
+        with store.write("given-up") as target:
+            for _ in range(5):
+                target.write(b"x" * WRITE_BYTES)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        give_up()
+
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=BUCKET)
+    assert store.names() == []
+
+
 def test_a_bucket_that_is_not_there_is_not_made(bucket: str, tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(FileNotFoundError):
@@ -125,7 +152,9 @@ def test_a_folder_that_cannot_be_written_is_storage_that_is_unavailable(tmp_path
 def test_model_files_of_the_data_folder_are_for_its_owner_alone(tmp_path: Path) -> None:
     open_file_store(None, tmp_path, "one")
 
-    assert (tmp_path / "files").stat().st_mode & 0o777 == 0o700
+    open_file_store(f"file://{tmp_path / 'other' / 'place'}", tmp_path, "one")
+    for folder in ("files", "files/one", "other/place/one"):
+        assert (tmp_path / folder).stat().st_mode & 0o777 == 0o700
 
 
 def test_an_object_is_known_to_no_listing_cache(open_store: Callable[..., FileStore]) -> None:

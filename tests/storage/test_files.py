@@ -105,6 +105,36 @@ def test_an_upload_that_was_forgotten_cannot_be_finished(repository: SqlReposito
     assert repository.read(lambda reader: reader.unnamed_files()) == []
 
 
+def test_an_upload_that_was_given_up_is_forgotten(repository: SqlRepository, model_rid: str) -> None:
+    begin(repository, key(model_rid))
+
+    repository.write(lambda tx: tx.give_up_upload(key(model_rid)))
+    repository.write(lambda tx: tx.give_up_upload(key(model_rid)))
+
+    assert repository.read(lambda reader: reader.known_objects(["first"])) == set()
+
+
+def test_files_are_held_by_another_object_if_theirs_is_lost(repository: SqlRepository, model_rid: str) -> None:
+    uploaded(repository, key(model_rid))
+    content = name_it(repository, model_rid)
+    second = FILE._replace(object_name="second")
+
+    repository.write(lambda tx: tx.replace_object(second, lost_object="first"))
+    repository.write(lambda tx: tx.replace_object(FILE._replace(object_name="third"), lost_object="first"))
+
+    assert repository.read(lambda reader: reader.find_file(content)) == second
+
+
+def test_some_files_are_as_many_as_are_asked_for(repository: SqlRepository, model_rid: str) -> None:
+    files = [StoredFile(bytes([number]) * 32, number, f"object {number}") for number in range(3)]
+    assert repository.read(lambda reader: reader.some_files(2)) == []
+    for number, file in enumerate(files):
+        uploaded(repository, key(model_rid, str(number)), file)
+
+    assert len(repository.read(lambda reader: reader.some_files(2))) == 2
+    assert sorted(repository.read(lambda reader: reader.some_files(5))) == files
+
+
 def test_files_are_found_by_the_content_that_names_them(repository: SqlRepository, model_rid: str) -> None:
     uploaded(repository, key(model_rid))
 

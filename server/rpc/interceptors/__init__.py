@@ -30,6 +30,9 @@ PROBE_THREADS = 2
 STREAM_THREADS = 256
 # More than may transfer model files at a time, so that the others are told so at once.
 TRANSFER_THREADS = 64
+# Those who bring a version with its files wait for the file store, which no other call does.
+CREATE_MODEL_VERSION = "/modelregistry.v1.ModelService/CreateModelVersion"
+CREATION_THREADS = 8
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -47,6 +50,7 @@ class Chain(grpc.ServerInterceptor):
         self._stream_threads = ThreadPoolExecutor(STREAM_THREADS, thread_name_prefix="streams")
         # Nor do streams of files keep other calls waiting.
         self._transfer_threads = ThreadPoolExecutor(TRANSFER_THREADS, thread_name_prefix="transfers")
+        self._creation_threads = ThreadPoolExecutor(CREATION_THREADS, thread_name_prefix="creations")
 
     def intercept_service(
         self,
@@ -105,6 +109,8 @@ class Chain(grpc.ServerInterceptor):
         """Return the threads of a method's own; None for the server's."""
         if is_open(method):
             return self._stream_threads if handler.response_streaming else self._probes
+        if method == CREATE_MODEL_VERSION:
+            return self._creation_threads
         return self._transfer_threads if handler.request_streaming or handler.response_streaming else None
 
     def _remembered(self, behaviour: Behaviour) -> Behaviour:

@@ -22,6 +22,7 @@ def answered(context: grpc.ServicerContext, record: CallRecord) -> Iterator[None
         yield
         return
     except grpc.RpcError:
+        record.cancelled = True
         raise  # From the requests of a stream that was cancelled: there is nobody to answer, and grpcio knows it.
     except RegistryError as raised:
         error = raised
@@ -31,6 +32,7 @@ def answered(context: grpc.ServicerContext, record: CallRecord) -> Iterator[None
         error = Internal()
         _explain(error, defect)
     record.error = error
+    record.cancelled = not context.is_active()
     abort(context, error, record.request_id)
 
 

@@ -29,6 +29,8 @@ class CallRecord:
     request_id: str
     caller: Caller | None = None
     error: RegistryError | None = None
+    # By the client, its deadline, or a bound of ours: nobody was told what came of it.
+    cancelled: bool = False
 
 
 @contextlib.contextmanager
@@ -39,6 +41,7 @@ def observed(method: str, context: grpc.ServicerContext) -> Iterator[CallRecord]
     try:
         yield record
     finally:
+        record.cancelled |= record.error is None and not context.is_active()
         if record.error is not None or not is_open(method):
             _log(method, record, time.perf_counter() - start)
 
@@ -54,7 +57,7 @@ def _request_id(context: grpc.ServicerContext) -> str:
 def _log(method: str, record: CallRecord, seconds: float) -> None:
     fields = {
         "method": method,
-        "code": grpc_code(record.error) if record.error else "OK",
+        "code": "CANCELLED" if record.cancelled else grpc_code(record.error) if record.error else "OK",
         "milliseconds": round(seconds * 1000, 1),
         "user": record.caller.user if record.caller else None,
         "request_id": record.request_id,

@@ -32,6 +32,11 @@ class SqlFileReader(SqlReader):
         row = self.connection.execute(query.where(contents.c.digest == content_digest)).one_or_none()
         return None if row is None else StoredFile(row.digest, row.size, row.object_name)
 
+    def some_files(self, count: int) -> list[StoredFile]:
+        """See the contract."""
+        rows = self.connection.execute(select(files).limit(count))
+        return [StoredFile(row.digest, row.size, row.object_name) for row in rows]
+
     def unnamed_files(self) -> list[bytes]:
         """See the contract."""
         return list(self.connection.scalars(select(files.c.digest).where(_is_unnamed)))
@@ -82,6 +87,15 @@ class SqlFileTransaction(SqlFileReader):
         if not finished.rowcount:
             raise StorageUnavailable
         return holder
+
+    def replace_object(self, file: StoredFile, lost_object: str) -> None:
+        """See the contract."""
+        lost = (files.c.digest == file.digest, files.c.object_name == lost_object)
+        self.connection.execute(update(files).where(*lost).values(object_name=file.object_name))
+
+    def give_up_upload(self, upload: UploadKey) -> None:
+        """See the contract."""
+        self.connection.execute(delete(uploads).where(_is(upload)))
 
     def find_upload(self, upload: UploadKey) -> bytes | None:
         """See the contract."""
