@@ -10,9 +10,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from modelregistry.v1.model_files_pb2 import ModelFiles, UploadedModelFiles
-from modelregistry.v1.model_service_pb2 import DownloadModelFilesRequest, UploadModelFilesRequest
+from modelregistry.v1.model_files_pb2 import DillModelFiles, ModelFiles, UploadedModelFiles
+from modelregistry.v1.model_service_pb2 import (
+    CreateModelVersionRequest,
+    DownloadModelFilesRequest,
+    UploadModelFilesRequest,
+)
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
+from tests.builders import model_api
 from tests.object_store import BUCKET, object_store
 from tests.processes import Server, run
 from tests.rpc.harness import User
@@ -65,8 +70,8 @@ def test_a_gigabyte_is_uploaded_promoted_and_downloaded_in_little_memory(tmp_pat
 
 def test_an_upload_to_an_object_store_takes_little_memory_too(tmp_path: Path) -> None:
     with (
-        object_store() as environment,
-        Server(tmp_path / "cwd", "--files-url", f"s3://{BUCKET}/registry", **environment) as server,
+        object_store() as objects,
+        Server(tmp_path / "cwd", "--files-url", f"s3://{BUCKET}/registry", **objects.environment) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         admin = server.user(channel)
@@ -77,22 +82,48 @@ def test_an_upload_to_an_object_store_takes_little_memory_too(tmp_path: Path) ->
         assert peak_resident_bytes(server) < MAX_RESIDENT_BYTES
 
 
+def test_a_store_that_hangs_holds_neither_other_calls_nor_the_end_of_the_server(tmp_path: Path) -> None:
+    with (
+        object_store() as objects,
+        Server(tmp_path / "cwd", "--files-url", f"s3://{BUCKET}/registry", **objects.environment) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        admin = server.user(channel)
+        model = admin.create_model("model")
+        admin.create_version_with_files(model, b"bytes")
+        create = ModelServiceStub(channel).CreateModelVersion
+        text = ModelFiles(dill=DillModelFiles(serialized_model_function="text"))
+        request = CreateModelVersionRequest(model_rid=model.rid, model_api=model_api(), model_files=text)
+        objects.freeze()
+        try:
+            # More than there are threads for any kind of call.
+            waiting = [create.future(request, metadata=admin.metadata, timeout=TRANSFER_SECONDS) for _ in range(80)]
+
+            assert [admin("GetModel", model_rid=model.rid) for _ in range(20)] == [model] * 20
+
+            assert not any(call.done() for call in waiting)
+            server.terminate()
+            assert server.process.wait(20) == 0
+        finally:
+            objects.thaw()
+
+
 def test_files_are_kept_in_an_object_store_and_shared_by_servers(tmp_path: Path, migrated_url: str) -> None:
     data = bytes(range(256)) * 40_000
-    with object_store() as environment:
+    with object_store() as objects:
         options = ("--database-url", migrated_url, "--files-url", f"s3://{BUCKET}/registry")
-        with Server(tmp_path / "one", *options, **environment) as one:
+        with Server(tmp_path / "one", *options, **objects.environment) as one:
             with grpc.insecure_channel(one.address) as channel:
                 admin = one.user(channel)
                 source, target = admin.create_model("source"), admin.create_model("target")
                 promoted = admin.promote(admin.create_version_with_files(source, data), target)
             with (
-                Server(tmp_path / "two", *options, **environment) as two,
+                Server(tmp_path / "two", *options, **objects.environment) as two,
                 grpc.insecure_channel(two.address) as channel,
             ):
                 assert two.user(channel).download(promoted) == data
             assert not (one.data_dir / "files").exists()
-        collected = run("gc", *options, **environment)
+        collected = run("gc", *options, **objects.environment)
         assert collected.stderr == "removed 0 files of 0 bytes, 0 leftovers and 0 expired uploads\n"
 
 

@@ -21,8 +21,8 @@ DATA = bytes(range(256)) * 10_000
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """The URL of a bucket in an object store."""
-    with object_store() as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
+    with object_store() as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
             patch.setenv(name, value)
         yield f"s3://{BUCKET}"
 
