@@ -27,6 +27,7 @@ from server.errors import FieldViolation, InvalidArgument
 
 # Protobuf parses 100 messages inside each other. The rest is for what wraps one later, such as a list of versions.
 MAX_DEPTH = 90
+MAX_VIOLATIONS = 1000  # far more than anybody is told
 M = TypeVar("M", bound=Message)
 
 
@@ -42,10 +43,10 @@ def to_json(message: Message) -> dict[str, object]:
 def from_json(value: object, message_type: type[M], path: str = "") -> M:
     """Return the message whose JSON form is the value; `path` says where the value stands in a larger document.
 
-    Raises InvalidArgument with every violation found, each at its path, like `modelApi.inputs[0].columns[3].name`.
+    Raises InvalidArgument with the violations, up to a bound, each at its path: `modelApi.inputs[0].columns[3].name`.
     """
     message = message_type()
-    violations = tuple(_fill(message, value, path, 1))
+    violations = tuple(found for found, _ in zip(_fill(message, value, path, 1), range(MAX_VIOLATIONS), strict=False))
     if violations:
         raise InvalidArgument(violations=violations)
     return message
@@ -59,8 +60,7 @@ def dumps(message: Message, indent: int | None = None) -> str:
 def loads(text: str | bytes) -> object:
     """Return the value of a JSON text; bytes are UTF-8.
 
-    Raises InvalidArgument for broken JSON, duplicate keys, NaN and Infinity, integers too long to convert, text that is
-    not valid Unicode, and nesting that the parser cannot follow.
+    Raises InvalidArgument for broken JSON, duplicate keys, NaN, overlong numbers, bad Unicode and bottomless nesting.
     """
     try:
         decoded = (text.encode() if isinstance(text, str) else text).decode()

@@ -5,6 +5,7 @@ The server decides everything; the gateway refuses only what it cannot make a ca
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import uuid
@@ -22,12 +23,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import ApiFeaturePreviewUsageOnly, InvalidArgument
 from server.gateway.bodies import Bodies
-from server.gateway.calls import Caller, RpcFailed
-from server.gateway.errors import Failure, MethodNotAllowed, RouteNotFound, failure, refusal
+from server.gateway.calls import Caller, RpcFailed, timeout_of
+from server.gateway.errors import Cancelled, Failure, MethodNotAllowed, RouteNotFound, failure, refusal
 from server.gateway.openapi import openapi_of
 from server.gateway.requests import request_of, wants_preview
 from server.gateway.routes import Route
 from server.json_form import dumps
+
+LARGE_BODY_BYTES = 64 * 2**10
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
@@ -71,6 +74,9 @@ class _Resource:
             response = await self._handle(request, request_id)
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:  # The server ends, and has waited for this request as long as it could.
+            what = f"{request.method} {scope['path'][:500]}"
+            response = _failed(refusal(request_id, Cancelled(), what, changes_something=changes_something))
         except RpcFailed as error:
             response = _failed(failure(error.status, error.route, changes_something=changes_something))
         except Exception as error:
@@ -109,14 +115,20 @@ class _RpcHandler:
     async def _answer(self, request: Request, request_id: str, body: bytes) -> Response:
         query = request.scope["query_string"].decode("ascii")
         try:
-            message = request_of(self._route, request.path_params, query, body)
+            seconds = timeout_of(request.headers)
+            if len(body) > LARGE_BODY_BYTES:
+                # Strangers make us work as little as can be, and what takes time keeps nobody waiting.
+                await self._caller.check_credentials(request.headers, request_id)
+                message = await asyncio.to_thread(request_of, self._route, request.path_params, query, body)
+            else:
+                message = request_of(self._route, request.path_params, query, body)
         except InvalidArgument:
             # The order of checks is the contract's: who may not call is not told what a call should look like.
             await self._caller.check_credentials(request.headers, request_id)
             if self._route.is_in_preview and not wants_preview(query):
                 raise ApiFeaturePreviewUsageOnly from None
             raise
-        answer = await self._caller.call(message, request.headers, request_id)
+        answer = await self._caller.call(message, request.headers, request_id, seconds)
         return _json(200, dumps(answer))
 
 

@@ -56,6 +56,6 @@ class Bodies:
 
 def _require_json(request: Request) -> None:
     content_type = ", ".join(request.headers.getlist("content-type"))
-    encoding = request.headers.get("content-encoding", "identity")
+    encoding = ", ".join(request.headers.getlist("content-encoding")) or "identity"
     if not _JSON.fullmatch(content_type.strip()) or encoding.lower() != "identity":
         raise UnsupportedMediaType(content_type=content_type, content_encoding=encoding)

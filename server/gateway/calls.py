@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 from google.rpc import status_pb2
+from starlette.datastructures import Headers
 
 from server.errors import FieldViolation, Internal, InvalidArgument, RegistryError, RequestTooLarge
 from server.gateway.errors import Cancelled, DeadlineExceeded, RequestHeadersTooLarge, ServiceUnavailable
@@ -17,6 +18,8 @@ from server.gateway.routes import Route
 
 # A call that has not been answered by then is given up, unless its client says otherwise.
 DEADLINE_SECONDS = 60.0
+# More than anybody waits; gRPC counts nanoseconds in 64 bits.
+MAX_DEADLINE_SECONDS = 24 * 3600.0
 
 # What the server takes as metadata, but for what gRPC itself adds.
 MAX_FORWARDED_BYTES = 15 * 2**10
@@ -54,30 +57,32 @@ class Caller:
         self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(route.rpc)
         self._route = route
 
-    async def call(self, request: Message, headers: Mapping[str, str], request_id: str) -> Message:
-        """Return the answer to a request.
+    async def call(self, request: Message, headers: Headers, request_id: str, seconds: float) -> Message:
+        """Return the answer to a request, for which there are so many seconds.
 
-        Raises RpcFailed with what the server says, and a RegistryError where it says nothing, or for a deadline that
-        cannot be understood.
+        Raises RpcFailed with what the server says, and a RegistryError where it says nothing.
         """
-        return self._route.response_type.FromString(await self._send(request.SerializeToString(), headers, request_id))
+        answer = await self._send(request.SerializeToString(), headers, request_id, seconds)
+        return self._route.response_type.FromString(answer)
 
-    async def check_credentials(self, headers: Mapping[str, str], request_id: str) -> None:
+    async def check_credentials(self, headers: Headers, request_id: str) -> None:
         """Return if the caller may use the route at all, whatever is asked. Raises as `call` does."""
         try:
-            await self._send(_UNPARSEABLE, headers, request_id)
+            await self._send(_UNPARSEABLE, headers, request_id, DEADLINE_SECONDS)
         except RpcFailed as error:
             if grpc.StatusCode.INVALID_ARGUMENT.value[0] != error.status.code:
                 raise
 
-    async def _send(self, request: bytes, headers: Mapping[str, str], request_id: str) -> bytes:
+    async def _send(self, request: bytes, headers: Headers, request_id: str, seconds: float) -> bytes:
         # gRPC takes printable ASCII alone; of a credential with anything else, the server shall say that it is invalid.
-        metadata = [(key, _UNPRINTABLE.sub("?", headers[key])) for key in _FORWARDED if key in headers]
+        # Of two credentials none is preferred: together they are none.
+        sent = {key: ", ".join(headers.getlist(key)) for key in _FORWARDED if key in headers}
+        metadata = [(key, _UNPRINTABLE.sub("?", value)) for key, value in sent.items()]
         if sum(len(key) + len(value) for key, value in metadata) > MAX_FORWARDED_BYTES:
             raise RequestHeadersTooLarge
         metadata.append(("x-request-id", request_id))
         try:
-            answer: bytes = await self._call(request, metadata=metadata, timeout=_timeout(headers))
+            answer: bytes = await self._call(request, metadata=metadata, timeout=seconds)
         except grpc.aio.AioRpcError as error:
             raise self._failed(error) from error
         return answer
@@ -90,11 +95,12 @@ class Caller:
         return _PLAIN.get(error.code(), Internal)()
 
 
-def _timeout(headers: Mapping[str, str]) -> float:
+def timeout_of(headers: Headers) -> float:
+    """Return for how many seconds a client wants to wait. Raises InvalidArgument if it does not say so properly."""
     sent = headers.get("grpc-timeout")
     if sent is None:
         return DEADLINE_SECONDS
     if not (match := _TIMEOUT.fullmatch(sent)):
         sentence = f"must be a number of at most 8 digits and a unit, like 500m or 10S, not {sent[:100]!r}"
         raise InvalidArgument(violations=(FieldViolation("Grpc-Timeout", sentence),))
-    return int(match[1]) * _TIMEOUT_UNITS[match[2]]
+    return min(int(match[1]) * _TIMEOUT_UNITS[match[2]], MAX_DEADLINE_SECONDS)

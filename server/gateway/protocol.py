@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import uuid
 from http import HTTPStatus
 from typing import Any
@@ -25,6 +26,11 @@ BODY_SECONDS = 60.0
 ANSWER_SECONDS = 120.0
 
 
+# The parser would take such a request for the end of HTTP, and its body for the next one.
+_UPGRADE = re.compile(rb"(?<=\r\n)upgrade(?=[ \t]*:)", re.IGNORECASE)
+_END_OF_HEAD = b"\r\n\r\n"
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. Whatever a client does or fails to do, it ends within these bounds."""
 
@@ -32,6 +38,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _in_head = True  # of a request, or before it
     _head_has_begun = False
     _head_bytes = 0
+    _bytes_without_body = 0  # since a head: trailers, or what stands around chunks
+    _began_or_had_body = False  # in the bytes that are being parsed
     _refusal: RegistryError | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -47,34 +55,71 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Go on with a request; the parser would keep a single header of any size."""
+        """Go on with a request; the parser would keep a single header or trailer of any size."""
+        if self._in_head and _UPGRADE.search(data):
+            # Nobody has to follow an offer of another protocol.
+            head, end, rest = data.partition(_END_OF_HEAD)
+            data = _UPGRADE.sub(b"ignored", head) + end + rest
+        self._began_or_had_body = False
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if not self._in_head:
+            self._bytes_without_body = 0 if self._began_or_had_body else self._bytes_without_body + len(data)
+        elif not self._began_or_had_body:
             if self._head_bytes == 0:
                 self._wait_at_most(HEAD_SECONDS)  # Blank lines begin no request, but end the wait for one.
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(RequestHeadersTooLarge())
+        if max(self._head_bytes, self._bytes_without_body) > MAX_HEAD_BYTES:
+            self._refuse(RequestHeadersTooLarge())
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Go on, if the client has sent all that it wanted to send, and waits for the answer."""
+        waits = self.scheme == "http" and self._owes_an_answer()
+        if waits:
+            self.cycle.keep_alive = False
+        return waits
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
         self._in_head, self._head_has_begun, self._head_bytes = True, True, 0
+        self._began_or_had_body = True
         self._wait_at_most(HEAD_SECONDS)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; a trailer comes too late to be one."""
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Go on to the body."""
         self._in_head = self._head_has_begun = False
-        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES:
+        self._bytes_without_body = self._head_bytes = 0
+        if sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES:
             self._refusal = RequestHeadersTooLarge()
             raise ValueError  # which the parser makes a call of `send_400_response`
+        if self.parser.should_upgrade():
+            raise ValueError
         self._wait_at_most(BODY_SECONDS)
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._began_or_had_body = True
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        """Go on to the answer."""
+        """Go on to the answer, or to the next request if this one was answered before it had arrived."""
         super().on_message_complete()
-        self._wait_at_most(ANSWER_SECONDS)
+        if self.cycle.response_complete:
+            self._wait_for_reader()
+            self._in_head = True
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:
+            self._wait_at_most(ANSWER_SECONDS)
         self._head_bytes = 0
 
     def on_response_complete(self) -> None:
@@ -104,7 +149,7 @@ class BoundedProtocol(HttpToolsProtocol):
         }
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         status = HTTPStatus(answer.http_status)
-        if not self._owes_an_answer():
+        if not (self._owes_an_answer() or self._answered_early()):
             self.transport.write(f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode() + body)
         self.transport.close()
         self._wait_for_reader()
@@ -136,6 +181,10 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle: Any = self.cycle
         arrived = cycle is not None and not cycle.response_complete and not cycle.more_body
         return arrived or bool(self.pipeline)
+
+    def _answered_early(self) -> bool:
+        """Whether the answer to a request has begun that has not arrived as a whole: a second one would confuse."""
+        return self.cycle is not None and self.cycle.response_started and self.cycle.more_body
 
     def _hang_up_on_who_does_not_read(self) -> bool:
         """Hang up if bytes wait for the client to read them: until then, an orderly end would wait, too."""
