@@ -216,13 +216,13 @@ class ModelServiceServicer:
     def UploadModelFiles(self, request_iterator, context):
         """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
 
-        The parts are joined in the order sent. An upload that was cut off leaves nothing behind, and one can be repeated
-        as often as needed: each that succeeds has an id of its own.
+        The parts are joined in the order sent. No version can have the files of an upload that was cut off, and one can be
+        repeated as often as needed: each that succeeds has an id of its own.
 
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidArgument, also where the bytes
         do not have the SHA-256 given), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-        (CreateModelVersionPermissionDenied). A stream without progress for a minute, or of more than six hours, is
-        cancelled.
+        (CreateModelVersionPermissionDenied). A stream whose client sends nothing for a minute, for 10 seconds
+        before the first part, or of more than six hours, is cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -106,13 +106,13 @@ class ModelServiceStub:
     UploadModelFiles: _grpc.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]
     """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
 
-    The parts are joined in the order sent. An upload that was cut off leaves nothing behind, and one can be repeated
-    as often as needed: each that succeeds has an id of its own.
+    The parts are joined in the order sent. No version can have the files of an upload that was cut off, and one can be
+    repeated as often as needed: each that succeeds has an id of its own.
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidArgument, also where the bytes
     do not have the SHA-256 given), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-    (CreateModelVersionPermissionDenied). A stream without progress for a minute, or of more than six hours, is
-    cancelled.
+    (CreateModelVersionPermissionDenied). A stream whose client sends nothing for a minute, for 10 seconds
+    before the first part, or of more than six hours, is cancelled.
     """
     DownloadModelFiles: _grpc.UnaryStreamMultiCallable[_model_service_pb2.DownloadModelFilesRequest, _model_service_pb2.DownloadModelFilesResponse]
     """Returns the model files of a version in parts, those of a promoted version too.
@@ -200,13 +200,13 @@ class ModelServiceAsyncStub(ModelServiceStub):
     UploadModelFiles: _aio.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]  # type: ignore[assignment]
     """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
 
-    The parts are joined in the order sent. An upload that was cut off leaves nothing behind, and one can be repeated
-    as often as needed: each that succeeds has an id of its own.
+    The parts are joined in the order sent. No version can have the files of an upload that was cut off, and one can be
+    repeated as often as needed: each that succeeds has an id of its own.
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidArgument, also where the bytes
     do not have the SHA-256 given), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-    (CreateModelVersionPermissionDenied). A stream without progress for a minute, or of more than six hours, is
-    cancelled.
+    (CreateModelVersionPermissionDenied). A stream whose client sends nothing for a minute, for 10 seconds
+    before the first part, or of more than six hours, is cancelled.
     """
     DownloadModelFiles: _aio.UnaryStreamMultiCallable[_model_service_pb2.DownloadModelFilesRequest, _model_service_pb2.DownloadModelFilesResponse]  # type: ignore[assignment]
     """Returns the model files of a version in parts, those of a promoted version too.
@@ -351,13 +351,13 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.UploadModelFilesResponse, _abc.Awaitable[_model_service_pb2.UploadModelFilesResponse]]:
         """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
 
-        The parts are joined in the order sent. An upload that was cut off leaves nothing behind, and one can be repeated
-        as often as needed: each that succeeds has an id of its own.
+        The parts are joined in the order sent. No version can have the files of an upload that was cut off, and one can be
+        repeated as often as needed: each that succeeds has an id of its own.
 
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidArgument, also where the bytes
         do not have the SHA-256 given), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-        (CreateModelVersionPermissionDenied). A stream without progress for a minute, or of more than six hours, is
-        cancelled.
+        (CreateModelVersionPermissionDenied). A stream whose client sends nothing for a minute, for 10 seconds
+        before the first part, or of more than six hours, is cancelled.
         """
 
     @_abc_1.abstractmethod
