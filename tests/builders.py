@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
-from fsspec.implementations.memory import MemoryFileSystem
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.access_service_pb2 import Grant, Role
@@ -27,7 +27,7 @@ from modelregistry.v1.model_api_pb2 import (
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
 from server import rids
 from server.caller import Caller
-from server.storage.files import FileStore
+from server.storage.files import FileStore, open_file_store
 from server.storage.repository import PageRequest, Position, Reader, Repository, Transaction
 
 ADMIN = Caller(principals=("user:admin",), is_admin=True)
@@ -149,9 +149,9 @@ def all_versions(reader: Reader, model_rid: str, branch: str = "master", page_si
         after = page.next_position
 
 
-def file_store(repository: Repository) -> FileStore:
-    """The store of a registry's model files, in memory, and of nobody else."""
-    return FileStore(MemoryFileSystem(), f"/{uuid.uuid4()}", repository.read(lambda reader: reader.registry_id()))
+def file_store(repository: Repository, folder: Path) -> FileStore:
+    """The store of a registry's model files in a data folder."""
+    return open_file_store(None, folder, repository.read(lambda reader: reader.registry_id()))
 
 
 @contextmanager

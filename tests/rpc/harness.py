@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -196,10 +198,15 @@ def serving(
     repository: Repository, max_message_bytes: int = 4 * 2**20, files: FileStore | None = None
 ) -> Iterator[Registry]:
     """Serve a repository on a loopback port."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = files or file_store(repository, Path(folder))
+        yield from _serving(repository, max_message_bytes, store)
+
+
+def _serving(repository: Repository, max_message_bytes: int, store: FileStore) -> Iterator[Registry]:
     key, health = key_pair(), Health(SERVED)
     verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
     chain = Chain(verifier)
-    store = files or file_store(repository)
     server = build_server(repository, store, chain, health, threads=THREADS, max_message_bytes=max_message_bytes)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()

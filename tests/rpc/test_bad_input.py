@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -220,7 +221,7 @@ def test_a_reflection_stream_that_stays_open_holds_no_thread_that_serves_calls(r
 
 
 def test_an_unforeseen_exception_is_internal_and_told_to_the_log_alone(
-    new_database: NewDatabase, open_repository: OpenRepository, caplog: pytest.LogCaptureFixture
+    new_database: NewDatabase, open_repository: OpenRepository, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     class Broken(SqlRepository):
         def read(self, query: Any) -> Any:
@@ -228,7 +229,7 @@ def test_an_unforeseen_exception_is_internal_and_told_to_the_log_alone(
 
     url = new_database("sqlite", migrated=True)
     sound = open_repository(url)
-    with serving(Broken(sound._engine), files=file_store(sound)) as registry, caplog.at_level(logging.INFO):
+    with serving(Broken(sound._engine), files=file_store(sound, tmp_path)) as registry, caplog.at_level(logging.INFO):
         failure = registry.user("admin").failure("ListModels")
     assert (failure.code, failure.name, failure.parameters) == (grpc.StatusCode.INTERNAL, "Internal", {})
     assert failure.status is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import grpc_testing
@@ -23,11 +24,11 @@ JANE = caller("user:jane")
 class Bench:
     """Calls servicers as grpc_testing's server does, as whoever is set."""
 
-    def __init__(self, repository: SqlRepository) -> None:
+    def __init__(self, repository: SqlRepository, folder: Path) -> None:
         self.caller: Caller = ADMIN
         self._errors: list[Exception] = []
         servicers = (
-            ModelService(repository, file_store(repository), lambda: self.caller),
+            ModelService(repository, file_store(repository, folder), lambda: self.caller),
             AccessService(repository, lambda: self.caller),
         )
         recording = dict(zip(SERVICES, (_Recording(servicer, self._errors) for servicer in servicers), strict=True))
@@ -61,8 +62,8 @@ class _Recording:
 
 
 @pytest.fixture
-def bench(repository: SqlRepository) -> Bench:
-    return Bench(repository)
+def bench(repository: SqlRepository, tmp_path: Path) -> Bench:
+    return Bench(repository, tmp_path)
 
 
 @pytest.fixture

@@ -19,6 +19,11 @@ from tests.rpc.test_model_files import DATA, UPLOAD, model, sha256, until, uploa
 __all__ = ["model"]  # a fixture
 
 
+def codes(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """How the calls ended, as the log says."""
+    return [record.fields["code"] for record in caplog.records if hasattr(record, "fields")]
+
+
 class Stalled:
     """An upload that stays open: its first part is on the way, and nothing follows until it is told."""
 
@@ -97,22 +102,19 @@ def test_the_log_says_which_transfers_were_cut_off(
     version = admin.create_version_with_files(model, b"x" * 64 * 2**20)
     request = DownloadModelFilesRequest(model_rid=model.rid, model_version_rid=version.rid)
 
-    def codes() -> list[str]:
-        return [record.fields["code"] for record in caplog.records if hasattr(record, "fields")]
-
     with caplog.at_level("INFO", "modelregistry.calls"):
         caplog.clear()
         upload = Stalled(admin, model)
         begun(registry, 2)
         upload.call.cancel()
-        until(lambda: len(codes()) == 1)
+        until(lambda: len(codes(caplog)) == 1)
         download = ModelServiceStub(registry.channel).DownloadModelFiles(request, metadata=admin.metadata)
         next(download)
         download.cancel()
-        until(lambda: len(codes()) == 2)
+        until(lambda: len(codes(caplog)) == 2)
         admin.download(admin.create_version_with_files(model, DATA))
 
-    assert codes() == ["CANCELLED", "CANCELLED", "OK", "OK", "OK"]
+    assert codes(caplog) == ["CANCELLED", "CANCELLED", "OK", "OK", "OK"]
 
 
 def test_an_object_that_was_lost_is_replaced_by_the_next_upload_of_its_bytes(
@@ -184,9 +186,15 @@ def test_a_client_that_stands_still_is_cut_off(
 
 
 def test_clients_that_do_not_read_are_cut_off_and_give_their_place_to_others(
-    two_transfers: None, monkeypatch: pytest.MonkeyPatch, registry: Registry, admin: User, model: Model
+    two_transfers: None,
+    monkeypatch: pytest.MonkeyPatch,
+    registry: Registry,
+    admin: User,
+    model: Model,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(transfers, "IDLE_SECONDS", 0.5)
+    caplog.set_level("INFO", "modelregistry.calls")
     version = admin.create_version_with_files(model, b"x" * 64 * 2**20)
     request = DownloadModelFilesRequest(model_rid=model.rid, model_version_rid=version.rid)
     download = ModelServiceStub(registry.channel).DownloadModelFiles
@@ -196,7 +204,8 @@ def test_clients_that_do_not_read_are_cut_off_and_give_their_place_to_others(
         next(call)  # it is on its way
     assert upload_failure(admin, UploadModelFilesRequest(model_rid=model.rid)).name == "Overloaded"
 
-    until(lambda: upload_failure(admin, UploadModelFilesRequest(model_rid=model.rid)).name == "InvalidArgument")
+    until(lambda: codes(caplog).count("CANCELLED") == 2)
+    assert upload_failure(admin, UploadModelFilesRequest(model_rid=model.rid)).name == "InvalidArgument"
     for call in unread:
         with pytest.raises(grpc.RpcError) as caught:
             list(call)
