@@ -15,6 +15,12 @@ from server.error_base import HTTP_STATUS as HTTP_STATUS
 from server.error_base import FieldViolation as FieldViolation
 from server.error_base import RegistryError as RegistryError
 from server.error_base import lower_camel as lower_camel
+from server.promotion_errors import BranchHeadChanged as BranchHeadChanged
+from server.promotion_errors import ModelApiIncompatible as ModelApiIncompatible
+from server.promotion_errors import PromotionNotFound as PromotionNotFound
+from server.promotion_errors import RequestIdAlreadyUsed as RequestIdAlreadyUsed
+from server.promotion_errors import VersionAlreadyHead as VersionAlreadyHead
+from server.promotion_errors import VersionNumberNotFound as VersionNumberNotFound
 
 # Who is calling
 
@@ -157,10 +163,10 @@ class CreateModelPermissionDenied(RegistryError):
 
 @dataclass(eq=False, kw_only=True)
 class AccessPermissionDenied(RegistryError):
-    """The caller may not manage the resource's grants."""
+    """The caller may not manage the resource's grants, nor the policies of its branches."""
 
     code = code_pb2.PERMISSION_DENIED
-    description = "Only an owner manages the grants of a resource."
+    description = "Only an owner manages the grants and policies of a resource."
     resource_rid: str
 
 

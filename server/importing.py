@@ -13,6 +13,8 @@ from dataclasses import astuple, dataclass
 from typing import BinaryIO, NamedTuple, TypeVar
 
 from modelregistry.v1.model_pb2 import Model, ModelVersion
+from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, Promotion
+from server import rids
 from server.caller import Caller
 from server.errors import (
     BranchNotFound,
@@ -182,6 +184,8 @@ def _store_version(tx: Transaction, row: ModelVersion, legacy_source: str | None
     stored = tx.append_version(version, tx.put_content(version), legacy_source)
     if stored.version_number != number:
         raise _BranchMoved
+    if version.source.HasField("promoted"):
+        tx.add_promotion(_promotion(version), None)
     return ImportSummary(versions=1, legacy=int(legacy_source is not None))
 
 
@@ -202,6 +206,17 @@ def _root_of(tx: Transaction, version: ModelVersion) -> str:
     previous = version.source.promoted.previous_model_version_rid
     found = tx.find_version(previous, IMPORTER)
     return found.version.root_model_version_rid if found else previous
+
+
+def _promotion(version: ModelVersion) -> Promotion:
+    """Return the record of the promotion that made a version elsewhere, as far as its line tells."""
+    return Promotion(
+        rid=rids.new_promotion_rid(),
+        kind=PROMOTION_KIND_PROMOTION,
+        source_model_rid=version.source.promoted.previous_model_rid,
+        source_model_version_rid=version.source.promoted.previous_model_version_rid,
+        model_version_rid=version.rid,
+    )
 
 
 def _completed(row: ModelVersion, version_number: int, root_rid: str) -> ModelVersion:

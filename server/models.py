@@ -20,18 +20,23 @@ from server.errors import (
     UnsupportedModelSource,
     UploadNotFound,
 )
+from server.repetition import claim, earlier_results, is_repeatable, made_before
 from server.storage.repository import Reader, StoredVersion, Transaction, UploadKey
 
 
 def create_model(tx: Transaction, caller: Caller, request: CreateModelRequest) -> Model:
     """Store a model with no versions, and make the caller its owner.
 
-    Raises CreateModelPermissionDenied and ResourceNameAlreadyExists.
+    The same request, by its id, is carried out once: it returns the same model again, or ModelNotFound where the caller
+    may see it no more. Raises RequestIdAlreadyUsed, CreateModelPermissionDenied and ResourceNameAlreadyExists.
     """
+    made = claim(tx, caller, request, [rid := rids.new_model_rid()])
+    if made is not None:
+        return tx.get_model(made[0], caller).model
     if tx.get_role(request.parent_folder_rid, caller) < TO_CREATE_MODELS:
         raise CreateModelPermissionDenied
     model = Model(
-        rid=rids.new_model_rid(),
+        rid=rid,
         name=request.name,
         parent_folder_rid=request.parent_folder_rid,
         created_by=caller.user,
@@ -51,10 +56,14 @@ def create_model_version(
 ) -> ModelVersion:
     """Store a version as the new head of a branch, with the files of an upload; it is its own root.
 
-    Raises ModelNotFound, CreateModelVersionPermissionDenied, UploadNotFound and RequestTooLarge.
+    The same request, by its id, is carried out once: it returns the same version again. Raises ModelNotFound,
+    RequestIdAlreadyUsed, CreateModelVersionPermissionDenied, UploadNotFound and RequestTooLarge.
     """
+    tx.get_model(request.model_rid, caller)
+    made = claim(tx, caller, request, [rid := rids.new_model_version_rid()])
+    if made is not None:
+        return made_before(tx, caller, made[0])
     require_editor(tx, caller, request.model_rid)
-    rid = rids.new_model_version_rid()
     version = ModelVersion(
         rid=rid,
         model_api=request.model_api,
@@ -73,6 +82,18 @@ def create_model_version(
     # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
     require_editor(tx, caller, request.model_rid)
     return created
+
+
+def created_before(reader: Reader, caller: Caller, request: CreateModelVersionRequest) -> ModelVersion | None:
+    """Return the version that the same request, by its id, created before; None if there is none.
+
+    Raises ModelNotFound and RequestIdAlreadyUsed.
+    """
+    if not is_repeatable(request):
+        return None
+    reader.get_model(request.model_rid, caller)
+    made = earlier_results(reader, caller, request)
+    return None if made is None else made_before(reader, caller, made[0])
 
 
 def require_editor(tx: Transaction, caller: Caller, model_rid: str) -> None:

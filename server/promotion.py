@@ -1,64 +1,263 @@
-"""The main job: an existing version is copied into another model as the new head of a branch."""
+"""The main job: an existing version is copied into another model as the new head of a branch.
+
+The order of the checks is a promise: each failure wins over those after it. `server.promotion_check` makes the same.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
+from modelregistry.v1.promotion_pb2 import (
+    PROMOTION_KIND_PROMOTION,
+    PROMOTION_KIND_ROLLBACK,
+    Promotion,
+    PromotionKind,
+)
+from modelregistry.v1.promotion_service_pb2 import (
+    BatchPromoted,
+    BatchPromoteVersionsRequest,
+    BatchPromoteVersionsResponse,
+    BatchPromotion,
+    RollbackBranchRequest,
+)
 from server import rids
 from server.auth.access import TO_PROMOTE
 from server.branches import branch_of
 from server.caller import Caller
 from server.errors import (
+    BranchHeadChanged,
+    FieldViolation,
     ModelNotFound,
     ModelVersionNotFound,
     PromoteVersionModelPermissionDenied,
+    RegistryError,
     UnsupportedModelSource,
+    VersionAlreadyHead,
+    VersionNumberNotFound,
 )
-from server.storage.repository import Transaction
+from server.repetition import claim, made_before
+from server.storage.promotions import BranchEnd
+from server.storage.repository import Reader, StoredVersion, Transaction
+from server.verdicts import require_compatible, verdict_on
 
 
 def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequest) -> ModelVersion:
-    """Copy the source version into the target model and return the copy.
+    """Copy the source version into the target model, record that, and return the copy.
 
-    The order of the checks is a promise: each failure wins over those after it. Raises ModelNotFound,
-    PromoteVersionModelPermissionDenied, ModelVersionNotFound and UnsupportedModelSource.
+    The same request, by its id, is carried out once: it returns the same copy again. Raises ModelNotFound,
+    RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, ModelVersionNotFound, UnsupportedModelSource,
+    BranchHeadChanged and ModelApiIncompatible.
     """
-    _require_promoter(tx, caller, request.model_rid)
-    source = tx.find_version(request.source_model_version_rid, caller)
+    tx.get_model(request.model_rid, caller)
+    made = claim(tx, caller, request, [rid := rids.new_model_version_rid()])
+    if made is not None:
+        return made_before(tx, caller, made[0])
+    require_promoter(tx, caller, request.model_rid)
+    return _promote(tx, caller, request, find_source(tx, caller, request), rid)
+
+
+def batch_promote_versions(
+    tx: Transaction, caller: Caller, request: BatchPromoteVersionsRequest
+) -> BatchPromoteVersionsResponse:
+    """Carry out all promotions of a request, or none, and return what they made.
+
+    Raises what promote_version raises, with the entry that is at fault as a violation.
+    """
+    entries = [_as_request(entry) for entry in request.promotions]
+    for index, entry in enumerate(entries):
+        with _naming(index):
+            tx.get_model(entry.model_rid, caller)
+    new = [rids.new_model_version_rid() for _ in entries]
+    made = claim(tx, caller, request, new)
+    if made is not None:
+        return _batch(tx, [made_before(tx, caller, rid) for rid in made])
+    sources = []
+    for index, entry in enumerate(entries):
+        with _naming(index):
+            require_promoter(tx, caller, entry.model_rid)
+            sources.append(find_source(tx, caller, entry))
+    # Two batches that share branches take them in one order, whatever that of their entries, so neither waits for ever.
+    for model_rid, branch in sorted({(entry.model_rid, branch_of(entry)) for entry in entries}):
+        tx.hold_branch(model_rid, branch)
+    promoted = []
+    for index, (entry, source, rid) in enumerate(zip(entries, sources, new, strict=True)):
+        with _naming(index):
+            promoted.append(_promote(tx, caller, entry, source, rid))
+    return _batch(tx, promoted)
+
+
+def rollback_branch(tx: Transaction, caller: Caller, request: RollbackBranchRequest) -> ModelVersion:
+    """Promote an earlier version of a branch onto the same branch, record that, and return the copy.
+
+    Compatibility only warns: who has to go back has no choice. Raises ModelNotFound, RequestIdAlreadyUsed,
+    PromoteVersionModelPermissionDenied, BranchNotFound, VersionNumberNotFound, UnsupportedModelSource,
+    BranchHeadChanged and VersionAlreadyHead.
+    """
+    model_rid, branch, number = request.model_rid, branch_of(request), request.to_version_number
+    tx.get_model(model_rid, caller)
+    made = claim(tx, caller, request, [rid := rids.new_model_version_rid()])
+    if made is not None:
+        return made_before(tx, caller, made[0])
+    require_promoter(tx, caller, model_rid)
+    source = tx.find_numbered_version(model_rid, branch, number, caller)
     if source is None:
-        raise _source_not_found(request)
-    if source.legacy_source is not None:
-        raise UnsupportedModelSource
-    copy = _copy(source.version, request.model_rid, branch_of(request), caller)
-    promoted = tx.append_version(copy, source.content_digest)
-    # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
-    _require_promoter(tx, caller, request.model_rid)
-    try:
-        tx.get_model(source.version.model_rid, caller)
-    except ModelNotFound:
-        raise _source_not_found(request) from None
-    return promoted
+        tx.get_branch(model_rid, branch, caller)
+        raise VersionNumberNotFound(model_rid=model_rid, branch_name=branch, version_number=number)
+    require_supported(source)
+    end = tx.extend_branch(model_rid, branch)
+    require_head(end, request)
+    if end.next_number == number + 1:
+        raise VersionAlreadyHead(model_rid=model_rid, branch_name=branch, version_number=number)
+    return _append(tx, caller, _Copy(PROMOTION_KIND_ROLLBACK, source, rid, model_rid, branch, _reason(request)), end)
 
 
-def _require_promoter(tx: Transaction, caller: Caller, model_rid: str) -> None:
-    if tx.get_model(model_rid, caller).role < TO_PROMOTE:
+# The checks, in order
+
+
+def require_promoter(reader: Reader, caller: Caller, model_rid: str) -> None:
+    """Return if the caller may promote. Raises ModelNotFound and PromoteVersionModelPermissionDenied."""
+    if reader.get_model(model_rid, caller).role < TO_PROMOTE:
         raise PromoteVersionModelPermissionDenied(model_rid=model_rid)
 
 
-def _source_not_found(request: PromoteVersionRequest) -> ModelVersionNotFound:
-    return ModelVersionNotFound(model_rid=request.model_rid, model_version_rid=request.source_model_version_rid)
+def find_source(reader: Reader, caller: Caller, request: PromoteVersionRequest) -> StoredVersion:
+    """Return the source version. Raises ModelVersionNotFound and UnsupportedModelSource."""
+    source = reader.find_version(request.source_model_version_rid, caller)
+    if source is None:
+        raise _source_not_found(request.model_rid, request.source_model_version_rid)
+    require_supported(source)
+    return source
 
 
-def _copy(source: ModelVersion, model_rid: str, branch: str, caller: Caller) -> ModelVersion:
+def require_supported(source: StoredVersion) -> None:
+    """Return if the version has a source that the API can express. Raises UnsupportedModelSource."""
+    if source.legacy_source is not None:
+        raise UnsupportedModelSource
+
+
+def require_head(end: BranchEnd, request: PromoteVersionRequest | RollbackBranchRequest) -> None:
+    """Return if the branch has the head that the request expects, or if it expects none. Raises BranchHeadChanged."""
+    actual = "" if end.head is None else end.head.rid
+    if request.HasField("expected_head_version_rid") and request.expected_head_version_rid != actual:
+        raise BranchHeadChanged(
+            model_rid=request.model_rid,
+            branch_name=branch_of(request),
+            expected_head_version_rid=request.expected_head_version_rid,
+            actual_head_version_rid=actual,
+        )
+
+
+# What is done
+
+
+class _Copy(NamedTuple):
+    """What is copied to where, and why."""
+
+    kind: PromotionKind.ValueType
+    source: StoredVersion
+    rid: str
+    model_rid: str
+    branch: str
+    reason: str | None
+
+
+def _promote(
+    tx: Transaction, caller: Caller, request: PromoteVersionRequest, source: StoredVersion, rid: str
+) -> ModelVersion:
+    branch = branch_of(request)
+    end = tx.extend_branch(request.model_rid, branch)
+    require_head(end, request)
+    copy = _Copy(PROMOTION_KIND_PROMOTION, source, rid, request.model_rid, branch, _reason(request))
+    return _append(tx, caller, copy, end)
+
+
+def _append(tx: Transaction, caller: Caller, copy: _Copy, end: BranchEnd) -> ModelVersion:
+    """Store the copy at the end of the branch, with the record of it."""
+    verdict = verdict_on(tx, end, copy.source)
+    if copy.kind == PROMOTION_KIND_PROMOTION:
+        require_compatible(tx, end, verdict, copy.model_rid, copy.branch)
+    promoted = tx.append_version(_version(copy, caller), copy.source.content_digest, branch=end)
+    record = Promotion(
+        rid=rids.new_promotion_rid(),
+        kind=copy.kind,
+        source_model_rid=copy.source.version.model_rid,
+        source_model_version_rid=copy.source.version.rid,
+        model_version_rid=copy.rid,
+        reason=copy.reason,
+    )
+    tx.add_promotion(record, verdict)
+    # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
+    require_promoter(tx, caller, copy.model_rid)
+    try:
+        tx.get_model(copy.source.version.model_rid, caller)
+    except ModelNotFound:
+        raise _source_not_found(copy.model_rid, copy.source.version.rid) from None
+    return promoted
+
+
+def _version(copy: _Copy, caller: Caller) -> ModelVersion:
     """Return the copy: everything equal to the source, the root carried over, but for what is the copy's own."""
-    copy = ModelVersion()
-    copy.CopyFrom(source)
-    copy.rid = rids.new_model_version_rid()
-    copy.model_rid = model_rid
-    copy.branch = branch
-    copy.created_by = caller.user
-    copy.ClearField("created_time")
-    copy.ClearField("version_number")
+    source, version = copy.source.version, ModelVersion()
+    version.CopyFrom(source)
+    version.rid = copy.rid
+    version.model_rid = copy.model_rid
+    version.branch = copy.branch
+    version.created_by = caller.user
+    version.ClearField("created_time")
+    version.ClearField("version_number")
     promoted = PromotedSource(previous_model_rid=source.model_rid, previous_model_version_rid=source.rid)
-    copy.source.CopyFrom(ModelVersionSource(promoted=promoted))
-    return copy
+    version.source.CopyFrom(ModelVersionSource(promoted=promoted))
+    return version
+
+
+def _source_not_found(model_rid: str, version_rid: str) -> ModelVersionNotFound:
+    return ModelVersionNotFound(model_rid=model_rid, model_version_rid=version_rid)
+
+
+def _reason(request: PromoteVersionRequest | RollbackBranchRequest) -> str | None:
+    return request.reason if request.HasField("reason") else None
+
+
+# Batches
+
+
+def _as_request(entry: BatchPromotion) -> PromoteVersionRequest:
+    """Return the promotion that an entry asks for, as if it stood alone."""
+    return PromoteVersionRequest(
+        model_rid=entry.model_rid,
+        source_model_version_rid=entry.source_model_version_rid,
+        branch=branch_of(entry),
+        expected_head_version_rid=entry.expected_head_version_rid
+        if entry.HasField("expected_head_version_rid")
+        else None,
+        reason=entry.reason if entry.HasField("reason") else None,
+    )
+
+
+@contextmanager
+def _naming(index: int) -> Iterator[None]:
+    """Add to what is raised that this entry is at fault."""
+    try:
+        yield
+    except RegistryError as error:
+        error.violations = (FieldViolation(f"promotions[{index}]", error.description), *error.violations)
+        raise
+
+
+def _batch(reader: Reader, promoted: list[ModelVersion]) -> BatchPromoteVersionsResponse:
+    return BatchPromoteVersionsResponse(
+        promoted=[
+            BatchPromoted(
+                model_version_rid=version.rid,
+                model_rid=version.model_rid,
+                branch=version.branch,
+                version_number=version.version_number,
+                promotion_rid=reader.get_promotion_rid(version.rid),
+            )
+            for version in promoted
+        ]
+    )

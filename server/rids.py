@@ -9,6 +9,7 @@ MAX_BYTES = 255
 
 MODEL = "model"
 MODEL_VERSION = "model-version"
+PROMOTION = "promotion"
 FOLDER = "folder"
 
 _TYPE = "[a-z][a-z0-9-]*"
@@ -36,3 +37,8 @@ def new_model_rid() -> str:
 def new_model_version_rid() -> str:
     """Return a RID that no model version has."""
     return f"ri.models.main.{MODEL_VERSION}.{uuid.uuid4()}"
+
+
+def new_promotion_rid() -> str:
+    """Return a RID that no promotion has."""
+    return f"ri.models.main.{PROMOTION}.{uuid.uuid4()}"

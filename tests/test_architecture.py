@@ -11,7 +11,7 @@ from google.api import http_pb2
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
 
-from modelregistry.v1 import access_service_pb2, model_service_pb2
+from modelregistry.v1 import access_service_pb2, model_service_pb2, promotion_service_pb2
 from server.auth.access import PERMISSIONS, SCOPES
 
 ROOT = Path(__file__).parent.parent
@@ -19,13 +19,14 @@ SERVER = ROOT / "server"
 PROTOS = ROOT / "protos"
 GEN = ROOT / "gen"
 WELL_KNOWN = Path(protoc.__file__).parent / "_proto"
-SERVICES = (model_service_pb2.DESCRIPTOR, access_service_pb2.DESCRIPTOR)
+SERVICES = (model_service_pb2.DESCRIPTOR, promotion_service_pb2.DESCRIPTOR, access_service_pb2.DESCRIPTOR)
 
 # What each part of the server may import of the others. A part is a folder or a module of server/.
-RULES = {"errors", "rids", "caller", "branches", "auth.access", "storage.repository"}
+RULES = {"errors", "rids", "caller", "branches", "auth.access", "storage.repository", "storage.promotions"}
 MAY_IMPORT: dict[str, set[str]] = {
     "error_base": set(),
-    "errors": {"error_base"},
+    "errors": {"error_base", "promotion_errors"},
+    "promotion_errors": {"error_base"},
     "rids": set(),
     "caller": set(),
     "logs": set(),
@@ -36,15 +37,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "validation": {"errors", "rids", "caller", "validation"},
     "auth": {"errors", "caller", "auth"},
     "storage": {"errors", "caller", "rids", "storage"},
-    "promotion": RULES,
-    "models": RULES,
+    "compatibility": set(),
+    "repetition": RULES,
+    "verdicts": RULES | {"compatibility"},
+    "promotion": RULES | {"repetition", "verdicts"},
+    "promotion_check": RULES | {"promotion", "repetition", "verdicts"},
+    "promotion_records": RULES,
+    "policies": RULES,
+    "models": RULES | {"repetition"},
     "grants": RULES,
     "model_files": RULES | {"models", "storage.files"},
     "garbage": RULES | {"storage.files"},
     "import_rows": {"errors", "rids", "branches", "json_form", "json_paths", "validation"},
     "importing": RULES | {"models", "json_form", "import_rows"},
     "rpc": RULES
-    | {"rpc", "auth", "promotion", "models", "model_files", "grants", "validation", "storage.paging", "storage.files"},
+    | {"promotion", "promotion_check", "promotion_records", "policies", "repetition", "models", "model_files", "grants"}
+    | {"rpc", "auth", "validation", "storage.paging", "storage.files"},
     # The description of HTTP says what the rules for fields are; to judge them is left to the server.
     "gateway": {"gateway", "errors", "json_form", "json_paths", "rpc.status", "validation"},
     "ports": {"config"},

@@ -14,17 +14,11 @@ from server.gateway import server as gateway_server
 from server.gateway.routes import routes_of
 from server.rpc.server import SERVICES
 from server.rpc.status import MAX_VIOLATIONS
+from tests.documents import table
 from tests.processes import Server, environment
 
 DOCS = Path(__file__).parent.parent / "docs"
 REFERENCE = (DOCS / "http.md").read_text()
-
-
-def rows(heading: str) -> list[list[str]]:
-    """The cells of the table under a heading, without its head."""
-    section = REFERENCE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
 
 
 def test_the_routes_are_those_of_the_protos_with_the_scopes_of_the_code() -> None:
@@ -32,11 +26,11 @@ def test_the_routes_are_those_of_the_protos_with_the_scopes_of_the_code() -> Non
         [f"`{route.http_method} {route.path}`", route.method.name, PERMISSIONS[route.rpc].scope]
         for route in routes_of(SERVICES)
     ]
-    assert sorted(rows("Routes")) == sorted(real)
+    assert sorted(table(REFERENCE, "Routes")) == sorted(real)
 
 
 def test_the_limits_are_those_of_the_code() -> None:
-    assert [cells[1] for cells in rows("Limits")] == [
+    assert [cells[1] for cells in table(REFERENCE, "Limits")] == [
         f"{protocol.MAX_HEAD_BYTES >> 10} KiB",
         f"{calls.MAX_FORWARDED_BYTES >> 10} KiB",
         f"{requests.MAX_PARAMETERS}",

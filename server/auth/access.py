@@ -22,6 +22,7 @@ TO_PROMOTE = ROLE_PROMOTER
 TO_CREATE_VERSIONS = ROLE_EDITOR
 TO_CREATE_MODELS = ROLE_EDITOR
 TO_MANAGE_GRANTS = ROLE_OWNER
+TO_SET_POLICIES = ROLE_OWNER
 
 
 class Permission(NamedTuple):
@@ -32,6 +33,7 @@ class Permission(NamedTuple):
 
 
 _MODELS = "/modelregistry.v1.ModelService/"
+_PROMOTIONS = "/modelregistry.v1.PromotionService/"
 _ACCESS = "/modelregistry.v1.AccessService/"
 
 # Every RPC of this service by its full method name; one that is missing cannot be called.
@@ -47,6 +49,14 @@ PERMISSIONS: dict[str, Permission] = {
     _MODELS + "PromoteVersion": Permission(MODELS_WRITE, TO_PROMOTE),
     _MODELS + "UploadModelFiles": Permission(MODELS_WRITE, TO_CREATE_VERSIONS),
     _MODELS + "DownloadModelFiles": Permission(MODELS_READ, TO_READ),
+    _PROMOTIONS + "CheckPromotion": Permission(MODELS_READ, TO_READ),
+    _PROMOTIONS + "BatchPromoteVersions": Permission(MODELS_WRITE, TO_PROMOTE),
+    _PROMOTIONS + "RollbackBranch": Permission(MODELS_WRITE, TO_PROMOTE),
+    _PROMOTIONS + "GetPromotion": Permission(MODELS_READ, TO_READ),
+    _PROMOTIONS + "ListPromotions": Permission(MODELS_READ, TO_READ),
+    _PROMOTIONS + "GetLineage": Permission(MODELS_READ, TO_READ),
+    _PROMOTIONS + "SetBranchPolicy": Permission(MODELS_WRITE, TO_SET_POLICIES),
+    _PROMOTIONS + "GetBranchPolicy": Permission(MODELS_READ, TO_READ),
     _ACCESS + "GrantRole": Permission(MODELS_WRITE, TO_MANAGE_GRANTS),
     _ACCESS + "RevokeRole": Permission(MODELS_WRITE, TO_MANAGE_GRANTS),
     _ACCESS + "ListGrants": Permission(MODELS_READ, TO_MANAGE_GRANTS),

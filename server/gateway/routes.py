@@ -11,14 +11,15 @@ from google.api.http_pb2 import HttpRule
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 PREVIEW = "preview"
 
 _HTTP_METHODS = ("get", "put", "post", "delete", "patch")
 _VARIABLE = re.compile(r"\{(\w+)\}")
 _PATH = re.compile(r"(?:/(?:[\w.-]+|\{\w+\}))+")
-# What text in a query can stand for.
-_IN_QUERY = {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BOOL, FieldDescriptor.TYPE_INT32}
+# What text in a path or a query can stand for, beside a time.
+_AS_TEXT = {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BOOL, FieldDescriptor.TYPE_INT32}
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _route(method: MethodDescriptor, rule: HttpRule) -> Route:
         not _PATH.fullmatch(template)
         or rule.body not in {"", "*"}
         or not {*in_path} <= {*fields}
-        or any(fields[name].type not in _IN_QUERY or fields[name].is_repeated for name in (*in_path, *in_query))
+        or not all(_is_text(fields[name]) for name in (*in_path, *in_query))
         or method.client_streaming
         or method.server_streaming
     ):
@@ -91,3 +92,8 @@ def _route(method: MethodDescriptor, rule: HttpRule) -> Route:
         query_fields={fields[name].json_name: fields[name] for name in in_query},
         has_body=has_body,
     )
+
+
+def _is_text(field: FieldDescriptor) -> bool:
+    is_time = field.message_type is not None and field.message_type.full_name == Timestamp.DESCRIPTOR.full_name
+    return (field.type in _AS_TEXT or is_time) and not field.is_repeated

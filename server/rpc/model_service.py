@@ -29,8 +29,9 @@ from modelregistry.v1.model_service_pb2 import (
 from server.branches import branch_of
 from server.caller import Caller
 from server.model_files import download_model_files, upload_model_files, uploaded_id
-from server.models import create_model, create_model_version, get_model_version
+from server.models import create_model, create_model_version, created_before, get_model_version
 from server.promotion import promote_version
+from server.repetition import is_repeatable
 from server.rpc.transfers import Transfers, watched
 from server.storage.files import FileStore
 from server.storage.paging import Paging
@@ -49,7 +50,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def CreateModel(self, request: CreateModelRequest, context: grpc.ServicerContext) -> Model:
         """Create a model with no versions."""
         caller = self._caller()
-        return self._repository.write(lambda tx: create_model(tx, caller, request))
+        return self._repository.write(lambda tx: create_model(tx, caller, request), repeatable=is_repeatable(request))
 
     def GetModel(self, request: GetModelRequest, context: grpc.ServicerContext) -> Model:
         """Return a model."""
@@ -68,8 +69,14 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def CreateModelVersion(self, request: CreateModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Add a version as the new head of a branch."""
         caller = self._caller()
+        # Before its files are stored again.
+        made = self._repository.read(lambda reader: created_before(reader, caller, request))
+        if made is not None:
+            return made
         upload_id = uploaded_id(self._repository, self._files, caller, request)
-        return self._repository.write(lambda tx: create_model_version(tx, caller, request, upload_id))
+        return self._repository.write(
+            lambda tx: create_model_version(tx, caller, request, upload_id), repeatable=is_repeatable(request)
+        )
 
     def GetModelVersion(self, request: GetModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Return a version of a model."""
@@ -102,7 +109,9 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def PromoteVersion(self, request: PromoteVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Copy a version into the target model as the new head of a branch."""
         caller = self._caller()
-        return self._repository.write(lambda tx: promote_version(tx, caller, request))
+        return self._repository.write(
+            lambda tx: promote_version(tx, caller, request), repeatable=is_repeatable(request)
+        )
 
     def UploadModelFiles(
         self, request_iterator: Iterator[UploadModelFilesRequest], context: grpc.ServicerContext

@@ -7,19 +7,27 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from modelregistry.v1 import access_service_pb2, access_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+from modelregistry.v1 import (
+    access_service_pb2,
+    access_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+    promotion_service_pb2,
+    promotion_service_pb2_grpc,
+)
 from server.rpc.access_service import AccessService
 from server.rpc.health import Health
 from server.rpc.interceptors import Chain
 from server.rpc.interceptors.authentication import current_caller
 from server.rpc.model_service import ModelService
+from server.rpc.promotion_service import PromotionService
 from server.rpc.reflection import add_reflection
 from server.storage.files import FileStore
 from server.storage.repository import Repository
 
 SERVICES = tuple(
     service.full_name
-    for file in (model_service_pb2, access_service_pb2)
+    for file in (model_service_pb2, promotion_service_pb2, access_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 MAX_METADATA_BYTES = 16 * 2**10
@@ -50,6 +58,9 @@ def build_server(
         ],
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(repository, files, current_caller), server)
+    promotion_service_pb2_grpc.add_PromotionServiceServicer_to_server(
+        PromotionService(repository, current_caller), server
+    )
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(repository, current_caller), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     add_reflection(server, (*SERVICES, HEALTH))

@@ -1,4 +1,4 @@
-"""Page tokens: opaque positions in an ordered list, bound to the query that handed them out.
+"""Pages of ordered lists, and their tokens: opaque positions, bound to the query that handed them out.
 
 A token holds no secret and grants nothing: whoever makes one up only chooses where a page begins.
 """
@@ -9,10 +9,14 @@ import base64
 import binascii
 import hashlib
 import json
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from server.errors import InvalidPageToken
-from server.storage.repository import Page, PageRequest, Position
+
+T = TypeVar("T")
+
+# Where a page ends: the value of the column that the list is ordered by.
+Position = str | int
 
 DEFAULT_PAGE_SIZE = 100
 _DIGEST_BYTES = 9
@@ -20,10 +24,24 @@ _DIGEST_BYTES = 9
 _MAX_POSITION = 2**31
 
 
+class PageRequest(NamedTuple):
+    """At most `size` items, beginning behind the position `after`."""
+
+    size: int
+    after: Position | None = None
+
+
+class Page(NamedTuple, Generic[T]):
+    """Items in order, and where the next page begins: None if nothing is left."""
+
+    items: list[T]
+    next_position: Position | None
+
+
 class Paging:
     """The pages of one query: its name, its arguments, and the type of its positions."""
 
-    def __init__(self, position_type: type[Position], *query: str | None):
+    def __init__(self, position_type: type[Position], *query: str | int | None):
         self._position_type = position_type
         self._query = json.dumps(query)
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection
 from datetime import timedelta
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.access_service_pb2 import Grant, Role
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from server.caller import Caller
+from server.storage.paging import Page as Page
+from server.storage.paging import PageRequest as PageRequest
+from server.storage.paging import Position as Position
+from server.storage.promotions import BranchEnd, PromotionReader, PromotionTransaction
+from server.storage.values import StoredVersion as StoredVersion
 
 T = TypeVar("T")
-
-# Where a page ends: the value of the column that the list is ordered by.
-Position = str | int
 
 
 class VisibleModel(NamedTuple):
@@ -28,18 +30,6 @@ class VisibleModel(NamedTuple):
 
     model: Model
     role: Role.ValueType
-
-
-class StoredVersion(NamedTuple):
-    """A version as it is stored.
-
-    `content_digest` is the SHA-256 under which its immutable content is shared. `legacy_source` is the source as JSON
-    text where ModelVersionSource cannot express it; the version's `source` is unset then.
-    """
-
-    version: ModelVersion
-    content_digest: bytes
-    legacy_source: str | None
 
 
 class StoredFile(NamedTuple):
@@ -63,21 +53,7 @@ class UploadKey(NamedTuple):
         return cls(hashlib.sha256(upload_id.encode()).digest(), caller.user, model_rid)
 
 
-class PageRequest(NamedTuple):
-    """At most `size` items, beginning behind the position `after`."""
-
-    size: int
-    after: Position | None = None
-
-
-class Page(NamedTuple, Generic[T]):
-    """Items in order, and where the next page begins: None if nothing is left."""
-
-    items: list[T]
-    next_position: Position | None
-
-
-class Reader(Protocol):
+class Reader(PromotionReader, Protocol):
     """Questions that change nothing."""
 
     def get_model(self, model_rid: str, caller: Caller) -> VisibleModel:
@@ -133,7 +109,7 @@ class Reader(Protocol):
         """Return what tells this registry from others, the same for as long as its storage lives."""
 
 
-class Transaction(Reader, Protocol):
+class Transaction(Reader, PromotionTransaction, Protocol):
     """Changes, all of which happen or none. What a transaction reads includes what it wrote."""
 
     def add_model(self, model: Model) -> Model:
@@ -151,13 +127,17 @@ class Transaction(Reader, Protocol):
         """
 
     def append_version(
-        self, version: ModelVersion, content_digest: bytes, legacy_source: str | None = None
+        self,
+        version: ModelVersion,
+        content_digest: bytes,
+        legacy_source: str | None = None,
+        branch: BranchEnd | None = None,
     ) -> ModelVersion:
-        """Store a version as the new head of its branch and return it, complete; the branch is created if it is new.
+        """Store a version as the new head of its branch and return it, complete.
 
-        Transactions that append to one branch wait for each other here. `version_number` becomes the previous head's
-        plus one, `created_time` now, but never before the previous head's; a `created_time` that is already set is
-        kept. The model must be stored. Nothing of the content is stored again, whatever its size.
+        `branch` is what `extend_branch` gave, which is asked here if nobody did. `version_number` becomes the previous
+        head's plus one, `created_time` now, but never before the previous head's; a `created_time` that is already set
+        is kept. Nothing of the content is stored again, whatever its size.
         """
 
     def set_grant(self, grant: Grant, changed_by: str) -> None:
@@ -207,11 +187,12 @@ class Repository(Protocol):
     def read(self, query: Callable[[Reader], T]) -> T:
         """Run a query; each of its questions sees the newest committed state."""
 
-    def write(self, change: Callable[[Transaction], T]) -> T:
+    def write(self, change: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
         """Run a change in one transaction: commit when it returns, roll back when it raises.
 
-        The change is run again after a conflict or a lost connection, so it has no effects of its own; never after a
-        COMMIT whose outcome is unknown, which raises StorageUnavailable.
+        The change is run again after a conflict or a lost connection, so it has no effects of its own. A COMMIT whose
+        outcome is unknown raises StorageUnavailable, unless the change is repeatable, that is, notices itself that it
+        was carried out before: then it is run again too.
         """
 
     def ping(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import EnumDescriptor
@@ -19,10 +19,12 @@ from server.validation.keywords import Keywords, keywords_of, says
 MAX_DISPLAY_NAME = 700
 MAX_BRANCH_NAME = 255
 MAX_PAGE_SIZE = 1000
+MAX_REASON_BYTES = 4096
 
 # Unicode category Cc, all of it.
 _CONTROLS = r"\x00-\x1f\x7f-\x9f"
 _CONTROL = re.compile(f"[{_CONTROLS}]")
+_WITHOUT_LINES = str.maketrans("", "", "\t\n\r")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _PRINCIPAL = re.compile(r"(?:user|group):.+")
@@ -34,6 +36,7 @@ _NANOS = range(0, 1_000_000_000, 1_000_000)
 _LIKE = {
     rids.MODEL: "ri.models.main.model.<uuid>",
     rids.MODEL_VERSION: "ri.models.main.model-version.<uuid>",
+    rids.PROMOTION: "ri.models.main.promotion.<uuid>",
     rids.FOLDER: "ri.<service>.<instance>.folder.<locator>",
 }
 _ANY_RID = "a RID, like ri.<service>.<instance>.<type>.<locator>,"
@@ -88,6 +91,20 @@ def given(value: str) -> Iterable[Broken]:
 def sha256(value: str) -> Iterable[Broken]:
     """A digest, as text."""
     return () if _SHA256.fullmatch(value) else (Broken(f"must be 64 hexadecimal digits, not {shown(value)}"),)
+
+
+@says({"pattern": f"^{_UUID.pattern}$"})
+def uuid(value: str) -> Iterable[Broken]:
+    """The id of a request, which its caller makes up."""
+    return () if _UUID.fullmatch(value) else (Broken(f"must be a UUID, not {shown(value)}"),)
+
+
+@says({"pattern": r"^(?:[\t\n\r]|[^\x00-\x1f\x7f-\x9f])*$", "maxLength": MAX_REASON_BYTES})
+def reason(value: str) -> Iterable[Broken]:
+    """What somebody says in free text, on as many lines as it takes."""
+    if (size := len(value.encode())) > MAX_REASON_BYTES:
+        return (Broken(f"must be at most {MAX_REASON_BYTES} bytes long, not {size}"),)
+    return text(value.translate(_WITHOUT_LINES))
 
 
 @says({"minLength": 1, "maxLength": MAX_DISPLAY_NAME, "pattern": f"^[^/{_CONTROLS}]*$", "not": {"enum": [".", ".."]}})
@@ -176,6 +193,12 @@ def page_size(value: int) -> Iterable[Broken]:
         yield Broken(f"must be 0 to {MAX_PAGE_SIZE}, not {value}", error)
 
 
+@says({"minimum": 1})
+def version_number(value: int) -> Iterable[Broken]:
+    """A position on a branch, which counts from 1."""
+    return () if value > 0 else (Broken(f"must be 1 or more, not {value}"),)
+
+
 @says({"minimum": 0})
 def not_negative(value: int) -> Iterable[Broken]:
     """A count, or a position that counts from 1; 0 is what an unset one looks like."""
@@ -227,6 +250,16 @@ def each(rule: Rule) -> Rule:
                 yield broken._replace(below=f"[{index}]{broken.below}")
 
     return every
+
+
+def from_1_to(most: int) -> Rule:
+    """Return the rule for a list that has something in it, and no more than so much."""
+
+    @says({"minItems": 1, "maxItems": most})
+    def counted(values: Sized) -> Iterable[Broken]:
+        return () if 1 <= len(values) <= most else (Broken(f"must have 1 to {most} entries, not {len(values)}"),)
+
+    return counted
 
 
 def entries(rule: Rule) -> Rule:

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from modelregistry.v1.access_service_pb2 import Role
+from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_api_pb2 import TabularFormat
-from server.rids import FOLDER, MODEL, MODEL_VERSION
+from server.rids import FOLDER, MODEL, MODEL_VERSION, PROMOTION
 from server.validation import model_api
 from server.validation.rules import (
     IS_REQUIRED,
@@ -23,17 +24,21 @@ from server.validation.rules import (
     each,
     entries,
     foreign_branch_name,
+    from_1_to,
     given,
     known,
     not_negative,
     opaque,
     page_size,
     principal,
+    reason,
     required_text,
     rid,
     sha256,
     text,
     unless_empty,
+    uuid,
+    version_number,
     whole_milliseconds,
 )
 
@@ -72,6 +77,43 @@ RULES: Final[Mapping[str, Rule]] = {
     "DownloadModelFilesRequest.model_version_rid": rid(MODEL_VERSION),
     "DillModelFiles.serialized_model_function": given,
     "UploadedModelFiles.upload_id": given,
+    "CreateModelRequest.request_id": uuid,
+    "CreateModelVersionRequest.request_id": uuid,
+    "PromoteVersionRequest.request_id": uuid,
+    "PromoteVersionRequest.expected_head_version_rid": rid(MODEL_VERSION, required=False),
+    "PromoteVersionRequest.reason": reason,
+    # PromotionService's requests
+    "BatchPromoteVersionsRequest.promotions": from_1_to(100),
+    "BatchPromoteVersionsRequest.request_id": uuid,
+    "BatchPromotion.model_rid": rid(MODEL),
+    "BatchPromotion.source_model_version_rid": rid(MODEL_VERSION),
+    "BatchPromotion.branch": branch_name,
+    "BatchPromotion.expected_head_version_rid": rid(MODEL_VERSION, required=False),
+    "BatchPromotion.reason": reason,
+    "RollbackBranchRequest.model_rid": rid(MODEL),
+    "RollbackBranchRequest.branch": branch_name,
+    "RollbackBranchRequest.to_version_number": version_number,
+    "RollbackBranchRequest.reason": reason,
+    "RollbackBranchRequest.request_id": uuid,
+    "RollbackBranchRequest.expected_head_version_rid": rid(MODEL_VERSION, required=False),
+    "GetPromotionRequest.promotion_rid": rid(PROMOTION),
+    "ListPromotionsRequest.model_rid": rid(MODEL, required=False),
+    "ListPromotionsRequest.branch": branch_name,
+    "ListPromotionsRequest.source_model_version_rid": rid(MODEL_VERSION, required=False),
+    "ListPromotionsRequest.model_version_rid": rid(MODEL_VERSION, required=False),
+    "ListPromotionsRequest.created_by": principal,
+    "ListPromotionsRequest.start_time": whole_milliseconds,
+    "ListPromotionsRequest.end_time": whole_milliseconds,
+    "ListPromotionsRequest.page_size": page_size,
+    "ListPromotionsRequest.page_token": opaque,
+    "GetLineageRequest.model_version_rid": rid(MODEL_VERSION),
+    "GetLineageRequest.page_size": page_size,
+    "GetLineageRequest.page_token": opaque,
+    "SetBranchPolicyRequest.model_rid": rid(MODEL),
+    "SetBranchPolicyRequest.branch": branch_name,
+    "SetBranchPolicyRequest.compatibility": known(CompatibilityMode.DESCRIPTOR, required=True),
+    "GetBranchPolicyRequest.model_rid": rid(MODEL),
+    "GetBranchPolicyRequest.branch": branch_name,
     # AccessService's requests
     "GrantRoleRequest.resource_rid": rid(MODEL, FOLDER),
     "GrantRoleRequest.principal": principal,

@@ -40,7 +40,7 @@ def test_every_rpc_wants_its_scope_before_it_looks_at_the_request(registry: Regi
 
 def test_reading_takes_the_read_scope_and_changing_the_write_scope() -> None:
     reads = {rpc for rpc in METHODS if PERMISSIONS[path_of(rpc)].scope == MODELS_READ}
-    assert reads == {rpc for rpc in METHODS if rpc.startswith(("Get", "List", "Download"))}
+    assert reads == {rpc for rpc in METHODS if rpc.startswith(("Get", "List", "Download", "Check"))}
 
 
 def test_a_token_of_algorithm_none_is_refused(registry: Registry) -> None:

@@ -14,6 +14,7 @@ from server import errors
 from server.caller import Caller
 from server.rpc.access_service import AccessService
 from server.rpc.model_service import ModelService
+from server.rpc.promotion_service import PromotionService
 from server.storage.sql.repository import SqlRepository
 from tests.builders import ADMIN, FOLDER, caller, file_store, model_api
 from tests.rpc.harness import METHODS, SERVICES, request_of
@@ -29,6 +30,7 @@ class Bench:
         self._errors: list[Exception] = []
         servicers = (
             ModelService(repository, file_store(repository, folder), lambda: self.caller),
+            PromotionService(repository, lambda: self.caller),
             AccessService(repository, lambda: self.caller),
         )
         recording = dict(zip(SERVICES, (_Recording(servicer, self._errors) for servicer in servicers), strict=True))

@@ -7,8 +7,12 @@ from datetime import timedelta
 import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER, Grant
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
+from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, Promotion
+from server import rids
 from server.errors import ModelNotFound, ResourceNameAlreadyExists
+from server.storage.promotions import Comparison, EarlierRequest, RequestKey
 from server.storage.repository import PageRequest, Reader, StoredFile, Transaction, UploadKey
 from server.storage.sql import tables
 from server.storage.sql.repository import SqlRepository
@@ -28,6 +32,26 @@ def test_write_returns_what_the_change_returns_and_read_what_the_query_returns(r
     assert repository.read(lambda reader: "read") == "read"
 
 
+def record(tx: Transaction, model_rid: str) -> None:
+    """Write a row into each table that promotions have."""
+    source, copy = builders.version(model_rid), builders.version(model_rid)
+    digest = tx.put_content(source)
+    tx.append_version(source, digest)
+    end = tx.extend_branch(model_rid, "master")
+    tx.append_version(copy, digest, branch=end)
+    comparison = Comparison(digest, digest, 1)
+    promotion = Promotion(
+        rid=rids.new_promotion_rid(),
+        kind=PROMOTION_KIND_PROMOTION,
+        source_model_rid=model_rid,
+        source_model_version_rid=source.rid,
+        model_version_rid=copy.rid,
+    )
+    tx.add_promotion(promotion, tx.add_verdict(comparison, Promotion()))
+    tx.add_policy(model_rid, "master", COMPATIBILITY_MODE_OFF, ADMIN.user)
+    tx.claim_request(RequestKey(ADMIN.user, "PromoteVersion", copy.rid), EarlierRequest(b"digest", (copy.rid,)))
+
+
 def test_a_change_that_raises_leaves_every_table_as_it_was(repository: SqlRepository, migrated_url: str) -> None:
     model = add_model(repository)
     append(repository, builders.version(model.rid))
@@ -40,6 +64,7 @@ def test_a_change_that_raises_leaves_every_table_as_it_was(repository: SqlReposi
         tx.finish_upload(upload, file)
 
     repository.write(upload_one)
+    repository.write(lambda tx: record(tx, model.rid))
     before = {table.name: rows(migrated_url, table) for table in tables.metadata.sorted_tables}
     assert all(before.values())
 
@@ -52,6 +77,7 @@ def test_a_change_that_raises_leaves_every_table_as_it_was(repository: SqlReposi
         tx.remove_grant(model.rid, "user:jane", ADMIN.user)
         tx.begin_upload(other, "other", timedelta(days=1))
         tx.finish_upload(other, StoredFile(b"other", 5, "other"))
+        record(tx, model.rid)
         raise GivenUp
 
     with pytest.raises(GivenUp):

@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.message import Message
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, GrantRoleRequest, ListGrantsRequest, RevokeRoleRequest
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.model_service_pb2 import (
     CreateModelRequest,
@@ -18,6 +19,14 @@ from modelregistry.v1.model_service_pb2 import (
     ListModelsRequest,
     ListModelVersionsRequest,
     PromoteVersionRequest,
+)
+from modelregistry.v1.promotion_service_pb2 import (
+    GetBranchPolicyRequest,
+    GetLineageRequest,
+    GetPromotionRequest,
+    ListPromotionsRequest,
+    RollbackBranchRequest,
+    SetBranchPolicyRequest,
 )
 from server.errors import FieldViolation, InvalidArgument, RegistryError
 from server.validation import validate
@@ -38,6 +47,7 @@ MODEL_OR_FOLDER = ("model", "folder")
 SENTENCES = {
     ("model",): "must be the RID of a model, like ri.models.main.model.<uuid>,",
     ("model-version",): "must be the RID of a model-version, like ri.models.main.model-version.<uuid>,",
+    ("promotion",): "must be the RID of a promotion, like ri.models.main.promotion.<uuid>,",
     ("folder",): "must be the RID of a folder, like ri.<service>.<instance>.folder.<locator>,",
     MODEL_OR_FOLDER: "must be the RID of a model, like ri.models.main.model.<uuid>,"
     " or the RID of a folder, like ri.<service>.<instance>.folder.<locator>,",
@@ -61,6 +71,26 @@ RID_FIELDS: list[tuple[Message, str, tuple[str, ...], str]] = [
     (ListModelVersionsRequest(), "model_rid", ("model",), "missing"),
     (PromoteVersionRequest(source_model_version_rid=VERSION), "model_rid", ("model",), "missing"),
     (PromoteVersionRequest(model_rid=MODEL), "source_model_version_rid", ("model-version",), "missing"),
+    (
+        PromoteVersionRequest(model_rid=MODEL, source_model_version_rid=VERSION),
+        "expected_head_version_rid",
+        ("model-version",),
+        "wrong",
+    ),
+    (RollbackBranchRequest(to_version_number=1), "model_rid", ("model",), "missing"),
+    (
+        RollbackBranchRequest(model_rid=MODEL, to_version_number=1),
+        "expected_head_version_rid",
+        ("model-version",),
+        "wrong",
+    ),
+    (GetPromotionRequest(), "promotion_rid", ("promotion",), "missing"),
+    (ListPromotionsRequest(), "model_rid", ("model",), "wrong"),
+    (ListPromotionsRequest(), "source_model_version_rid", ("model-version",), "wrong"),
+    (ListPromotionsRequest(), "model_version_rid", ("model-version",), "wrong"),
+    (GetLineageRequest(), "model_version_rid", ("model-version",), "missing"),
+    (SetBranchPolicyRequest(compatibility=COMPATIBILITY_MODE_OFF), "model_rid", ("model",), "missing"),
+    (GetBranchPolicyRequest(), "model_rid", ("model",), "missing"),
     (GrantRoleRequest(principal="user:u", role=ROLE_OWNER), "resource_rid", MODEL_OR_FOLDER, "missing"),
     (RevokeRoleRequest(principal="user:u"), "resource_rid", MODEL_OR_FOLDER, "missing"),
     (ListGrantsRequest(), "resource_rid", MODEL_OR_FOLDER, "missing"),

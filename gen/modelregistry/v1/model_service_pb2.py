@@ -29,7 +29,7 @@ from modelregistry.v1 import model_api_pb2 as modelregistry_dot_v1_dot_model__ap
 from modelregistry.v1 import model_files_pb2 as modelregistry_dot_v1_dot_model__files__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$modelregistry/v1/model_service.proto\x12\x10modelregistry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cmodelregistry/v1/model.proto\x1a modelregistry/v1/model_api.proto\x1a\"modelregistry/v1/model_files.proto\"=\n\x12\x43reateModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x11parent_folder_rid\x18\x02 \x01(\t\"$\n\x0fGetModelRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\"\x84\x01\n\x11ListModelsRequest\x12\x1e\n\x11parent_folder_rid\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x17\n\npage_token\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x14\n\x12_parent_folder_ridB\r\n\x0b_page_token\"u\n\x12ListModelsResponse\x12-\n\x06models\x18\x01 \x03(\x0b\x32\x17.modelregistry.v1.ModelR\x04\x64\x61ta\x12\x1c\n\x0fnext_page_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_next_page_token\"\xd6\x02\n\x19\x43reateModelVersionRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\x13\n\x06\x62ranch\x18\x02 \x01(\tH\x00\x88\x01\x01\x12-\n\tmodel_api\x18\x03 \x01(\x0b\x32\x1a.modelregistry.v1.ModelApi\x12\x1a\n\x12\x63onda_requirements\x18\x04 \x03(\t\x12\x1c\n\x14\x62\x61\x63king_repositories\x18\x05 \x03(\t\x12\x34\n\x06source\x18\x06 \x01(\x0b\x32$.modelregistry.v1.ModelVersionSource\x12\x1e\n\x11linked_experiment\x18\x07 \x01(\tH\x01\x88\x01\x01\x12\x31\n\x0bmodel_files\x18\x08 \x01(\x0b\x32\x1c.modelregistry.v1.ModelFilesB\t\n\x07_branchB\x14\n\x12_linked_experiment\"F\n\x16GetModelVersionRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\x19\n\x11model_version_rid\x18\x02 \x01(\t\"E\n\x10GetBranchRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\x13\n\x06\x62ranch\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_branch\"c\n\x13ListBranchesRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x17\n\npage_token\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_page_token\"z\n\x14ListBranchesResponse\x12\x30\n\x08\x62ranches\x18\x01 \x03(\x0b\x32\x18.modelregistry.v1.BranchR\x04\x64\x61ta\x12\x1c\n\x0fnext_page_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_next_page_token\"\x88\x01\n\x18ListModelVersionsRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\x13\n\x06\x62ranch\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x17\n\npage_token\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\t\n\x07_branchB\r\n\x0b_page_token\"\x8b\x01\n\x19ListModelVersionsResponse\x12<\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x1e.modelregistry.v1.ModelVersionR\x04\x64\x61ta\x12\x1c\n\x0fnext_page_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_next_page_token\"}\n\x15PromoteVersionRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12 \n\x18source_model_version_rid\x18\x02 \x01(\t\x12\x13\n\x06\x62ranch\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x0f\n\x07preview\x18\x04 \x01(\x08\x42\t\n\x07_branch\"K\n\x17UploadModelFilesRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"^\n\x18UploadModelFilesResponse\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"I\n\x19\x44ownloadModelFilesRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\x19\n\x11model_version_rid\x18\x02 \x01(\t\"s\n\x1a\x44ownloadModelFilesResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x17\n\nsize_bytes\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x06sha256\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\r\n\x0b_size_bytesB\t\n\x07_sha2562\xa7\n\n\x0cModelService\x12g\n\x0b\x43reateModel\x12$.modelregistry.v1.CreateModelRequest\x1a\x17.modelregistry.v1.Model\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/api/v2/models:\x01*\x12j\n\x08GetModel\x12!.modelregistry.v1.GetModelRequest\x1a\x17.modelregistry.v1.Model\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v2/models/{model_rid}\x12W\n\nListModels\x12#.modelregistry.v1.ListModelsRequest\x1a$.modelregistry.v1.ListModelsResponse\x12\x91\x01\n\x12\x43reateModelVersion\x12+.modelregistry.v1.CreateModelVersionRequest\x1a\x1e.modelregistry.v1.ModelVersion\".\x82\xd3\xe4\x93\x02(\"#/api/v2/models/{model_rid}/versions:\x01*\x12\x9c\x01\n\x0fGetModelVersion\x12(.modelregistry.v1.GetModelVersionRequest\x1a\x1e.modelregistry.v1.ModelVersion\"?\x82\xd3\xe4\x93\x02\x39\x12\x37/api/v2/models/{model_rid}/versions/{model_version_rid}\x12I\n\tGetBranch\x12\".modelregistry.v1.GetBranchRequest\x1a\x18.modelregistry.v1.Branch\x12]\n\x0cListBranches\x12%.modelregistry.v1.ListBranchesRequest\x1a&.modelregistry.v1.ListBranchesResponse\x12\x99\x01\n\x11ListModelVersions\x12*.modelregistry.v1.ListModelVersionsRequest\x1a+.modelregistry.v1.ListModelVersionsResponse\"+\x82\xd3\xe4\x93\x02%\x12#/api/v2/models/{model_rid}/versions\x12\x8f\x01\n\x0ePromoteVersion\x12\'.modelregistry.v1.PromoteVersionRequest\x1a\x1e.modelregistry.v1.ModelVersion\"4\x82\xd3\xe4\x93\x02.\")/api/v2/models/{model_rid}/promoteVersion:\x01*\x12k\n\x10UploadModelFiles\x12).modelregistry.v1.UploadModelFilesRequest\x1a*.modelregistry.v1.UploadModelFilesResponse(\x01\x12q\n\x12\x44ownloadModelFiles\x12+.modelregistry.v1.DownloadModelFilesRequest\x1a,.modelregistry.v1.DownloadModelFilesResponse0\x01\x42L\n\x13io.modelregistry.v1B\x11ModelServiceProtoP\x01Z modelregistry/v1;modelregistryv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$modelregistry/v1/model_service.proto\x12\x10modelregistry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cmodelregistry/v1/model.proto\x1a modelregistry/v1/model_api.proto\x1a\"modelregistry/v1/model_files.proto\"e\n\x12\x43reateModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x11parent_folder_rid\x18\x02 \x01(\t\x12\x17\n\nrequest_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_request_id\"$\n\x0fGetModelRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\"\x84\x01\n\x11ListModelsRequest\x12\x1e\n\x11parent_folder_rid\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x17\n\npage_token\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x14\n\x12_parent_folder_ridB\r\n\x0b_page_token\"u\n\x12ListModelsResponse\x12-\n\x06models\x18\x01 \x03(\x0b\x32\x17.modelregistry.v1.ModelR\x04\x64\x61ta\x12\x1c\n\x0fnext_page_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_next_page_token\"\xfe\x02\n\x19\x43reateModelVersionRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\x13\n\x06\x62ranch\x18\x02 \x01(\tH\x00\x88\x01\x01\x12-\n\tmodel_api\x18\x03 \x01(\x0b\x32\x1a.modelregistry.v1.ModelApi\x12\x1a\n\x12\x63onda_requirements\x18\x04 \x03(\t\x12\x1c\n\x14\x62\x61\x63king_repositories\x18\x05 \x03(\t\x12\x34\n\x06source\x18\x06 \x01(\x0b\x32$.modelregistry.v1.ModelVersionSource\x12\x1e\n\x11linked_experiment\x18\x07 \x01(\tH\x01\x88\x01\x01\x12\x31\n\x0bmodel_files\x18\x08 \x01(\x0b\x32\x1c.modelregistry.v1.ModelFiles\x12\x17\n\nrequest_id\x18\t \x01(\tH\x02\x88\x01\x01\x42\t\n\x07_branchB\x14\n\x12_linked_experimentB\r\n\x0b_request_id\"F\n\x16GetModelVersionRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\x19\n\x11model_version_rid\x18\x02 \x01(\t\"E\n\x10GetBranchRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\x13\n\x06\x62ranch\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_branch\"c\n\x13ListBranchesRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x17\n\npage_token\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_page_token\"z\n\x14ListBranchesResponse\x12\x30\n\x08\x62ranches\x18\x01 \x03(\x0b\x32\x18.modelregistry.v1.BranchR\x04\x64\x61ta\x12\x1c\n\x0fnext_page_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_next_page_token\"\x88\x01\n\x18ListModelVersionsRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\x13\n\x06\x62ranch\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x17\n\npage_token\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\t\n\x07_branchB\r\n\x0b_page_token\"\x8b\x01\n\x19ListModelVersionsResponse\x12<\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x1e.modelregistry.v1.ModelVersionR\x04\x64\x61ta\x12\x1c\n\x0fnext_page_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_next_page_token\"\x8b\x02\n\x15PromoteVersionRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12 \n\x18source_model_version_rid\x18\x02 \x01(\t\x12\x13\n\x06\x62ranch\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x0f\n\x07preview\x18\x04 \x01(\x08\x12\x17\n\nrequest_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x12&\n\x19\x65xpected_head_version_rid\x18\x06 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06reason\x18\x07 \x01(\tH\x03\x88\x01\x01\x42\t\n\x07_branchB\r\n\x0b_request_idB\x1c\n\x1a_expected_head_version_ridB\t\n\x07_reason\"K\n\x17UploadModelFilesRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"^\n\x18UploadModelFilesResponse\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"I\n\x19\x44ownloadModelFilesRequest\x12\x11\n\tmodel_rid\x18\x01 \x01(\t\x12\x19\n\x11model_version_rid\x18\x02 \x01(\t\"s\n\x1a\x44ownloadModelFilesResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x17\n\nsize_bytes\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x06sha256\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\r\n\x0b_size_bytesB\t\n\x07_sha2562\xa7\n\n\x0cModelService\x12g\n\x0b\x43reateModel\x12$.modelregistry.v1.CreateModelRequest\x1a\x17.modelregistry.v1.Model\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/api/v2/models:\x01*\x12j\n\x08GetModel\x12!.modelregistry.v1.GetModelRequest\x1a\x17.modelregistry.v1.Model\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v2/models/{model_rid}\x12W\n\nListModels\x12#.modelregistry.v1.ListModelsRequest\x1a$.modelregistry.v1.ListModelsResponse\x12\x91\x01\n\x12\x43reateModelVersion\x12+.modelregistry.v1.CreateModelVersionRequest\x1a\x1e.modelregistry.v1.ModelVersion\".\x82\xd3\xe4\x93\x02(\"#/api/v2/models/{model_rid}/versions:\x01*\x12\x9c\x01\n\x0fGetModelVersion\x12(.modelregistry.v1.GetModelVersionRequest\x1a\x1e.modelregistry.v1.ModelVersion\"?\x82\xd3\xe4\x93\x02\x39\x12\x37/api/v2/models/{model_rid}/versions/{model_version_rid}\x12I\n\tGetBranch\x12\".modelregistry.v1.GetBranchRequest\x1a\x18.modelregistry.v1.Branch\x12]\n\x0cListBranches\x12%.modelregistry.v1.ListBranchesRequest\x1a&.modelregistry.v1.ListBranchesResponse\x12\x99\x01\n\x11ListModelVersions\x12*.modelregistry.v1.ListModelVersionsRequest\x1a+.modelregistry.v1.ListModelVersionsResponse\"+\x82\xd3\xe4\x93\x02%\x12#/api/v2/models/{model_rid}/versions\x12\x8f\x01\n\x0ePromoteVersion\x12\'.modelregistry.v1.PromoteVersionRequest\x1a\x1e.modelregistry.v1.ModelVersion\"4\x82\xd3\xe4\x93\x02.\")/api/v2/models/{model_rid}/promoteVersion:\x01*\x12k\n\x10UploadModelFiles\x12).modelregistry.v1.UploadModelFilesRequest\x1a*.modelregistry.v1.UploadModelFilesResponse(\x01\x12q\n\x12\x44ownloadModelFiles\x12+.modelregistry.v1.DownloadModelFilesRequest\x1a,.modelregistry.v1.DownloadModelFilesResponse0\x01\x42L\n\x13io.modelregistry.v1B\x11ModelServiceProtoP\x01Z modelregistry/v1;modelregistryv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,37 +50,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['PromoteVersion']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['PromoteVersion']._serialized_options = b'\202\323\344\223\002.\")/api/v2/models/{model_rid}/promoteVersion:\001*'
   _globals['_CREATEMODELREQUEST']._serialized_start=221
-  _globals['_CREATEMODELREQUEST']._serialized_end=282
-  _globals['_GETMODELREQUEST']._serialized_start=284
-  _globals['_GETMODELREQUEST']._serialized_end=320
-  _globals['_LISTMODELSREQUEST']._serialized_start=323
-  _globals['_LISTMODELSREQUEST']._serialized_end=455
-  _globals['_LISTMODELSRESPONSE']._serialized_start=457
-  _globals['_LISTMODELSRESPONSE']._serialized_end=574
-  _globals['_CREATEMODELVERSIONREQUEST']._serialized_start=577
-  _globals['_CREATEMODELVERSIONREQUEST']._serialized_end=919
-  _globals['_GETMODELVERSIONREQUEST']._serialized_start=921
-  _globals['_GETMODELVERSIONREQUEST']._serialized_end=991
-  _globals['_GETBRANCHREQUEST']._serialized_start=993
-  _globals['_GETBRANCHREQUEST']._serialized_end=1062
-  _globals['_LISTBRANCHESREQUEST']._serialized_start=1064
-  _globals['_LISTBRANCHESREQUEST']._serialized_end=1163
-  _globals['_LISTBRANCHESRESPONSE']._serialized_start=1165
-  _globals['_LISTBRANCHESRESPONSE']._serialized_end=1287
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=1290
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1426
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1429
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1568
-  _globals['_PROMOTEVERSIONREQUEST']._serialized_start=1570
-  _globals['_PROMOTEVERSIONREQUEST']._serialized_end=1695
-  _globals['_UPLOADMODELFILESREQUEST']._serialized_start=1697
-  _globals['_UPLOADMODELFILESREQUEST']._serialized_end=1772
-  _globals['_UPLOADMODELFILESRESPONSE']._serialized_start=1774
-  _globals['_UPLOADMODELFILESRESPONSE']._serialized_end=1868
-  _globals['_DOWNLOADMODELFILESREQUEST']._serialized_start=1870
-  _globals['_DOWNLOADMODELFILESREQUEST']._serialized_end=1943
-  _globals['_DOWNLOADMODELFILESRESPONSE']._serialized_start=1945
-  _globals['_DOWNLOADMODELFILESRESPONSE']._serialized_end=2060
-  _globals['_MODELSERVICE']._serialized_start=2063
-  _globals['_MODELSERVICE']._serialized_end=3382
+  _globals['_CREATEMODELREQUEST']._serialized_end=322
+  _globals['_GETMODELREQUEST']._serialized_start=324
+  _globals['_GETMODELREQUEST']._serialized_end=360
+  _globals['_LISTMODELSREQUEST']._serialized_start=363
+  _globals['_LISTMODELSREQUEST']._serialized_end=495
+  _globals['_LISTMODELSRESPONSE']._serialized_start=497
+  _globals['_LISTMODELSRESPONSE']._serialized_end=614
+  _globals['_CREATEMODELVERSIONREQUEST']._serialized_start=617
+  _globals['_CREATEMODELVERSIONREQUEST']._serialized_end=999
+  _globals['_GETMODELVERSIONREQUEST']._serialized_start=1001
+  _globals['_GETMODELVERSIONREQUEST']._serialized_end=1071
+  _globals['_GETBRANCHREQUEST']._serialized_start=1073
+  _globals['_GETBRANCHREQUEST']._serialized_end=1142
+  _globals['_LISTBRANCHESREQUEST']._serialized_start=1144
+  _globals['_LISTBRANCHESREQUEST']._serialized_end=1243
+  _globals['_LISTBRANCHESRESPONSE']._serialized_start=1245
+  _globals['_LISTBRANCHESRESPONSE']._serialized_end=1367
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=1370
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1506
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1509
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1648
+  _globals['_PROMOTEVERSIONREQUEST']._serialized_start=1651
+  _globals['_PROMOTEVERSIONREQUEST']._serialized_end=1918
+  _globals['_UPLOADMODELFILESREQUEST']._serialized_start=1920
+  _globals['_UPLOADMODELFILESREQUEST']._serialized_end=1995
+  _globals['_UPLOADMODELFILESRESPONSE']._serialized_start=1997
+  _globals['_UPLOADMODELFILESRESPONSE']._serialized_end=2091
+  _globals['_DOWNLOADMODELFILESREQUEST']._serialized_start=2093
+  _globals['_DOWNLOADMODELFILESREQUEST']._serialized_end=2166
+  _globals['_DOWNLOADMODELFILESRESPONSE']._serialized_start=2168
+  _globals['_DOWNLOADMODELFILESRESPONSE']._serialized_end=2283
+  _globals['_MODELSERVICE']._serialized_start=2286
+  _globals['_MODELSERVICE']._serialized_end=3605
 # @@protoc_insertion_point(module_scope)

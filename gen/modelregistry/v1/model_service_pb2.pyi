@@ -30,23 +30,31 @@ class CreateModelRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     PARENT_FOLDER_RID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. The display name: 1 to 700 characters, not `.` or `..`, no `/`, no control characters; unique in the
     folder.
     """
     parent_folder_rid: _builtins.str
     """Required. The RID of the folder that will hold the model."""
+    request_id: _builtins.str
+    """Optional. A UUID that makes the call safe to repeat: the same caller's same request is carried out once, and each
+    repetition gets the same model.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         parent_folder_rid: _builtins.str = ...,
+        request_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_request_id", b"_request_id", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "parent_folder_rid", b"parent_folder_rid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_request_id", b"_request_id", "name", b"name", "parent_folder_rid", b"parent_folder_rid", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
 
 Global___CreateModelRequest: _TypeAlias = CreateModelRequest  # noqa: Y015
 
@@ -153,12 +161,17 @@ class CreateModelVersionRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     LINKED_EXPERIMENT_FIELD_NUMBER: _builtins.int
     MODEL_FILES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     model_rid: _builtins.str
     """Required. The RID of the model."""
     branch: _builtins.str
     """Optional. The branch, 1 to 255 characters, not shaped like a RID or a UUID; unset means `master`."""
     linked_experiment: _builtins.str
     """Optional. The RID of the experiment linked to the version."""
+    request_id: _builtins.str
+    """Optional. A UUID that makes the call safe to repeat: the same caller's same request is carried out once, and each
+    repetition gets the same version.
+    """
     @_builtins.property
     def model_api(self) -> _model_api_pb2.ModelApi:
         """Required. The inputs and outputs of the model."""
@@ -190,19 +203,24 @@ class CreateModelVersionRequest(_message.Message):
         source: _model_pb2.ModelVersionSource | None = ...,
         linked_experiment: _builtins.str | None = ...,
         model_files: _model_files_pb2.ModelFiles | None = ...,
+        request_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_linked_experiment", b"_linked_experiment", "branch", b"branch", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "model_files", b"model_files", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_linked_experiment", b"_linked_experiment", "_request_id", b"_request_id", "branch", b"branch", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "model_files", b"model_files", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_linked_experiment", b"_linked_experiment", "backing_repositories", b"backing_repositories", "branch", b"branch", "conda_requirements", b"conda_requirements", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "model_files", b"model_files", "model_rid", b"model_rid", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_linked_experiment", b"_linked_experiment", "_request_id", b"_request_id", "backing_repositories", b"backing_repositories", "branch", b"branch", "conda_requirements", b"conda_requirements", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "model_files", b"model_files", "model_rid", b"model_rid", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
     _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
     _WhichOneofReturnType__linked_experiment: _TypeAlias = _typing.Literal["linked_experiment"]  # noqa: Y015
     _WhichOneofArgType__linked_experiment: _TypeAlias = _typing.Literal["_linked_experiment", b"_linked_experiment"]  # noqa: Y015
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__linked_experiment) -> _WhichOneofReturnType__linked_experiment | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
 
 Global___CreateModelVersionRequest: _TypeAlias = CreateModelVersionRequest  # noqa: Y015
 
@@ -403,6 +421,9 @@ class PromoteVersionRequest(_message.Message):
     SOURCE_MODEL_VERSION_RID_FIELD_NUMBER: _builtins.int
     BRANCH_FIELD_NUMBER: _builtins.int
     PREVIEW_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_HEAD_VERSION_RID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     model_rid: _builtins.str
     """Required. The RID of the target model."""
     source_model_version_rid: _builtins.str
@@ -413,6 +434,14 @@ class PromoteVersionRequest(_message.Message):
     """
     preview: _builtins.bool
     """Required. Must be true: this RPC is in preview."""
+    request_id: _builtins.str
+    """Optional. A UUID that makes the call safe to repeat: the same caller's same request is carried out once, and each
+    repetition gets the same version.
+    """
+    expected_head_version_rid: _builtins.str
+    """Optional. The RID that the head of the branch must have. If another version is the head, nothing is promoted."""
+    reason: _builtins.str
+    """Optional. Why, in free text, at most 4,096 bytes; it stays in the record of the promotion."""
     def __init__(
         self,
         *,
@@ -420,14 +449,30 @@ class PromoteVersionRequest(_message.Message):
         source_model_version_rid: _builtins.str = ...,
         branch: _builtins.str | None = ...,
         preview: _builtins.bool = ...,
+        request_id: _builtins.str | None = ...,
+        expected_head_version_rid: _builtins.str | None = ...,
+        reason: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "branch", b"branch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_head_version_rid", b"_expected_head_version_rid", "_reason", b"_reason", "_request_id", b"_request_id", "branch", b"branch", "expected_head_version_rid", b"expected_head_version_rid", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "branch", b"branch", "model_rid", b"model_rid", "preview", b"preview", "source_model_version_rid", b"source_model_version_rid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_head_version_rid", b"_expected_head_version_rid", "_reason", b"_reason", "_request_id", b"_request_id", "branch", b"branch", "expected_head_version_rid", b"expected_head_version_rid", "model_rid", b"model_rid", "preview", b"preview", "reason", b"reason", "request_id", b"request_id", "source_model_version_rid", b"source_model_version_rid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
     _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
+    _WhichOneofReturnType__expected_head_version_rid: _TypeAlias = _typing.Literal["expected_head_version_rid"]  # noqa: Y015
+    _WhichOneofArgType__expected_head_version_rid: _TypeAlias = _typing.Literal["_expected_head_version_rid", b"_expected_head_version_rid"]  # noqa: Y015
+    _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_head_version_rid) -> _WhichOneofReturnType__expected_head_version_rid | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
 
 Global___PromoteVersionRequest: _TypeAlias = PromoteVersionRequest  # noqa: Y015
 

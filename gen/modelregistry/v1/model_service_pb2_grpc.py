@@ -125,7 +125,8 @@ class ModelServiceServicer:
         """Creates a model with no versions. The caller becomes its owner.
 
         Scope api:models-write; editor on the folder. Fails with INVALID_ARGUMENT (InvalidDisplayName),
-        PERMISSION_DENIED (CreateModelPermissionDenied) and ALREADY_EXISTS (ResourceNameAlreadyExists).
+        PERMISSION_DENIED (CreateModelPermissionDenied), ALREADY_EXISTS (ResourceNameAlreadyExists, RequestIdAlreadyUsed) and,
+        where a repeated request made a model that the caller may see no more, NOT_FOUND (ModelNotFound).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,8 +154,9 @@ class ModelServiceServicer:
         """Adds a version to a model, as the new head of a branch. The branch is created if it is new.
 
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
-        NOT_FOUND (ModelNotFound, UploadNotFound), PERMISSION_DENIED (CreateModelVersionPermissionDenied) and
-        RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles).
+        NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+        (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through
+        UploadModelFiles).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -203,11 +205,13 @@ class ModelServiceServicer:
     def PromoteVersion(self, request, context):
         """Copies an existing version, the source version, into the target model as the new head of a branch, with a new
         RID and a known origin. The branch is created if it is new. All or nothing: a failure leaves nothing behind.
+        PromotionService checks, records, reverses and traces promotions.
 
         Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
-        with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound),
-        PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound) and INVALID_ARGUMENT
-        (UnsupportedModelSource).
+        with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
+        (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound),
+        INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION
+        (ModelApiIncompatible).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,8 @@ class ModelServiceStub:
     """Creates a model with no versions. The caller becomes its owner.
 
     Scope api:models-write; editor on the folder. Fails with INVALID_ARGUMENT (InvalidDisplayName),
-    PERMISSION_DENIED (CreateModelPermissionDenied) and ALREADY_EXISTS (ResourceNameAlreadyExists).
+    PERMISSION_DENIED (CreateModelPermissionDenied), ALREADY_EXISTS (ResourceNameAlreadyExists, RequestIdAlreadyUsed) and,
+    where a repeated request made a model that the caller may see no more, NOT_FOUND (ModelNotFound).
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_pb2.Model]
     """Returns a model.
@@ -67,8 +68,9 @@ class ModelServiceStub:
     """Adds a version to a model, as the new head of a branch. The branch is created if it is new.
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
-    NOT_FOUND (ModelNotFound, UploadNotFound), PERMISSION_DENIED (CreateModelVersionPermissionDenied) and
-    RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles).
+    NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+    (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through
+    UploadModelFiles).
     """
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
     """Returns a version of a model.
@@ -97,11 +99,13 @@ class ModelServiceStub:
     PromoteVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.PromoteVersionRequest, _model_pb2.ModelVersion]
     """Copies an existing version, the source version, into the target model as the new head of a branch, with a new
     RID and a known origin. The branch is created if it is new. All or nothing: a failure leaves nothing behind.
+    PromotionService checks, records, reverses and traces promotions.
 
     Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
-    with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound),
-    PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound) and INVALID_ARGUMENT
-    (UnsupportedModelSource).
+    with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
+    (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound),
+    INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION
+    (ModelApiIncompatible).
     """
     UploadModelFiles: _grpc.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]
     """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
@@ -145,7 +149,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Creates a model with no versions. The caller becomes its owner.
 
     Scope api:models-write; editor on the folder. Fails with INVALID_ARGUMENT (InvalidDisplayName),
-    PERMISSION_DENIED (CreateModelPermissionDenied) and ALREADY_EXISTS (ResourceNameAlreadyExists).
+    PERMISSION_DENIED (CreateModelPermissionDenied), ALREADY_EXISTS (ResourceNameAlreadyExists, RequestIdAlreadyUsed) and,
+    where a repeated request made a model that the caller may see no more, NOT_FOUND (ModelNotFound).
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_pb2.Model]  # type: ignore[assignment]
     """Returns a model.
@@ -161,8 +166,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Adds a version to a model, as the new head of a branch. The branch is created if it is new.
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
-    NOT_FOUND (ModelNotFound, UploadNotFound), PERMISSION_DENIED (CreateModelVersionPermissionDenied) and
-    RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles).
+    NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+    (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through
+    UploadModelFiles).
     """
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Returns a version of a model.
@@ -191,11 +197,13 @@ class ModelServiceAsyncStub(ModelServiceStub):
     PromoteVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.PromoteVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Copies an existing version, the source version, into the target model as the new head of a branch, with a new
     RID and a known origin. The branch is created if it is new. All or nothing: a failure leaves nothing behind.
+    PromotionService checks, records, reverses and traces promotions.
 
     Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
-    with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound),
-    PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound) and INVALID_ARGUMENT
-    (UnsupportedModelSource).
+    with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
+    (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound),
+    INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION
+    (ModelApiIncompatible).
     """
     UploadModelFiles: _aio.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]  # type: ignore[assignment]
     """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
@@ -242,7 +250,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a model with no versions. The caller becomes its owner.
 
         Scope api:models-write; editor on the folder. Fails with INVALID_ARGUMENT (InvalidDisplayName),
-        PERMISSION_DENIED (CreateModelPermissionDenied) and ALREADY_EXISTS (ResourceNameAlreadyExists).
+        PERMISSION_DENIED (CreateModelPermissionDenied), ALREADY_EXISTS (ResourceNameAlreadyExists, RequestIdAlreadyUsed) and,
+        where a repeated request made a model that the caller may see no more, NOT_FOUND (ModelNotFound).
         """
 
     @_abc_1.abstractmethod
@@ -276,8 +285,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds a version to a model, as the new head of a branch. The branch is created if it is new.
 
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
-        NOT_FOUND (ModelNotFound, UploadNotFound), PERMISSION_DENIED (CreateModelVersionPermissionDenied) and
-        RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles).
+        NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+        (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through
+        UploadModelFiles).
         """
 
     @_abc_1.abstractmethod
@@ -336,11 +346,13 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_pb2.ModelVersion, _abc.Awaitable[_model_pb2.ModelVersion]]:
         """Copies an existing version, the source version, into the target model as the new head of a branch, with a new
         RID and a known origin. The branch is created if it is new. All or nothing: a failure leaves nothing behind.
+        PromotionService checks, records, reverses and traces promotions.
 
         Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
-        with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound),
-        PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound) and INVALID_ARGUMENT
-        (UnsupportedModelSource).
+        with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
+        (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound),
+        INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION
+        (ModelApiIncompatible).
         """
 
     @_abc_1.abstractmethod

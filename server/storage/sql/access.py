@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Select, func, literal, select, true
+from sqlalchemy import ColumnElement, FromClause, Select, func, literal, select, true
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER
 from server.caller import Caller
@@ -16,7 +16,8 @@ def role_on(caller: Caller, *resource_rids: str | ColumnElement[str]) -> ColumnE
     """The caller's highest role among the grants on these resources; NULL if there is none."""
     if caller.is_admin:
         return literal(int(ROLE_OWNER))
-    return _grants_to(caller, *resource_rids).with_only_columns(func.max(grants.c.role)).scalar_subquery()
+    highest = _grants_to(caller, *resource_rids).with_only_columns(func.max(grants.c.role))
+    return highest.correlate(models).scalar_subquery()
 
 
 def role_on_model(caller: Caller) -> ColumnElement[int | None]:
@@ -24,11 +25,11 @@ def role_on_model(caller: Caller) -> ColumnElement[int | None]:
     return role_on(caller, models.c.rid, models.c.parent_folder_rid)
 
 
-def model_is_visible(caller: Caller) -> ColumnElement[bool]:
-    """Whether the caller has any role on the row of `models`, or on its folder."""
+def model_is_visible(caller: Caller, model: FromClause = models) -> ColumnElement[bool]:
+    """Whether the caller has any role on the row of `models`, or of an alias of it, or on its folder."""
     if caller.is_admin:
         return true()
-    return _grants_to(caller, models.c.rid, models.c.parent_folder_rid).exists()
+    return _grants_to(caller, model.c.rid, model.c.parent_folder_rid).correlate(model).exists()
 
 
 def granted_folders(caller: Caller) -> Select[str]:
@@ -50,7 +51,6 @@ def ways_to_see_models(caller: Caller, folders: Sequence[str] | Select[str]) -> 
 
 
 def _grants_to(caller: Caller, *resource_rids: str | ColumnElement[str]) -> Select[int]:
-    query = select(grants.c.role).where(
+    return select(grants.c.role).where(
         grants.c.resource_rid.in_(resource_rids), grants.c.principal.in_(caller.principals)
     )
-    return query.correlate(models)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, and_, func, literal, or_, select, union
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, Table, and_, func, literal, or_, select, union
 
 from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED, Grant, Role
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
@@ -65,7 +65,7 @@ class SqlReader:
         ]
         visible = union(*(select(way) for way in ways)).subquery()
         rows = self.connection.execute(select(visible).order_by(visible.c.rid).limit(page.size + 1)).all()
-        return _page(rows, rows[: page.size], "rid", to_model)
+        return page_of(rows, rows[: page.size], "rid", to_model)
 
     def _folders_to_list(self, caller: Caller, parent_folder_rid: str | None) -> Sequence[str] | Select[str]:
         """Return the folders with a role, by name as long as they are few enough for a statement."""
@@ -77,15 +77,7 @@ class SqlReader:
 
     def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
         """See the contract."""
-        query = (
-            select(
-                *VERSION_COLUMNS, models.c.rid.label("model_rid"), branches.c.name.label("branch"), contents.c.payload
-            )
-            .join_from(versions, branches)
-            .join(models)
-            .join(contents, contents.c.digest == versions.c.content_digest)
-            .where(versions.c.rid == model_version_rid, model_is_visible(caller))
-        )
+        query = stored_versions(caller).where(versions.c.rid == model_version_rid)
         row = self.connection.execute(query).one_or_none()
         return None if row is None else to_stored_version(row)
 
@@ -127,8 +119,8 @@ class SqlReader:
         )
         if page.after is not None:
             query = query.where(branches.c.name > page.after)
-        rows = self._with_payloads(query, lambda columns: columns.branch)
-        return _page(rows, _that_fit(rows[: page.size]), "branch", to_branch)
+        rows = self.with_payloads(query, contents, "content_digest", lambda row: (row.branch,))
+        return page_of(rows, that_fit(rows[: page.size]), "branch", to_branch)
 
     def list_versions(self, model_rid: str, branch: str, caller: Caller, page: PageRequest) -> Page[ModelVersion]:
         """See the contract."""
@@ -148,8 +140,8 @@ class SqlReader:
         )
         if page.after is not None:
             query = query.where(versions.c.version_number < page.after)
-        rows = self._with_payloads(query, lambda columns: columns.version_number.desc())
-        return _page(rows, _that_fit(rows[: page.size]), "version_number", to_version)
+        rows = self.with_payloads(query, contents, "content_digest", lambda row: (row.version_number.desc(),))
+        return page_of(rows, that_fit(rows[: page.size]), "version_number", to_version)
 
     def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
         """See the contract."""
@@ -162,29 +154,46 @@ class SqlReader:
         if page.after is not None:
             query = query.where(grants.c.principal > page.after)
         rows = self.connection.execute(query.order_by(grants.c.principal).limit(page.size + 1)).all()
-        return _page(rows, rows[: page.size], "principal", _to_grant)
+        return page_of(rows, rows[: page.size], "principal", _to_grant)
 
-    def _with_payloads(
-        self, query: Select[*tuple[Any, ...]], order: Callable[[Any], ColumnElement[Any]]
+    def with_payloads(
+        self,
+        query: Select[*tuple[Any, ...]],
+        shared: Table,
+        reference: str,
+        order: Callable[[Any], Sequence[ColumnElement[Any]]],
     ) -> Sequence[AnyRow]:
-        """Run a query of versions with their `size`; add the `payload` to as many as fit into one message.
+        """Run a query of rows with their `size`; add the `payload` to as many as fit into one message.
 
-        The payload of the others is NULL, and is not read: a thousand versions can be larger than memory.
+        Payloads are in a table that rows share, and a column refers to its key. Those of the other rows are NULL, and
+        are not read: a thousand can be larger than memory. Whether a row is one that `fits` is in its column.
         """
         listed = query.subquery()
-        # How much each version and those before it fill.
+        # How much each row and those before it fill.
         filled = func.sum(listed.c.size).over(order_by=order(listed.c), rows=(None, 0)).label("filled")
         measured = select(listed, filled).subquery()
         fits = or_(
             measured.c.filled <= self._max_message_bytes - ENVELOPE_BYTES,
             measured.c.filled == measured.c.size,  # the first one
         )
+        key = shared.primary_key.columns[0]
         payloads = (
-            select(measured, contents.c.payload)
-            .outerjoin(contents, and_(contents.c.digest == measured.c.content_digest, fits))
-            .order_by(order(measured.c))
+            select(measured, fits.label("fits"), shared.c.payload)
+            .outerjoin(shared, and_(key == measured.c[reference], fits))
+            .order_by(*order(measured.c))
         )
         return self.connection.execute(payloads).all()
+
+
+def stored_versions(caller: Caller) -> Select[*tuple[Any, ...]]:
+    """The versions that the caller may see, each with its content."""
+    return (
+        select(*VERSION_COLUMNS, models.c.rid.label("model_rid"), branches.c.name.label("branch"), contents.c.payload)
+        .join_from(versions, branches)
+        .join(models)
+        .join(contents, contents.c.digest == versions.c.content_digest)
+        .where(model_is_visible(caller))
+    )
 
 
 def model_id(model_rid: str) -> ScalarSelect[int]:
@@ -198,11 +207,12 @@ def branch_id(model_rid: str, branch: str) -> ScalarSelect[int]:
     return query.scalar_subquery()
 
 
-def _that_fit(rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
-    return [row for row in rows if row.payload is not None]
+def that_fit(rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
+    """The rows that fit into one message."""
+    return [row for row in rows if row.fits]
 
 
-def _page(rows: Sequence[AnyRow], kept: Sequence[AnyRow], position: str, to_item: Callable[[AnyRow], T]) -> Page[T]:
+def page_of(rows: Sequence[AnyRow], kept: Sequence[AnyRow], position: str, to_item: Callable[[AnyRow], T]) -> Page[T]:
     """Make a page of the first rows, the kept ones; what is left of `rows` says that another page follows."""
     following = getattr(kept[-1], position) if len(kept) < len(rows) else None
     return Page([to_item(row) for row in kept], following)

@@ -18,7 +18,7 @@ from server.errors import Overloaded, StorageUnavailable
 from server.storage.repository import Reader, Transaction
 from server.storage.sql.conflicts import is_conflict, translate
 from server.storage.sql.engine import WAIT_SECONDS, has_one_writer, reading
-from server.storage.sql.files import SqlFileReader
+from server.storage.sql.promotions import SqlPromotionReader
 from server.storage.sql.tables import models
 from server.storage.sql.transaction import SqlTransaction
 
@@ -49,9 +49,9 @@ class SqlRepository:
         """See the contract."""
         return self._until_settled(lambda: self._read(query))
 
-    def write(self, change: Callable[[Transaction], T]) -> T:
+    def write(self, change: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
         """See the contract."""
-        return self._until_settled(lambda: self._write(change))
+        return self._until_settled(lambda: self._write(change), repeatable)
 
     def ping(self) -> None:
         """See the contract."""
@@ -61,9 +61,9 @@ class SqlRepository:
         """See the contract."""
         self._engine.dispose()
 
-    def _read(self, query: Callable[[SqlFileReader], T]) -> T:
+    def _read(self, query: Callable[[SqlPromotionReader], T]) -> T:
         with self._reading.connect() as connection:
-            return query(SqlFileReader(connection, self._max_message_bytes))
+            return query(SqlPromotionReader(connection, self._max_message_bytes))
 
     def _write(self, change: Callable[[Transaction], T]) -> T:
         with self._turn_to_write(), self._engine.connect() as connection:
@@ -75,9 +75,8 @@ class SqlRepository:
             except DBAPIError as error:
                 if is_conflict(error):
                     raise
-                # It may have been applied, so it must not be tried again.
                 connection.invalidate()
-                raise StorageUnavailable(retry_after=None) from error
+                raise _OutcomeUnknown from error
             return result
 
     @contextlib.contextmanager
@@ -93,15 +92,32 @@ class SqlRepository:
         finally:
             self._writer.release()
 
-    def _until_settled(self, run: Callable[[], T]) -> T:
-        """Run, and run again after a conflict or a lost connection: neither leaves anything behind."""
+    def _until_settled(self, run: Callable[[], T], repeatable: bool = False) -> T:
+        """Run, and run again after a conflict or a lost connection: neither leaves anything behind.
+
+        After a COMMIT that may have been applied, only what is repeatable is run again.
+        """
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return run()
+            except _OutcomeUnknown as error:
+                if not repeatable:
+                    raise StorageUnavailable(retry_after=None) from error.__cause__
+                if attempt == ATTEMPTS:
+                    raise StorageUnavailable from error.__cause__
+                _pause(attempt, error.__cause__)
             except (DBAPIError, PoolTimeout) as error:
                 passing = isinstance(error, DBAPIError) and (is_conflict(error) or error.connection_invalidated)
                 if not passing or attempt == ATTEMPTS:
                     raise translate(error) or error from error
-                log.info("running a transaction again after %s", error)
-                time.sleep(random.uniform(0, BACKOFF_SECONDS * 2**attempt))  # noqa: S311 - it spreads retries
+                _pause(attempt, error)
         raise AssertionError("the last attempt returns or raises")
+
+
+class _OutcomeUnknown(Exception):
+    """The connection was lost during a COMMIT, which may have been applied."""
+
+
+def _pause(attempt: int, error: BaseException | None) -> None:
+    log.info("running a transaction again after %s", error)
+    time.sleep(random.uniform(0, BACKOFF_SECONDS * 2**attempt))  # noqa: S311 - it spreads retries

@@ -135,3 +135,65 @@ grant_changes = Table(
     Column("changed_time", BigInteger, nullable=False),
     Index("ix_grant_changes_resource_rid_id", "resource_rid", "id"),
 )
+
+# What the comparison of two contents found, by the rules of that time: a serialized Promotion with nothing but findings
+# and their counts. Two transactions may store the same verdict, since neither waits for the other.
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("head_digest", ForeignKey(contents.c.digest), nullable=False),
+    Column("candidate_digest", ForeignKey(contents.c.digest), nullable=False),
+    Column("rules", Integer, nullable=False),
+    Column("error_count", Integer, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("size", Integer, nullable=False),
+    Index("ix_verdicts_head_digest_candidate_digest", "head_digest", "candidate_digest", "rules"),
+)
+
+# Append-only: each promotion. Branch, number and the head that was replaced are those of its version.
+promotions = Table(
+    "promotions",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("rid", CodePointText, nullable=False, unique=True),
+    Column("kind", SmallInteger, nullable=False),
+    Column("version_id", ForeignKey(versions.c.id), nullable=False, unique=True),
+    Column("model_id", ForeignKey(models.c.id), nullable=False),
+    # By RID: what was imported may come from versions that are stored later, or never.
+    Column("source_model_rid", CodePointText, nullable=False),
+    Column("source_rid", CodePointText, nullable=False),
+    Column("verdict_id", ForeignKey(verdicts.c.id)),
+    Column("reason", CodePointText),
+    Column("created_time", BigInteger, nullable=False),
+    Column("created_by", CodePointText, nullable=False),
+    Index("ix_promotions_created_time_id", "created_time", "id"),
+    Index("ix_promotions_model_id_created_time", "model_id", "created_time", "id"),
+    Index("ix_promotions_created_by_created_time", "created_by", "created_time", "id"),
+    Index("ix_promotions_source_rid", "source_rid"),
+)
+
+# Append-only: who set which policy of a branch, and when. The newest one holds.
+branch_policies = Table(
+    "branch_policies",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("model_id", ForeignKey(models.c.id), nullable=False),
+    Column("branch", CodePointText, nullable=False),
+    Column("compatibility", SmallInteger, nullable=False),
+    Column("changed_by", CodePointText, nullable=False),
+    Column("changed_time", BigInteger, nullable=False),
+    Index("ix_branch_policies_model_id_branch", "model_id", "branch", "id"),
+)
+
+# Append-only: the requests with an id that were carried out, and the RIDs of what they made, separated by spaces.
+requests = Table(
+    "requests",
+    metadata,
+    Column("caller", CodePointText, primary_key=True),
+    Column("rpc", CodePointText, primary_key=True),
+    Column("request_id", CodePointText, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("results", CodePointText, nullable=False),
+    Column("created_time", BigInteger, nullable=False),
+)

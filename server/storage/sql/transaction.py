@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert
 
 from modelregistry.v1.access_service_pb2 import Grant, Role
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.errors import RequestTooLarge, ResourceNameAlreadyExists
+from server.storage.promotions import BranchEnd
 from server.storage.sql.engine import upsert
-from server.storage.sql.files import SqlFileTransaction
-from server.storage.sql.reader import ENVELOPE_BYTES, model_id
+from server.storage.sql.promotion_changes import SqlPromotionTransaction
+from server.storage.sql.reader import ENVELOPE_BYTES, branch_id
 from server.storage.sql.rows import content_of
-from server.storage.sql.tables import branches, contents, grant_changes, grants, models, versions
+from server.storage.sql.tables import contents, grant_changes, grants, models, versions
 
 
-class SqlTransaction(SqlFileTransaction):
+class SqlTransaction(SqlPromotionTransaction):
     """`server.storage.repository.Transaction` over one connection; who made the connection commits."""
 
     def add_model(self, model: Model) -> Model:
@@ -53,23 +54,28 @@ class SqlTransaction(SqlFileTransaction):
         return digest
 
     def append_version(
-        self, version: ModelVersion, content_digest: bytes, legacy_source: str | None = None
+        self,
+        version: ModelVersion,
+        content_digest: bytes,
+        legacy_source: str | None = None,
+        branch: BranchEnd | None = None,
     ) -> ModelVersion:
         """See the contract."""
         stored = ModelVersion()
         stored.CopyFrom(version)
         stored.DiscardUnknownFields()
-        branch_key, stored.version_number = self._lock_branch(version.model_rid, version.branch)
+        end = branch or self.extend_branch(version.model_rid, version.branch)
+        stored.version_number = end.next_number
         if version.HasField("created_time"):
             created_ms = version.created_time.ToMilliseconds()
         else:
             # Read under the lock, and a clock that was set back does not show.
-            created_ms = max(self._clock_ms(), self._created_time_ms(branch_key, stored.version_number - 1) or 0)
+            created_ms = max(self._clock_ms(), end.head.created_ms if end.head else 0)
         stored.created_time.FromMilliseconds(created_ms)
         self.connection.execute(
             insert(versions).values(
                 rid=stored.rid,
-                branch_id=branch_key,
+                branch_id=branch_id(version.model_rid, version.branch),
                 version_number=stored.version_number,
                 content_digest=content_digest,
                 source=None if legacy_source else stored.source.SerializeToString(deterministic=True),
@@ -100,26 +106,6 @@ class SqlTransaction(SqlFileTransaction):
         )
         if removed.rowcount:
             self._record_grant_change(resource_rid, principal, None, changed_by)
-
-    def _lock_branch(self, model_rid: str, branch: str) -> tuple[int, int]:
-        """Take the next version number of the branch; others wait for it until this transaction ends."""
-        statement = (
-            upsert(self.connection, branches)
-            .values(model_id=model_id(model_rid), name=branch, version_count=1)
-            .on_conflict_do_update(
-                index_elements=[branches.c.model_id, branches.c.name],
-                set_={"version_count": branches.c.version_count + 1},
-            )
-            .returning(branches.c.id, branches.c.version_count)
-        )
-        key, number = self.connection.execute(statement).one()
-        return key, number
-
-    def _created_time_ms(self, branch_key: int, version_number: int) -> int | None:
-        query = select(versions.c.created_time).where(
-            versions.c.branch_id == branch_key, versions.c.version_number == version_number
-        )
-        return self.connection.scalar(query)
 
     def _record_grant_change(
         self, resource_rid: str, principal: str, role: Role.ValueType | None, changed_by: str
