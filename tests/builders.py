@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -25,8 +26,10 @@ from modelregistry.v1.model_api_pb2 import (
     TabularType,
 )
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
+from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from server import rids
 from server.caller import Caller
+from server.promotion import promote_version
 from server.storage.files import FileStore, open_file_store
 from server.storage.repository import PageRequest, Position, Reader, Repository, Transaction
 
@@ -173,3 +176,11 @@ def held(repository: Repository, branch: ModelVersion) -> Iterator[None]:
         finally:
             done.set()
         holder.result()
+
+
+def promote(
+    repository: Repository, source: ModelVersion, model_rid: str, by: Caller = ADMIN, **fields: Any
+) -> ModelVersion:
+    """Promote a version into a model, as PromoteVersion does."""
+    request = PromoteVersionRequest(model_rid=model_rid, source_model_version_rid=source.rid, preview=True, **fields)
+    return repository.write(lambda tx: promote_version(tx, by, request))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import CTE, BigInteger, func, literal, select, union
+from sqlalchemy import CTE, BigInteger, Subquery, case, func, literal, select, union, union_all
 
 from modelregistry.v1.promotion_pb2 import LineageNode
 from server.caller import Caller
@@ -29,13 +29,16 @@ class SqlLineageReader(SqlFileReader):
         )
         if traced is None:
             raise ModelVersionNotFound(model_rid="", model_version_rid=model_version_rid)
-        related = _related(traced)
-        previous = select(related).subquery("previous")
-        previous_version = versions.alias("previous_version")
+        placed = _placed(traced)
+        # First the page and then what is said of each version, so that no database thinks of it the other way round.
+        wanted = select(placed).order_by(placed.c.place).limit(page.size + 1)
+        if page.after is not None:
+            wanted = wanted.where(placed.c.place > page.after)
+        listed = wanted.subquery("listed")
         query = (
             select(
-                related.c.place,
-                previous.c.place.label("previous_index"),
+                listed.c.place,
+                listed.c.previous_place,
                 model_is_visible(caller).label("is_visible"),
                 versions.c.rid,
                 versions.c.version_number,
@@ -46,26 +49,52 @@ class SqlLineageReader(SqlFileReader):
                 branches.c.name.label("branch"),
                 branches.c.version_count,
                 promotions.c.rid.label("promotion_rid"),
-                select(related.c.place).where(related.c.id == traced).scalar_subquery().label("traced_index"),
+                select(placed.c.place).where(placed.c.id == traced).scalar_subquery().label("traced_place"),
             )
-            .join_from(related, versions, versions.c.id == related.c.id)
+            .join_from(listed, versions, versions.c.id == listed.c.id)
             .join(branches, branches.c.id == versions.c.branch_id)
             .join(models, models.c.id == branches.c.model_id)
             .outerjoin(promotions, promotions.c.version_id == versions.c.id)
-            .outerjoin(previous_version, previous_version.c.rid == promotions.c.source_rid)
-            .outerjoin(previous, previous.c.id == previous_version.c.id)
-            .order_by(related.c.place)
-            .limit(page.size + 1)
+            .order_by(listed.c.place)
         )
-        if page.after is not None:
-            query = query.where(related.c.place > page.after)
         rows = self.connection.execute(query).all()
         nodes = page_of(rows, rows[: page.size], "place", _to_node)
-        return Lineage(nodes, rows[0].traced_index if rows else 0)
+        return Lineage(nodes, rows[0].traced_place if rows else 0)
 
 
-def _related(traced: int) -> CTE:
-    """The keys of a version's predecessors, of itself and of its descendants, each with its index.
+def _placed(traced: int) -> CTE:
+    """The keys of a version's predecessors, of itself and of its descendants: each with its place, counted from 0, and
+    with that of the version that it was promoted from, if it was.
+    """
+    related = _related(traced)
+    source = versions.alias("source")
+    links = (
+        select(related.c.id, source.c.id.label("previous_id"))
+        .outerjoin_from(related, promotions, promotions.c.version_id == related.c.id)
+        .outerjoin(source, source.c.rid == promotions.c.source_rid)
+        .cte("links")
+    )
+    # The place of a key is how many keys are before it. So the keys that are referred to are sorted in among the others
+    # and counted there, in one go, where a join would be made for each key or for each pair, as the database guesses.
+    marks = union_all(
+        select(links.c.id, links.c.id.label("key"), literal(0).label("refers")),
+        select(links.c.id, links.c.previous_id, literal(1)).where(links.c.previous_id.is_not(None)),
+    ).subquery("marks")
+    place = (func.sum(1 - marks.c.refers).over(order_by=(marks.c.key, marks.c.refers)) - 1).label("place")
+    counted = select(marks.c.id, marks.c.refers, place).subquery("counted")
+    return (
+        select(
+            counted.c.id,
+            func.max(case((counted.c.refers == 0, counted.c.place))).label("place"),
+            func.max(case((counted.c.refers == 1, counted.c.place))).label("previous_place"),
+        )
+        .group_by(counted.c.id)
+        .cte("placed")
+    )
+
+
+def _related(traced: int) -> Subquery:
+    """The keys of a version's predecessors, of itself and of its descendants.
 
     Of a chain that bites its own tail, which only an import can make, each link is walked once.
     """
@@ -83,13 +112,11 @@ def _related(traced: int) -> CTE:
         .join_from(down, origin, origin.c.id == down.c.id)
         .join(promotions, promotions.c.source_rid == origin.c.rid)
     )
-    both = union(select(up.c.id), select(down.c.id)).subquery("both_ways")
-    place = (func.row_number().over(order_by=both.c.id) - 1).label("place")
-    return select(both.c.id, place).cte("related")
+    return union(select(up.c.id), select(down.c.id)).subquery("related")
 
 
 def _to_node(row: AnyRow) -> LineageNode:
-    node = LineageNode(index=row.place, previous_index=row.previous_index)
+    node = LineageNode(index=row.place, previous_index=row.previous_place)
     if row.is_visible:
         node.model_version_rid = row.rid
         node.model_rid = row.model_rid
