@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +41,9 @@ class Registry:
         connection.close()
         return answer
 
-    def promote(self) -> tuple[int, http.client.HTTPMessage, dict[str, Any]]:
+    def promote(self, **fields: str) -> tuple[int, http.client.HTTPMessage, dict[str, Any]]:
         path = f"/api/v2/models/{self.target.rid}/promoteVersion?preview=true"
-        return self.ask("POST", path, {"sourceModelVersionRid": self.source.rid})
+        return self.ask("POST", path, {"sourceModelVersionRid": self.source.rid, **fields})
 
     def promoted(self) -> int:
         """How many versions the target has."""
@@ -76,6 +77,23 @@ def test_a_promotion_whose_commit_has_an_unknown_end_is_not_to_be_sent_again(reg
     assert headers[HINT] == "do-not-retry"
     assert "Retry-After" not in headers
     assert registry.promoted() == (1 if arrives else 0)
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["committed", "not committed"])
+def test_a_promotion_with_a_request_id_is_carried_out_once_whatever_became_of_its_commit(
+    registry: Registry, arrives: bool
+) -> None:
+    """The server itself finds out."""
+    registry.proxy.lose_a_commit(arrives=arrives)
+    request_id = str(uuid.uuid4())
+
+    status, _, answer = registry.promote(requestId=request_id)
+
+    assert registry.proxy.lost.wait(60)
+    assert status == 200
+    assert registry.promoted() == 1
+    assert registry.promote(requestId=request_id)[2] == answer
+    assert registry.promoted() == 1
 
 
 def test_a_promotion_that_found_no_database_may_be_sent_again(registry: Registry) -> None:

@@ -17,11 +17,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, event, inspect, make_url, text
 
+from modelregistry.v1.model_pb2 import ModelVersionSource, PromotedSource
+from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, Promotion
+from server.storage.promotions import PromotionFilter
+from server.storage.repository import PageRequest
 from server.storage.sql import schema, tables
 from server.storage.sql.engine import open_engine
 from server.storage.sql.rows import content_of
 from server.storage.sql.schema import SchemaOutdated
-from tests.builders import ADMIN, add_model, append, version
+from tests.builders import ADMIN, add_model, append, timestamp, version
 from tests.conftest import NewDatabase, OpenRepository, migrate
 from tests.storage.inspection import row_counts, rows
 
@@ -112,6 +116,63 @@ def test_versions_of_before_model_files_go_on_without(
     again = append(repository, version(old.model_rid))
     assert again.version_number == 2
     assert row_counts(database_url)["contents"] == 1
+
+
+# A version that was promoted before promotions had records, as the second release stored it.
+PROMOTED_BEFORE = (
+    "INSERT INTO versions"
+    " (rid, branch_id, version_number, content_digest, source, root_rid, created_time, created_by)"
+    " SELECT :promoted_rid, id, :number, :digest, :promoted_source, :rid, 2, 'user:jane' FROM branches"
+)
+
+
+def test_promotions_of_before_records_get_theirs(
+    database_url: str, engine: Engine, open_repository: OpenRepository
+) -> None:
+    """However many they are: they are read in batches."""
+    old, promoted = (version("ri.models.main.model.old") for _ in range(2))
+    content, count = content_of(old), 2500
+    source = PromotedSource(previous_model_rid=old.model_rid, previous_model_version_rid=old.rid)
+    values = {
+        "model_rid": old.model_rid,
+        "rid": old.rid,
+        "digest": content.digest,
+        "payload": content.payload,
+        "size": len(content.payload),
+        "source": old.source.SerializeToString(),
+        "promoted_source": ModelVersionSource(promoted=source).SerializeToString(),
+    }
+    with engine.begin() as connection:
+        command.upgrade(schema._config(connection), "0002")
+        for statement in OF_THE_FIRST_RELEASE:
+            connection.execute(text(statement), values)
+        for number in range(2, count + 2):
+            rid = promoted.rid if number == 2 else f"{promoted.rid}-{number}"
+            connection.execute(text(PROMOTED_BEFORE), values | {"promoted_rid": rid, "number": number})
+        connection.execute(text("UPDATE branches SET version_count = :count"), {"count": count + 1})
+
+    schema.migrate(engine)
+
+    repository = open_repository(database_url)
+    assert row_counts(database_url)["promotions"] == count
+    [found] = repository.read(
+        lambda reader: reader.list_promotions(ADMIN, PromotionFilter(version_rid=promoted.rid), PageRequest(10))
+    ).items
+    assert found == Promotion(
+        rid=found.rid,
+        kind=PROMOTION_KIND_PROMOTION,
+        source_model_rid=old.model_rid,
+        source_model_version_rid=old.rid,
+        model_rid=old.model_rid,
+        branch="master",
+        model_version_rid=promoted.rid,
+        version_number=2,
+        replaced_version_rid=old.rid,
+        created_by="user:jane",
+        created_time=timestamp(2),
+    )
+    lineage = repository.read(lambda reader: reader.get_lineage(promoted.rid, ADMIN, PageRequest(10)))
+    assert [node.model_version_rid for node in lineage.page.items] == [old.rid, promoted.rid]
 
 
 def test_every_text_is_compared_by_code_point_on_postgresql(new_database: NewDatabase) -> None:

@@ -1,0 +1,141 @@
+"""The rights that docs/operations.md gives the servers on PostgreSQL: enough to work, and none to rewrite a record."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import make_url
+
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER, Grant
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
+from modelregistry.v1.model_api_pb2 import ModelApi
+from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
+from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, BatchPromotion, RollbackBranchRequest
+from server.promotion import batch_promote_versions, promote_version, rollback_branch
+from server.storage.promotions import PromotionFilter
+from server.storage.repository import PageRequest, StoredFile, Transaction, UploadKey
+from server.storage.sql import schema
+from server.storage.sql.engine import open_engine
+from server.storage.sql.tables import metadata
+from tests import builders
+from tests.builders import ADMIN, add_model, append
+from tests.conftest import NewDatabase, OpenRepository
+from tests.storage.inspection import rows
+
+DOCUMENT = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+ROLE_IN_THE_DOCUMENT = "modelregistry_server"
+
+# What nobody who serves may rewrite.
+ON_RECORD = ["promotions", "verdicts", "versions", "contents", "grant_changes", "branch_policies", "requests", "models"]
+
+
+@pytest.fixture
+def server_url(new_database: NewDatabase) -> Iterator[str]:
+    """A migrated database, through the eyes of the role that the document describes."""
+    owner_url = new_database("postgresql", migrated=True)
+    role = f"server_{uuid.uuid4().hex}"
+    (grants,) = re.findall(r"```sql\n(.*?)```", DOCUMENT, re.DOTALL)
+    with psycopg.connect(owner_url, autocommit=True) as owner:
+        owner.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+        for statement in filter(str.strip, grants.replace(ROLE_IN_THE_DOCUMENT, role).split(";")):
+            owner.execute(statement.encode())
+        yield make_url(owner_url).set(username=role, password=None).render_as_string(hide_password=False)
+        owner.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(role)))
+
+
+def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_repository: OpenRepository) -> None:
+    engine = open_engine(server_url)
+    schema.check(engine)
+    engine.dispose()
+    repository = open_repository(server_url)
+    repository.ping()
+    staging, production = add_model(repository), add_model(repository)
+    source = append(repository, builders.version(staging.rid))
+    empty = builders.version(staging.rid)
+    empty.model_api.CopyFrom(ModelApi())
+    append(repository, empty)
+    for resource_rid in (staging.rid, production.rid):
+        for role in (ROLE_VIEWER, ROLE_OWNER):
+            builders.grant(repository, resource_rid, "user:jane", role)
+    promotion = PromoteVersionRequest(
+        model_rid=production.rid, source_model_version_rid=source.rid, request_id=str(uuid.uuid4())
+    )
+    entries = [
+        BatchPromotion(model_rid=production.rid, source_model_version_rid=rid) for rid in (empty.rid, source.rid)
+    ]
+    rollback = RollbackBranchRequest(model_rid=production.rid, to_version_number=1)
+
+    first = repository.write(lambda tx: promote_version(tx, ADMIN, promotion))
+    again = repository.write(lambda tx: promote_version(tx, ADMIN, promotion))
+    repository.write(lambda tx: batch_promote_versions(tx, ADMIN, BatchPromoteVersionsRequest(promotions=entries)))
+    back = repository.write(lambda tx: rollback_branch(tx, ADMIN, rollback))
+    repository.write(lambda tx: tx.add_policy(production.rid, "master", COMPATIBILITY_MODE_ENFORCE, ADMIN.user))
+    builders.revoke(repository, staging.rid, "user:jane")
+
+    assert again == first
+    assert back.version_number == 4
+    listed = repository.read(lambda reader: reader.list_promotions(ADMIN, PromotionFilter(), PageRequest(10)))
+    assert len(listed.items) == 4
+
+
+def test_a_server_can_take_in_model_files(server_url: str, open_repository: OpenRepository) -> None:
+    repository = open_repository(server_url)
+    model = add_model(repository)
+    one, two, three = (UploadKey.of(name, ADMIN, model.rid) for name in ("one", "two", "three"))
+    file, other = StoredFile(b"digest", 5, "object"), StoredFile(b"digest", 5, "other")
+
+    def take_in(tx: Transaction) -> None:
+        for upload, stored in ((one, file), (two, other)):
+            tx.begin_upload(upload, stored.object_name, timedelta(days=1))
+            tx.finish_upload(upload, stored)
+        tx.begin_upload(three, "three", timedelta(days=1))
+        tx.give_up_upload(three)
+        tx.replace_object(other, lost_object="object")
+        version = builders.version(model.rid)
+        digest = tx.find_upload(one)
+        tx.append_version(version, tx.put_content(version, digest))
+
+    repository.write(take_in)
+
+    assert repository.read(lambda reader: reader.some_files(2)) == [other]
+
+
+@pytest.mark.parametrize("table", ON_RECORD)
+def test_a_server_cannot_rewrite_what_is_on_record(
+    server_url: str, open_repository: OpenRepository, table: str
+) -> None:
+    repository = open_repository(server_url)
+    model = add_model(repository)
+    source = append(repository, builders.version(model.rid))
+    empty = builders.version(model.rid)
+    empty.model_api.CopyFrom(ModelApi())
+    append(repository, empty)
+    builders.promote(repository, source, model.rid, request_id=str(uuid.uuid4()))
+    repository.write(lambda tx: tx.add_policy(model.rid, "master", COMPATIBILITY_MODE_ENFORCE, ADMIN.user))
+    repository.write(
+        lambda tx: tx.set_grant(Grant(resource_rid=model.rid, principal="user:j", role=ROLE_VIEWER), ADMIN.user)
+    )
+    before = rows(server_url, metadata.tables[table])
+    assert before
+
+    name = sql.Identifier(table)
+    column = sql.Identifier(metadata.tables[table].columns.keys()[-1])
+    for statement in (
+        sql.SQL("UPDATE {0} SET {1} = {1}").format(name, column),
+        sql.SQL("DELETE FROM {}").format(name),
+        sql.SQL("TRUNCATE {} CASCADE").format(name),
+        sql.SQL("DROP TABLE {} CASCADE").format(name),
+        sql.SQL("ALTER TABLE {} DISABLE TRIGGER ALL").format(name),
+        sql.SQL("ALTER TABLE {} ADD COLUMN extra TEXT").format(name),
+    ):
+        with psycopg.connect(server_url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(statement)
+
+    assert rows(server_url, metadata.tables[table]) == before
