@@ -24,7 +24,7 @@ INNER_TYPES: Final[Mapping[str, Mapping[str, str]]] = {
     "map": {"key_type": "keys", "value_type": "values"},
 }
 
-# The types, but for `any`, that take all values of a type. A double takes a long as data frames do, which is nearly.
+# The types that take all values of a type, besides `any`. A double takes a long as data frames do: nearly.
 _WIDER: Final[Mapping[str, frozenset[str]]] = {
     "integer": frozenset({"long", "double"}),
     "long": frozenset({"double"}),

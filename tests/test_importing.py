@@ -13,12 +13,14 @@ from modelregistry.v1.model_service_pb2 import (
     GetModelVersionRequest,
     PromoteVersionRequest,
 )
+from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION
 from server import importing
 from server.errors import StorageUnavailable, UnsupportedModelSource
 from server.importing import ImportSummary, import_lines, read_lines
 from server.json_form import to_json
 from server.models import create_model, create_model_version, get_model_version
 from server.promotion import promote_version
+from server.storage.promotions import PromotionFilter
 from server.storage.repository import Repository
 from tests.builders import ADMIN, all_versions, append, find, model_api, timestamp, version
 from tests.conftest import NewDatabase, OpenRepository
@@ -175,6 +177,30 @@ def test_a_promoted_version_keeps_its_root_when_its_ancestors_arrive_later(repos
 
     assert import_rows_of(repository, early) == ImportSummary(unchanged=1)
     assert find(repository, early["rid"]).root_model_version_rid == late["rid"]
+
+
+def test_a_promoted_version_has_a_record_of_its_promotion_and_a_lineage(repository: Repository) -> None:
+    """Whenever its ancestors arrive, and once, however often the file is imported."""
+    lines = [
+        model_row(),
+        model_row(FRAUD),
+        version_row("copy", source=promoted(version_rid("origin"))),
+        version_row("origin", modelRid=FRAUD),
+    ]
+    for _ in range(2):
+        import_rows_of(repository, *lines)
+
+    [promotion] = repository.read(lambda reader: reader.list_promotions(ADMIN, PromotionFilter(), EVERYTHING)).items
+    lineage = repository.read(lambda reader: reader.get_lineage(version_rid("origin"), ADMIN, EVERYTHING))
+
+    copy = find(repository, version_rid("copy"))
+    assert (promotion.kind, promotion.model_version_rid) == (PROMOTION_KIND_PROMOTION, copy.rid)
+    assert (promotion.created_by, promotion.created_time) == ("user:jane", copy.created_time)
+    assert (promotion.source_model_rid, promotion.source_model_version_rid) == (FRAUD, version_rid("origin"))
+    assert [(node.model_version_rid, node.previous_index) for node in lineage.page.items] == [
+        (version_rid("copy"), 1),
+        (version_rid("origin"), 0),
+    ]
 
 
 def test_a_promoted_version_may_name_its_root(repository: Repository) -> None:
