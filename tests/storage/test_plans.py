@@ -11,12 +11,15 @@ import pytest
 from sqlalchemy import Engine, insert, update
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
+from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, BatchPromotion
+from server.promotion import batch_promote_versions
+from server.storage.promotions import PromotionFilter
 from server.storage.repository import PageRequest, Position
 from server.storage.sql import tables
 from server.storage.sql.engine import open_engine
 from server.storage.sql.repository import SqlRepository
 from tests import builders
-from tests.builders import ADMIN, add_model, append
+from tests.builders import ADMIN, add_model, append, promote
 from tests.conftest import NewDatabase
 from tests.storage.inspection import Executed, rows, statements
 
@@ -155,6 +158,59 @@ def test_a_promotion_costs_the_same_whatever_the_size_of_the_content(backend: st
     small, large = sent
     assert [each.statement for each in large if each.statement] == [each.statement for each in small]
     assert sum(len(repr(each.parameters)) for each in large) < 2_000
+
+
+def test_a_promotion_over_another_content_compares_the_two_once(backend: str, new_database: NewDatabase) -> None:
+    """And costs, from then on, the same whatever their size: the head's content is not read again."""
+    engine = open_engine(new_database(backend, migrated=True))
+    repository = SqlRepository(engine)
+    sent = []
+
+    for size in (10, 3_000_000):
+        model_rid, target_rid = (add_model(repository).rid for _ in range(2))
+        one, other = (append(repository, builders.version(model_rid, label=label, size=size)) for label in ("a", "b"))
+        for source in (one, other, one):
+            promote(repository, source, target_rid)
+        with statements(engine) as executed:
+            promote(repository, other, target_rid)
+        sent.append(executed)
+    engine.dispose()
+
+    small, large = sent
+    assert [each.statement for each in large] == [each.statement for each in small]
+    assert sum(len(repr(each.parameters)) for each in large) < 4_000
+    assert len([each for each in large if "contents.payload" in each.statement]) == 1  # of the source
+    assert not [each for each in large if "INSERT INTO verdicts" in each.statement]
+
+
+@pytest.mark.parametrize("filters", [{}, {"model_rid": "target"}, {"created_by": "user:admin"}], ids=str)
+def test_a_page_of_promotions_reads_no_more_of_them_than_it_holds(
+    new_database: NewDatabase, filters: dict[str, str]
+) -> None:
+    url = new_database("postgresql", migrated=True)
+    engine = open_engine(url)
+    repository = SqlRepository(engine)
+    source = append(repository, builders.version(add_model(repository).rid))
+    target_rid = add_model(repository).rid
+    entries = [BatchPromotion(model_rid=target_rid, source_model_version_rid=source.rid)] * 100
+    for _ in range(20):
+        repository.write(lambda tx: batch_promote_versions(tx, ADMIN, BatchPromoteVersionsRequest(promotions=entries)))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ANALYZE")
+    wanted = PromotionFilter(**{key: target_rid if key == "model_rid" else value for key, value in filters.items()})
+
+    first = repository.read(lambda reader: reader.list_promotions(ADMIN, wanted, PageRequest(PAGE_SIZE)))
+    with statements(engine) as executed:
+        page = repository.read(
+            lambda reader: reader.list_promotions(ADMIN, wanted, PageRequest(PAGE_SIZE, first.next_position))
+        )
+
+    assert [promotion.version_number for promotion in page.items] == list(range(1990, 1980, -1))
+    [_, listing] = executed
+    for node in plan_on_postgresql(engine, listing, calls=1):
+        if node.get("Relation Name") in ("promotions", "versions"):
+            assert rows_read(node) <= PAGE_SIZE + 1, node
+    engine.dispose()
 
 
 @pytest.mark.parametrize("in_folder", [True, False], ids=["one folder", "all folders"])

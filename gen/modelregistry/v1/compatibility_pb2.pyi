@@ -64,7 +64,7 @@ class _CompatibilityRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Com
     COMPATIBILITY_RULE_TYPE_CHANGED: _CompatibilityRule.ValueType  # 7
     """A type has become another one."""
     COMPATIBILITY_RULE_KIND_CHANGED: _CompatibilityRule.ValueType  # 8
-    """A table has become a single value, or the other way round, or something that cannot be described."""
+    """A table has become a single value, or the other way round."""
     COMPATIBILITY_RULE_FORMAT_CHANGED: _CompatibilityRule.ValueType  # 9
     """A table has another format, PANDAS or SPARK."""
     COMPATIBILITY_RULE_UNSUPPORTED_TYPE: _CompatibilityRule.ValueType  # 10
@@ -90,7 +90,7 @@ COMPATIBILITY_RULE_TYPE_WIDENED: CompatibilityRule.ValueType  # 6
 COMPATIBILITY_RULE_TYPE_CHANGED: CompatibilityRule.ValueType  # 7
 """A type has become another one."""
 COMPATIBILITY_RULE_KIND_CHANGED: CompatibilityRule.ValueType  # 8
-"""A table has become a single value, or the other way round, or something that cannot be described."""
+"""A table has become a single value, or the other way round."""
 COMPATIBILITY_RULE_FORMAT_CHANGED: CompatibilityRule.ValueType  # 9
 """A table has another format, PANDAS or SPARK."""
 COMPATIBILITY_RULE_UNSUPPORTED_TYPE: CompatibilityRule.ValueType  # 10
