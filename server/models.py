@@ -21,7 +21,7 @@ from server.errors import (
     UploadNotFound,
 )
 from server.repetition import claim, earlier_results, is_repeatable, made_before
-from server.storage.repository import Reader, StoredVersion, Transaction, UploadKey
+from server.storage.repository import Reader, StoredVersion, Transaction, UploadKey, VisibleModel
 
 
 def create_model(tx: Transaction, caller: Caller, request: CreateModelRequest) -> Model:
@@ -59,11 +59,11 @@ def create_model_version(
     The same request, by its id, is carried out once: it returns the same version again. Raises ModelNotFound,
     RequestIdAlreadyUsed, CreateModelVersionPermissionDenied, UploadNotFound and RequestTooLarge.
     """
-    tx.get_model(request.model_rid, caller)
+    target = tx.get_model(request.model_rid, caller)
     made = claim(tx, caller, request, [rid := rids.new_model_version_rid()])
     if made is not None:
-        return made_before(tx, caller, made[0])
-    require_editor(tx, caller, request.model_rid)
+        return made_before(tx, caller, request.model_rid, made[0])
+    _require_editor(target)
     version = ModelVersion(
         rid=rid,
         model_api=request.model_api,
@@ -93,13 +93,17 @@ def created_before(reader: Reader, caller: Caller, request: CreateModelVersionRe
         return None
     reader.get_model(request.model_rid, caller)
     made = earlier_results(reader, caller, request)
-    return None if made is None else made_before(reader, caller, made[0])
+    return None if made is None else made_before(reader, caller, request.model_rid, made[0])
 
 
 def require_editor(tx: Transaction, caller: Caller, model_rid: str) -> None:
     """Return if the caller may create versions. Raises ModelNotFound and CreateModelVersionPermissionDenied."""
-    if tx.get_model(model_rid, caller).role < TO_CREATE_VERSIONS:
-        raise CreateModelVersionPermissionDenied(model_rid=model_rid)
+    _require_editor(tx.get_model(model_rid, caller))
+
+
+def _require_editor(target: VisibleModel) -> None:
+    if target.role < TO_CREATE_VERSIONS:
+        raise CreateModelVersionPermissionDenied(model_rid=target.model.rid)
 
 
 def _file_digest(tx: Transaction, caller: Caller, model_rid: str, upload_id: str | None) -> bytes | None:

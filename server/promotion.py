@@ -41,7 +41,7 @@ from server.errors import (
 )
 from server.repetition import claim, made_before
 from server.storage.promotions import BranchEnd
-from server.storage.repository import Reader, StoredVersion, Transaction
+from server.storage.repository import Reader, StoredVersion, Transaction, VisibleModel
 from server.verdicts import require_compatible, verdict_on
 
 
@@ -52,11 +52,11 @@ def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequ
     RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, ModelVersionNotFound, UnsupportedModelSource,
     BranchHeadChanged and ModelApiIncompatible.
     """
-    tx.get_model(request.model_rid, caller)
+    target = tx.get_model(request.model_rid, caller)
     made = claim(tx, caller, request, [rid := rids.new_model_version_rid()])
     if made is not None:
-        return made_before(tx, caller, made[0])
-    require_promoter(tx, caller, request.model_rid)
+        return made_before(tx, caller, request.model_rid, made[0])
+    require_promoter(target)
     return _promote(tx, caller, request, find_source(tx, caller, request), rid)
 
 
@@ -68,17 +68,20 @@ def batch_promote_versions(
     Raises what promote_version raises, with the entry that is at fault as a violation.
     """
     entries = [_as_request(entry) for entry in request.promotions]
+    targets = []
     for index, entry in enumerate(entries):
         with _naming(index):
-            tx.get_model(entry.model_rid, caller)
+            targets.append(tx.get_model(entry.model_rid, caller))
     new = [rids.new_model_version_rid() for _ in entries]
     made = claim(tx, caller, request, new)
     if made is not None:
-        return _batch(tx, [made_before(tx, caller, rid) for rid in made])
+        return _batch(
+            tx, [made_before(tx, caller, entry.model_rid, rid) for entry, rid in zip(entries, made, strict=True)]
+        )
     sources = []
-    for index, entry in enumerate(entries):
+    for index, (entry, target) in enumerate(zip(entries, targets, strict=True)):
         with _naming(index):
-            require_promoter(tx, caller, entry.model_rid)
+            require_promoter(target)
             sources.append(find_source(tx, caller, entry))
     # Two batches that share branches take them in one order, whatever that of their entries, so neither waits for ever.
     for model_rid, branch in sorted({(entry.model_rid, branch_of(entry)) for entry in entries}):
@@ -98,11 +101,11 @@ def rollback_branch(tx: Transaction, caller: Caller, request: RollbackBranchRequ
     BranchHeadChanged and VersionAlreadyHead.
     """
     model_rid, branch, number = request.model_rid, branch_of(request), request.to_version_number
-    tx.get_model(model_rid, caller)
+    target = tx.get_model(model_rid, caller)
     made = claim(tx, caller, request, [rid := rids.new_model_version_rid()])
     if made is not None:
-        return made_before(tx, caller, made[0])
-    require_promoter(tx, caller, model_rid)
+        return made_before(tx, caller, model_rid, made[0])
+    require_promoter(target)
     source = tx.find_numbered_version(model_rid, branch, number, caller)
     if source is None:
         tx.get_branch(model_rid, branch, caller)
@@ -118,10 +121,10 @@ def rollback_branch(tx: Transaction, caller: Caller, request: RollbackBranchRequ
 # The checks, in order
 
 
-def require_promoter(reader: Reader, caller: Caller, model_rid: str) -> None:
-    """Return if the caller may promote. Raises ModelNotFound and PromoteVersionModelPermissionDenied."""
-    if reader.get_model(model_rid, caller).role < TO_PROMOTE:
-        raise PromoteVersionModelPermissionDenied(model_rid=model_rid)
+def require_promoter(target: VisibleModel) -> None:
+    """Return if the caller may promote into the model. Raises PromoteVersionModelPermissionDenied."""
+    if target.role < TO_PROMOTE:
+        raise PromoteVersionModelPermissionDenied(model_rid=target.model.rid)
 
 
 def find_source(reader: Reader, caller: Caller, request: PromoteVersionRequest) -> StoredVersion:
@@ -191,7 +194,7 @@ def _append(tx: Transaction, caller: Caller, copy: _Copy, end: BranchEnd) -> Mod
     )
     tx.add_promotion(record, verdict)
     # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
-    require_promoter(tx, caller, copy.model_rid)
+    require_promoter(tx.get_model(copy.model_rid, caller))
     try:
         tx.get_model(copy.source.version.model_rid, caller)
     except ModelNotFound:

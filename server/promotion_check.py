@@ -26,7 +26,6 @@ from server.verdicts import findings_on, incompatible
 
 # What a check can come upon; anything else is a failure of the call itself.
 _OBSTACLES = (
-    ModelNotFound,
     RequestIdAlreadyUsed,
     PromoteVersionModelPermissionDenied,
     ModelVersionNotFound,
@@ -38,17 +37,18 @@ _OBSTACLES = (
 def check_promotion(reader: Reader, caller: Caller, request: PromoteVersionRequest) -> CheckPromotionResponse:
     """Return everything that would decide the promotion, as far as the caller may know it."""
     answer, obstacles = CheckPromotionResponse(), _Obstacles()
-    with obstacles.noted():
-        reader.get_model(request.model_rid, caller)
-    if obstacles.found:
+    try:
+        target = reader.get_model(request.model_rid, caller)
+    except ModelNotFound as obstacle:
         # Whoever may not see the model learns nothing else of it.
+        obstacles.found.append(obstacle)
         return obstacles.reported(answer)
     with obstacles.noted():
         made = earlier_results(reader, caller, request)
         if made is not None:
             return CheckPromotionResponse(would_succeed=True, repeated_version_rid=made[0])
     with obstacles.noted():
-        require_promoter(reader, caller, request.model_rid)
+        require_promoter(target)
     source = None
     with obstacles.noted():
         source = find_source(reader, caller, request)

@@ -17,7 +17,7 @@ from modelregistry.v1.model_service_pb2 import CreateModelRequest, CreateModelVe
 from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, RollbackBranchRequest
 from server.branches import branch_of
 from server.caller import Caller
-from server.errors import RequestIdAlreadyUsed
+from server.errors import ModelNotFound, RequestIdAlreadyUsed
 from server.storage.promotions import EarlierRequest, RequestKey
 from server.storage.repository import Reader, Transaction
 
@@ -57,10 +57,14 @@ def claim(tx: Transaction, caller: Caller, request: Repeatable, results: Sequenc
     return _results(request, tx.claim_request(_key(caller, request), this))
 
 
-def made_before(reader: Reader, caller: Caller, version_rid: str) -> ModelVersion:
-    """Return the version that a request made when it came before, into a model that the caller may see."""
+def made_before(reader: Reader, caller: Caller, model_rid: str, version_rid: str) -> ModelVersion:
+    """Return the version of a model that a request made when it came before.
+
+    Raises ModelNotFound if the caller may see the model no more.
+    """
     found = reader.find_version(version_rid, caller)
-    assert found is not None, "versions stay, and so does the visibility of their model within a call"
+    if found is None:
+        raise ModelNotFound(model_rid=model_rid)
     return found.version
 
 

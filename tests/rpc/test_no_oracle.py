@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_PROMOTER, ROLE_VIEWER
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
 from tests import builders
 from tests.builders import model_api
 from tests.rpc.harness import Registry, User
 
 # Of the same length as every RID that the service makes.
 ABSENT_MODEL = "ri.models.main.model.99999999-9999-4999-8999-999999999999"
+ABSENT_PROMOTION = "ri.models.main.promotion.99999999-9999-4999-8999-999999999999"
 ABSENT_VERSION = "ri.models.main.model-version.99999999-9999-4999-8999-999999999999"
 
 MODEL_CALLS: list[tuple[str, str, dict[str, Any]]] = [
@@ -22,6 +24,11 @@ MODEL_CALLS: list[tuple[str, str, dict[str, Any]]] = [
     ("ListBranches", "model_rid", {}),
     ("ListModelVersions", "model_rid", {}),
     ("CreateModelVersion", "model_rid", {"model_api": model_api()}),
+    ("RollbackBranch", "model_rid", {"to_version_number": 1}),
+    ("RollbackBranch", "model_rid", {"to_version_number": 1, "request_id": "8a3c3bbd-4f3f-4a26-9d8b-0b2b0c4b2f6c"}),
+    ("ListPromotions", "model_rid", {}),
+    ("SetBranchPolicy", "model_rid", {"compatibility": COMPATIBILITY_MODE_OFF}),
+    ("GetBranchPolicy", "model_rid", {}),
     ("GrantRole", "resource_rid", {"principal": "user:joe", "role": ROLE_VIEWER}),
     ("RevokeRole", "resource_rid", {"principal": "user:joe"}),
     ("ListGrants", "resource_rid", {}),
@@ -47,6 +54,52 @@ def test_an_invisible_model_answers_like_an_absent_one(
     invisible = normalised(jane, rpc, {secret.rid: ABSENT_MODEL}, **{field: secret.rid}, **others)
     absent = normalised(jane, rpc, {}, **{field: ABSENT_MODEL}, **others)
     assert invisible == absent
+
+
+def test_an_invisible_promotion_and_lineage_answer_like_absent_ones(admin: User, jane: User) -> None:
+    """Also to somebody who sees the source of the one, and what came after the other."""
+    mine, secret, later = (admin.create_model(name) for name in ("mine", "secret", "later"))
+    for model in (mine, later):
+        admin("GrantRole", resource_rid=model.rid, principal="user:jane", role=ROLE_PROMOTER)
+    hidden = admin.promote(admin.create_version(mine), secret)
+    admin.promote(hidden, later)
+    [promotion] = admin("ListPromotions", model_rid=secret.rid).promotions
+    for rpc, field, rid, absent in (
+        ("GetPromotion", "promotion_rid", promotion.rid, ABSENT_PROMOTION),
+        ("GetLineage", "model_version_rid", hidden.rid, ABSENT_VERSION),
+    ):
+        invisible = normalised(jane, rpc, {rid: absent}, **{field: rid})
+        assert invisible == normalised(jane, rpc, {}, **{field: absent})
+
+
+@pytest.mark.parametrize("wanted", ["source_model_version_rid", "model_version_rid"])
+def test_a_list_of_promotions_by_what_is_invisible_is_empty(admin: User, jane: User, wanted: str) -> None:
+    mine, secret = admin.create_model("mine"), admin.create_model("secret")
+    admin("GrantRole", resource_rid=mine.rid, principal="user:jane", role=ROLE_PROMOTER)
+    hidden = admin.promote(admin.create_version(secret), secret)
+    if wanted == "source_model_version_rid":
+        admin.promote(hidden, mine)
+
+    answers = [jane("ListPromotions", **{wanted: rid}) for rid in (hidden.rid, ABSENT_VERSION)]
+
+    assert answers[0] == answers[1]
+    assert not answers[0].promotions
+
+
+def test_an_invisible_target_or_source_in_a_batch_answers_like_an_absent_one(admin: User, jane: User) -> None:
+    secret, mine = admin.create_model("secret"), admin.create_model("mine")
+    admin("GrantRole", resource_rid=mine.rid, principal="user:jane", role=ROLE_PROMOTER)
+    source, hidden = admin.create_version(mine), admin.create_version(secret)
+    good = {"model_rid": mine.rid, "source_model_version_rid": source.rid}
+    for field, rid, absent in (
+        ("model_rid", secret.rid, ABSENT_MODEL),
+        ("source_model_version_rid", hidden.rid, ABSENT_VERSION),
+    ):
+        invisible, missing = (
+            normalised(jane, "BatchPromoteVersions", {rid: absent}, promotions=[good, {**good, field: given}])
+            for given in (rid, absent)
+        )
+        assert invisible == missing
 
 
 def test_an_invisible_target_answers_like_an_absent_one(admin: User, jane: User) -> None:
