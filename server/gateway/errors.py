@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -124,7 +125,7 @@ def failure(status: status_pb2.Status, route: Route | None, *, changes_something
     if (bad_request := details.get(error_details_pb2.BadRequest)) is not None:
         parameters["fieldViolations"] = violations = []
         for each in bad_request.field_violations:
-            path = json_path(route.method.input_type, each.field) if route else each.field
+            path = _path(route, each.field)
             violations.append({"field": path, "description": each.description})
             if "message" in parameters:  # a sentence that names the field
                 parameters["message"] = str(parameters["message"]).replace(each.field, path)
@@ -160,6 +161,13 @@ def refusal(request_id: str, raised: Exception, what: str, *, changes_something:
     }
     log.log(logging.ERROR if defect else logging.INFO, "refused", exc_info=defect, extra={"fields": fields})
     return failure(to_status(error, request_id), None, changes_something=changes_something)
+
+
+def _path(route: Route | None, path: str) -> str:
+    """Return where a violation is: in the JSON, if it is in the request; findings are in a Model API, and name it."""
+    if route is None or re.split(r"\W", path, maxsplit=1)[0] not in route.method.input_type.fields_by_name:
+        return path
+    return json_path(route.method.input_type, path)
 
 
 def _unpacked(detail: Any) -> Any:
