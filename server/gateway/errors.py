@@ -112,11 +112,11 @@ class Failure(NamedTuple):
     body: dict[str, object]
 
 
-def failure(status: status_pb2.Status, route: Route | None, *, changes_something: bool) -> Failure:
+def failure(status: status_pb2.Status, route: Route | None, *, is_repeatable: bool) -> Failure:
     """Return what HTTP says of a status with ErrorInfo.
 
     `route` is that of the message in which the server found the violations, whose paths are then told as those of the
-    JSON; None where they are so already.
+    JSON; None where they are so already. What is repeatable does no more when it is done twice.
     """
     details = {type(detail): detail for detail in map(_unpacked, status.details)}
     info = details[error_details_pb2.ErrorInfo]
@@ -135,7 +135,7 @@ def failure(status: status_pb2.Status, route: Route | None, *, changes_something
     headers = {"WWW-Authenticate": "Bearer"} if http_status == 401 else {}
     if retry is not None:
         headers["Retry-After"] = str(max(1, retry.retry_delay.seconds))
-    elif changes_something and http_status in MAY_BE_RETRIED:
+    elif not is_repeatable and http_status in MAY_BE_RETRIED:
         headers |= DO_NOT_RETRY  # Only what says when to retry has certainly not been executed.
     body: dict[str, object] = {
         "errorCode": code_pb2.Code.Name(status.code),
@@ -147,7 +147,7 @@ def failure(status: status_pb2.Status, route: Route | None, *, changes_something
     return Failure(http_status, headers, body)
 
 
-def refusal(request_id: str, raised: Exception, what: str, *, changes_something: bool) -> Failure:
+def refusal(request_id: str, raised: Exception, what: str, *, is_repeatable: bool) -> Failure:
     """Return what HTTP says of an error that the gateway found, and log it, since no server did.
 
     What is no RegistryError is a defect, of which the log alone is told more.
@@ -160,7 +160,7 @@ def refusal(request_id: str, raised: Exception, what: str, *, changes_something:
         "error": message_of(error),
     }
     log.log(logging.ERROR if defect else logging.INFO, "refused", exc_info=defect, extra={"fields": fields})
-    return failure(to_status(error, request_id), None, changes_something=changes_something)
+    return failure(to_status(error, request_id), None, is_repeatable=is_repeatable)
 
 
 def _path(route: Route | None, path: str) -> str:

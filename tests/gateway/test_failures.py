@@ -25,8 +25,8 @@ OF_THE_GATEWAY = {
 }
 
 
-def told(error: Any, route: Route | None = None, *, changes_something: bool = True) -> Failure:
-    return failure(to_status(error, "some-request"), route, changes_something=changes_something)
+def told(error: Any, route: Route | None = None, *, is_repeatable: bool = False) -> Failure:
+    return failure(to_status(error, "some-request"), route, is_repeatable=is_repeatable)
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -66,8 +66,8 @@ def test_a_change_that_certainly_did_not_happen_may_be_sent_again(name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["Overloaded", "StorageUnavailable"])
-def test_a_question_may_always_be_asked_again(name: str) -> None:
-    assert HINT not in told(every_error()[name](retry_after=None), changes_something=False).headers
+def test_what_does_no_more_when_it_is_done_twice_may_always_be_sent_again(name: str) -> None:
+    assert HINT not in told(every_error()[name](retry_after=None), is_repeatable=True).headers
 
 
 @pytest.mark.parametrize("name", [name for name, error in OF_THE_GATEWAY.items() if error.http_status in {429, 503}])

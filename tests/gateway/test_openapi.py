@@ -143,7 +143,7 @@ def test_a_version_of_the_wrong_shape_is_no_answer() -> None:
 @each_route
 @pytest.mark.parametrize("name", ERRORS)
 def test_every_failure_that_is_announced_looks_as_announced(route: Route, name: str) -> None:
-    answer = failure(to_status(sample(ERRORS[name]), "some-request"), None, changes_something=True)
+    answer = failure(to_status(sample(ERRORS[name]), "some-request"), None, is_repeatable=False)
     announced = operation(route)["responses"].get(str(answer.http_status))
 
     if announced is None:
