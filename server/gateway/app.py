@@ -25,6 +25,7 @@ from server.errors import ApiFeaturePreviewUsageOnly, InvalidArgument
 from server.gateway.bodies import Bodies
 from server.gateway.calls import Caller, RpcFailed, timeout_of
 from server.gateway.errors import Cancelled, Failure, MethodNotAllowed, RouteNotFound, failure, refusal
+from server.gateway.idempotency import HEADER, is_repeatable, takes_key
 from server.gateway.openapi import openapi_of
 from server.gateway.requests import request_of, wants_preview
 from server.gateway.routes import Route
@@ -69,19 +70,19 @@ class _Resource:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         request_id = _request_id(request)
-        changes_something = request.method not in {"GET", "HEAD"}
+        request.state.is_repeatable = False
         try:
             response = await self._handle(request, request_id)
         except ClientDisconnect:
             return
         except asyncio.CancelledError:  # The server ends, and has waited for this request as long as it could.
             what = f"{request.method} {scope['path'][:500]}"
-            response = _failed(refusal(request_id, Cancelled(), what, changes_something=changes_something))
+            response = _failed(refusal(request_id, Cancelled(), what, is_repeatable=request.state.is_repeatable))
         except RpcFailed as error:
-            response = _failed(failure(error.status, error.route, changes_something=changes_something))
+            response = _failed(failure(error.status, error.route, is_repeatable=request.state.is_repeatable))
         except Exception as error:
             what = f"{request.method} {scope['path'][:500]}"
-            response = _failed(refusal(request_id, error, what, changes_something=changes_something))
+            response = _failed(refusal(request_id, error, what, is_repeatable=request.state.is_repeatable))
             if isinstance(error, MethodNotAllowed):
                 response.headers["Allow"] = error.allowed
         response.headers["X-Request-Id"] = request_id
@@ -107,29 +108,34 @@ class _RpcHandler:
         self._bodies = bodies
 
     async def __call__(self, request: Request, request_id: str) -> Response:
+        request.state.is_repeatable = not self._route.changes_something or bool(self._keys_of(request))
         if not self._route.has_body:
             return await self._answer(request, request_id, b"")
         async with self._bodies.read(request) as body:
             return await self._answer(request, request_id, body)
 
     async def _answer(self, request: Request, request_id: str, body: bytes) -> Response:
-        query = request.scope["query_string"].decode("ascii")
+        query, keys = request.scope["query_string"].decode("ascii"), self._keys_of(request)
         try:
             seconds = timeout_of(request.headers)
             if len(body) > LARGE_BODY_BYTES:
                 # Strangers make us work as little as can be, and what takes time keeps nobody waiting.
                 await self._caller.check_credentials(request.headers, request_id)
-                message = await asyncio.to_thread(request_of, self._route, request.path_params, query, body)
+                message = await asyncio.to_thread(request_of, self._route, request.path_params, query, body, keys)
             else:
-                message = request_of(self._route, request.path_params, query, body)
+                message = request_of(self._route, request.path_params, query, body, keys)
         except InvalidArgument:
             # The order of checks is the contract's: who may not call is not told what a call should look like.
             await self._caller.check_credentials(request.headers, request_id)
             if self._route.is_in_preview and not wants_preview(query):
                 raise ApiFeaturePreviewUsageOnly from None
             raise
+        request.state.is_repeatable |= is_repeatable(message)
         answer = await self._caller.call(message, request.headers, request_id, seconds)
         return _json(200, dumps(answer))
+
+    def _keys_of(self, request: Request) -> list[str]:
+        return request.headers.getlist(HEADER) if takes_key(self._route.method.input_type) else []
 
 
 def _always(text: str) -> Handler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -111,11 +112,11 @@ class Failure(NamedTuple):
     body: dict[str, object]
 
 
-def failure(status: status_pb2.Status, route: Route | None, *, changes_something: bool) -> Failure:
+def failure(status: status_pb2.Status, route: Route | None, *, is_repeatable: bool) -> Failure:
     """Return what HTTP says of a status with ErrorInfo.
 
     `route` is that of the message in which the server found the violations, whose paths are then told as those of the
-    JSON; None where they are so already.
+    JSON; None where they are so already. What is repeatable does no more when it is done twice.
     """
     details = {type(detail): detail for detail in map(_unpacked, status.details)}
     info = details[error_details_pb2.ErrorInfo]
@@ -124,7 +125,7 @@ def failure(status: status_pb2.Status, route: Route | None, *, changes_something
     if (bad_request := details.get(error_details_pb2.BadRequest)) is not None:
         parameters["fieldViolations"] = violations = []
         for each in bad_request.field_violations:
-            path = json_path(route.method.input_type, each.field) if route else each.field
+            path = _path(route, each.field)
             violations.append({"field": path, "description": each.description})
             if "message" in parameters:  # a sentence that names the field
                 parameters["message"] = str(parameters["message"]).replace(each.field, path)
@@ -134,7 +135,7 @@ def failure(status: status_pb2.Status, route: Route | None, *, changes_something
     headers = {"WWW-Authenticate": "Bearer"} if http_status == 401 else {}
     if retry is not None:
         headers["Retry-After"] = str(max(1, retry.retry_delay.seconds))
-    elif changes_something and http_status in MAY_BE_RETRIED:
+    elif not is_repeatable and http_status in MAY_BE_RETRIED:
         headers |= DO_NOT_RETRY  # Only what says when to retry has certainly not been executed.
     body: dict[str, object] = {
         "errorCode": code_pb2.Code.Name(status.code),
@@ -146,7 +147,7 @@ def failure(status: status_pb2.Status, route: Route | None, *, changes_something
     return Failure(http_status, headers, body)
 
 
-def refusal(request_id: str, raised: Exception, what: str, *, changes_something: bool) -> Failure:
+def refusal(request_id: str, raised: Exception, what: str, *, is_repeatable: bool) -> Failure:
     """Return what HTTP says of an error that the gateway found, and log it, since no server did.
 
     What is no RegistryError is a defect, of which the log alone is told more.
@@ -159,7 +160,14 @@ def refusal(request_id: str, raised: Exception, what: str, *, changes_something:
         "error": message_of(error),
     }
     log.log(logging.ERROR if defect else logging.INFO, "refused", exc_info=defect, extra={"fields": fields})
-    return failure(to_status(error, request_id), None, changes_something=changes_something)
+    return failure(to_status(error, request_id), None, is_repeatable=is_repeatable)
+
+
+def _path(route: Route | None, path: str) -> str:
+    """Return where a violation is: in the JSON, if it is in the request; findings are in a Model API, and name it."""
+    if route is None or re.split(r"\W", path, maxsplit=1)[0] not in route.method.input_type.fields_by_name:
+        return path
+    return json_path(route.method.input_type, path)
 
 
 def _unpacked(detail: Any) -> Any:

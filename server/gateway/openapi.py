@@ -7,11 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 
+from google.protobuf.descriptor import Descriptor
 from google.rpc import code_pb2
 
 from server.errors import RegistryError
 from server.gateway.comments import comment_on
 from server.gateway.errors import ERRORS, MAY_BE_RETRIED, MethodNotAllowed, RouteNotFound
+from server.gateway.idempotency import parameter_of_key, takes_key
 from server.gateway.routes import PREVIEW, Route
 from server.gateway.schemas import RequestSchemas, Schema, Schemas
 
@@ -74,7 +76,7 @@ _HEADERS: dict[str, Schema] = {
         "schema": {"type": "string", "const": "Bearer"},
     },
     "Retry-After": {
-        "description": "After how many seconds a retry can help; the call was not executed.",
+        "description": "After how many seconds a retry can help; it does nothing twice.",
         "schema": {"type": "integer", "minimum": 1},
     },
     "QoS-Retry-Hint": {
@@ -147,6 +149,8 @@ def _parameters(route: Route, requests: RequestSchemas) -> Iterator[dict[str, ob
             yield {"name": key, "in": "path", "required": True, **described}
         elif key in route.query_fields:
             yield {"name": key, "in": "query", "required": key in required, **described}
+    if takes_key(message):
+        yield parameter_of_key(message)
     wanted: Schema = {"const": True} if route.is_in_preview else {}
     yield {
         "name": PREVIEW,
@@ -173,11 +177,17 @@ def _can_come(error: type[RegistryError], route: Route) -> bool:
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE | HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
             return route.has_body
         case HTTPStatus.NOT_FOUND:
-            return bool(route.path_fields)
+            return bool(route.path_fields) or _names_a_model(route.method.input_type)
         case HTTPStatus.CONFLICT:
             return route.changes_something
         case _:
             return True
+
+
+def _names_a_model(request: Descriptor) -> bool:
+    """Whether a request without a path names a model, which can be missing, or has entries that do."""
+    parts = [request, *(field.message_type for field in request.fields if field.message_type)]
+    return any("model_rid" in part.fields_by_name for part in parts)
 
 
 def _failure(status: int, errors: Sequence[type[RegistryError]]) -> Schema:

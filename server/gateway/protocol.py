@@ -88,9 +88,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait_at_most(HEAD_SECONDS)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; a trailer comes too late to be one."""
+        """Take a header, without the blanks behind it, which the parser leaves; a trailer comes too late to be one."""
         if self._in_head:
-            super().on_header(name, value)
+            super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
         """Go on to the body."""
@@ -138,7 +138,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, error: RegistryError) -> None:
         """Answer and hang up; only hang up where the client would take this for the answer to an earlier request."""
         request_id = str(uuid.uuid4())
-        answer = refusal(request_id, error, "HTTP", changes_something=True)
+        answer = refusal(request_id, error, "HTTP", is_repeatable=False)
         body = json.dumps(answer.body, ensure_ascii=False).encode()
         headers = {
             "Content-Type": "application/json",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from server.errors import FieldViolation, InvalidArgument
+from server.gateway.idempotency import put_key
 from server.gateway.routes import PREVIEW, Route
 from server.json_form import from_json, loads
 
@@ -19,8 +20,10 @@ _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _BOOLEANS = {"true": True, "false": False}
 
 
-def request_of(route: Route, path_values: Mapping[str, str], query: str, body: bytes) -> Message:
-    """Return the message of a request, whose path values are still percent-encoded.
+def request_of(
+    route: Route, path_values: Mapping[str, str], query: str, body: bytes, keys: Sequence[str] = ()
+) -> Message:
+    """Return the message of a request, whose path values are still percent-encoded; `keys` are its idempotency keys.
 
     What the fields may hold is for the server to say. Raises InvalidArgument, with the paths of the JSON, for what no
     such message can hold.
@@ -46,6 +49,7 @@ def request_of(route: Route, path_values: Mapping[str, str], query: str, body: b
             values[key] = _value(route.query_fields[key], value)
         elif key != PREVIEW:
             violations.append(FieldViolation(key, "is not a known query parameter"))
+    violations += put_key(keys, values)
     try:
         message = from_json(values, route.request_type)
     except InvalidArgument as error:

@@ -10,6 +10,7 @@ from google.api import annotations_pb2
 from google.api.http_pb2 import HttpRule
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -48,7 +49,8 @@ class Route:
     @property
     def changes_something(self) -> bool:
         """Whether to execute a call twice could be to do twice as much."""
-        return self.http_method != "GET"
+        asks = self.method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+        return self.http_method != "GET" and not asks
 
 
 def routes_of(services: Iterable[str]) -> list[Route]:

@@ -23,6 +23,13 @@ _TIME: Schema = {
     "format": "date-time",
     "examples": ["2003-05-06T12:34:56.789Z"],
 }
+# What is read: to the millisecond, and with a time zone.
+_WHOLE_MILLISECONDS: Schema = {
+    "pattern": (
+        "^(?!0000)[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])[Tt]"
+        r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,3}0*)?(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])$"
+    )
+}
 _NULL: Schema = {"type": "null"}
 
 
@@ -70,7 +77,7 @@ class Schemas:
             return self._enum(field.enum_type)
         if field.message_type is not None:
             is_time = field.message_type.full_name == Timestamp.DESCRIPTOR.full_name
-            return _TIME if is_time else self.of(field.message_type)
+            return self._time() if is_time else self.of(field.message_type)
         return _SCALARS[field.type]
 
     def _union(self, message: Descriptor) -> Schema:
@@ -92,6 +99,9 @@ class Schemas:
 
     def _name(self, name: str) -> str:
         return name
+
+    def _time(self) -> Schema:
+        return _TIME
 
     def required_keys(self, message: Descriptor) -> set[str]:
         """Return the keys that are always there."""
@@ -115,6 +125,9 @@ class RequestSchemas(Schemas):
 
     def _name(self, name: str) -> str:
         return name if name.endswith("Request") else f"{name}Request"
+
+    def _time(self) -> Schema:
+        return _TIME | _WHOLE_MILLISECONDS
 
     def required_keys(self, message: Descriptor) -> set[str]:
         """Return the keys without which no request is valid."""

@@ -31,19 +31,21 @@ class Registry:
     source: ModelVersion
     target: Model
 
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, http.client.HTTPMessage, dict[str, Any]]:
+    def ask(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> tuple[int, http.client.HTTPMessage, dict[str, Any]]:
         """The status, the headers and the JSON of an answer."""
         connection = http.client.HTTPConnection(self.server.url.removeprefix("http://"), timeout=60)
-        headers = {"Authorization": f"Bearer {self.server.token()}", "Content-Type": "application/json"}
-        connection.request(method, path, json.dumps(body) if body else None, headers)
+        honest = {"Authorization": f"Bearer {self.server.token()}", "Content-Type": "application/json"}
+        connection.request(method, path, json.dumps(body) if body else None, honest | headers)
         response = connection.getresponse()
         answer = response.status, response.headers, json.loads(response.read())
         connection.close()
         return answer
 
-    def promote(self, **fields: str) -> tuple[int, http.client.HTTPMessage, dict[str, Any]]:
+    def promote(self, **headers: str) -> tuple[int, http.client.HTTPMessage, dict[str, Any]]:
         path = f"/api/v2/models/{self.target.rid}/promoteVersion?preview=true"
-        return self.ask("POST", path, {"sourceModelVersionRid": self.source.rid, **fields})
+        return self.ask("POST", path, {"sourceModelVersionRid": self.source.rid}, **headers)
 
     def promoted(self) -> int:
         """How many versions the target has."""
@@ -80,19 +82,15 @@ def test_a_promotion_whose_commit_has_an_unknown_end_is_not_to_be_sent_again(reg
 
 
 @pytest.mark.parametrize("arrives", [True, False], ids=["committed", "not committed"])
-def test_a_promotion_with_a_request_id_is_carried_out_once_whatever_became_of_its_commit(
-    registry: Registry, arrives: bool
-) -> None:
-    """The server itself finds out."""
+def test_with_a_key_it_is_made_once_all_the_same(registry: Registry, arrives: bool) -> None:
+    key = {"Idempotency-Key": str(uuid.uuid4())}
     registry.proxy.lose_a_commit(arrives=arrives)
-    request_id = str(uuid.uuid4())
 
-    status, _, answer = registry.promote(requestId=request_id)
+    status, _, made = registry.promote(**key)
 
     assert registry.proxy.lost.wait(60)
     assert status == 200
-    assert registry.promoted() == 1
-    assert registry.promote(requestId=request_id)[2] == answer
+    assert registry.promote(**key)[2] == made
     assert registry.promoted() == 1
 
 

@@ -26,12 +26,22 @@ hooks = "{checks}"
 folders.values = ["{folder}"]
 models.values = ["{model}"]
 versions.values = ["{version}"]
+promotions.values = ["{promotion}"]
+branches.values = ["master"]
+numbers.values = [1]
 
 [parameters]
 "body.parentFolderRid" = {{ dictionary = "folders", probability = 0.5 }}
 "path.modelRid" = {{ dictionary = "models", probability = 0.5 }}
 "path.modelVersionRid" = {{ dictionary = "versions", probability = 0.5 }}
+"path.promotionRid" = {{ dictionary = "promotions", probability = 0.5 }}
+"query.modelRid" = {{ dictionary = "models", probability = 0.5 }}
+"body.promotions[*].modelRid" = {{ dictionary = "models", probability = 0.9 }}
+"body.promotions[*].sourceModelVersionRid" = {{ dictionary = "versions", probability = 0.9 }}
+"body.promotions[*].branch" = {{ dictionary = "branches", probability = 0.9 }}
 "body.sourceModelVersionRid" = {{ dictionary = "versions", probability = 0.5 }}
+"body.branch" = {{ dictionary = "branches", probability = 0.5 }}
+"body.toVersionNumber" = {{ dictionary = "numbers", probability = 0.5 }}
 
 [generation]
 deterministic = true
@@ -50,20 +60,22 @@ fail-on = true
 
 # The contract has this parameter on every route and ignores it, even nonsense, on all but one.
 [[operations]]
-exclude-operation-id = "PromoteVersion"
+exclude-operation-id = ["PromoteVersion", "CheckPromotion"]
 parameters = {{ "query.preview" = true }}
 
 """
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_every_answer_to_every_kind_of_request_is_as_described(tmp_path: Path) -> None:
     with Server(tmp_path / "cwd") as server, grpc.insecure_channel(server.address) as channel:
         admin = server.user(channel)
         model = admin.create_model("there")
         version = admin.create_version(model)
+        promoted = admin.promote(version, model)
+        (promotion,) = admin("ListPromotions", model_version_rid=promoted.rid).promotions
         config = tmp_path / "schemathesis.toml"
-        there = {"folder": FOLDER, "model": model.rid, "version": version.rid}
+        there = {"folder": FOLDER, "model": model.rid, "version": version.rid, "promotion": promotion.rid}
         config.write_text(CONFIG.format(checks=CHECKS, token=server.token(), **there))
 
         done = subprocess.run(
@@ -73,7 +85,7 @@ def test_every_answer_to_every_kind_of_request_is_as_described(tmp_path: Path) -
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=220,
         )
 
         assert done.returncode == 0, done.stdout + done.stderr

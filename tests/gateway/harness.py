@@ -38,9 +38,10 @@ class Asked:
 
 @dataclass
 class Backend(grpc.GenericRpcHandler):
-    """Answers every call alike, with a model, as soon as it may."""
+    """Answers every call alike, with a model or with a failure that says nothing more, as soon as it may."""
 
     answer: Model = field(default_factory=lambda: MODEL)
+    failure: grpc.StatusCode | None = None
     asked: queue.SimpleQueue[Asked] = field(default_factory=queue.SimpleQueue)
     may_answer: threading.Event = field(default_factory=threading.Event)
 
@@ -49,6 +50,8 @@ class Backend(grpc.GenericRpcHandler):
             metadata = {key: str(value) for key, value in context.invocation_metadata()}
             self.asked.put(Asked(details.method, metadata, context.time_remaining()))
             assert self.may_answer.wait(DEADLINE_SECONDS)
+            if self.failure is not None:
+                context.abort(self.failure, "")
             return self.answer.SerializeToString()
 
         return grpc.unary_unary_rpc_method_handler(answer)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.errors import FieldViolation, InvalidArgument, InvalidModelApi
+from server.errors import FieldViolation, InvalidArgument, InvalidModelApi, ModelApiIncompatible
 from server.gateway import errors as gateway_errors
 from server.gateway.errors import Failure, failure
 from server.gateway.routes import Route, routes_of
@@ -25,8 +25,8 @@ OF_THE_GATEWAY = {
 }
 
 
-def told(error: Any, route: Route | None = None, *, changes_something: bool = True) -> Failure:
-    return failure(to_status(error, "some-request"), route, changes_something=changes_something)
+def told(error: Any, route: Route | None = None, *, is_repeatable: bool = False) -> Failure:
+    return failure(to_status(error, "some-request"), route, is_repeatable=is_repeatable)
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -66,8 +66,8 @@ def test_a_change_that_certainly_did_not_happen_may_be_sent_again(name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["Overloaded", "StorageUnavailable"])
-def test_a_question_may_always_be_asked_again(name: str) -> None:
-    assert HINT not in told(every_error()[name](retry_after=None), changes_something=False).headers
+def test_what_does_no_more_when_it_is_done_twice_may_always_be_sent_again(name: str) -> None:
+    assert HINT not in told(every_error()[name](retry_after=None), is_repeatable=True).headers
 
 
 @pytest.mark.parametrize("name", [name for name, error in OF_THE_GATEWAY.items() if error.http_status in {429, 503}])
@@ -89,6 +89,28 @@ def test_the_fields_at_fault_are_named_as_in_the_json() -> None:
             {"field": "modelApi.inputs[0].columns[3].name", "description": "is required"},
         ]
     }
+
+
+@pytest.mark.parametrize("path", ['inputs["model_rid"].columns["a.source_model"].data_type', 'inputs["' + "a-b " * 200])
+@pytest.mark.parametrize("rpc", ["PromoteVersion", "BatchPromoteVersions"])
+def test_a_finding_is_told_as_it_was_found(rpc: str, path: str) -> None:
+    """It is about a Model API, whose parts it says by name, and not about the request."""
+    error = ModelApiIncompatible(
+        model_rid="a", branch_name="b", error_count=1, violations=(FieldViolation(path, "is another type"),)
+    )
+
+    (violation,) = told(error, ROUTES[rpc]).body["parameters"]["fieldViolations"]  # type: ignore[index]
+
+    assert violation["field"] == (path if len(path) < 300 else f"{path[:297]}…")
+
+
+def test_the_entry_of_a_batch_is_named_as_in_the_json() -> None:
+    violations = (FieldViolation("promotions[1]", "no"), FieldViolation("promotions[2].model_rid", "is required"))
+
+    answer = told(InvalidArgument(violations=violations), ROUTES["BatchPromoteVersions"])
+
+    found = [each["field"] for each in answer.body["parameters"]["fieldViolations"]]  # type: ignore[index]
+    assert found == ["promotions[1]", "promotions[2].modelRid"]
 
 
 def test_a_sentence_among_the_parameters_names_the_field_as_in_the_json_too() -> None:

@@ -190,10 +190,13 @@ def test_a_large_body_of_a_stranger_keeps_nobody_waiting(server: Server, items: 
         assert time.monotonic() - start < DEADLINE_SECONDS / 4
 
 
-def test_a_request_that_is_too_slow_for_the_end_of_the_server_is_told_so_in_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "key", [b"", b"Idempotency-Key: 8a0c96e7-8d08-4f54-8d62-fec9561f2d8a\r\n"], ids=["", "with a key"]
+)
+def test_a_request_that_is_too_slow_for_the_end_of_the_server_is_told_so_in_json(tmp_path: Path, key: bytes) -> None:
     with Server(tmp_path / "cwd") as server, connect(server) as connection:
         body = model("too slow")
-        connection.sendall(CREATE + bearer(server) + b"Content-Length: %d\r\n\r\n%s" % (len(body), body[:-5]))
+        connection.sendall(CREATE + bearer(server) + key + b"Content-Length: %d\r\n\r\n%s" % (len(body), body[:-5]))
         assert is_answered_soon(server)
         server.terminate()
         (answer,) = rest_of(connection)
@@ -202,5 +205,5 @@ def test_a_request_that_is_too_slow_for_the_end_of_the_server_is_told_so_in_json
     head, _, content = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"503 ")
     assert b"content-type: application/json" in head.lower()
-    assert b"qos-retry-hint: do-not-retry" in head.lower()
+    assert (b"qos-retry-hint: do-not-retry" in head.lower()) == (not key)
     assert json.loads(content)["errorName"] == "Cancelled"

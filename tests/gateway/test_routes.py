@@ -59,6 +59,15 @@ def test_a_new_annotated_rpc_has_a_route() -> None:
     assert not put.query_fields
 
 
+def test_a_post_that_only_asks_changes_nothing() -> None:
+    changing = {route.method.name for route in routes_of(SERVICES) if route.changes_something}
+
+    assert changing == {
+        *("CreateModel", "CreateModelVersion", "PromoteVersion"),
+        *("BatchPromoteVersions", "RollbackBranch", "SetBranchPolicy"),
+    }
+
+
 def test_an_rpc_without_an_annotation_has_no_route() -> None:
     assert "ListBranches" not in {route.method.name for route in routes_of(SERVICES)}
 
