@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import socket
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
-import grpc
 import pytest
 
-from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.validation.rules import uuid as uuid_rule
 from tests.builders import FOLDER
+from tests.gateway.registry import Registry, good
 from tests.gateway.test_refusals import MODELS, SOURCE, Answer, ask
 from tests.processes import Server
-from tests.rpc.harness import User
 
 KEY = "8a0c96e7-8d08-4f54-8d62-fec9561f2d8a"
 OTHER = "00000000-0000-0000-0000-000000000001"
@@ -26,49 +22,17 @@ PROMOTE = f"{MODELS}/ri.models.main.model.none/promoteVersion?preview=true"
 BODY = {"sourceModelVersionRid": SOURCE}
 
 
-@dataclass(frozen=True)
-class Registry:
-    """A server, an administrator who calls it over gRPC, and a version to promote into a model."""
-
-    server: Server
-    admin: User
-    source: ModelVersion
-    target: Model
-
-    def post(self, rpc: str, body: dict[str, Any], key: str = "", model: Model | None = None) -> Answer:
-        """Send an RPC of a model with a key, if there is one."""
-        path = f"{MODELS}/{(model or self.target).rid}/{rpc}?preview=true"
-        return ask(self.server, "POST", path, json.dumps(body), Idempotency_Key=key)
-
-    def promote(self, key: str = "", **body: Any) -> Answer:
-        return self.post("promoteVersion", {"sourceModelVersionRid": self.source.rid, **body}, key)
-
-    def promoted(self, branch: str = "master") -> int:
-        """How many versions a branch of the target has."""
-        return len(self.admin("ListModelVersions", model_rid=self.target.rid, branch=branch).model_versions)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("idempotency") / "cwd") as server:
-        yield server
-
-
-@pytest.fixture
-def registry(server: Server) -> Iterator[Registry]:
-    with grpc.insecure_channel(server.address) as channel:
-        admin = server.user(channel)
-        source = admin.create_version(admin.create_model(f"source {uuid.uuid4()}"))
-        yield Registry(server, admin, source, admin.create_model(f"target {uuid.uuid4()}"))
-
-
 def new_key() -> str:
     return str(uuid.uuid4())
 
 
+def promoted(registry: Registry) -> int:
+    """How many versions the target has."""
+    return len(registry.admin("ListModelVersions", model_rid=registry.target.rid).model_versions)
+
+
 def rid(answer: Answer) -> str:
-    assert answer.status == 200, answer.content
-    found: str = json.loads(answer.content)["rid"]
+    found: str = good(answer)["rid"]
     return found
 
 
@@ -82,7 +46,7 @@ def test_a_post_with_the_same_key_gives_the_same_version_again(registry: Registr
 
     assert first.content == second.content
     assert rid(first) == rid(second)
-    assert registry.promoted() == 1
+    assert promoted(registry) == 1
 
 
 def test_each_key_is_a_promotion_of_its_own_and_so_is_each_post_without_one(registry: Registry) -> None:
@@ -98,7 +62,7 @@ def test_the_same_key_many_times_at_once_is_one_promotion(registry: Registry) ->
         answers = list(threads.map(lambda _: registry.promote(key), range(8)))
 
     assert len({rid(answer) for answer in answers}) == 1
-    assert registry.promoted() == 1
+    assert promoted(registry) == 1
 
 
 @pytest.mark.parametrize(
@@ -109,7 +73,7 @@ def test_every_way_to_say_a_key_says_the_same(registry: Registry, said: str) -> 
 
     assert rid(registry.promote(said.format(key))) == rid(registry.promote(said.format(key.upper())))
     assert rid(registry.promote(key)) == rid(registry.promote(requestId=key))
-    assert registry.promoted() == 1
+    assert promoted(registry) == 1
 
 
 def test_the_key_of_http_is_the_request_id_of_grpc(registry: Registry) -> None:
@@ -118,7 +82,7 @@ def test_the_key_of_http_is_the_request_id_of_grpc(registry: Registry) -> None:
     over_grpc = registry.admin.promote(registry.source, registry.target, request_id=key)
 
     assert rid(registry.promote(f'"{key}"')) == over_grpc.rid
-    assert registry.promoted() == 1
+    assert promoted(registry) == 1
 
 
 def test_a_key_that_the_body_repeats_is_fine(registry: Registry) -> None:
@@ -146,7 +110,7 @@ def test_a_check_with_the_key_of_a_promotion_tells_what_that_made(registry: Regi
     key = new_key()
     made = rid(registry.promote(key))
 
-    answer = registry.post("checkPromotion", {"sourceModelVersionRid": registry.source.rid}, key)
+    answer = registry.post("checkPromotion", key, sourceModelVersionRid=registry.source.rid)
 
     assert json.loads(answer.content)["repeatedVersionRid"] == made
 
