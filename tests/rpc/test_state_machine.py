@@ -32,7 +32,7 @@ from tests.rpc.reference import Made, Person, Reference, Refusal, content_of
 from tests.storage.inspection import row_counts, rows
 
 RUNS = settings(
-    max_examples=25,
+    max_examples=20,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -316,19 +316,19 @@ class RegistryMachine(RuleBasedStateMachine):
             self.assert_nothing_else_is_stored()
 
     def assert_everyone_sees_what_there_is(self) -> None:
+        roots = [rid for rid in self.reference.versions if rid not in self.reference.promotions]
         for name in self.people:
             for folder in self.folders:
                 self.call(name, "ListModels", parent_folder_rid=folder)
-            for model_rid in self.reference.models:
-                self.call(name, "ListPromotions", model_rid=model_rid)
-                self.call(name, "ListBranches", model_rid=model_rid)
-            roots = [rid for rid in self.reference.versions if rid not in self.reference.promotions]
-            for version_rid in (*roots, *list(self.reference.promotions)[-3:]):
+            for version_rid in (*roots[:4], *list(self.reference.promotions)[-2:]):
                 self.call(name, "GetLineage", model_version_rid=version_rid)
             if name != "admin":
-                # Of nobody else's runs, as there is nobody else who calls by these names.
-                self.call(name, "ListPromotions", page_size=7)
-        for model_rid, branch in {(v.model_rid, v.branch) for v in self.reference.versions.values()}:
+                # None of other runs are among them, where these people do not exist.
+                self.call(name, "ListPromotions", page_size=20)
+        for model_rid in self.reference.models:
+            self.call("admin", "ListPromotions", model_rid=model_rid)
+            self.call("admin", "ListBranches", model_rid=model_rid)
+        for model_rid, branch in dict.fromkeys((v.model_rid, v.branch) for v in self.reference.versions.values()):
             self.call("admin", "ListModelVersions", model_rid=model_rid, branch=branch)
 
     def assert_times_follow_the_order(self) -> None:
