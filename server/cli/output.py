@@ -121,4 +121,5 @@ def _flat(row: dict[str, Any]) -> dict[str, str]:
 def _print(table: Table, file: TextIO) -> None:
     # As wide as the cells are: a RID that is cut cannot be copied.
     # And as they are: a requirement like pandas[excel] is no markup.
-    Console(file=file, width=MAX_WIDTH, markup=False, emoji=False, highlight=False).print(table)
+    # Of a terminal called dumb, rich believes the width only if the height is given too.
+    Console(file=file, width=MAX_WIDTH, height=25, markup=False, emoji=False, highlight=False).print(table)
