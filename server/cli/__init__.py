@@ -14,6 +14,7 @@ from server.cli import (
     file_commands,
     import_command,
     promotion_commands,
+    record_commands,
     server_commands,
 )
 
@@ -32,6 +33,7 @@ def build_app() -> typer.Typer:
         server_commands,
         import_command,
         promotion_commands,
+        record_commands,
         client_commands,
         access_commands,
         file_commands,
