@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import access_commands, client_commands, demo_command, file_commands, import_command, server_commands
+from server.cli import (
+    access_commands,
+    client_commands,
+    demo_command,
+    file_commands,
+    import_command,
+    promotion_commands,
+    record_commands,
+    server_commands,
+)
 
 
 def build_app() -> typer.Typer:
@@ -20,6 +29,15 @@ def build_app() -> typer.Typer:
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
     )
-    for module in (server_commands, import_command, client_commands, access_commands, file_commands, demo_command):
+    for module in (
+        server_commands,
+        import_command,
+        promotion_commands,
+        record_commands,
+        client_commands,
+        access_commands,
+        file_commands,
+        demo_command,
+    ):
         module.register(app)
     return app

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,14 +17,12 @@ from modelregistry.v1.model_service_pb2 import (
     ListBranchesRequest,
     ListModelsRequest,
     ListModelVersionsRequest,
-    PromoteVersionRequest,
 )
 from server.cli.connection import Client, client_command
 from server.cli.file_commands import upload
-from server.cli.options import Branch, ModelRid, PageSize, PageToken, VersionRid, option
+from server.cli.options import Branch, ModelRid, PageSize, PageToken, RequestId, VersionRid, option
 from server.cli.output import fail
-from server.errors import FieldViolation, InvalidArgument
-from server.json_form import from_json, loads
+from server.cli.request_files import read_request
 
 Folder = Annotated[str, option("--folder", "The RID of the folder.", metavar="RID")]
 AnyFolder = Annotated[str | None, option("--folder", "Only the models of this folder.", metavar="RID")]
@@ -42,16 +39,14 @@ ModelFile = Annotated[
     Path | None, option("--model-files", "The model files, of any size; they are uploaded first.", metavar="FILE")
 ]
 
-# As many as the server would list.
-MAX_VIOLATIONS = 20
 
-
-def create_model(client: Client, name: Name, folder: Folder) -> Message:
+def create_model(client: Client, name: Name, folder: Folder, request_id: RequestId = None) -> Message:
     """Create a model with no versions.
 
     [bold]modelregistry create-model fraud-detector --folder ri.compass.main.folder.staging[/bold]
     """
-    return client.call(client.models.CreateModel, CreateModelRequest(name=name, parent_folder_rid=folder))
+    request = CreateModelRequest(name=name, parent_folder_rid=folder, request_id=request_id)
+    return client.call(client.models.CreateModel, request)
 
 
 def get_model(client: Client, model_rid: ModelRid) -> Message:
@@ -79,18 +74,18 @@ def create_version(
     file: VersionFile,
     model_files: ModelFile = None,
     branch: Branch = None,
+    request_id: RequestId = None,
 ) -> Message:
     """Add a version to a model, as the new head of a branch.
 
     [bold]modelregistry create-version ri.models.main.model.… --file version.json --model-files model.bin[/bold]
     """
-    try:
-        request = from_json(loads(_read(file)), CreateModelVersionRequest)
-    except InvalidArgument as error:
-        fail(f"--file {file}: {_told(error.violations)}")
+    request = read_request(file, CreateModelVersionRequest)
     request.model_rid = model_rid
     if branch is not None:
         request.branch = branch
+    if request_id is not None:
+        request.request_id = request_id
     if model_files is not None:
         if request.HasField("model_files"):
             fail(f"--model-files {model_files}: --file {file} has modelFiles already")
@@ -141,26 +136,9 @@ def list_versions(
     return client.call(client.models.ListModelVersions, request)
 
 
-def promote(
-    client: Client,
-    source: Annotated[str, typer.Argument(help="The RID of the version to promote.")],
-    target_model: Annotated[str, typer.Argument(help="The RID of the model to promote it into.")],
-    branch: Branch = None,
-) -> Message:
-    """Copy a version into another model, as the new head of a branch.
-
-    [bold]modelregistry promote ri.models.main.model-version.… ri.models.main.model.…[/bold]
-    """
-    request = PromoteVersionRequest(
-        model_rid=target_model, source_model_version_rid=source, branch=branch, preview=True
-    )
-    return client.call(client.models.PromoteVersion, request)
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     for run in (
-        promote,
         create_model,
         create_version,
         get_model,
@@ -171,21 +149,3 @@ def register(app: typer.Typer) -> None:
         list_versions,
     ):
         app.command(run.__name__.replace("_", "-"))(client_command(run))
-
-
-def _read(file: str) -> bytes:
-    try:
-        if file != "-":
-            return Path(file).read_bytes()
-        if sys.stdin is None:
-            fail("--file -: the standard input is closed")
-        return sys.stdin.buffer.read()
-    except OSError as error:
-        fail(f"--file {file}: {error.strerror}")
-
-
-def _told(violations: tuple[FieldViolation, ...]) -> str:
-    shown = [": ".join(filter(None, violation)) for violation in violations[:MAX_VIOLATIONS]]
-    if more := len(violations) - len(shown):
-        shown.append(f"and {more} more")
-    return "; ".join(shown)

@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 
 from modelregistry.v1.access_service_pb2_grpc import AccessServiceStub
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
+from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceStub
 from server.cli.options import TARGET, CaCert, ClientCert, ClientKey, Output, Target, Tls, Token
 from server.cli.output import fail, show
 from server.config import is_loopback
@@ -37,6 +38,7 @@ class Client:
     """The services of a server, called with a token and a deadline."""
 
     models: ModelServiceStub
+    promotions: PromotionServiceStub
     access: AccessServiceStub
     token: str | None
 
@@ -54,18 +56,22 @@ class Client:
 
 def client_of(channel: grpc.Channel, token: str | None) -> Client:
     """Return the services behind a channel."""
-    return Client(ModelServiceStub(channel), AccessServiceStub(channel), token)
+    return Client(ModelServiceStub(channel), PromotionServiceStub(channel), AccessServiceStub(channel), token)
 
 
 def client_command(run: Callable[..., Message | None]) -> Callable[..., None]:
     """Make a command of a function that takes a Client and the command's own options, and may return an answer.
 
     The command gets the options of the connection and of the output in addition; it prints the answer, or the error.
+    A function with an option `output` of its own prints its answer itself.
     """
+    own = dict(list(inspect.signature(run, eval_str=True).parameters.items())[1:])
 
     @functools.wraps(run)
-    def command(*, output: Output = "json", **arguments: Any) -> None:
+    def command(*, output: Any, **arguments: Any) -> None:
         connection = {name: arguments.pop(name) for name in _connection_parameters}
+        if "output" in own:
+            arguments["output"] = output
         with open_channel(**connection) as channel:
             client = client_of(channel, connection["token"])
             try:
@@ -77,9 +83,12 @@ def client_command(run: Callable[..., Message | None]) -> Callable[..., None]:
         if answer is not None:
             show(answer, output)
 
-    own = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
     output_parameter = inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default="json", annotation=Output)
-    parameters = [*own, *_connection_parameters.values(), output_parameter]
+    parameters = [
+        *(parameter for name, parameter in own.items() if name != "output"),
+        *_connection_parameters.values(),
+        own.get("output", output_parameter),
+    ]
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -106,16 +115,22 @@ def open_channel(
     return grpc.secure_channel(target, _credentials(ca_cert, client_cert, client_key), options)
 
 
+def error_info(error: Any) -> dict[str, str]:
+    """Return the name, the parameters and the instance id of an error; nothing if it is none of the registry's."""
+    status = rpc_status.from_call(error)
+    for detail in status.details if status else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            return dict(info.metadata)
+    return {}
+
+
 def fail_call(error: grpc.RpcError) -> NoReturn:
     """Say in one line which error it was, with its instance id, and exit."""
     call: Any = error
     code: grpc.StatusCode = call.code()
-    instance = ""
-    status = rpc_status.from_call(call)
-    for detail in status.details if status else ():
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info):
-            instance = f" [instance {info.metadata['errorInstanceId']}]"
+    info = error_info(error)
+    instance = f" [instance {info['errorInstanceId']}]" if info else ""
     line = call.details() if instance else f"{code.name}: {call.details()}"
     fail(line + instance, EXIT_CODE_BASE + code.value[0])
 

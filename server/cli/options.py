@@ -52,6 +52,15 @@ Output = Annotated[Literal["json", "table"], option("--output", "json for progra
 ModelRid = Annotated[str, typer.Argument(help="The RID of the model.")]
 VersionRid = Annotated[str, typer.Argument(help="The RID of the version.")]
 Branch = Annotated[str | None, option("--branch", "The branch; `master` by default.", metavar="NAME")]
+RequestId = Annotated[
+    str | None,
+    option("--request-id", "Makes the call safe to repeat: the same request is carried out once.", metavar="UUID"),
+]
+ExpectedHead = Annotated[
+    str | None,
+    option("--expected-head", "The version that the branch's head must be, or nothing is done.", metavar="RID"),
+]
+Reason = Annotated[str | None, option("--reason", "Why; it stays in the record of the promotion.", metavar="TEXT")]
 PageSize = Annotated[int, option("--page-size", "How many to print at most, 1 to 1000; 0 means 100.")]
 PageToken = Annotated[str | None, option("--page-token", "The nextPageToken of the page before.", metavar="TOKEN")]
 

@@ -1,9 +1,14 @@
-"""How commands print: JSON for programs, tables for people, and one clear line for an error."""
+"""How commands print: JSON for programs, tables for people, and one clear line for an error.
+
+What is printed may come from anybody. So nothing that a terminal obeys or does not show is printed as it is.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import Any, Literal, NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NoReturn, TextIO
 
 import typer
 from google.protobuf.message import Message
@@ -11,37 +16,86 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from modelregistry.v1.compatibility_pb2 import CompatibilityFinding
 from server.json_form import dumps, to_json
 
 MAX_WIDTH = 10_000
+FINDING = ("rule", "severity", "path", "message")
 
 
 def show(message: Message, output: Literal["json", "table"] = "json") -> None:
     """Print a message in the contract's JSON, or as a table."""
     if output == "json":
-        print(dumps(message, indent=2))
+        print(json_text(message, indent=2))
         return
     value: dict[str, Any] = to_json(message)
     rows = value["data"] if isinstance(value.get("data"), list) else [value]
-    # As wide as the cells are: a RID that is cut cannot be copied.
-    # And as they are: a requirement like pandas[excel] is no markup.
-    console = Console(width=MAX_WIDTH, markup=False, emoji=False, highlight=False)
-    console.print(_table([_flat(row) for row in rows]) if rows else "nothing")
+    match [_flat(row) for row in rows]:
+        case []:
+            print("nothing")
+        case [only]:
+            show_fields(only)
+        case several:
+            show_rows(several)
     if token := value.get("nextPageToken"):
         say(f"there is more: --page-token {token}")
 
 
+def show_fields(row: Mapping[str, str]) -> None:
+    """Print one thing as names and values, where long values have room."""
+    table = Table("field", "value", box=SIMPLE_HEAD)
+    for name, cell in row.items():
+        table.add_row(escaped(name), escaped(cell))
+    _print(table, sys.stdout)
+
+
+def show_rows(rows: Iterable[Mapping[str, str]], file: TextIO | None = None) -> None:
+    """Print one thing a line, on standard output if nothing else is given."""
+    rows = list(rows)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*map(escaped, columns), box=SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(escaped(row.get(name, "")) for name in columns))
+    _print(table, file or sys.stdout)
+
+
+def show_findings(
+    findings: Sequence[CompatibilityFinding], error_count: int, warning_count: int, file: TextIO | None = None
+) -> None:
+    """Print what a comparison found; nothing if that is nothing. The counts are of all, also of those left out."""
+    if findings:
+        values = map(to_json, findings)
+        show_rows([{name: str(value.get(name, "")) for name in FINDING} for value in values], file)
+    if more := error_count + warning_count - len(findings):
+        say(f"and {more} more")
+
+
+def json_text(message: Message, indent: int | None = None) -> str:
+    """Return the contract's JSON of a message, with escapes for what a terminal would not show as it is."""
+    lines = dumps(message, indent).split("\n")
+    return "\n".join(line if line.isprintable() else "".join(map(_json_escaped, line)) for line in lines)
+
+
+def escaped(text: str) -> str:
+    """Return text on one line, without anything that a terminal obeys or does not show."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def say(text: str) -> None:
     """Tell the person something, in one line, that is not part of the answer."""
-    # What it quotes may come from elsewhere: no line breaks, nothing that a terminal obeys.
-    escaped = (sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
-    print("".join(escaped), file=sys.stderr)
+    print(escaped(text), file=sys.stderr)
 
 
 def fail(problem: str, exit_code: int = 1) -> NoReturn:
     """Say in one line what is wrong, and exit."""
     say(f"error: {problem}")
     raise typer.Exit(exit_code)
+
+
+def _json_escaped(sign: str) -> str:
+    return sign if sign.isprintable() else json.dumps(sign)[1:-1]
 
 
 def _flat(row: dict[str, Any]) -> dict[str, str]:
@@ -55,6 +109,8 @@ def _flat(row: dict[str, Any]) -> dict[str, str]:
                 cells[key] = value.get("type", "")
             case "head", dict():
                 cells |= {name: cell for name, cell in _flat(value).items() if name in {"rid", "createdTime"}}
+            case "findings", list():
+                pass  # errorCount and warningCount stand beside them
             case _, list():
                 cells[key] = ", ".join(map(str, value))
             case _:
@@ -62,15 +118,8 @@ def _flat(row: dict[str, Any]) -> dict[str, str]:
     return cells
 
 
-def _table(rows: list[dict[str, str]]) -> Table:
-    """One row a line; a single row as name and value, where long values have room."""
-    if len(rows) == 1:
-        table = Table("field", "value", box=SIMPLE_HEAD)
-        for name, cell in rows[0].items():
-            table.add_row(name, cell)
-        return table
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(*columns, box=SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*(row.get(name, "") for name in columns))
-    return table
+def _print(table: Table, file: TextIO) -> None:
+    # As wide as the cells are: a RID that is cut cannot be copied.
+    # And as they are: a requirement like pandas[excel] is no markup.
+    # Of a terminal called dumb, rich believes the width only if the height is given too.
+    Console(file=file, width=MAX_WIDTH, height=25, markup=False, emoji=False, highlight=False).print(table)

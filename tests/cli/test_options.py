@@ -12,6 +12,7 @@ from server.cli import build_app
 
 CLIENT_OPTIONS = {"--target", "--token", "--tls", "--ca-cert", "--client-cert", "--client-key"}
 PAGE_OPTIONS = {"--page-size", "--page-token"}
+PROMOTION_OPTIONS = {"--request-id", "--expected-head", "--reason"}
 
 # By command; what client commands have in common is added below.
 OPTIONS: dict[str, set[str]] = {
@@ -40,9 +41,26 @@ OPTIONS: dict[str, set[str]] = {
     "demo": {"--prepare", *CLIENT_OPTIONS},
 }
 CLIENT_COMMANDS: dict[str, set[str]] = {
-    "promote": {"--branch"},
-    "create-model": {"--folder"},
-    "create-version": {"--file", "--model-files", "--branch"},
+    "promote": {"--branch", "--yes", *PROMOTION_OPTIONS},
+    "check": {"--branch", *PROMOTION_OPTIONS},
+    "promote-batch": {"--file", "--request-id"},
+    "rollback": {"--branch", "--to", *PROMOTION_OPTIONS},
+    "list-promotions": {
+        "--model",
+        "--branch",
+        "--source-version",
+        "--version",
+        "--created-by",
+        "--since",
+        "--until",
+        *PAGE_OPTIONS,
+    },
+    "get-promotion": set(),
+    "lineage": set(),
+    "set-policy": {"--branch"},
+    "get-policy": {"--branch"},
+    "create-model": {"--folder", "--request-id"},
+    "create-version": {"--file", "--model-files", "--branch", "--request-id"},
     "get-model": set(),
     "get-version": set(),
     "get-branch": {"--branch"},

@@ -1,0 +1,312 @@
+"""`promote` asks before it breaks somebody, and `check` says what it would do; at terminals and without."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_OFF
+from server.auth.access import MODELS_READ, MODELS_WRITE
+from tests.cli.stages import ERROR, WARNING, Stages
+from tests.cli.terminals import END_OF_FILE, Terminal
+from tests.processes import failure, run
+
+QUESTION = "promote all the same? [y/N] "
+PROMOTE = "/modelregistry.v1.ModelService/PromoteVersion"
+INCOMPATIBLE = "the version is incompatible with the head of the branch (1 error)"
+
+# Exit codes: 64 plus the gRPC status code.
+NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, ABORTED = 69, 70, 73, 74
+
+ANSWERS_FOR_YES, ANSWERS_FOR_NO = ("y\n", "YES\n"), ("n\n", "\n", "yo\n", "\xff\n", END_OF_FILE)
+
+
+def last_line(result: subprocess.CompletedProcess[str]) -> str:
+    return result.stderr.rstrip("\n").rpartition("\n")[2]
+
+
+# What is shown
+
+
+def test_a_promotion_that_breaks_nobody_says_nothing_else(stages: Stages) -> None:
+    result = stages.server.run("promote", stages.first, stages.production)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["versionNumber"] == 2
+
+
+def test_a_warning_is_shown_beside_the_answer_and_not_asked_about(stages: Stages) -> None:
+    result = stages.server.run("promote", stages.warns, stages.production)
+    header, _, row = filter(str.strip, result.stderr.splitlines())
+    assert header.split() == ["rule", "severity", "path", "message"]
+    assert row.split()[:3] == ["REMOVED", "WARN", WARNING]
+    assert json.loads(result.stdout)["versionNumber"] == 2
+
+
+def test_a_warning_is_not_asked_about_at_a_terminal_either(stages: Stages) -> None:
+    assert Terminal(stages.server, "promote", stages.warns, stages.production).ends().returncode == 0
+
+
+# What is asked
+
+
+def test_what_breaks_somebody_is_refused_where_nobody_can_be_asked(stages: Stages) -> None:
+    result = stages.server.run("promote", stages.breaks, stages.production, stdin="y\n")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert ERROR in result.stderr
+    assert last_line(result) == f"error: {INCOMPATIBLE}; --yes promotes all the same"
+    assert stages.numbers() == [1]
+
+
+def test_a_terminal_that_shows_nothing_is_nobody_to_ask(stages: Stages) -> None:
+    # The findings go elsewhere, so who types has not seen them.
+    command = ["bash", "-c", 'exec "$@" 2>/dev/null', "bash", "modelregistry", "promote"]
+    terminal = Terminal(stages.server, *command[1:], stages.breaks, stages.production, command=command[0])
+    result = terminal.ends()
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
+
+
+@pytest.mark.parametrize("variables", [{}, {"MODELREGISTRY_YES": "1"}], ids=["the option", "the variable"])
+def test_yes_promotes_without_asking_and_shows_what_it_breaks(stages: Stages, variables: dict[str, str]) -> None:
+    options = () if variables else ("--yes",)
+    result = stages.server.run("promote", stages.breaks, stages.production, *options, **variables)
+    assert result.returncode == 0
+    assert ERROR in result.stderr
+    assert json.loads(result.stdout)["versionNumber"] == 2
+
+
+def test_yes_asks_nobody_at_a_terminal(stages: Stages) -> None:
+    result = Terminal(stages.server, "promote", stages.breaks, stages.production, "--yes").ends()
+    assert result.returncode == 0
+    assert QUESTION not in result.stderr
+
+
+@pytest.mark.parametrize("answer", ANSWERS_FOR_YES)
+def test_who_says_yes_at_a_terminal_promotes(stages: Stages, answer: str) -> None:
+    terminal = Terminal(stages.server, "promote", stages.breaks, stages.production)
+    asked = terminal.shows(QUESTION)
+    assert ERROR in asked
+    assert INCOMPATIBLE in asked
+    terminal.type(answer)
+    result = terminal.ends()
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["versionNumber"] == 2
+
+
+@pytest.mark.parametrize("answer", ANSWERS_FOR_NO)
+def test_who_says_anything_else_promotes_nothing(stages: Stages, answer: str) -> None:
+    terminal = Terminal(stages.server, "promote", stages.breaks, stages.production)
+    terminal.shows(QUESTION)
+    terminal.type(answer)
+    result = terminal.ends()
+    assert (result.returncode, result.stdout) == (1, "")
+    assert last_line(result) == "error: nothing was promoted"
+    assert stages.numbers() == [1]
+
+
+def test_who_interrupts_the_question_promotes_nothing(stages: Stages) -> None:
+    terminal = Terminal(stages.server, "promote", stages.breaks, stages.production)
+    terminal.shows(QUESTION)
+    terminal.interrupt()
+    result = terminal.ends()
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert stages.numbers() == [1]
+
+
+def test_what_was_asked_about_is_what_is_replaced(stages: Stages) -> None:
+    terminal = Terminal(stages.server, "promote", stages.breaks, stages.production)
+    terminal.shows(QUESTION)
+    stages.promote(stages.warns)
+    terminal.answer("y")
+    result = terminal.ends()
+    assert result.returncode == ABORTED
+    assert last_line(result).startswith("error: BranchHeadChanged: ")
+    assert stages.numbers() == [2, 1]
+
+
+# What is refused
+
+
+def test_a_head_that_is_not_the_expected_one_is_the_servers_to_refuse(stages: Stages) -> None:
+    terminal = Terminal(stages.server, "promote", stages.breaks, stages.production, "--expected-head", stages.breaks)
+    result = terminal.ends()
+    assert result.returncode == ABORTED
+    assert ERROR in result.stderr
+    assert QUESTION not in result.stderr
+    assert last_line(result).startswith("error: BranchHeadChanged: ")
+
+
+def test_the_head_that_is_expected_may_be_replaced(stages: Stages) -> None:
+    options = ("--expected-head", stages.live, "--yes")
+    assert stages.server.run("promote", stages.breaks, stages.production, *options).returncode == 0
+    assert stages.records()[0].replaced_version_rid == stages.live
+
+
+@pytest.mark.parametrize("options", [(), ("--yes",)])
+def test_what_the_branch_refuses_is_shown_and_not_asked_about(stages: Stages, options: tuple[str, ...]) -> None:
+    stages.admin("SetBranchPolicy", model_rid=stages.production, compatibility=COMPATIBILITY_MODE_ENFORCE)
+    result = Terminal(stages.server, "promote", stages.breaks, stages.production, *options).ends()
+    assert result.returncode == FAILED_PRECONDITION
+    assert ERROR in result.stderr
+    assert QUESTION not in result.stderr
+    assert last_line(result).startswith("error: ModelApiIncompatible: ")
+
+
+def test_a_branch_that_compares_nothing_has_nothing_to_ask(stages: Stages) -> None:
+    stages.admin("SetBranchPolicy", model_rid=stages.production, compatibility=COMPATIBILITY_MODE_OFF)
+    assert stages.server.json("promote", stages.breaks, stages.production)["versionNumber"] == 2
+
+
+# Requests that are repeated
+
+
+def test_a_reason_stays_in_the_record(stages: Stages) -> None:
+    stages.server.json("promote", stages.first, stages.production, "--reason", "the old one\nis slow")
+    assert stages.records()[0].reason == "the old one\nis slow"
+
+
+@pytest.mark.parametrize("kind", ["first", "warns", "breaks"])
+def test_a_promotion_is_repeated_by_its_id_without_asking_again(stages: Stages, kind: str) -> None:
+    source, reason = getattr(stages, kind), ("--reason", "because")
+    command = ("promote", source, stages.production, "--request-id", str(uuid.uuid4()), *reason)
+    made = json.loads(stages.server.run(*command, "--yes").stdout)
+    stages.promote(stages.first)
+    assert stages.server.json(*command) == made
+    terminal = Terminal(stages.server, *command)
+    assert json.loads(terminal.ends().stdout) == made
+    assert stages.numbers() == [3, 2, 1]
+
+
+def test_a_promotion_that_was_confirmed_is_repeated_by_its_id(stages: Stages) -> None:
+    command = ("promote", stages.breaks, stages.production, "--branch", "canary", "--request-id", str(uuid.uuid4()))
+    stages.promote(stages.first, branch="canary")
+    terminal = Terminal(stages.server, *command)
+    terminal.shows(QUESTION)
+    terminal.answer("y")
+    assert stages.server.json(*command) == json.loads(terminal.ends().stdout)
+    assert stages.numbers("canary") == [2, 1]
+
+
+def test_an_id_is_not_used_for_another_promotion(stages: Stages) -> None:
+    options = ("--request-id", str(uuid.uuid4()), "--yes")
+    assert stages.server.run("promote", stages.breaks, stages.production, *options).returncode == 0
+    again = stages.server.run("promote", stages.breaks, stages.production, *options, "--reason", "another")
+    assert again.returncode == ALREADY_EXISTS
+    assert last_line(again).startswith("error: RequestIdAlreadyUsed: ")
+    assert stages.numbers() == [2, 1]
+
+
+# Tokens and servers that cannot check
+
+
+def test_a_token_that_may_not_check_needs_a_yes(stages: Stages) -> None:
+    writing = stages.server.token(scopes=[MODELS_WRITE])
+    command = ("promote", stages.breaks, stages.production)
+    refused = failure(stages.server.run(*command, token=writing))
+    assert "api:models-read" in refused
+    assert "--yes promotes all the same" in refused
+    assert stages.numbers() == [1]
+
+    promoted = stages.server.run(*command, "--yes", token=writing)
+    assert promoted.returncode == 0
+    assert "api:models-read" in promoted.stderr
+    assert stages.numbers() == [2, 1]
+
+
+def test_who_may_not_check_is_asked_at_a_terminal(stages: Stages) -> None:
+    token = stages.server.token(scopes=[MODELS_WRITE])
+    terminal = Terminal(stages.server, "promote", stages.breaks, stages.production, token=token)
+    assert "api:models-read" in terminal.shows(QUESTION)
+    terminal.answer("n")
+    assert terminal.ends().returncode == 1
+    assert stages.numbers() == [1]
+
+
+@pytest.fixture
+def older(stages: Stages) -> Iterator[str]:
+    """The address of a server like those of the release before: it knows PromoteVersion and no PromotionService."""
+
+    class Old(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> Any:
+            if details.method != PROMOTE:
+                return None
+            promote = stages.admin.channel.unary_unary(PROMOTE)
+            return grpc.unary_unary_rpc_method_handler(
+                lambda request, _: promote(request, metadata=stages.admin.metadata)
+            )
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Old()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_an_older_server_promotes_as_before(stages: Stages, older: str) -> None:
+    result = run("promote", stages.breaks, stages.production, "--target", older)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["versionNumber"] == 2
+
+
+@pytest.mark.parametrize("option", ["--request-id", "--expected-head", "--reason"])
+def test_what_an_older_server_would_overlook_is_refused(stages: Stages, older: str, option: str) -> None:
+    refused = failure(run("promote", stages.breaks, stages.production, "--target", older, option, "x"))
+    assert refused == f"{option}: the server is of an earlier release, which does not know it"
+    assert stages.numbers() == [1]
+
+
+# Checks
+
+
+def test_a_check_says_what_would_happen_and_changes_nothing(stages: Stages) -> None:
+    checked = stages.server.json("check", stages.breaks, stages.production)
+    assert checked["wouldSucceed"] is True
+    assert [finding["path"] for finding in checked["findings"]] == [ERROR]
+    assert (checked["headVersionRid"], checked["versionNumber"]) == (stages.live, 2)
+    assert stages.numbers() == [1]
+
+
+def test_a_check_of_what_would_fail_fails(stages: Stages) -> None:
+    stages.admin("SetBranchPolicy", model_rid=stages.production, compatibility=COMPATIBILITY_MODE_ENFORCE)
+    result = stages.server.run("check", stages.breaks, stages.production, "--expected-head", stages.breaks)
+    assert (result.returncode, result.stderr) == (1, "")
+    obstacles = [obstacle["errorName"] for obstacle in json.loads(result.stdout)["obstacles"]]
+    assert obstacles == ["BranchHeadChanged", "ModelApiIncompatible"]
+
+
+def test_a_check_for_people_says_what_it_would_become_what_stands_in_the_way_and_what_it_breaks(
+    stages: Stages,
+) -> None:
+    options = ("--expected-head", stages.breaks, "--output", "table")
+    result = stages.server.run("check", stages.breaks, stages.production, *options)
+    assert (result.returncode, result.stderr) == (1, "")
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    for line in ("wouldSucceed False", "versionNumber 2", f"headVersionRid {stages.live}", "compatibility WARN"):
+        assert line in lines
+    (obstacle,) = (line for line in lines if line.startswith("BranchHeadChanged "))
+    assert stages.live in obstacle
+    assert any(line.startswith(f"REMOVED ERROR {ERROR} ") for line in lines)
+
+
+def test_a_check_says_what_the_same_request_has_made_before(stages: Stages) -> None:
+    command = (stages.first, stages.production, "--request-id", str(uuid.uuid4()), "--reason", "because")
+    made = stages.server.json("promote", *command)
+    assert stages.server.json("check", *command)["repeatedVersionRid"] == made["rid"]
+
+
+def test_a_check_takes_a_branch(stages: Stages) -> None:
+    checked = stages.server.json("check", stages.breaks, stages.production, "--branch", "canary")
+    assert checked["versionNumber"] == 1
+    assert "headVersionRid" not in checked
+
+
+def test_a_check_needs_no_more_than_reading(stages: Stages) -> None:
+    reading = stages.server.token(scopes=[MODELS_READ])
+    assert stages.server.json("check", stages.first, stages.production, token=reading)["wouldSucceed"] is True
