@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import uuid
 from dataclasses import replace
 from typing import Any
@@ -132,14 +133,15 @@ class RegistryMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         """Two models that some may use, and one in another folder; the second enforces compatibility on `master`."""
         rids = []
-        for name, folder, apis in (("staging", 0, [0, 2]), ("production", 0, [0]), ("hidden", 1, [0])):
+        for name, folder, apis in (("staging", 0, [0, 2]), ("production", 0, [2, 0]), ("hidden", 1, [0])):
             place = {"name": name, "parent_folder_rid": self.folders[folder]}
             rids.append(self.change("admin", "CreateModel", **place).rid)
             for api in apis:
                 content = {"model_api": MODEL_APIS[api], "conda_requirements": [self.run]}
                 self.change("admin", "CreateModelVersion", model_rid=rids[-1], **content)
         staging, production, _ = rids
-        self.change("admin", "SetBranchPolicy", model_rid=production, compatibility=COMPATIBILITY_MODE_ENFORCE)
+        for policy in (COMPATIBILITY_MODE_OFF, COMPATIBILITY_MODE_ENFORCE):
+            self.change("admin", "SetBranchPolicy", model_rid=production, compatibility=policy)
         for resource, principal, role in (
             (self.folders[0], self.people["ann"].principals[0], ROLE_OWNER),
             (staging, self.people["bob"].principals[0], ROLE_VIEWER),
@@ -199,17 +201,21 @@ class RegistryMachine(RuleBasedStateMachine):
         if self.repeatable:
             self.change_by(*data.draw(st.sampled_from(self.repeatable), "earlier request"))
 
-    @rule(data=st.data(), change=st.sampled_from(["person", "branch", "branch", "reason"]))
+    @rule(data=st.data(), change=st.sampled_from(["person", "nothing", "nothing", "branch", "reason"]))
     def use_an_id_again(self, data: st.DataObject, change: str) -> None:
-        """Another person sends a request, or the same one with a change in it; `master` for nothing is none."""
+        """Another person sends a request, or the same one with a change in it; `master` in place of nothing is none."""
         if self.repeatable:
             name, rpc, sent = data.draw(st.sampled_from(self.repeatable), "earlier request")
             name = data.draw(who, "person") if change == "person" else name
             request = type(sent)()
             request.CopyFrom(sent)
             for each in getattr(request, "promotions", [request]):
-                if change in each.DESCRIPTOR.fields_by_name:
-                    setattr(each, change, {"branch": "master", "reason": "for once"}[change])
+                if change == "reason" and "reason" in each.DESCRIPTOR.fields_by_name:
+                    each.reason = "for once"
+                elif change == "branch" and "branch" in each.DESCRIPTOR.fields_by_name:
+                    each.branch = "elsewhere"
+                elif change == "nothing" and "branch" in each.DESCRIPTOR.fields_by_name:
+                    each.branch = each.branch or "master"
             self.change_by(name, rpc, request)
 
     @rule(data=st.data(), name=who, what=st.sampled_from(["model", "policy", "policy", "grant", "revoke"]))
@@ -379,7 +385,9 @@ class RegistryMachine(RuleBasedStateMachine):
 def test_any_calls_in_any_order_are_answered_as_the_reference_answers_them(
     migrated_url: str, open_repository: OpenRepository
 ) -> None:
-    with serving(open_repository(migrated_url)) as registry:
+    # Whole seconds, so that the order of what came to be cannot lean on times.
+    repository = open_repository(migrated_url, clock_ms=lambda: int(time.time()) * 1000)
+    with serving(repository) as registry:
         run_state_machine_as_test(lambda: RegistryMachine(registry, migrated_url), settings=RUNS)
 
 
