@@ -1,4 +1,4 @@
-"""`promote` asks before it breaks somebody, and `check` says what it would do; at terminals and without."""
+"""`promote` shows what it breaks and asks before it does; at terminals and without."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_OFF
-from server.auth.access import MODELS_READ, MODELS_WRITE
+from server.auth.access import MODELS_WRITE
 from tests.cli.stages import ERROR, WARNING, Stages
 from tests.cli.terminals import END_OF_FILE, Terminal
 from tests.processes import failure, run
@@ -23,7 +23,7 @@ PROMOTE = "/modelregistry.v1.ModelService/PromoteVersion"
 INCOMPATIBLE = "the version is incompatible with the head of the branch (1 error)"
 
 # Exit codes: 64 plus the gRPC status code.
-NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, ABORTED = 69, 70, 73, 74
+ALREADY_EXISTS, FAILED_PRECONDITION, ABORTED = 70, 73, 74
 
 ANSWERS_FOR_YES, ANSWERS_FOR_NO = ("y\n", "YES\n"), ("n\n", "\n", "yo\n", "\xff\n", END_OF_FILE)
 
@@ -260,53 +260,3 @@ def test_what_an_older_server_would_overlook_is_refused(stages: Stages, older: s
     refused = failure(run("promote", stages.breaks, stages.production, "--target", older, option, "x"))
     assert refused == f"{option}: the server is of an earlier release, which does not know it"
     assert stages.numbers() == [1]
-
-
-# Checks
-
-
-def test_a_check_says_what_would_happen_and_changes_nothing(stages: Stages) -> None:
-    checked = stages.server.json("check", stages.breaks, stages.production)
-    assert checked["wouldSucceed"] is True
-    assert [finding["path"] for finding in checked["findings"]] == [ERROR]
-    assert (checked["headVersionRid"], checked["versionNumber"]) == (stages.live, 2)
-    assert stages.numbers() == [1]
-
-
-def test_a_check_of_what_would_fail_fails(stages: Stages) -> None:
-    stages.admin("SetBranchPolicy", model_rid=stages.production, compatibility=COMPATIBILITY_MODE_ENFORCE)
-    result = stages.server.run("check", stages.breaks, stages.production, "--expected-head", stages.breaks)
-    assert (result.returncode, result.stderr) == (1, "")
-    obstacles = [obstacle["errorName"] for obstacle in json.loads(result.stdout)["obstacles"]]
-    assert obstacles == ["BranchHeadChanged", "ModelApiIncompatible"]
-
-
-def test_a_check_for_people_says_what_it_would_become_what_stands_in_the_way_and_what_it_breaks(
-    stages: Stages,
-) -> None:
-    options = ("--expected-head", stages.breaks, "--output", "table")
-    result = stages.server.run("check", stages.breaks, stages.production, *options)
-    assert (result.returncode, result.stderr) == (1, "")
-    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    for line in ("wouldSucceed False", "versionNumber 2", f"headVersionRid {stages.live}", "compatibility WARN"):
-        assert line in lines
-    (obstacle,) = (line for line in lines if line.startswith("BranchHeadChanged "))
-    assert stages.live in obstacle
-    assert any(line.startswith(f"REMOVED ERROR {ERROR} ") for line in lines)
-
-
-def test_a_check_says_what_the_same_request_has_made_before(stages: Stages) -> None:
-    command = (stages.first, stages.production, "--request-id", str(uuid.uuid4()), "--reason", "because")
-    made = stages.server.json("promote", *command)
-    assert stages.server.json("check", *command)["repeatedVersionRid"] == made["rid"]
-
-
-def test_a_check_takes_a_branch(stages: Stages) -> None:
-    checked = stages.server.json("check", stages.breaks, stages.production, "--branch", "canary")
-    assert checked["versionNumber"] == 1
-    assert "headVersionRid" not in checked
-
-
-def test_a_check_needs_no_more_than_reading(stages: Stages) -> None:
-    reading = stages.server.token(scopes=[MODELS_READ])
-    assert stages.server.json("check", stages.first, stages.production, token=reading)["wouldSucceed"] is True
