@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -196,27 +197,24 @@ class RegistryMachine(RuleBasedStateMachine):
             request_id=self.request_id(data),
         )
 
-    @rule(data=st.data())
-    def repeat(self, data: st.DataObject) -> None:
-        if self.repeatable:
-            self.change_by(*data.draw(st.sampled_from(self.repeatable), "earlier request"))
-
-    @rule(data=st.data(), change=st.sampled_from(["person", "nothing", "nothing", "branch", "reason"]))
-    def use_an_id_again(self, data: st.DataObject, change: str) -> None:
-        """Another person sends a request, or the same one with a change in it; `master` in place of nothing is none."""
+    @rule(data=st.data(), how=st.sampled_from(["as it was", "with what it left out"]))
+    def repeat(self, data: st.DataObject, how: str) -> None:
         if self.repeatable:
             name, rpc, sent = data.draw(st.sampled_from(self.repeatable), "earlier request")
-            name = data.draw(who, "person") if change == "person" else name
-            request = type(sent)()
-            request.CopyFrom(sent)
-            for each in getattr(request, "promotions", [request]):
-                if change == "reason" and "reason" in each.DESCRIPTOR.fields_by_name:
-                    each.reason = "for once"
-                elif change == "branch" and "branch" in each.DESCRIPTOR.fields_by_name:
-                    each.branch = "elsewhere"
-                elif change == "nothing" and "branch" in each.DESCRIPTOR.fields_by_name:
-                    each.branch = each.branch or "master"
-            self.change_by(name, rpc, request)
+            says_master = how == "with what it left out"
+            self.change_by(
+                name, rpc, changed(sent, lambda branch: branch or "master", "branch") if says_master else sent
+            )
+
+    @rule(data=st.data(), change=st.sampled_from(["person", "branch", "reason"]))
+    def use_an_id_again(self, data: st.DataObject, change: str) -> None:
+        """Another person sends a request, or the same one asks for something else."""
+        if self.repeatable:
+            name, rpc, sent = data.draw(st.sampled_from(self.repeatable), "earlier request")
+            if change == "person":
+                self.change_by(data.draw(who, "person"), rpc, sent)
+            else:
+                self.change_by(name, rpc, changed(sent, lambda _: "something else", change))
 
     @rule(data=st.data(), name=who, what=st.sampled_from(["model", "policy", "policy", "grant", "revoke"]))
     def arrange(self, data: st.DataObject, name: str, what: str) -> None:
@@ -270,9 +268,10 @@ class RegistryMachine(RuleBasedStateMachine):
         return self.change_by(name, rpc, request_of(rpc, **fields))
 
     def change_by(self, name: str, rpc: str, request: Any) -> Any:
-        if "request_id" in request.DESCRIPTOR.fields_by_name and request.request_id:
-            self.repeatable.append((name, rpc, request))
         told = outcome(self.users[name], rpc, request)
+        if "request_id" in request.DESCRIPTOR.fields_by_name and request.request_id:
+            # What was carried out is the more interesting to repeat.
+            self.repeatable += [(name, rpc, request)] * (1 if isinstance(told, Refusal) else 4)
         rids = rids_of(told)
         records = {rid: self.records_of(rid) for rid in rids if rid not in self.reference.models and is_promotion(told)}
         made = [Made(rid, records[rid].rid if rid in records else "") for rid in rids]
@@ -411,6 +410,16 @@ def outcome(user: User, rpc: str, request: Any) -> Any:
         obstacle.ClearField("description")
     leave_out_times(answer)
     return answer
+
+
+def changed(request: Any, change: Callable[[str], str], field: str) -> Any:
+    """A request with a change in a field of its own, or of each of its entries, where there is such a field."""
+    result = type(request)()
+    result.CopyFrom(request)
+    for each in getattr(result, "promotions", [result]):
+        if field in each.DESCRIPTOR.fields_by_name:
+            setattr(each, field, change(getattr(each, field)))
+    return result
 
 
 def leave_out_times(message: Message) -> None:
