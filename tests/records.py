@@ -87,9 +87,10 @@ def _assert_lineage(admin: User, versions: dict[str, ModelVersion], promotions: 
             page = admin("GetLineage", **request)
             nodes += page.nodes
             request = {**request, "page_token": page.next_page_token} if page.next_page_token else {}
-        rids = [node.model_version_rid for node in nodes]
+        by_id = {node.node_id: node.model_version_rid for node in nodes}
+        rids = list(by_id.values())
         assert sorted(rids) == sorted(rid for rid, each in versions.items() if each.root_model_version_rid == root)
         assert rids[0] == root
         for node in nodes[1:]:
-            assert rids[node.previous_index] == promotions[node.model_version_rid].source_model_version_rid
+            assert by_id[node.previous_node_id] == promotions[node.model_version_rid].source_model_version_rid
             assert node.promotion_rid == promotions[node.model_version_rid].rid

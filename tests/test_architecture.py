@@ -73,6 +73,7 @@ CONFINED = {
     "alembic": {"storage.sql"},
     "fsspec": {"storage.files"},
     "jwt": {"auth"},
+    "cryptography": {"auth", "storage.sql", "healthcheck"},
     "starlette": {"gateway"},
     "uvicorn": {"gateway"},
     "uvloop": {"gateway"},

@@ -89,6 +89,9 @@ def create_version(
     if model_files is not None:
         if request.HasField("model_files"):
             fail(f"--model-files {model_files}: --file {file} has modelFiles already")
+        if request.HasField("request_id"):
+            # Another upload makes another request, which the id is not for.
+            fail(f"--model-files {model_files}: what has an id names an upload in --file, made once by upload-files")
         request.model_files.uploaded.upload_id = upload(client, model_rid, model_files).upload_id
     return client.call(client.models.CreateModelVersion, request)
 

@@ -1,11 +1,12 @@
 """A lineage as text: for terminals, for Graphviz, for Mermaid, for programs.
 
-Each function takes the nodes as they arrive, page by page, and the index of the one that was traced; it yields lines.
-Nodes may arrive twice, and before those that they were promoted from; a lineage that was imported may be a circle.
+Each function takes the nodes as they arrive, page by page, and the id of the one that was traced; it yields lines.
+A lineage that was imported may have nodes before those that they were promoted from, and may be a circle.
 """
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -17,19 +18,18 @@ from server.cli.output import escaped, json_text
 INVISIBLE = "(not visible to you)"
 
 
-def tree(nodes: Iterable[LineageNode], traced_index: int) -> Iterator[str]:
+def tree(nodes: Iterable[LineageNode], traced_id: str) -> Iterator[str]:
     """Draw a version a line, below the one that it was promoted from.
 
     What was promoted once goes on in the same column, and so does the largest part of what was promoted more often. So
     a chain of any length stays in its column, and the columns are never more than the logarithm of the versions.
     """
-    labels: dict[int, str] = {}
-    previous: dict[int, int] = {}
+    labels: dict[str, str] = {}
+    previous: dict[str, str] = {}
     for node in nodes:
-        if node.index not in labels:
-            labels[node.index] = _line(node, traced_index)
-            if node.HasField("previous_index"):
-                previous[node.index] = node.previous_index
+        labels[node.node_id] = _line(node, traced_id)
+        if node.HasField("previous_node_id"):
+            previous[node.node_id] = node.previous_node_id
     forest = _forest(labels, previous)
     ahead = [_Place(root, "", "", _AT_ROOT) for root in reversed(forest.roots)]
     while ahead:
@@ -39,32 +39,32 @@ def tree(nodes: Iterable[LineageNode], traced_index: int) -> Iterator[str]:
         ahead.extend(reversed(below))
 
 
-def dot(nodes: Iterable[LineageNode], traced_index: int) -> Iterator[str]:
+def dot(nodes: Iterable[LineageNode], traced_id: str) -> Iterator[str]:
     """Describe the graph to Graphviz."""
     yield "digraph lineage {"
     yield "  node [shape=box];"
-    for node, edges in _with_edges(nodes):
-        label = r"\n".join(_quoted_for_dot(part) for part in _parts(node, traced_index))
+    for number, node, edges in _with_edges(nodes):
+        label = r"\n".join(_quoted_for_dot(part) for part in _parts(node, traced_id))
         style = "bold" if node.is_head else "solid" if _is_visible(node) else "dashed"
-        traced = ", peripheries=2" if node.index == traced_index else ""
-        yield f'  n{node.index} [label="{label}", style={style}{traced}];'
+        traced = ", peripheries=2" if node.node_id == traced_id else ""
+        yield f'  n{number} [label="{label}", style={style}{traced}];'
         yield from (f"  n{start} -> n{end};" for start, end in edges)
     yield "}"
 
 
-def mermaid(nodes: Iterable[LineageNode], traced_index: int) -> Iterator[str]:
+def mermaid(nodes: Iterable[LineageNode], traced_id: str) -> Iterator[str]:
     """Describe the graph to Mermaid."""
     yield "flowchart TD"
     yield "  classDef traced stroke-width:4px"
-    for node, edges in _with_edges(nodes):
-        label = "<br/>".join(_quoted_for_mermaid(part) for part in _parts(node, traced_index))
-        yield f'  n{node.index}["{label}"]'
-        if node.index == traced_index:
-            yield f"  class n{node.index} traced"
+    for number, node, edges in _with_edges(nodes):
+        label = "<br/>".join(_quoted_for_mermaid(part) for part in _parts(node, traced_id))
+        yield f'  n{number}["{label}"]'
+        if node.node_id == traced_id:
+            yield f"  class n{number} traced"
         yield from (f"  n{start} --> n{end}" for start, end in edges)
 
 
-def json_document(nodes: Iterable[LineageNode], traced_index: int) -> Iterator[str]:
+def json_document(nodes: Iterable[LineageNode], traced_id: str) -> Iterator[str]:
     """Write all nodes as one JSON document."""
     yield "{"
     yield '  "data": ['
@@ -75,7 +75,7 @@ def json_document(nodes: Iterable[LineageNode], traced_index: int) -> Iterator[s
         text = textwrap.indent(json_text(node, indent=2), "    ")
     yield text
     yield "  ],"
-    yield f'  "tracedIndex": {traced_index}'
+    yield f'  "tracedNodeId": {json.dumps(traced_id)}'
     yield "}"
 
 
@@ -86,21 +86,21 @@ def _is_visible(node: LineageNode) -> bool:
     return node.HasField("model_version_rid")
 
 
-def _parts(node: LineageNode, traced_index: int) -> list[str]:
+def _parts(node: LineageNode, traced_id: str) -> list[str]:
     """Return what a box of a graph says, line by line."""
     parts = [INVISIBLE]
     if _is_visible(node):
         place = f"{node.branch} v{node.version_number}{' (head)' if node.is_head else ''}"
         parts = [node.model_name, place, node.model_version_rid]
-    return [*parts, "traced"] if node.index == traced_index else parts
+    return [*parts, "traced"] if node.node_id == traced_id else parts
 
 
-def _line(node: LineageNode, traced_index: int) -> str:
+def _line(node: LineageNode, traced_id: str) -> str:
     """Return what a line of a tree says. Behind the RID, which has no spaces, nothing is anybody's choice."""
     text = INVISIBLE
     if _is_visible(node):
         text = f"{node.model_name}  {node.branch}  v{node.version_number}  {node.model_version_rid}"
-    return escaped(text) + " (head)" * node.is_head + " ← traced" * (node.index == traced_index)
+    return escaped(text) + " (head)" * node.is_head + " ← traced" * (node.node_id == traced_id)
 
 
 def _quoted_for_dot(text: str) -> str:
@@ -123,32 +123,30 @@ _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 # The edges of a graph
 
 
-def _with_edges(nodes: Iterable[LineageNode]) -> Iterator[tuple[LineageNode, list[tuple[int, int]]]]:
-    """Yield each node once, with the edges that can be drawn now: both of their ends are there."""
-    seen: set[int] = set()
-    waiting: defaultdict[int, list[int]] = defaultdict(list)
-    for node in nodes:
-        if node.index in seen:
-            continue
-        seen.add(node.index)
-        edges = [(node.index, end) for end in waiting.pop(node.index, ())]
-        if node.HasField("previous_index"):
-            if node.previous_index in seen:
-                edges.append((node.previous_index, node.index))
+def _with_edges(nodes: Iterable[LineageNode]) -> Iterator[tuple[int, LineageNode, list[tuple[int, int]]]]:
+    """Yield each node with its number, and with the edges that can be drawn now: both of their ends are there."""
+    numbers: dict[str, int] = {}
+    waiting: defaultdict[str, list[int]] = defaultdict(list)
+    for number, node in enumerate(nodes):
+        numbers[node.node_id] = number
+        edges = [(number, end) for end in waiting.pop(node.node_id, ())]
+        if node.HasField("previous_node_id"):
+            if node.previous_node_id in numbers:
+                edges.append((numbers[node.previous_node_id], number))
             else:
-                waiting[node.previous_index].append(node.index)
-        yield node, edges
+                waiting[node.previous_node_id].append(number)
+        yield number, node, edges
 
 
 # The layout of a tree
 
 
 class _Forest(NamedTuple):
-    """Trees by index, with the number of nodes below and including each."""
+    """Trees of ids, with the number of nodes below and including each."""
 
-    roots: list[int]
-    children: Mapping[int, list[int]]
-    sizes: Mapping[int, int]
+    roots: list[str]
+    children: Mapping[str, list[str]]
+    sizes: Mapping[str, int]
 
 
 class _Marks(NamedTuple):
@@ -161,7 +159,7 @@ class _Marks(NamedTuple):
 class _Place(NamedTuple):
     """Where a node is drawn."""
 
-    node: int
+    node: str
     lead: str  # of its own line
     column: str  # of the lines that hang on it
     marks: _Marks
@@ -172,46 +170,46 @@ _AT_BRANCH = _Marks("┬ ", "─ ")
 _IN_COLUMN = _Marks("├ ", "└ ")
 
 
-def _forest(indexes: Collection[int], previous: Mapping[int, int]) -> _Forest:
+def _forest(ids: Collection[str], previous: Mapping[str, str]) -> _Forest:
     """Return the trees; a node whose previous one is not there is a root, and so is one node of a circle."""
-    of: defaultdict[int, list[int]] = defaultdict(list)
+    of: defaultdict[str, list[str]] = defaultdict(list)
     roots = []
-    for index in sorted(indexes):
-        if previous.get(index) in indexes:
-            of[previous[index]].append(index)
+    for node in ids:
+        if previous.get(node) in ids:
+            of[previous[node]].append(node)
         else:
-            roots.append(index)
-    children: dict[int, list[int]] = {}
-    order: list[int] = []
+            roots.append(node)
+    children: dict[str, list[str]] = {}
+    order: list[str] = []
 
-    def walk(root: int) -> None:
+    def walk(root: str) -> None:
         children[root], ahead = [], [root]
         while ahead:
-            index = ahead.pop()
-            order.append(index)
-            children[index] = [child for child in of[index] if child not in children]
-            children.update((child, []) for child in children[index])
-            ahead.extend(children[index])
+            node = ahead.pop()
+            order.append(node)
+            children[node] = [child for child in of[node] if child not in children]
+            children.update((child, []) for child in children[node])
+            ahead.extend(children[node])
 
     for root in roots:
         walk(root)
-    for index in sorted(indexes):
-        if index not in children:
-            roots.append(_on_circle(index, previous))
+    for node in ids:
+        if node not in children:
+            roots.append(_on_circle(node, previous))
             walk(roots[-1])
-    sizes: dict[int, int] = {}
-    for index in reversed(order):
-        sizes[index] = 1 + sum(sizes[child] for child in children[index])
+    sizes: dict[str, int] = {}
+    for node in reversed(order):
+        sizes[node] = 1 + sum(sizes[child] for child in children[node])
     return _Forest(roots, children, sizes)
 
 
-def _on_circle(index: int, previous: Mapping[int, int]) -> int:
+def _on_circle(node: str, previous: Mapping[str, str]) -> str:
     """Return the node at which the way back from this one, which never ends, is back for the first time."""
-    seen: set[int] = set()
-    while index not in seen:
-        seen.add(index)
-        index = previous[index]
-    return index
+    seen: set[str] = set()
+    while node not in seen:
+        seen.add(node)
+        node = previous[node]
+    return node
 
 
 def _below(place: _Place, forest: _Forest) -> list[_Place]:
@@ -230,7 +228,7 @@ def _below(place: _Place, forest: _Forest) -> list[_Place]:
     return places
 
 
-DRAWINGS: Final[Mapping[str, Callable[[Iterable[LineageNode], int], Iterator[str]]]] = {
+DRAWINGS: Final[Mapping[str, Callable[[Iterable[LineageNode], str], Iterator[str]]]] = {
     "tree": tree,
     "table": tree,
     "dot": dot,

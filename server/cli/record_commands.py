@@ -99,7 +99,7 @@ def lineage(client: Client, model_version_rid: VersionRid, output: Drawing = "tr
     pages = _lineage(client, model_version_rid)
     first = next(pages)
     nodes = chain(first.nodes, (node for page in pages for node in page.nodes))
-    for line in DRAWINGS[output](nodes, first.traced_index):
+    for line in DRAWINGS[output](nodes, first.traced_node_id):
         print(line)
 
 

@@ -77,12 +77,12 @@ class PromotionService(promotion_service_pb2_grpc.PromotionServiceServicer):
     def GetLineage(self, request: GetLineageRequest, context: grpc.ServicerContext) -> GetLineageResponse:
         """Return a page of a version's lineage."""
         caller = self._caller()
-        paging = Paging(int, "GetLineage", request.model_version_rid)
+        paging = Paging(str, "GetLineage", request.model_version_rid)
         wanted = paging.page_request(request.page_size, request.page_token)
         lineage = self._repository.read(lambda reader: reader.get_lineage(request.model_version_rid, caller, wanted))
         return GetLineageResponse(
             nodes=lineage.page.items,
-            traced_index=lineage.traced_index,
+            traced_node_id=lineage.traced_node_id,
             next_page_token=paging.next_token(lineage.page),
         )
 

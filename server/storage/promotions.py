@@ -71,10 +71,10 @@ class PromotionFilter(NamedTuple):
 
 
 class Lineage(NamedTuple):
-    """A page of a lineage, and the index in it of the version that was asked for."""
+    """A page of a lineage, and the node_id of the version that was asked for."""
 
     page: Page[LineageNode]
-    traced_index: int
+    traced_node_id: str
 
 
 class PromotionReader(Protocol):
@@ -120,8 +120,10 @@ class PromotionReader(Protocol):
     def get_lineage(self, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
         """Return a version, its predecessors and all its descendants, in the order in which they were stored.
 
-        Of what the caller may not see, only index and previous_index are set. The position is the last index. Raises
-        ModelVersionNotFound if the version is absent or the caller may not see its model.
+        Of what the caller may not see, only node_id and previous_node_id are set. The position is opaque, and holds how
+        far the first page saw: what is stored later is on no page, or else behind all that it was promoted from. Raises
+        ModelVersionNotFound if the version is absent or the caller may not see its model, and InvalidPageToken for a
+        position that no page ended at.
         """
 
     def get_policy(self, model_rid: str, branch: str) -> BranchPolicy:

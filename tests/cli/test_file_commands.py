@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,25 @@ def test_files_are_named_in_one_way(server: Server, model: str, binary: Path) ->
     refused = server.run("create-version", model, "--file", "-", "--model-files", binary, stdin=version)
 
     assert failure(refused) == f"--model-files {binary}: --file - has modelFiles already"
+
+
+@pytest.mark.parametrize("in_file", [True, False], ids=["in the file", "as an option"])
+def test_a_version_with_an_id_names_an_upload_that_stays_the_same(
+    server: Server, model: str, binary: Path, in_file: bool
+) -> None:
+    request_id = str(uuid.uuid4())
+    options = () if in_file else ("--request-id", request_id)
+    version: dict[str, Any] = {"modelApi": {}} | ({"requestId": request_id} if in_file else {})
+    create = ("create-version", model, "--file", "-", *options)
+
+    refused = server.run(*create, "--model-files", binary, stdin=json.dumps(version))
+
+    told = "what has an id names an upload in --file, made once by upload-files"
+    assert failure(refused) == f"--model-files {binary}: {told}"
+    upload = server.json("upload-files", model, binary)
+    named = json.dumps(version | {"modelFiles": {"type": "uploaded", "uploadId": upload["uploadId"]}})
+    first, again = (json.loads(server.run(*create, stdin=named).stdout) for _ in range(2))
+    assert first == again
 
 
 def test_garbage_is_collected_beside_a_running_server(server: Server, created: Any) -> None:

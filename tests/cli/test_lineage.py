@@ -37,10 +37,14 @@ HOSTILE = [
 ]
 
 
+def name_of(index: int) -> str:
+    return f"id-{index}"
+
+
 def node(index: int, previous: int | None = None, name: str = "m", head: bool = False) -> LineageNode:
     return LineageNode(
-        index=index,
-        previous_index=previous,
+        node_id=name_of(index),
+        previous_node_id=None if previous is None else name_of(previous),
         model_version_rid=f"ri.v{index}",
         model_rid="ri.m",
         model_name=name,
@@ -50,12 +54,12 @@ def node(index: int, previous: int | None = None, name: str = "m", head: bool = 
     )
 
 
-def drawn(*nodes: LineageNode, traced: int = -1) -> str:
-    return "".join(f"{line}\n" for line in tree(nodes, traced))
+def drawn(*nodes: LineageNode, traced: int | None = None) -> str:
+    return "".join(f"{line}\n" for line in tree(nodes, "" if traced is None else name_of(traced)))
 
 
 def numbers(lines: Iterable[str]) -> list[int]:
-    """The indexes of the nodes in the order of the lines of a tree."""
+    """The numbers of the nodes in the order of the lines of a tree."""
     return [int(line.rpartition("ri.v")[2].split()[0]) for line in lines]
 
 
@@ -115,7 +119,7 @@ def test_the_last_of_several_leaves_nothing_in_the_column() -> None:
 
 
 def test_what_nobody_may_see_has_its_place() -> None:
-    hidden = LineageNode(index=1, previous_index=0)
+    hidden = LineageNode(node_id=name_of(1), previous_node_id=name_of(0))
     assert drawn(node(0), hidden, node(2, 1)).splitlines()[1] == "├ (not visible to you)"
 
 
@@ -127,7 +131,7 @@ def test_a_version_whose_previous_one_is_missing_is_a_root() -> None:
     )  # fmt: skip
 
 
-def test_the_order_of_arrival_does_not_matter_and_nothing_is_drawn_twice() -> None:
+def test_what_arrives_before_its_source_hangs_on_it_all_the_same() -> None:
     nodes = [node(0), node(1, 0), node(2, 1), node(3, 0)]
     assert drawn(*reversed(nodes), nodes[1], nodes[3]) == drawn(*nodes)
 
@@ -185,20 +189,21 @@ LARGE = [chain, fan, comb, random_tree, binary_tree]
 @pytest.mark.parametrize("shape", LARGE)
 def test_a_large_tree_is_drawn_soon_and_stays_narrow(shape: Callable[[], Iterator[LineageNode]]) -> None:
     started = time.process_time()
-    lines = list(tree(shape(), 0))
+    lines = list(tree(shape(), name_of(0)))
     assert time.process_time() - started < 5
     assert sorted(numbers(lines)) == list(range(MANY))
     assert max(map(columns, lines)) <= 2 * math.log2(MANY) + 4
 
 
 def test_a_chain_keeps_to_one_column() -> None:
-    assert {columns(line) for line in tree(chain(), 0)} == {2}
+    assert {columns(line) for line in tree(chain(), name_of(0))} == {2}
 
 
 @pytest.mark.parametrize("shape", LARGE)
 def test_every_version_stands_right_below_what_its_column_says(shape: Callable[[], Iterator[LineageNode]]) -> None:
-    previous = {each.index: each.previous_index for each in shape() if each.HasField("previous_index")}
-    assert {child: parent for child, parent in read_back(tree(shape(), 0)) if parent is not None} == previous
+    previous = {each.node_id: each.previous_node_id for each in shape() if each.HasField("previous_node_id")}
+    edges = read_back(tree(shape(), name_of(0)))
+    assert {name_of(child): name_of(parent) for child, parent in edges if parent is not None} == previous
 
 
 def read_back(lines: Iterable[str]) -> Iterator[tuple[int, int | None]]:
@@ -218,7 +223,7 @@ def read_back(lines: Iterable[str]) -> Iterator[tuple[int, int | None]]:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_graph_for_graphviz_says_what_the_nodes_say(name: str) -> None:
-    lines = list(dot([node(0, name=name), node(1, 0, head=True)], 1))
+    lines = list(dot([node(0, name=name), node(1, 0, head=True)], name_of(1)))
     assert (lines[0], lines[-1]) == ("digraph lineage {", "}")
     label = re.fullmatch(r'  n0 \[label="((?:[^"\\]|\\.)*)", style=solid\];', lines[2])
     assert label
@@ -233,7 +238,7 @@ def test_a_graph_for_graphviz_says_what_the_nodes_say(name: str) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_graph_for_mermaid_says_what_the_nodes_say(name: str) -> None:
-    lines = list(mermaid([node(0, name=name), node(1, 0, head=True)], 1))
+    lines = list(mermaid([node(0, name=name), node(1, 0, head=True)], name_of(1)))
     assert lines[0] == "flowchart TD"
     label = re.fullmatch(r'  n0\["([^"<>\[\]{}%`&]*)<br/>master v1<br/>ri.v0"\]', lines[2])
     assert label
@@ -248,47 +253,48 @@ def test_a_graph_for_mermaid_says_what_the_nodes_say(name: str) -> None:
 
 @pytest.mark.parametrize("draw", [dot, mermaid])
 def test_edges_are_drawn_when_both_ends_are_there(
-    draw: Callable[[Iterable[LineageNode], int], Iterator[str]],
+    draw: Callable[[Iterable[LineageNode], str], Iterator[str]],
 ) -> None:
-    nodes = [node(2, 1), node(2, 1), node(1, 0), node(3, 1), node(5, 4)]
-    edges = [re.findall(r"n(\d)", line) for line in draw(nodes, 1) if re.search(r"n\d --?> n\d|n\d -> n\d", line)]
-    assert edges == [["1", "2"], ["1", "3"]]
+    # In the drawing they are numbered as they come.
+    lines = draw([node(2, 1), node(1, 0), node(3, 1), node(5, 4)], name_of(1))
+    edges = [re.findall(r"n(\d)", line) for line in lines if re.search(r"n\d --?> n\d|n\d -> n\d", line)]
+    assert edges == [["1", "0"], ["1", "2"]]
 
 
 @pytest.mark.parametrize("draw", [dot, mermaid])
-def test_a_graph_shows_what_nobody_may_see(draw: Callable[[Iterable[LineageNode], int], Iterator[str]]) -> None:
-    text = "\n".join(draw([LineageNode(index=0), node(1, 0)], 1))
+def test_a_graph_shows_what_nobody_may_see(draw: Callable[[Iterable[LineageNode], str], Iterator[str]]) -> None:
+    text = "\n".join(draw([LineageNode(node_id=name_of(0)), node(1, 0)], name_of(1)))
     assert "not visible to you" in text
 
 
 # For programs
 
 
-def test_json_has_all_nodes_and_the_index_of_the_one_traced() -> None:
-    nodes = [node(0, name="\u202e\n"), LineageNode(index=1, previous_index=0), node(2, 1)]
-    document = json.loads("\n".join(json_document(nodes, 2)))
-    assert document.keys() == {"data", "tracedIndex"}
-    assert document["tracedIndex"] == 2
+def test_json_has_all_nodes_and_the_id_of_the_one_traced() -> None:
+    nodes = [node(0, name="\u202e\n"), LineageNode(node_id=name_of(1), previous_node_id=name_of(0)), node(2, 1)]
+    document = json.loads("\n".join(json_document(nodes, name_of(2))))
+    assert document.keys() == {"data", "tracedNodeId"}
+    assert document["tracedNodeId"] == name_of(2)
     assert [from_json(value, LineageNode) for value in document["data"]] == nodes
 
 
 @pytest.mark.parametrize("draw", [dot, mermaid, json_document])
 def test_what_is_streamed_is_written_as_it_comes(
-    draw: Callable[[Iterable[LineageNode], int], Iterator[str]],
+    draw: Callable[[Iterable[LineageNode], str], Iterator[str]],
 ) -> None:
     taken = []
 
     def nodes() -> Iterator[LineageNode]:
         for each in chain():
-            taken.append(each.index)
+            taken.append(each.node_id)
             yield each
 
     lines = draw(nodes(), 0)
     while "ri.v3" not in next(lines):
-        assert taken[-1:] < [6]
+        assert len(taken) < 7
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
-def test_a_drawing_is_printable(draw: Callable[[Iterable[LineageNode], int], Iterator[str]]) -> None:
+def test_a_drawing_is_printable(draw: Callable[[Iterable[LineageNode], str], Iterator[str]]) -> None:
     nodes = [node(index, name=f"{name}\x1b\x9b\u2028") for index, name in enumerate(HOSTILE)]
-    assert "".join(draw(nodes, 0)).replace("\n", "").isprintable()
+    assert "".join(draw(nodes, name_of(0))).replace("\n", "").isprintable()

@@ -108,7 +108,7 @@ def test_a_lineage_is_drawn_by_other_programs(stages: Stages) -> None:
     assert (mermaid[0], mermaid[-1]) == ("flowchart TD", "  n0 --> n1")
     document = stages.server.json("lineage", stages.live, "--output", "json")
     assert [node["modelVersionRid"] for node in document["data"]] == [stages.first, stages.live]
-    assert document["tracedIndex"] == 1
+    assert document["tracedNodeId"] == document["data"][1]["nodeId"]
 
 
 def test_a_lineage_of_several_pages_is_one_drawing(stages: Stages) -> None:
@@ -121,7 +121,7 @@ def test_a_lineage_of_several_pages_is_one_drawing(stages: Stages) -> None:
     for drawing in drawings:
         assert re.findall(r"ri\.models\.main\.model-version\.[0-9a-f-]+", drawing) == rids
     document: dict[str, Any] = json.loads(drawings[-1])
-    assert [from_json(node, LineageNode).index for node in document["data"]] == list(range(1102))
+    assert [from_json(node, LineageNode).model_version_rid for node in document["data"]] == rids
 
 
 def test_what_is_invisible_is_a_blank_in_the_lineage(stages: Stages) -> None:

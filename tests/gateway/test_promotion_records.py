@@ -117,14 +117,15 @@ def test_a_lineage_is_traced_from_any_of_its_versions(registry: Registry) -> Non
         for rid in (registry.source.rid, first["rid"], second["rid"])
     ]
 
-    assert [lineage["tracedIndex"] for lineage in lineages] == [0, 1, 2]
-    root, *copies = lineages[0]["data"]
-    assert root["modelVersionRid"] == registry.source.rid
-    assert not root.keys() & {"previousIndex", "promotionRid"}
-    assert [(each["modelVersionRid"], each["previousIndex"]) for each in copies] == [
-        (first["rid"], 0),
-        (second["rid"], 1),
-    ]
-    assert lineages[0]["data"] == lineages[1]["data"] == lineages[2]["data"]
+    for traced, lineage in enumerate(lineages):
+        root, one, two = lineage["data"]
+        assert lineage["tracedNodeId"] == lineage["data"][traced]["nodeId"]
+        assert [each["modelVersionRid"] for each in (root, one, two)] == [
+            registry.source.rid,
+            first["rid"],
+            second["rid"],
+        ]
+        assert not root.keys() & {"previousNodeId", "promotionRid"}
+        assert [one["previousNodeId"], two["previousNodeId"]] == [root["nodeId"], one["nodeId"]]
     page = good(registry.get(f"/api/v2/modelVersions/{first['rid']}/lineage", pageSize=2))
     assert (len(page["data"]), "nextPageToken" in page) == (2, True)

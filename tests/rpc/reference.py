@@ -552,14 +552,14 @@ class Reference:
                 descendants.add(rid)
         rids = [rid for rid in self.versions if rid in related | descendants]
         return GetLineageResponse(
-            nodes=[self._node(person, rid, rids) for rid in rids], traced_index=rids.index(traced)
+            nodes=[self._node(person, rid, rids) for rid in rids], traced_node_id=str(rids.index(traced))
         )
 
     def _node(self, person: Person, rid: str, rids: list[str]) -> LineageNode:
         version, promotion = self.versions[rid], self.promotions.get(rid)
-        node = LineageNode(index=rids.index(rid))
+        node = LineageNode(node_id=str(rids.index(rid)))
         if promotion is not None:
-            node.previous_index = rids.index(promotion.source_model_version_rid)
+            node.previous_node_id = str(rids.index(promotion.source_model_version_rid))
         if self._sees(person, version.model_rid):
             node.model_version_rid = rid
             node.model_rid = version.model_rid

@@ -91,8 +91,8 @@ def test_whatever_is_sent_at_once_is_carried_out_once(replicas: Registries) -> N
         """Every thread sends every request with an id, in an order near to that of the others, and some without."""
         admin, shuffled = replicas.admins[thread % 2], random.Random(thread)
         mine = sorted(repeatable, key=lambda job: repeatable.index(job) + shuffled.uniform(0, 4))
-        mine += unique[thread::THREADS]
-        shuffled.shuffle(mine[-len(unique[thread::THREADS]) :])
+        for job in unique[thread::THREADS]:
+            mine.insert(shuffled.randrange(len(mine) + 1), job)
         return {id(job): admin.send(job.rpc, job.request.SerializeToString()) for job in mine}
 
     answers = at_once(THREADS, send_all)

@@ -26,6 +26,7 @@ from modelregistry.v1.compatibility_pb2 import (
 from modelregistry.v1.model_api_pb2 import Column, DataType, DoubleType, ModelApi, ModelApiInput, UnsupportedType
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.promotion_pb2 import Promotion
+from modelregistry.v1.promotion_service_pb2 import GetLineageResponse
 from server.storage.sql import tables
 from tests.builders import model_api, new_folder_rid
 from tests.conftest import OpenRepository
@@ -409,7 +410,20 @@ def outcome(user: User, rpc: str, request: Any) -> Any:
         assert obstacle.description
         obstacle.ClearField("description")
     leave_out_times(answer)
+    if isinstance(answer, GetLineageResponse):
+        number_nodes(answer)
     return answer
+
+
+def number_nodes(lineage: GetLineageResponse) -> None:
+    """Call the nodes by their places, as the reference does, instead of what only the registry knows."""
+    places = {node.node_id: str(place) for place, node in enumerate(lineage.nodes)}
+    assert len(places) == len(lineage.nodes)
+    lineage.traced_node_id = places[lineage.traced_node_id]
+    for node in lineage.nodes:
+        node.node_id = places[node.node_id]
+        if node.HasField("previous_node_id"):
+            node.previous_node_id = places[node.previous_node_id]
 
 
 def changed(request: Any, change: Callable[[str], str], field: str) -> Any:

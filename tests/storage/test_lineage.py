@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import threading
 import uuid
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import Engine, insert
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource
+from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, LineageNode, Promotion
 from server import rids
 from server.caller import Caller
-from server.errors import ModelVersionNotFound
+from server.errors import InvalidPageToken, ModelVersionNotFound
+from server.promotion import promote_version
 from server.storage.promotions import Lineage
-from server.storage.repository import PageRequest
+from server.storage.repository import PageRequest, Transaction
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.tables import branches, promotions, versions
 from tests import builders
@@ -39,10 +44,18 @@ def lineage(repository: SqlRepository, version: ModelVersion, by: Caller = ADMIN
 
 
 def links(nodes: list[LineageNode]) -> list[tuple[str, int | None]]:
-    """Each version's RID, and the index of the one that it was promoted from."""
+    """Each version's RID, and the place in the list of the one that it was promoted from."""
+    places = {node.node_id: place for place, node in enumerate(nodes)}
+    assert len(places) == len(nodes)
     return [
-        (node.model_version_rid, node.previous_index if node.HasField("previous_index") else None) for node in nodes
+        (node.model_version_rid, places[node.previous_node_id] if node.HasField("previous_node_id") else None)
+        for node in nodes
     ]
+
+
+def traced_rid(lineage: Lineage) -> str:
+    (traced,) = (node for node in lineage.page.items if node.node_id == lineage.traced_node_id)
+    return traced.model_version_rid
 
 
 class Tree:
@@ -77,7 +90,8 @@ def test_a_lineage_is_the_way_to_the_root_and_all_descendants(repository: SqlRep
     ]
     assert links(lineage(repository, tree.canary)) == [(tree.dev.rid, None), (tree.stage.rid, 0), (tree.canary.rid, 1)]
     assert links(lineage(repository, tree.unrelated)) == [(tree.unrelated.rid, None)]
-    assert [page_of(repository, version).traced_index for version in (tree.dev, tree.stage, tree.canary)] == [0, 1, 2]
+    for version in (tree.dev, tree.stage, tree.canary):
+        assert traced_rid(page_of(repository, version)) == version.rid
 
 
 def test_a_node_says_where_the_version_is_and_whether_it_is_live(timed: SqlRepository) -> None:
@@ -87,8 +101,8 @@ def test_a_node_says_where_the_version_is_and_whether_it_is_live(timed: SqlRepos
     root, stage, live, _ = lineage(timed, tree.stage)
 
     assert live == LineageNode(
-        index=2,
-        previous_index=1,
+        node_id=live.node_id,
+        previous_node_id=stage.node_id,
         model_version_rid=tree.live.rid,
         model_rid=tree.models["live"].rid,
         model_name="live",
@@ -102,7 +116,7 @@ def test_a_node_says_where_the_version_is_and_whether_it_is_live(timed: SqlRepos
     assert not stage.is_head
     assert stage.HasField("is_head")
     assert not root.HasField("promotion_rid")
-    assert not root.HasField("previous_index")
+    assert not root.HasField("previous_node_id")
 
 
 def test_what_the_caller_may_not_see_is_a_blank_in_its_place(repository: SqlRepository) -> None:
@@ -113,7 +127,49 @@ def test_what_the_caller_may_not_see_is_a_blank_in_its_place(repository: SqlRepo
     seen = lineage(repository, tree.stage, JANE)
 
     whole = lineage(repository, tree.stage)
-    assert seen == [LineageNode(index=0), whole[1], LineageNode(index=2, previous_index=1), whole[3]]
+    root, stage, live, canary = whole
+    assert seen == [
+        LineageNode(node_id=root.node_id),
+        stage,
+        LineageNode(node_id=live.node_id, previous_node_id=stage.node_id),
+        canary,
+    ]
+
+
+def test_a_name_in_a_lineage_tells_nothing_and_means_nothing_elsewhere(repository: SqlRepository) -> None:
+    tree = Tree(repository)
+    names = [[node.node_id for node in lineage(repository, version)] for version in (tree.dev, tree.stage)]
+
+    assert names == [[node.node_id for node in lineage(repository, version)] for version in (tree.dev, tree.stage)]
+    assert not set(names[0]) & set(names[1])
+    positions = [page_of(repository, tree.dev, page=PageRequest(size)).page.next_position for size in range(1, 5)]
+    opaque = [*names[0], *names[1], *positions]
+    assert len({name[:8] for name in opaque}) == len(opaque)
+    assert {len(name) for name in opaque} == {22}
+
+
+@pytest.mark.parametrize("position", ["", "1", "A" * 21, "A" * 44, "?" * 22, "ä"])
+def test_a_position_at_which_no_page_ended_is_refused(repository: SqlRepository, position: str) -> None:
+    with pytest.raises(InvalidPageToken):
+        page_of(repository, Tree(repository).dev, page=PageRequest(2, position))
+
+
+def test_a_position_that_was_made_up_is_refused_or_chooses_where_a_page_begins(repository: SqlRepository) -> None:
+    tree = Tree(repository)
+    known = {node.node_id for node in lineage(repository, tree.dev)}
+    refused = 0
+    for number in range(64):
+        position = base64.urlsafe_b64encode(number.to_bytes(16, "big")).decode().rstrip("=")
+        try:
+            page = page_of(repository, tree.dev, page=PageRequest(2, position)).page
+        except InvalidPageToken:
+            refused += 1
+        else:
+            assert {node.node_id for node in page.items} <= known
+    assert 0 < refused < 64
+    for node_id in known:
+        with pytest.raises(InvalidPageToken):
+            page_of(repository, tree.dev, page=PageRequest(2, node_id))
 
 
 @pytest.mark.parametrize("absent", [True, False])
@@ -175,32 +231,73 @@ def test_versions_that_claim_to_be_made_of_each_other_do_not_go_round_for_ever(r
     assert links(lineage(repository, alone)) == [(self_made, 0)]
 
 
-@pytest.mark.parametrize("page_size", [1, 2, 4, 5])
-def test_pages_of_a_lineage_go_on_while_it_grows(repository: SqlRepository, page_size: int) -> None:
-    tree = Tree(repository)
-    nodes: list[LineageNode] = []
-    after: int | str | None = None
-    grown = []
+def all_pages(
+    repository: SqlRepository, version: ModelVersion, page_size: int, meanwhile: Callable[[], object]
+) -> list[LineageNode]:
+    """The nodes of all pages; behind the first one, something happens."""
+    nodes, after = [], None
     while True:
-        page, traced = page_of(repository, tree.dev, page=PageRequest(page_size, after))
+        page = page_of(repository, version, page=PageRequest(page_size, after)).page
         assert len(page.items) <= page_size
-        assert traced == 0
-        nodes += page.items
-        after = page.next_position
         if after is None:
-            break
-        if not grown:
-            grown.append(promote(repository, tree.live, tree.models["live"].rid))
+            meanwhile()
+        nodes += page.items
+        if (after := page.next_position) is None:
+            return nodes
 
-    expected = [
-        (tree.dev.rid, None),
-        (tree.stage.rid, 0),
-        (tree.other.rid, 0),
-        (tree.live.rid, 1),
-        (tree.canary.rid, 1),
+
+@pytest.mark.parametrize("page_size", [1, 2, 4, 5])
+def test_the_pages_of_a_lineage_are_the_lineage_of_the_first_one_while_it_grows(
+    repository: SqlRepository, page_size: int
+) -> None:
+    tree = Tree(repository)
+    whole = lineage(repository, tree.dev)
+
+    nodes = all_pages(repository, tree.dev, page_size, lambda: promote(repository, tree.live, tree.models["live"].rid))
+
+    assert [node.node_id for node in nodes] == [node.node_id for node in whole]
+    assert len(lineage(repository, tree.dev)) == len(whole) + 1
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3])
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_promotion_that_began_before_others_and_ends_between_two_pages_shifts_nothing(
+    repository: SqlRepository, page_size: int
+) -> None:
+    root = append(repository, builders.version(add_model(repository).rid))
+    model = add_model(repository)
+    holding, done = threading.Event(), threading.Event()
+    slow: list[ModelVersion] = []
+
+    def promote_slowly(tx: Transaction) -> ModelVersion:
+        request = PromoteVersionRequest(
+            model_rid=model.rid, source_model_version_rid=root.rid, branch="slow", preview=True
+        )
+        version = promote_version(tx, ADMIN, request)
+        holding.set()
+        assert done.wait(30)
+        return version
+
+    thread = threading.Thread(target=lambda: slow.append(repository.write(promote_slowly)))
+    thread.start()
+    assert holding.wait(30)
+    quick = [promote(repository, root, model.rid, branch=f"quick-{number}") for number in range(3)]
+
+    def end() -> None:
+        done.set()
+        thread.join()
+        # It is before the bound of the pages, which this one is not.
+        promote(repository, slow[0], model.rid, branch="behind")
+
+    nodes = all_pages(repository, root, page_size, end)
+
+    seen = [rid for rid, _ in links(nodes)]
+    assert [rid for rid in seen if rid not in {version.rid for version in slow}] == [
+        root.rid,
+        *(version.rid for version in quick),
     ]
-    assert links(nodes) == expected + [(version.rid, 3) for version in grown]
-    assert [node.index for node in nodes] == list(range(len(nodes)))
+    assert [previous for _, previous in links(nodes)] == [None] + [0] * (len(nodes) - 1)
+    assert links(lineage(repository, root))[1] == (slow[0].rid, 0)
 
 
 class Large:
@@ -259,16 +356,16 @@ def test_a_page_of_a_lineage_of_ten_thousand_takes_two_statements(migrated_url: 
             (large.root, large.chain, list(range(LENGTH))),
             (large.other_root, large.fan_out, [0] * LENGTH),
         ):
-            found: list[tuple[str, int | None]] = []
+            found: list[LineageNode] = []
             after: int | str | None = None
             while True:
                 with statements(engine) as executed:
                     page, _ = page_of(repository, root, page=PageRequest(2500, after))
                 assert len([each for each in executed if "PRAGMA" not in each.statement]) == 2
                 assert len(page.items) <= 2500
-                found += links(page.items)
+                found += page.items
                 if (after := page.next_position) is None:
                     break
-            assert found == [(root.rid, None), *zip(made, previous, strict=True)]
-        assert page_of(repository, large.chain[-1]).traced_index == LENGTH
-        assert page_of(repository, large.fan_out[-1]).traced_index == 1
+            assert links(found) == [(root.rid, None), *zip(made, previous, strict=True)]
+        for last in (large.chain[-1], large.fan_out[-1]):
+            assert traced_rid(page_of(repository, last, page=PageRequest(2 * LENGTH))) == last

@@ -193,8 +193,8 @@ class LineageNode(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    INDEX_FIELD_NUMBER: _builtins.int
-    PREVIOUS_INDEX_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    PREVIOUS_NODE_ID_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_RID_FIELD_NUMBER: _builtins.int
     MODEL_RID_FIELD_NUMBER: _builtins.int
     MODEL_NAME_FIELD_NUMBER: _builtins.int
@@ -204,12 +204,12 @@ class LineageNode(_message.Message):
     PROMOTION_RID_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATED_TIME_FIELD_NUMBER: _builtins.int
-    index: _builtins.int
-    """Output only. The position in the lineage, from 0 on, in the order in which the registry stored the versions: the
-    root first, and new ones last.
+    node_id: _builtins.str
+    """Output only. What the version is called in lineages of the version that is traced, and nowhere else: opaque, and
+    always the same.
     """
-    previous_index: _builtins.int
-    """Output only. The index of the version that this one was promoted from; unset for the root."""
+    previous_node_id: _builtins.str
+    """Output only. The node_id of the version that this one was promoted from; unset for the root."""
     model_version_rid: _builtins.str
     """Output only. The RID of the version."""
     model_rid: _builtins.str
@@ -233,8 +233,8 @@ class LineageNode(_message.Message):
     def __init__(
         self,
         *,
-        index: _builtins.int = ...,
-        previous_index: _builtins.int | None = ...,
+        node_id: _builtins.str = ...,
+        previous_node_id: _builtins.str | None = ...,
         model_version_rid: _builtins.str | None = ...,
         model_rid: _builtins.str | None = ...,
         model_name: _builtins.str | None = ...,
@@ -245,9 +245,9 @@ class LineageNode(_message.Message):
         created_by: _builtins.str | None = ...,
         created_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_created_by", b"_created_by", "_is_head", b"_is_head", "_model_name", b"_model_name", "_model_rid", b"_model_rid", "_model_version_rid", b"_model_version_rid", "_previous_index", b"_previous_index", "_promotion_rid", b"_promotion_rid", "_version_number", b"_version_number", "branch", b"branch", "created_by", b"created_by", "created_time", b"created_time", "is_head", b"is_head", "model_name", b"model_name", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "previous_index", b"previous_index", "promotion_rid", b"promotion_rid", "version_number", b"version_number"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_created_by", b"_created_by", "_is_head", b"_is_head", "_model_name", b"_model_name", "_model_rid", b"_model_rid", "_model_version_rid", b"_model_version_rid", "_previous_node_id", b"_previous_node_id", "_promotion_rid", b"_promotion_rid", "_version_number", b"_version_number", "branch", b"branch", "created_by", b"created_by", "created_time", b"created_time", "is_head", b"is_head", "model_name", b"model_name", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "previous_node_id", b"previous_node_id", "promotion_rid", b"promotion_rid", "version_number", b"version_number"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_created_by", b"_created_by", "_is_head", b"_is_head", "_model_name", b"_model_name", "_model_rid", b"_model_rid", "_model_version_rid", b"_model_version_rid", "_previous_index", b"_previous_index", "_promotion_rid", b"_promotion_rid", "_version_number", b"_version_number", "branch", b"branch", "created_by", b"created_by", "created_time", b"created_time", "index", b"index", "is_head", b"is_head", "model_name", b"model_name", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "previous_index", b"previous_index", "promotion_rid", b"promotion_rid", "version_number", b"version_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_created_by", b"_created_by", "_is_head", b"_is_head", "_model_name", b"_model_name", "_model_rid", b"_model_rid", "_model_version_rid", b"_model_version_rid", "_previous_node_id", b"_previous_node_id", "_promotion_rid", b"_promotion_rid", "_version_number", b"_version_number", "branch", b"branch", "created_by", b"created_by", "created_time", b"created_time", "is_head", b"is_head", "model_name", b"model_name", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "node_id", b"node_id", "previous_node_id", b"previous_node_id", "promotion_rid", b"promotion_rid", "version_number", b"version_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
     _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
@@ -261,8 +261,8 @@ class LineageNode(_message.Message):
     _WhichOneofArgType__model_rid: _TypeAlias = _typing.Literal["_model_rid", b"_model_rid"]  # noqa: Y015
     _WhichOneofReturnType__model_version_rid: _TypeAlias = _typing.Literal["model_version_rid"]  # noqa: Y015
     _WhichOneofArgType__model_version_rid: _TypeAlias = _typing.Literal["_model_version_rid", b"_model_version_rid"]  # noqa: Y015
-    _WhichOneofReturnType__previous_index: _TypeAlias = _typing.Literal["previous_index"]  # noqa: Y015
-    _WhichOneofArgType__previous_index: _TypeAlias = _typing.Literal["_previous_index", b"_previous_index"]  # noqa: Y015
+    _WhichOneofReturnType__previous_node_id: _TypeAlias = _typing.Literal["previous_node_id"]  # noqa: Y015
+    _WhichOneofArgType__previous_node_id: _TypeAlias = _typing.Literal["_previous_node_id", b"_previous_node_id"]  # noqa: Y015
     _WhichOneofReturnType__promotion_rid: _TypeAlias = _typing.Literal["promotion_rid"]  # noqa: Y015
     _WhichOneofArgType__promotion_rid: _TypeAlias = _typing.Literal["_promotion_rid", b"_promotion_rid"]  # noqa: Y015
     _WhichOneofReturnType__version_number: _TypeAlias = _typing.Literal["version_number"]  # noqa: Y015
@@ -280,7 +280,7 @@ class LineageNode(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model_version_rid) -> _WhichOneofReturnType__model_version_rid | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__previous_index) -> _WhichOneofReturnType__previous_index | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__previous_node_id) -> _WhichOneofReturnType__previous_node_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__promotion_rid) -> _WhichOneofReturnType__promotion_rid | None: ...
     @_typing.overload

@@ -520,26 +520,26 @@ class GetLineageResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NODES_FIELD_NUMBER: _builtins.int
-    TRACED_INDEX_FIELD_NUMBER: _builtins.int
+    TRACED_NODE_ID_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    traced_index: _builtins.int
-    """Output only. The index of the version that was asked for."""
+    traced_node_id: _builtins.str
+    """Output only. The node_id of the version that was asked for."""
     next_page_token: _builtins.str
     """Output only. Where the next page begins; absent on the last page."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_promotion_pb2.LineageNode]:
-        """Output only. The versions, by index."""
+        """Output only. The versions, in the order in which the registry stored them: the root first."""
 
     def __init__(
         self,
         *,
         nodes: _abc.Iterable[_promotion_pb2.LineageNode] | None = ...,
-        traced_index: _builtins.int = ...,
+        traced_node_id: _builtins.str = ...,
         next_page_token: _builtins.str | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "next_page_token", b"next_page_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "next_page_token", b"next_page_token", "nodes", b"nodes", "traced_index", b"traced_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "next_page_token", b"next_page_token", "nodes", b"nodes", "traced_node_id", b"traced_node_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__next_page_token: _TypeAlias = _typing.Literal["next_page_token"]  # noqa: Y015
     _WhichOneofArgType__next_page_token: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token"]  # noqa: Y015

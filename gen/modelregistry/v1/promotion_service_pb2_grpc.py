@@ -155,7 +155,8 @@ class PromotionServiceServicer:
     def GetLineage(self, request, context):
         """Traces a version: what it was made of, back to the root, and all that was made of it.
 
-        A version that the caller may not see is a blank: its place in the lineage and nothing else.
+        A version that the caller may not see is a blank: its place in the lineage and nothing else. The pages together are
+        the lineage as it was when the first one was read; what is promoted meanwhile may be missing.
 
         Scope api:models-read; viewer on the version's model. Fails with INVALID_ARGUMENT (InvalidPageSize,
         InvalidPageToken) and NOT_FOUND (ModelVersionNotFound).

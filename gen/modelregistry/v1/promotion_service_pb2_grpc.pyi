@@ -85,7 +85,8 @@ class PromotionServiceStub:
     GetLineage: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetLineageRequest, _promotion_service_pb2.GetLineageResponse]
     """Traces a version: what it was made of, back to the root, and all that was made of it.
 
-    A version that the caller may not see is a blank: its place in the lineage and nothing else.
+    A version that the caller may not see is a blank: its place in the lineage and nothing else. The pages together are
+    the lineage as it was when the first one was read; what is promoted meanwhile may be missing.
 
     Scope api:models-read; viewer on the version's model. Fails with INVALID_ARGUMENT (InvalidPageSize,
     InvalidPageToken) and NOT_FOUND (ModelVersionNotFound).
@@ -158,7 +159,8 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     GetLineage: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetLineageRequest, _promotion_service_pb2.GetLineageResponse]  # type: ignore[assignment]
     """Traces a version: what it was made of, back to the root, and all that was made of it.
 
-    A version that the caller may not see is a blank: its place in the lineage and nothing else.
+    A version that the caller may not see is a blank: its place in the lineage and nothing else. The pages together are
+    the lineage as it was when the first one was read; what is promoted meanwhile may be missing.
 
     Scope api:models-read; viewer on the version's model. Fails with INVALID_ARGUMENT (InvalidPageSize,
     InvalidPageToken) and NOT_FOUND (ModelVersionNotFound).
@@ -264,7 +266,8 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_promotion_service_pb2.GetLineageResponse, _abc.Awaitable[_promotion_service_pb2.GetLineageResponse]]:
         """Traces a version: what it was made of, back to the root, and all that was made of it.
 
-        A version that the caller may not see is a blank: its place in the lineage and nothing else.
+        A version that the caller may not see is a blank: its place in the lineage and nothing else. The pages together are
+        the lineage as it was when the first one was read; what is promoted meanwhile may be missing.
 
         Scope api:models-read; viewer on the version's model. Fails with INVALID_ARGUMENT (InvalidPageSize,
         InvalidPageToken) and NOT_FOUND (ModelVersionNotFound).

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import CTE, BigInteger, Subquery, case, func, literal, select, union, union_all
+from sqlalchemy import BigInteger, Subquery, func, literal, select, union
 
 from modelregistry.v1.promotion_pb2 import LineageNode
 from server.caller import Caller
 from server.errors import ModelVersionNotFound
 from server.storage.promotions import Lineage
-from server.storage.repository import PageRequest
+from server.storage.repository import Page, PageRequest
 from server.storage.sql.access import model_is_visible
 from server.storage.sql.files import SqlFileReader
-from server.storage.sql.reader import page_of
+from server.storage.sql.node_ids import NodeIds
 from server.storage.sql.rows import AnyRow
-from server.storage.sql.tables import branches, models, promotions, versions
+from server.storage.sql.tables import branches, lineage_keys, models, promotions, versions
 
 
 class SqlLineageReader(SqlFileReader):
@@ -21,24 +21,30 @@ class SqlLineageReader(SqlFileReader):
 
     def get_lineage(self, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
         """See the contract."""
-        traced = self.connection.scalar(
-            select(versions.c.id)
+        asked = self.connection.execute(
+            select(versions.c.id, select(lineage_keys.c.key).scalar_subquery().label("secret"))
             .join(branches)
             .join(models)
             .where(versions.c.rid == model_version_rid, model_is_visible(caller))
-        )
-        if traced is None:
+        ).one_or_none()
+        if asked is None:
             raise ModelVersionNotFound(model_rid="", model_version_rid=model_version_rid)
-        placed = _placed(traced)
-        # First the page and then what is said of each version, so that no database thinks of it the other way round.
-        wanted = select(placed).order_by(placed.c.place).limit(page.size + 1)
+        node_ids = NodeIds(asked.secret, asked.id)
+        related = _related(asked.id)
+        wanted = select(related.c.id, func.max(related.c.id).over().label("newest"))
         if page.after is not None:
-            wanted = wanted.where(placed.c.place > page.after)
-        listed = wanted.subquery("listed")
-        query = (
+            last, bound = node_ids.last_and_bound(page.after)
+            # Keys are taken in order, but not committed in order. Within the bound, what a version was promoted from
+            # was there when the first page was read; beyond it, that may have come behind the reader's back.
+            wanted = wanted.where(related.c.id > last, related.c.id <= bound)
+        # First the page and then what is said of each version, so that no database thinks of it the other way round.
+        listed = wanted.order_by(related.c.id).limit(page.size + 1).subquery("listed")
+        source = versions.alias("source")
+        rows = self.connection.execute(
             select(
-                listed.c.place,
-                listed.c.previous_place,
+                listed.c.id,
+                listed.c.newest,
+                source.c.id.label("previous_id"),
                 model_is_visible(caller).label("is_visible"),
                 versions.c.rid,
                 versions.c.version_number,
@@ -49,48 +55,17 @@ class SqlLineageReader(SqlFileReader):
                 branches.c.name.label("branch"),
                 branches.c.version_count,
                 promotions.c.rid.label("promotion_rid"),
-                select(placed.c.place).where(placed.c.id == traced).scalar_subquery().label("traced_place"),
             )
             .join_from(listed, versions, versions.c.id == listed.c.id)
             .join(branches, branches.c.id == versions.c.branch_id)
             .join(models, models.c.id == branches.c.model_id)
             .outerjoin(promotions, promotions.c.version_id == versions.c.id)
-            .order_by(listed.c.place)
-        )
-        rows = self.connection.execute(query).all()
-        nodes = page_of(rows, rows[: page.size], "place", _to_node)
-        return Lineage(nodes, rows[0].traced_place if rows else 0)
-
-
-def _placed(traced: int) -> CTE:
-    """The keys of a version's predecessors, of itself and of its descendants: each with its place, counted from 0, and
-    with that of the version that it was promoted from, if it was.
-    """
-    related = _related(traced)
-    source = versions.alias("source")
-    links = (
-        select(related.c.id, source.c.id.label("previous_id"))
-        .outerjoin_from(related, promotions, promotions.c.version_id == related.c.id)
-        .outerjoin(source, source.c.rid == promotions.c.source_rid)
-        .cte("links")
-    )
-    # The place of a key is how many keys are before it. So the keys that are referred to are sorted in among the others
-    # and counted there, in one go, where a join would be made for each key or for each pair, as the database guesses.
-    marks = union_all(
-        select(links.c.id, links.c.id.label("key"), literal(0).label("refers")),
-        select(links.c.id, links.c.previous_id, literal(1)).where(links.c.previous_id.is_not(None)),
-    ).subquery("marks")
-    place = (func.sum(1 - marks.c.refers).over(order_by=(marks.c.key, marks.c.refers)) - 1).label("place")
-    counted = select(marks.c.id, marks.c.refers, place).subquery("counted")
-    return (
-        select(
-            counted.c.id,
-            func.max(case((counted.c.refers == 0, counted.c.place))).label("place"),
-            func.max(case((counted.c.refers == 1, counted.c.place))).label("previous_place"),
-        )
-        .group_by(counted.c.id)
-        .cte("placed")
-    )
+            .outerjoin(source, source.c.rid == promotions.c.source_rid)
+            .order_by(listed.c.id)
+        ).all()
+        following = node_ids.position(rows[page.size - 1].id, rows[0].newest) if len(rows) > page.size else None
+        nodes = [_to_node(row, node_ids) for row in rows[: page.size]]
+        return Lineage(Page(nodes, following), node_ids.node_id(asked.id))
 
 
 def _related(traced: int) -> Subquery:
@@ -115,8 +90,10 @@ def _related(traced: int) -> Subquery:
     return union(select(up.c.id), select(down.c.id)).subquery("related")
 
 
-def _to_node(row: AnyRow) -> LineageNode:
-    node = LineageNode(index=row.place, previous_index=row.previous_place)
+def _to_node(row: AnyRow, node_ids: NodeIds) -> LineageNode:
+    node = LineageNode(node_id=node_ids.node_id(row.id))
+    if row.previous_id is not None:
+        node.previous_node_id = node_ids.node_id(row.previous_id)
     if row.is_visible:
         node.model_version_rid = row.rid
         node.model_rid = row.model_rid

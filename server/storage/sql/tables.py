@@ -197,3 +197,11 @@ requests = Table(
     Column("results", CodePointText, nullable=False),
     Column("created_time", BigInteger, nullable=False),
 )
+
+# One row, made by the migration: what lineages name their versions under, so that a name tells nothing of a key.
+lineage_keys = Table(
+    "lineage_keys",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key", LargeBinary, nullable=False),
+)
