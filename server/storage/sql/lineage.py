@@ -33,7 +33,7 @@ class SqlLineageReader(SqlFileReader):
         related = _related(asked.id)
         wanted = select(related.c.id, func.max(related.c.id).over().label("newest"))
         if page.after is not None:
-            last, bound = node_ids.last_and_bound(page.after)
+            last, bound = node_ids.last_and_bound(str(page.after))
             # Keys are taken in order, but not committed in order. Within the bound, what a version was promoted from
             # was there when the first page was read; beyond it, that may have come behind the reader's back.
             wanted = wanted.where(related.c.id > last, related.c.id <= bound)
