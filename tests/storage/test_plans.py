@@ -19,7 +19,7 @@ from server.storage.sql import tables
 from server.storage.sql.engine import open_engine
 from server.storage.sql.repository import SqlRepository
 from tests import builders
-from tests.builders import ADMIN, add_model, append, promote
+from tests.builders import ADMIN, add_model, append, caller, promote
 from tests.conftest import NewDatabase
 from tests.storage.inspection import Executed, rows, statements
 
@@ -210,6 +210,38 @@ def test_a_page_of_promotions_reads_no_more_of_them_than_it_holds(
     for node in plan_on_postgresql(engine, listing, calls=1):
         if node.get("Relation Name") in ("promotions", "versions"):
             assert rows_read(node) <= PAGE_SIZE + 1, node
+    engine.dispose()
+
+
+@pytest.mark.parametrize("filters", [{}, {"created_by": "user:admin"}, {"branch": "master"}, {"since_ms": 0}], ids=str)
+def test_promotions_are_listed_without_walking_past_those_that_are_invisible(
+    new_database: NewDatabase, filters: dict[str, Any]
+) -> None:
+    """Jane may see three promotions, which are older than thousands of others."""
+    engine = open_engine(new_database("postgresql", migrated=True))
+    repository = SqlRepository(engine)
+    source = append(repository, builders.version(add_model(repository).rid))
+    visible, hidden = add_model(repository), add_model(repository)
+    builders.grant(repository, visible.rid, "user:jane", ROLE_VIEWER)
+    promoted = [promote(repository, source, visible.rid).rid for _ in range(3)]
+    entries = [BatchPromotion(model_rid=hidden.rid, source_model_version_rid=source.rid)] * 100
+    for _ in range(20):
+        repository.write(lambda tx: batch_promote_versions(tx, ADMIN, BatchPromoteVersionsRequest(promotions=entries)))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ANALYZE")
+
+    with statements(engine) as executed:
+        page = repository.read(
+            lambda reader: reader.list_promotions(caller("user:jane"), PromotionFilter(**filters), PageRequest(2))
+        )
+
+    assert [promotion.model_version_rid for promotion in page.items] == promoted[:0:-1]
+    assert page.next_position
+    [listing] = [each for each in executed if "promotions" in each.statement]
+    for node in plan_on_postgresql(engine, listing, calls=1):
+        if node.get("Relation Name") in ("promotions", "versions"):
+            # Some for each, as often as the plan asks for them; of the thousands, none.
+            assert rows_read(node) <= 10 * len(promoted), node
     engine.dispose()
 
 

@@ -23,7 +23,7 @@ from server.storage.promotions import (
 from server.storage.repository import Page, PageRequest, Position, StoredVersion
 from server.storage.sql.access import model_is_visible
 from server.storage.sql.lineage import SqlLineageReader
-from server.storage.sql.reader import branch_id, model_id, page_of, stored_versions, that_fit
+from server.storage.sql.reader import MANY, branch_id, model_id, page_of, stored_versions, that_fit
 from server.storage.sql.rows import MAX_BYTES_A_CHARACTER, AnyRow, timestamp, to_stored_version
 from server.storage.sql.tables import (
     branch_policies,
@@ -119,6 +119,11 @@ class SqlPromotionReader(SqlLineageReader):
         order = (promotions.c.created_time.desc(), promotions.c.id.desc())
         query = _promotions(caller).add_columns(promotions.c.id, _promotion_bytes().label("size"))
         query = query.where(*_filters(caller, wanted)).order_by(*order).limit(page.size + 1)
+        if not caller.is_admin and wanted.model_rid is None:
+            # As values, of which a database knows how many rows they have: of those of all the others it reads none.
+            visible = self.visible_model_keys(caller)
+            if len(visible) < MANY:
+                query = query.where(promotions.c.model_id.in_(visible))
         if page.after is not None:
             position = self._position(page.after)
             if position is None:

@@ -30,7 +30,8 @@ T = TypeVar("T")
 # Of a message, what the largest version leaves to what is not content, and a page to its token.
 ENVELOPE_BYTES = 8 * 2**10
 
-_MANY_FOLDERS = 1000
+# Fewer than these are named in a statement; the rest is looked for.
+MANY = 1000
 
 _is_head = and_(versions.c.branch_id == branches.c.id, versions.c.version_number == branches.c.version_count)
 
@@ -72,8 +73,14 @@ class SqlReader:
         granted = granted_folders(caller)
         if parent_folder_rid is not None:
             granted = granted.where(grants.c.resource_rid == parent_folder_rid)
-        folders = self.connection.scalars(granted.limit(_MANY_FOLDERS)).all()
-        return folders if len(folders) < _MANY_FOLDERS else granted
+        folders = self.connection.scalars(granted.limit(MANY)).all()
+        return folders if len(folders) < MANY else granted
+
+    def visible_model_keys(self, caller: Caller) -> Sequence[int]:
+        """Return the keys of the models that the caller sees; if it is MANY, there may be more."""
+        ways = ways_to_see_models(caller, self._folders_to_list(caller, None))
+        keys = union(*(select(select(models.c.id).where(way).limit(MANY).subquery()) for way in ways)).subquery()
+        return self.connection.scalars(select(keys.c.id).limit(MANY)).all()
 
     def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
         """See the contract."""
