@@ -171,7 +171,7 @@ def _stops_at(repository: Repository, url: str, bad: bytes | Row, problem: str) 
     assert len(str(error)) < 1000
     assert "\n" not in str(error)
     counts = {"models": 2, "branches": 1, "contents": 1, "versions": 2, "grants": 2, "grant_changes": 2}
-    assert row_counts(url) == dict.fromkeys(row_counts(url), 0) | counts | {"identity": 1, "lineage_keys": 1}
+    assert row_counts(url) == dict.fromkeys(row_counts(url), 0) | counts | {"identity": 1, "opaque_keys": 1}
 
 
 def test_a_version_too_large_for_a_message_is_named(migrated_url: str, open_repository: OpenRepository) -> None:

@@ -112,9 +112,9 @@ class PromotionReader(Protocol):
     def list_promotions(self, caller: Caller, wanted: PromotionFilter, page: PageRequest) -> Page[Promotion]:
         """Return the promotions that the caller may see, newest first; sources as in find_promotion.
 
-        By a source that the caller may not see none is found. The position is the RID of the last promotion. Promotions
-        that others add meanwhile neither shift nor repeat an item of a later page. A page ends early, but never empty,
-        where its promotions would not fit into one message.
+        By a source that the caller may not see none is found. The position is opaque. Promotions that others add
+        meanwhile neither shift nor repeat an item of a later page. A page ends early, but never empty, where its
+        promotions would not fit into one message. Raises InvalidPageToken for a position that no page ended at.
         """
 
     def get_lineage(self, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:

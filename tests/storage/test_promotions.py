@@ -23,6 +23,7 @@ from modelregistry.v1.promotion_pb2 import (
 from modelregistry.v1.promotion_service_pb2 import ListPromotionsResponse
 from server import rids
 from server.caller import Caller
+from server.errors import InvalidPageToken
 from server.storage.promotions import (
     BranchEnd,
     Comparison,
@@ -417,14 +418,14 @@ def test_promotions_are_listed_newest_first_page_by_page(timed: SqlRepository, c
     assert found == promoted[::-1]
 
 
-def test_a_position_that_no_list_handed_out_ends_the_list(repository: SqlRepository) -> None:
+@pytest.mark.parametrize("page_ends_at", ["", "1", "a promotion", "A" * 21, "ä"])
+def test_a_position_that_no_list_handed_out_is_refused(repository: SqlRepository, page_ends_at: str) -> None:
+    """Also one that names a promotion: whether it is there, the caller may not be allowed to know."""
     Chain(repository)
+    position = listed(repository)[0].rid if page_ends_at == "a promotion" else page_ends_at
 
-    page = repository.read(
-        lambda reader: reader.list_promotions(ADMIN, EVERYTHING, PageRequest(10, rids.new_promotion_rid()))
-    )
-
-    assert page == ([], None)
+    with pytest.raises(InvalidPageToken):
+        repository.read(lambda reader: reader.list_promotions(ADMIN, EVERYTHING, PageRequest(2, position)))
 
 
 def test_a_page_of_large_promotions_ends_early_but_never_empty(

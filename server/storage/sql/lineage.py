@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from sqlalchemy import BigInteger, Subquery, func, literal, select, union
 
 from modelregistry.v1.promotion_pb2 import LineageNode
@@ -11,9 +14,9 @@ from server.storage.promotions import Lineage
 from server.storage.repository import Page, PageRequest
 from server.storage.sql.access import model_is_visible
 from server.storage.sql.files import SqlFileReader
-from server.storage.sql.node_ids import NodeIds
+from server.storage.sql.opaque import Opaque
 from server.storage.sql.rows import AnyRow
-from server.storage.sql.tables import branches, lineage_keys, models, promotions, versions
+from server.storage.sql.tables import branches, models, opaque_keys, promotions, versions
 
 
 class SqlLineageReader(SqlFileReader):
@@ -22,18 +25,18 @@ class SqlLineageReader(SqlFileReader):
     def get_lineage(self, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
         """See the contract."""
         asked = self.connection.execute(
-            select(versions.c.id, select(lineage_keys.c.key).scalar_subquery().label("secret"))
+            select(versions.c.id, select(opaque_keys.c.key).scalar_subquery().label("secret"))
             .join(branches)
             .join(models)
             .where(versions.c.rid == model_version_rid, model_is_visible(caller))
         ).one_or_none()
         if asked is None:
             raise ModelVersionNotFound(model_rid="", model_version_rid=model_version_rid)
-        node_ids = NodeIds(asked.secret, asked.id)
+        opaque = Opaque(asked.secret)
         related = _related(asked.id)
         wanted = select(related.c.id, func.max(related.c.id).over().label("newest"))
         if page.after is not None:
-            last, bound = node_ids.last_and_bound(str(page.after))
+            last, bound = opaque.numbers(page.after)
             # Keys are taken in order, but not committed in order. Within the bound, what a version was promoted from
             # was there when the first page was read; beyond it, that may have come behind the reader's back.
             wanted = wanted.where(related.c.id > last, related.c.id <= bound)
@@ -63,9 +66,9 @@ class SqlLineageReader(SqlFileReader):
             .outerjoin(source, source.c.rid == promotions.c.source_rid)
             .order_by(listed.c.id)
         ).all()
-        following = node_ids.position(rows[page.size - 1].id, rows[0].newest) if len(rows) > page.size else None
-        nodes = [_to_node(row, node_ids) for row in rows[: page.size]]
-        return Lineage(Page(nodes, following), node_ids.node_id(asked.id))
+        following = opaque.position(rows[page.size - 1].id, rows[0].newest) if len(rows) > page.size else None
+        nodes = [_to_node(row, partial(opaque.name, asked.id)) for row in rows[: page.size]]
+        return Lineage(Page(nodes, following), opaque.name(asked.id, asked.id))
 
 
 def _related(traced: int) -> Subquery:
@@ -90,10 +93,10 @@ def _related(traced: int) -> Subquery:
     return union(select(up.c.id), select(down.c.id)).subquery("related")
 
 
-def _to_node(row: AnyRow, node_ids: NodeIds) -> LineageNode:
-    node = LineageNode(node_id=node_ids.node_id(row.id))
+def _to_node(row: AnyRow, name: Callable[[int], str]) -> LineageNode:
+    node = LineageNode(node_id=name(row.id))
     if row.previous_id is not None:
-        node.previous_node_id = node_ids.node_id(row.previous_id)
+        node.previous_node_id = name(row.previous_id)
     if row.is_visible:
         node.model_version_rid = row.rid
         node.model_rid = row.model_rid

@@ -20,16 +20,18 @@ from server.storage.promotions import (
     RequestKey,
     Verdict,
 )
-from server.storage.repository import Page, PageRequest, Position, StoredVersion
+from server.storage.repository import Page, PageRequest, StoredVersion
 from server.storage.sql.access import model_is_visible
 from server.storage.sql.lineage import SqlLineageReader
-from server.storage.sql.reader import MANY, branch_id, model_id, page_of, stored_versions, that_fit
+from server.storage.sql.opaque import Opaque
+from server.storage.sql.reader import MANY, branch_id, model_id, stored_versions, that_fit
 from server.storage.sql.rows import MAX_BYTES_A_CHARACTER, AnyRow, timestamp, to_stored_version
 from server.storage.sql.tables import (
     branch_policies,
     branches,
     contents,
     models,
+    opaque_keys,
     promotions,
     requests,
     verdicts,
@@ -116,6 +118,7 @@ class SqlPromotionReader(SqlLineageReader):
 
     def list_promotions(self, caller: Caller, wanted: PromotionFilter, page: PageRequest) -> Page[Promotion]:
         """See the contract."""
+        opaque = Opaque(self.connection.scalars(select(opaque_keys.c.key)).one())
         order = (promotions.c.created_time.desc(), promotions.c.id.desc())
         query = _promotions(caller).add_columns(promotions.c.id, _promotion_bytes().label("size"))
         query = query.where(*_filters(caller, wanted)).order_by(*order).limit(page.size + 1)
@@ -125,12 +128,12 @@ class SqlPromotionReader(SqlLineageReader):
             if len(visible) < MANY:
                 query = query.where(promotions.c.model_id.in_(visible))
         if page.after is not None:
-            position = self._position(page.after)
-            if position is None:
-                return Page([], None)
+            position = opaque.numbers(page.after)
             query = query.where(tuple_(promotions.c.created_time, promotions.c.id) < position)
         rows = self.with_payloads(query, verdicts, "verdict_id", lambda row: (row.created_time.desc(), row.id.desc()))
-        return page_of(rows, that_fit(rows[: page.size]), "rid", _to_promotion)
+        listed = that_fit(rows[: page.size])
+        following = opaque.position(listed[-1].created_time, listed[-1].id) if len(listed) < len(rows) else None
+        return Page([_to_promotion(row) for row in listed], following)
 
     def get_policy(self, model_rid: str, branch: str) -> BranchPolicy:
         """See the contract."""
@@ -144,11 +147,6 @@ class SqlPromotionReader(SqlLineageReader):
             policy.changed_by = row.changed_by
             policy.changed_time.CopyFrom(timestamp(row.changed_time))
         return policy
-
-    def _position(self, promotion_rid: Position) -> tuple[int, int] | None:
-        query = select(promotions.c.created_time, promotions.c.id).where(promotions.c.rid == promotion_rid)
-        row = self.connection.execute(query).one_or_none()
-        return None if row is None else (row.created_time, row.id)
 
 
 def _head_and_policy(branch: str) -> list[ColumnElement[Any]]:

@@ -198,9 +198,9 @@ requests = Table(
     Column("created_time", BigInteger, nullable=False),
 )
 
-# One row, made by the migration: what lineages name their versions under, so that a name tells nothing of a key.
-lineage_keys = Table(
-    "lineage_keys",
+# One row, made by the migration: under it, what callers carry tells nothing of the keys in these tables.
+opaque_keys = Table(
+    "opaque_keys",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("key", LargeBinary, nullable=False),

@@ -1,4 +1,4 @@
-"""The key that lineages name their versions under."""
+"""The key for what callers carry without reading it: positions, and names in lineages."""
 
 import os
 
@@ -14,9 +14,9 @@ KEY_BYTES = 16
 def upgrade() -> None:
     """Add the table, and a key that nobody knows."""
     keys = op.create_table(
-        "lineage_keys",
+        "opaque_keys",
         sa.Column("id", sa.Integer, nullable=False),
         sa.Column("key", sa.LargeBinary, nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_lineage_keys"),
+        sa.PrimaryKeyConstraint("id", name="pk_opaque_keys"),
     )
     op.bulk_insert(keys, [{"id": 1, "key": os.urandom(KEY_BYTES)}])

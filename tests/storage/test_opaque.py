@@ -1,0 +1,41 @@
+"""Names and positions that tell nothing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.errors import InvalidPageToken
+from server.storage.sql.opaque import Opaque
+
+SECRET, OTHER_SECRET = bytes(16), bytes(range(16))
+
+keys = st.integers(0, 2**63 - 1)
+numbers = st.integers(-(2**63), 2**63 - 1)
+
+
+@given(first=numbers, second=keys)
+def test_a_position_is_read_back_under_the_key_it_was_made_with(first: int, second: int) -> None:
+    position = Opaque(SECRET).position(first, second)
+    assert Opaque(SECRET).numbers(position) == (first, second)
+    assert Opaque(OTHER_SECRET).position(first, second) != position
+
+
+@given(context=keys, key=keys, other=keys)
+def test_a_name_is_no_position_and_another_one_in_another_context(context: int, key: int, other: int) -> None:
+    opaque = Opaque(SECRET)
+    name = opaque.name(context, key)
+    assert (opaque.name(other, key) == name) == (other == context)
+    with pytest.raises(InvalidPageToken):
+        opaque.numbers(name)
+
+
+@given(st.text() | st.integers())
+def test_whatever_is_given_as_a_position_is_refused_or_two_numbers(position: str | int) -> None:
+    try:
+        first, second = Opaque(SECRET).numbers(position)
+    except InvalidPageToken:
+        return
+    assert -(2**63) <= first < 2**63
+    assert 0 <= second < 2**63
