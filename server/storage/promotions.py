@@ -121,7 +121,8 @@ class PromotionReader(Protocol):
         """Return a version, its predecessors and all its descendants, in the order in which they were stored.
 
         Of what the caller may not see, only node_id and previous_node_id are set. The position is opaque, and holds how
-        far the first page saw: what is stored later is on no page, or else behind all that it was promoted from. Raises
+        far the first page saw: what is stored later is on no page, or else behind all that it was promoted from. A page
+        ends early, but never empty, where its nodes would not fit into one message. Raises
         ModelVersionNotFound if the version is absent or the caller may not see its model, and InvalidPageToken for a
         position that no page ended at.
         """

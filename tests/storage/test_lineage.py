@@ -14,6 +14,7 @@ from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, LineageNode, Promotion
+from modelregistry.v1.promotion_service_pb2 import GetLineageResponse
 from server import rids
 from server.caller import Caller
 from server.errors import InvalidPageToken, ModelVersionNotFound
@@ -24,6 +25,7 @@ from server.storage.sql.repository import SqlRepository
 from server.storage.sql.tables import branches, promotions, versions
 from tests import builders
 from tests.builders import ADMIN, ALL, add_model, append, caller, promote
+from tests.conftest import OpenRepository
 from tests.storage.conftest import NOW_MS
 from tests.storage.inspection import opened, rows, statements
 
@@ -298,6 +300,31 @@ def test_a_promotion_that_began_before_others_and_ends_between_two_pages_shifts_
     ]
     assert [previous for _, previous in links(nodes)] == [None] + [0] * (len(nodes) - 1)
     assert links(lineage(repository, root))[1] == (slow[0].rid, 0)
+
+
+def test_a_page_of_long_names_ends_early_but_never_empty(migrated_url: str, open_repository: OpenRepository) -> None:
+    message_bytes = 40_000
+    repository = open_repository(migrated_url, max_message_bytes=message_bytes)
+    root = append(repository, builders.version(add_model(repository).rid))
+    model = add_model(repository, "\U0001d4b3" * 700)
+    for number in range(20):
+        promote(repository, root, model.rid, branch="\U0001d4b3" * 240 + str(number))
+
+    sizes, nodes, after = [], [], None
+    while not sizes or after:
+        page = page_of(repository, root, page=PageRequest(1000, after)).page
+        sizes.append(GetLineageResponse(nodes=page.items).ByteSize())
+        nodes += page.items
+        after = page.next_position
+
+    assert [previous for _, previous in links(nodes)] == [None] + [0] * 20
+    assert len(sizes) > 2
+    assert all(message_bytes / 2 < size <= message_bytes for size in sizes[:-1])
+    (first, *_), following = page_of(
+        open_repository(migrated_url, max_message_bytes=9000), root, page=PageRequest(9)
+    ).page
+    assert first.model_version_rid == root.rid
+    assert following
 
 
 class Large:

@@ -39,3 +39,12 @@ def test_whatever_is_given_as_a_position_is_refused_or_two_numbers(position: str
         return
     assert -(2**63) <= first < 2**63
     assert 0 <= second < 2**63
+
+
+@given(first=numbers, second=keys, more=st.text("ABCDwxyz", min_size=1, max_size=24))
+def test_a_position_with_something_added_is_none(first: int, second: int, more: str) -> None:
+    opaque = Opaque(SECRET)
+    position = opaque.position(first, second)
+    for changed in (position + more, position[:-1] + chr(ord(position[-1]) + 1)):
+        with pytest.raises(InvalidPageToken):
+            opaque.numbers(changed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 
 from sqlalchemy import BigInteger, Subquery, func, literal, select, union
 
@@ -15,8 +16,12 @@ from server.storage.repository import Page, PageRequest
 from server.storage.sql.access import model_is_visible
 from server.storage.sql.files import SqlFileReader
 from server.storage.sql.opaque import Opaque
+from server.storage.sql.reader import ENVELOPE_BYTES
 from server.storage.sql.rows import AnyRow
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, versions
+
+# What a message adds to a node in it, at most: a tag and a length.
+_OVERHEAD_BYTES = 6
 
 
 class SqlLineageReader(SqlFileReader):
@@ -66,9 +71,15 @@ class SqlLineageReader(SqlFileReader):
             .outerjoin(source, source.c.rid == promotions.c.source_rid)
             .order_by(listed.c.id)
         ).all()
-        following = opaque.position(rows[page.size - 1].id, rows[0].newest) if len(rows) > page.size else None
-        nodes = [_to_node(row, partial(opaque.name, asked.id)) for row in rows[: page.size]]
+        nodes = self._that_fit([_to_node(row, partial(opaque.name, asked.id)) for row in rows[: page.size]])
+        following = opaque.position(rows[len(nodes) - 1].id, rows[0].newest) if len(nodes) < len(rows) else None
         return Lineage(Page(nodes, following), opaque.name(asked.id, asked.id))
+
+    def _that_fit(self, nodes: list[LineageNode]) -> list[LineageNode]:
+        """Return as many of the nodes as fit into one message, and at least one."""
+        filled = accumulate(node.ByteSize() + _OVERHEAD_BYTES for node in nodes)
+        fitting = sum(bytes_ <= self._max_message_bytes - ENVELOPE_BYTES for bytes_ in filled)
+        return nodes[: max(fitting, 1)]
 
 
 def _related(traced: int) -> Subquery:

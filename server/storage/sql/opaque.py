@@ -45,7 +45,7 @@ class Opaque:
         try:
             block = base64.b64decode(text + "==", altchars=b"-_", validate=True)
             first, second = _PAIR.unpack(self._cipher.decryptor().update(block))
-            genuine = second >= _IS_POSITION
+            genuine = second >= _IS_POSITION and self._encrypted(first, second) == text
         except (ValueError, binascii.Error, struct.error):
             genuine = False
         if not genuine:
