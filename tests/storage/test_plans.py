@@ -11,10 +11,12 @@ import pytest
 from sqlalchemy import Engine, insert, update
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
+from modelregistry.v1.promotion_pb2 import Promotion
 from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, BatchPromotion
+from server.caller import Caller
 from server.promotion import batch_promote_versions
 from server.storage.promotions import PromotionFilter
-from server.storage.repository import PageRequest, Position
+from server.storage.repository import Page, PageRequest, Position
 from server.storage.sql import tables
 from server.storage.sql.engine import open_engine
 from server.storage.sql.repository import SqlRepository
@@ -183,65 +185,44 @@ def test_a_promotion_over_another_content_compares_the_two_once(backend: str, ne
     assert not [each for each in large if "INSERT INTO verdicts" in each.statement]
 
 
-@pytest.mark.parametrize("filters", [{}, {"model_rid": "target"}, {"created_by": "user:admin"}], ids=str)
-def test_a_page_of_promotions_reads_no_more_of_them_than_it_holds(
-    new_database: NewDatabase, filters: dict[str, str]
-) -> None:
-    url = new_database("postgresql", migrated=True)
-    engine = open_engine(url)
-    repository = SqlRepository(engine)
-    source = append(repository, builders.version(add_model(repository).rid))
-    target_rid = add_model(repository).rid
-    entries = [BatchPromotion(model_rid=target_rid, source_model_version_rid=source.rid)] * 100
-    for _ in range(20):
-        repository.write(lambda tx: batch_promote_versions(tx, ADMIN, BatchPromoteVersionsRequest(promotions=entries)))
-    with engine.begin() as connection:
-        connection.exec_driver_sql("ANALYZE")
-    wanted = PromotionFilter(**{key: target_rid if key == "model_rid" else value for key, value in filters.items()})
-
-    first = repository.read(lambda reader: reader.list_promotions(ADMIN, wanted, PageRequest(PAGE_SIZE)))
-    with statements(engine) as executed:
-        page = repository.read(
-            lambda reader: reader.list_promotions(ADMIN, wanted, PageRequest(PAGE_SIZE, first.next_position))
-        )
-
-    assert [promotion.version_number for promotion in page.items] == list(range(1990, 1980, -1))
-    [_, listing] = executed
-    for node in plan_on_postgresql(engine, listing, calls=1):
-        if node.get("Relation Name") in ("promotions", "versions"):
-            assert rows_read(node) <= PAGE_SIZE + 1, node
-    engine.dispose()
-
-
-@pytest.mark.parametrize("filters", [{}, {"created_by": "user:admin"}, {"branch": "master"}, {"since_ms": 0}], ids=str)
-def test_promotions_are_listed_without_walking_past_those_that_are_invisible(
-    new_database: NewDatabase, filters: dict[str, Any]
-) -> None:
-    """Jane may see three promotions, which are older than thousands of others."""
+def test_a_page_of_promotions_reads_no_more_of_them_than_are_wanted_and_visible(new_database: NewDatabase) -> None:
+    """Of thousands, the page; and for Jane, who may see only the three oldest, those."""
     engine = open_engine(new_database("postgresql", migrated=True))
     repository = SqlRepository(engine)
     source = append(repository, builders.version(add_model(repository).rid))
-    visible, hidden = add_model(repository), add_model(repository)
+    visible, target = add_model(repository), add_model(repository)
     builders.grant(repository, visible.rid, "user:jane", ROLE_VIEWER)
-    promoted = [promote(repository, source, visible.rid).rid for _ in range(3)]
-    entries = [BatchPromotion(model_rid=hidden.rid, source_model_version_rid=source.rid)] * 100
+    janes = [promote(repository, source, visible.rid).rid for _ in range(3)]
+    entries = [BatchPromotion(model_rid=target.rid, source_model_version_rid=source.rid)] * 100
     for _ in range(20):
         repository.write(lambda tx: batch_promote_versions(tx, ADMIN, BatchPromoteVersionsRequest(promotions=entries)))
     with engine.begin() as connection:
         connection.exec_driver_sql("ANALYZE")
 
-    with statements(engine) as executed:
-        page = repository.read(
-            lambda reader: reader.list_promotions(caller("user:jane"), PromotionFilter(**filters), PageRequest(2))
-        )
+    def page_of(by: Caller, wanted: PromotionFilter, page: PageRequest, most: int) -> Page[Promotion]:
+        """A page, for which no more rows than these are read."""
+        with statements(engine) as executed:
+            found = repository.read(lambda reader: reader.list_promotions(by, wanted, page))
+        [listing] = [each for each in executed if "promotions" in each.statement]
+        for node in plan_on_postgresql(engine, listing, calls=1):
+            if node.get("Relation Name") in ("promotions", "versions"):
+                assert rows_read(node) <= most, (wanted, node)
+        return found
 
-    assert [promotion.model_version_rid for promotion in page.items] == promoted[:0:-1]
-    assert page.next_position
-    [listing] = [each for each in executed if "promotions" in each.statement]
-    for node in plan_on_postgresql(engine, listing, calls=1):
-        if node.get("Relation Name") in ("promotions", "versions"):
-            # Some for each, as often as the plan asks for them; of the thousands, none.
-            assert rows_read(node) <= 10 * len(promoted), node
+    for wanted in (PromotionFilter(), PromotionFilter(model_rid=target.rid), PromotionFilter(created_by=ADMIN.user)):
+        first = page_of(ADMIN, wanted, PageRequest(PAGE_SIZE), PAGE_SIZE + 1)
+        second = page_of(ADMIN, wanted, PageRequest(PAGE_SIZE, first.next_position), PAGE_SIZE + 1)
+        assert [promotion.version_number for promotion in second.items] == list(range(1990, 1980, -1))
+    for wanted in (
+        PromotionFilter(),
+        PromotionFilter(created_by=ADMIN.user),
+        PromotionFilter(branch="master"),
+        PromotionFilter(since_ms=0),
+    ):
+        # Each of the three as often as the plan asks for it.
+        seen = page_of(caller("user:jane"), wanted, PageRequest(2), 10 * len(janes))
+        assert [promotion.model_version_rid for promotion in seen.items] == janes[:0:-1]
+        assert seen.next_position
     engine.dispose()
 
 
