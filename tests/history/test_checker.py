@@ -85,6 +85,12 @@ def test_another_request_with_an_id_that_was_used_is_refused(story: Story) -> No
     assert not violations(story)
 
 
+def test_another_request_with_an_id_that_was_used_is_looked_at_all_the_same(story: Story) -> None:
+    story.promote(1, 2, 1)
+    story.refused(3, 4, head=1, expected=rid_of(MASTER, 1), tag="master-1")
+    assert broken(story) == {Promise.COMPARE_AND_SET}
+
+
 def test_a_batch_is_one_write(story: Story) -> None:
     story.write(1, 2, (MASTER, 1), (RELEASE, 1), (MASTER, 2))
     story.read(3, 4, 2)

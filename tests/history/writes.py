@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -41,17 +41,17 @@ class Write(NamedTuple):
 
 
 def writes_of(history: Iterable[Operation], ledger: Ledger) -> list[Write]:
-    """The writes of a history. A request that was refused because its id had been used is one of its own."""
+    """The writes of a history."""
     sent: dict[tuple[str, tuple[Wanted, ...]], list[Operation]] = defaultdict(list)
     for operation in history:
         if operation.wanted:
             sent[operation.tag, operation.wanted].append(operation)
-    tags = Counter(tag for tag, _ in sent)
+    # Where one request failed because another one had its id, the other one made what there is.
+    may_be_done = {tag for (tag, _), operations in sent.items() if any(map(_may_be_done, operations))}
     writes = []
     for (tag, wanted), operations in sent.items():
-        perhaps = [operation for operation in operations if operation.outcome is not Outcome.FAIL]
-        if not perhaps and tags[tag] > 1:
-            continue  # The other request of this tag made what there is.
+        perhaps = [operation for operation in operations if _may_be_done(operation)]
+        made = ledger.by_tag.get(tag, []) if perhaps or tag not in may_be_done else []
         answered = [operation for operation in perhaps if operation.outcome is Outcome.OK]
         writes.append(
             Write(
@@ -61,7 +61,7 @@ def writes_of(history: Iterable[Operation], ledger: Ledger) -> list[Write]:
                 Outcome.OK if answered else Outcome.UNKNOWN if perhaps else Outcome.FAIL,
                 min(operation.invoked for operation in perhaps or operations),
                 min((_end(operation) for operation in answered), default=math.inf),
-                _in_order_of(wanted, ledger.by_tag.get(tag, [])),
+                _in_order_of(wanted, made),
             )
         )
     return writes
@@ -80,6 +80,10 @@ def check_writes(writes: Sequence[Write], ledger: Ledger, initial: Ledger) -> It
     for rid, version in ledger.by_rid.items():
         if rid not in initial.by_rid and version.tag not in tags:
             yield Violation(Promise.NOTHING_FROM_NOWHERE, f"no operation made {rid}, number {version.number}")
+
+
+def _may_be_done(operation: Operation) -> bool:
+    return operation.outcome is not Outcome.FAIL
 
 
 def _end(operation: Operation) -> float:
