@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from dataclasses import dataclass
 
 import grpc
 
@@ -13,21 +14,73 @@ from server.config import ConfigError, Settings, host_of
 _BACKLOG = 2048
 
 
-def bind_grpc(server: grpc.Server, settings: Settings) -> str:
-    """Bind the gRPC server; return its address, with the port that a 0 became. Raises ConfigError."""
-    host, _, _ = settings.listen.rpartition(":")
+@dataclass(frozen=True)
+class Ports:
+    """The ports of a server, and their addresses as the settings name them, with the port that a 0 became."""
+
+    grpc: socket.socket
+    grpc_address: str
+    http: socket.socket | None
+    http_address: str | None
+
+    def close(self) -> None:
+        """Give up the ports."""
+        self.grpc.close()
+        if self.http is not None:
+            self.http.close()
+
+
+def bind(settings: Settings) -> Ports:
+    """Bind the ports of the settings, for this process and those that it forks. Raises ConfigError."""
+    grpc_socket = _reserve_grpc(settings)
+    try:
+        http_socket = _listen_for_http(settings) if settings.serves_http else None
+    except ConfigError:
+        grpc_socket.close()
+        raise
+    return Ports(
+        grpc_socket,
+        _address(settings.listen, grpc_socket),
+        http_socket,
+        _address(settings.http_listen, http_socket) if http_socket else None,
+    )
+
+
+def listen_for_grpc(server: grpc.Server, ports: Ports, settings: Settings) -> None:
+    """Let the gRPC server listen on its port, beside other processes that do. Raises ConfigError."""
     try:
         if settings.tls_cert:
-            port = server.add_secure_port(settings.listen, _credentials(settings))
+            server.add_secure_port(ports.grpc_address, _credentials(settings))
         else:
-            port = server.add_insecure_port(settings.listen)
+            server.add_insecure_port(ports.grpc_address)
     except RuntimeError:
         raise _cannot_listen("--listen", settings.listen) from None
-    return f"{host}:{port}"
 
 
-def bind_http(settings: Settings) -> socket.socket:
-    """Return a socket that listens for HTTP. Raises ConfigError."""
+def _reserve_grpc(settings: Settings) -> socket.socket:
+    """Return a socket that holds the port for gRPC until it is closed, and does not listen.
+
+    Only this process and those that it forks can then listen there, beside each other. Another server, started by
+    accident, cannot: each would see half of the calls.
+    """
+    host, (_, _, port) = host_of(settings.listen), settings.listen.rpartition(":")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        reserved = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(address)
+            # Not before, or whoever asked for the same would share the port, too.
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        except OSError:
+            reserved.close()
+            raise
+    except OSError:
+        raise _cannot_listen("--listen", settings.listen) from None
+    return reserved
+
+
+def _listen_for_http(settings: Settings) -> socket.socket:
     host, (_, _, port) = host_of(settings.http_listen), settings.http_listen.rpartition(":")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
@@ -35,12 +88,6 @@ def bind_http(settings: Settings) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=address[0] == "::")
     except OSError:
         raise _cannot_listen("--http-listen", settings.http_listen) from None
-
-
-def http_address(listener: socket.socket, settings: Settings) -> str:
-    """Return the address of the socket as the settings name it, with the port that a 0 became."""
-    host, _, _ = settings.http_listen.rpartition(":")
-    return f"{host}:{listener.getsockname()[1]}"
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
@@ -71,6 +118,11 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials:
         root_certificates=client_ca,
         require_client_auth=client_ca is not None,
     )
+
+
+def _address(configured: str, bound: socket.socket) -> str:
+    host, _, _ = configured.rpartition(":")
+    return f"{host}:{bound.getsockname()[1]}"
 
 
 def _cannot_listen(option: str, address: str) -> ConfigError:

@@ -59,8 +59,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ports": {"config"},
     "bootstrap": {"config", "ports", "auth", "rpc", "gateway", "storage", "errors"},
     "lifecycle": {"bootstrap"},
+    "processors": set(),
+    "workers": {"config"},
+    "serving": {"auth", "bootstrap", "config", "lifecycle", "ports", "processors", "workers"},
     "healthcheck": {"config"},
-    "cli": {"bootstrap", "lifecycle", "config", "logs", "errors", "json_form", "importing", "garbage", "auth", "cli"},
+    "cli": {"bootstrap", "lifecycle", "ports", "processors", "serving", "config", "logs", "errors", "json_form"}
+    | {"importing", "garbage", "auth", "cli"},
     "__main__": {"cli"},
 }
 # Where each library that must not spread may be imported.
@@ -79,6 +83,8 @@ CONFINED = {
     "uvloop": {"gateway"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "cachetools": {"storage.sql"},
+    "orjson": {"logs"},
 }
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shlex
 import shutil
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +25,10 @@ from server.config import (
     Settings,
 )
 from server.logs import configure_logs
+from server.processors import default_workers
+
+if TYPE_CHECKING:
+    from server.ports import Ports
 
 _TTL = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
 _TTL_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -72,6 +75,17 @@ MaxMessageBytes = Annotated[
     ),
 ]
 
+Workers = Annotated[
+    int | None,
+    option(
+        "--workers",
+        "Processes that share the ports; by default one for each processor.",
+        min=1,
+        max=1024,
+        metavar="N",
+    ),
+]
+
 
 def serve(
     listen: Listen = DEFAULT_LISTEN,
@@ -90,6 +104,7 @@ def serve(
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
     max_message_bytes: MaxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
+    workers: Workers = None,
 ) -> None:
     """Serve the model registry.
 
@@ -119,14 +134,12 @@ def serve(
             tls_client_ca=tls_client_ca,
             max_message_bytes=max_message_bytes,
         )
-        from server import bootstrap, lifecycle
+        from server import ports, serving
 
-        application = bootstrap.build(settings)
+        bound = ports.bind(settings)
+        serving.serve(settings, bound, workers or default_workers(), lambda: _announce(bound, settings))
     except ConfigError as error:
         fail(str(error))
-    lifecycle.run(application, lambda: _announce(application.address, application.http_address, settings))
-    # A thread that waits for a database which hangs would keep the process for as long.
-    os._exit(0)
 
 
 def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> None:
@@ -175,13 +188,13 @@ def register(app: typer.Typer) -> None:
         app.command(run.__name__)(run)
 
 
-def _announce(address: str, http_address: str | None, settings: Settings) -> None:
+def _announce(bound: Ports, settings: Settings) -> None:
     # A server whose output nobody reads any more goes on serving.
     with contextlib.suppress(OSError):
-        print(f"listening on {address}", flush=True)
-        if http_address is not None:
-            print(f"listening on {'https' if settings.tls_cert else 'http'}://{http_address}", flush=True)
-        _announce_example(address, settings)
+        print(f"listening on {bound.grpc_address}", flush=True)
+        if bound.http_address is not None:
+            print(f"listening on {'https' if settings.tls_cert else 'http'}://{bound.http_address}", flush=True)
+        _announce_example(bound.grpc_address, settings)
 
 
 def _announce_example(address: str, settings: Settings) -> None:
