@@ -96,7 +96,6 @@ def test_a_certificate_that_is_none_is_refused_at_the_start(tls: Settings, tmp_p
     broken = tmp_path / "broken.pem"
     broken.write_text("no certificate")
     for changes in ({"tls_cert": broken}, {"tls_key": broken}, {"tls_cert": tmp_path / "absent.pem"}):
-        with pytest.raises(ConfigError):
-            changed = Settings(**{**vars(tls), **changes})
-            with contextlib.closing(bind(changed)) as ports:
-                build(changed, ports)
+        changed = Settings(**{**vars(tls), **changes})
+        with contextlib.closing(bind(changed)) as ports, pytest.raises(ConfigError):
+            build(changed, ports)
