@@ -133,8 +133,19 @@ class PostgresServer:
     def _initialize(self) -> None:
         if self._account is not None:
             self._lend_to(self._account)
-        initdb = subprocess.run(
-            [self._binaries / "initdb", "-D", self._data, "-U", "postgres", *INITDB_OPTIONS],
+        self._create()
+        settings = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": ""}
+        with (self._data / "postgresql.conf").open("a") as conf:
+            conf.writelines(f"{name} = '{value}'\n" for name, value in {**settings, **self._settings}.items())
+
+    def _create(self) -> None:
+        """Make the data folder."""
+        self._call("initdb", "-D", self._data, "-U", "postgres", *INITDB_OPTIONS)
+
+    def _call(self, program: str, *arguments: str | Path) -> None:
+        """Call one of the server's programs, as the server's account."""
+        result = subprocess.run(
+            [self._binaries / program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -142,11 +153,8 @@ class PostgresServer:
             check=False,
             **self._identity,
         )
-        if initdb.returncode != 0:
-            raise RuntimeError(f"initdb failed:\n{initdb.stdout}")
-        settings = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": ""}
-        with (self._data / "postgresql.conf").open("a") as conf:
-            conf.writelines(f"{name} = '{value}'\n" for name, value in {**settings, **self._settings}.items())
+        if result.returncode != 0:
+            raise RuntimeError(f"{program} failed:\n{result.stdout}")
 
     def _lend_to(self, account: pwd.struct_passwd) -> None:
         """Give the account the folder, and programs of its own: it may not be able to enter the virtual environment."""
@@ -172,6 +180,18 @@ class PostgresServer:
             self._process.send_signal(how)
             self._process.wait(DEADLINE_SECONDS)
             self._process = None
+
+
+class Standby(PostgresServer):
+    """A copy of a running server that follows it, and that nobody can write to."""
+
+    def __init__(self, primary: PostgresServer, **settings: str) -> None:
+        super().__init__(**settings)
+        self._primary = primary
+
+    def _create(self) -> None:
+        follow = ("--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+        self._call("pg_basebackup", "--pgdata", self._data, "--dbname", self._primary.url(), *follow)
 
 
 def create_database(server_url: str, template: str = "template1") -> str:
