@@ -5,6 +5,7 @@ The next release is made up: this code, and some migrations more.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 from collections.abc import Iterator
@@ -96,9 +97,12 @@ def test_the_next_release_takes_over_and_no_call_fails(
     url = new_database(backend, migrated=True)
     ports = [unused_port() for _ in range(4)]
 
+    started = itertools.count()
+
     def start(number: int, command: Path) -> Server:
-        # One data folder, and so one key pair: each trusts what the others sign.
-        return Server(tmp_path / "cwd", "--database-url", url, command=command, listen=f"127.0.0.1:{ports[number]}")
+        # One data folder, and so one key pair: each trusts what the others sign. But each has a log of its own.
+        options = ("--database-url", url, "--data-dir", tmp_path / "0/modelregistry-data")
+        return Server(tmp_path / str(next(started)), *options, command=command, listen=f"127.0.0.1:{ports[number]}")
 
     def connect() -> grpc.Channel:
         # As a name would do that has all replicas; those that are not there yet, or no more, get no calls.
@@ -106,7 +110,6 @@ def test_the_next_release_takes_over_and_no_call_fails(
         return grpc.insecure_channel(f"ipv4:{addresses}", options=[("grpc.service_config", CONFIG)])
 
     if backend == "postgresql":
-        (tmp_path / "cwd").mkdir()
         refused = run("serve", "--listen", "127.0.0.1:0", "--database-url", url, command=next_release, cwd=tmp_path)
         assert "older than this server" in failure(refused)
 
