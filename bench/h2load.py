@@ -1,0 +1,165 @@
+"""Load by h2load: callers who each wait for an answer before they ask again, or who ask at a fixed rate.
+
+h2load sends one body, so each body has a process of its own. It takes an error of gRPC for a success, because its HTTP
+status is 200; who calls this must look at what was stored, at how many bytes came back, and at answers of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import struct
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.tools import Tool
+
+_TRAFFIC = re.compile(r"^traffic: .*\((\d+)\) data$", re.MULTILINE)
+_REQUESTS = re.compile(r"^requests: .* (\d+) failed, (\d+) errored, (\d+) timeout$", re.MULTILINE)
+_TIME_TO_SPARE = 30
+
+
+@dataclass(frozen=True)
+class Load:
+    """Calls of one RPC with these requests, in turn by different callers.
+
+    Each request has its share of the callers, and of the rate if there is one.
+    """
+
+    path: str
+    requests: tuple[bytes, ...]
+    callers: int
+    rate: float | None = None
+
+    @property
+    def streams(self) -> int:
+        """How many calls a caller may have under way. At a fixed rate, a slow answer keeps no question back."""
+        return 1 if self.rate is None else 8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of a load."""
+
+    calls: int
+    per_second: float
+    milliseconds: list[float]  # sorted
+    answered_bytes: int
+    processor_seconds: float  # that the load generator took
+
+    def percentile(self, share: float) -> float:
+        """The latency that this share of the calls did not exceed, in milliseconds."""
+        last = len(self.milliseconds) - 1
+        return self.milliseconds[min(last, int(len(self.milliseconds) * share))]
+
+
+class Generator:
+    """h2load, which calls with one token, and keeps its files in one folder."""
+
+    def __init__(self, tool: Tool, folder: Path, token: str):
+        self._tool = tool
+        self._folder = folder
+        self._token = token
+
+    def run(self, address: str, load: Load, seconds: float) -> Measured:
+        """Put a load on a server for so long. Raises RuntimeError if calls failed below gRPC."""
+        with self.running(address, load, seconds) as ending:
+            return ending()
+
+    @contextmanager
+    def running(self, address: str, load: Load, seconds: float) -> Iterator[Ending]:
+        """Have a load on a server meanwhile; to call the value waits for its end."""
+        before = _processor_seconds_of_children()
+        processes = [
+            self._start(address, load, number, request, seconds) for number, request in enumerate(load.requests)
+        ]
+        try:
+            yield Ending(self, processes, seconds, before)
+        finally:
+            for process in processes:
+                with process:  # closes the pipe, and waits
+                    if process.poll() is None:
+                        process.kill()
+
+    def _start(self, address: str, load: Load, number: int, request: bytes, seconds: float) -> subprocess.Popen[str]:
+        body = self._folder / f"body-{number}"
+        body.write_bytes(struct.pack(">BL", 0, len(request)) + request)
+        self.log(number).unlink(missing_ok=True)
+        share = max(1, load.callers // len(load.requests))
+        rate = () if load.rate is None else (f"--rps={load.rate / len(load.requests) / share:.3f}",)
+        options = [
+            f"--clients={share}",
+            f"--max-concurrent-streams={load.streams}",
+            f"--duration={int(seconds * 1000)}ms",
+            *rate,
+            f"--data={body}",
+            f"--log-file={self.log(number)}",
+            "--header=content-type: application/grpc",
+            "--header=te: trailers",
+            f"--header=authorization: Bearer {self._token}",
+        ]
+        return subprocess.Popen(
+            [self._tool.program, *options, f"http://{address}{load.path}"],
+            env=self._tool.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def log(self, number: int) -> Path:
+        """Where the calls with one of the requests are written down."""
+        return self._folder / f"calls-{number}"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A load that is running."""
+
+    generator: Generator
+    processes: Sequence[subprocess.Popen[str]]
+    seconds: float
+    processor_seconds_before: float
+
+    def __call__(self) -> Measured:
+        """Wait for the end of the load, and return what came of it."""
+        deadline = time.monotonic() + self.seconds + _TIME_TO_SPARE
+        said = [process.communicate(timeout=deadline - time.monotonic())[0] for process in self.processes]
+        spent = _processor_seconds_of_children() - self.processor_seconds_before
+        logs = [_read(self.generator.log(number)) for number in range(len(said))]
+        for process, text, log in zip(self.processes, said, logs, strict=True):
+            failed = _REQUESTS.search(text)
+            if process.returncode or failed is None or any(map(int, failed.groups())) or not log:
+                raise RuntimeError(f"h2load failed:\n{text}")
+        return Measured(
+            calls=sum(map(len, logs)),
+            per_second=_per_second(logs, self.seconds),
+            milliseconds=sorted(latency / 1000 for log in logs for _, latency in log),
+            answered_bytes=sum(int(_TRAFFIC.findall(text)[0]) for text in said),
+            processor_seconds=spent,
+        )
+
+
+def _read(log: Path) -> list[tuple[int, int]]:
+    """The start of each call and how long it took, in microseconds."""
+    rows = (line.split("\t") for line in log.read_text().splitlines())
+    return [(int(row[0]), int(row[2])) for row in rows]
+
+
+def _per_second(logs: list[list[tuple[int, int]]], seconds: float) -> float:
+    """How many calls were answered a second, while every process was at work."""
+    starts = [min(start for start, _ in log) for log in logs]
+    begin, end = max(starts), min(starts) + seconds * 1_000_000
+    answered = sum(begin <= start + latency < end for log in logs for start, latency in log)
+    if end <= begin:
+        raise RuntimeError("the load is too short: some callers were done before others began")
+    return answered / (end - begin) * 1_000_000
+
+
+def _processor_seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

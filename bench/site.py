@@ -1,0 +1,194 @@
+"""A registry that is measured: a server process on a database, what it holds, and whether it all adds up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+
+from bench.h2load import Generator, Load, Measured
+from bench.sampler import Sample, ask_once, sampling
+from bench.scenarios import CALLERS, COLUMNS, Scenario
+from bench.stock import CALLER, lay_in
+from bench.tools import Tool
+from modelregistry.v1.model_pb2 import Model
+from tests.processes import Server, run
+
+_PREFIX_BYTES = 5
+_SETTLE_SECONDS = 20
+# Numbers and times in an answer take a few bytes more or fewer.
+_ABOUT = 16
+# The caller on the side asks seldom where it only looks for failures, and steadily where it looks for refusals.
+_SIDE = {"callers": 1, "pause": 0.05}
+_SIDE_OF_OVERLOAD = {"callers": 4, "pause": 0.002}
+
+
+class Void(Exception):
+    """A measurement that does not count, since what is stored or answered does not add up."""
+
+
+class Site:
+    """One server on one database, with its stock."""
+
+    def __init__(self, server: Server, tool: Tool, folder: Path, workers: int):
+        self._server = server
+        self._token = server.token(CALLER)
+        self._channel = grpc.insecure_channel(server.address)
+        self._user = server.user(self._channel, CALLER)
+        self._generator = Generator(tool, folder, self._token)
+        self.workers = workers
+        self.stock = lay_in(server.user(self._channel), self._user, COLUMNS)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._channel.close()
+
+    def measure(self, scenario: Scenario, seconds: float, rate: float | None) -> dict[str, Any]:
+        """Return what a scenario comes to. Raises Void if it does not count."""
+        requests = tuple(request.SerializeToString() for request in scenario.requests(self.stock))
+        load = Load(scenario.path, requests, CALLERS, rate)
+        models = tuple(scenario.writes_to(self.stock)) if scenario.writes_to else ()
+        before = self._stored(models)
+        server_before, machine_before = self._processor_seconds(), psutil.cpu_times()
+        side = _SIDE_OF_OVERLOAD if scenario.overloads else _SIDE
+        with sampling(self._server.address, scenario.path, requests, self._token, **side) as sample:
+            measured = self._generator.run(self._server.address, load, seconds)
+        server_spent = self._processor_seconds() - server_before
+        result = {
+            "per_second": measured.per_second,
+            "p50": measured.percentile(0.5),
+            "p99": measured.percentile(0.99),
+            "p99.9": measured.percentile(0.999),
+            "calls": measured.calls,
+            "sampled": sample.codes,
+            "generator_share": measured.processor_seconds / seconds,
+            "server_share": server_spent / seconds,
+            "machine_share": _busy(machine_before),
+        }
+        if rate is not None:
+            result["asked_per_second"] = rate
+        if scenario.overloads:
+            again = ask_once(self._server.address, scenario.path, requests[0], self._token)
+            sample.answers.append(again)
+            result |= _refusals(sample) | {"recovered": again.code.name, "recovered_milliseconds": again.milliseconds}
+        result["stored"] = self._settled(models) - before
+        _check(scenario, measured, sample, load, result["stored"])
+        return result
+
+    def audit(self) -> None:
+        """Read every branch that was written to from end to end. Raises Void if it lacks a number, or has too many."""
+        stock = self.stock
+        for model in (*stock.targets, stock.hot, *(each for models in stock.growing.values() for each in models)):
+            count = self._stored([model])
+            numbers = list(self._numbers(model)) if count else []
+            if numbers != list(range(count, 0, -1)):
+                raise Void(f"the branch of {model.name} counts {count} versions, and lists {len(numbers)}")
+
+    def _numbers(self, model: Model) -> Iterator[int]:
+        token = None
+        while True:
+            page = self._user("ListModelVersions", model_rid=model.rid, page_size=1000, page_token=token)
+            yield from (version.version_number for version in page.model_versions)
+            if not page.HasField("next_page_token"):
+                return
+            token = page.next_page_token
+
+    def _stored(self, models: Iterable[Model]) -> int:
+        return sum(self._count(model) for model in models)
+
+    def _count(self, model: Model) -> int:
+        try:
+            return int(self._user("GetBranch", model_rid=model.rid).version_count)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.NOT_FOUND:
+                return 0
+            raise
+
+    def _settled(self, models: tuple[Model, ...]) -> int:
+        """What is stored once the calls that were under way at the end have come to theirs."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        stored = self._stored(models)
+        while models and time.monotonic() < deadline:
+            time.sleep(0.1)
+            last, stored = stored, self._stored(models)
+            if last == stored:
+                break
+        return stored
+
+    def _processor_seconds(self) -> float:
+        server = psutil.Process(self._server.process.pid)
+        times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
+        return sum(each.user + each.system for each in times)
+
+
+@contextmanager
+def site(tool: Tool, folder: Path, database_url: str | None, workers: int) -> Iterator[Site]:
+    """Serve a database, with what is to be read in it already there."""
+    folder.mkdir()
+    arguments: list[str] = []
+    if database_url is not None:
+        arguments += ["--database-url", database_url]
+        migrated = run("migrate", "--database-url", database_url)
+        if migrated.returncode:
+            raise RuntimeError(migrated.stderr)
+    if has_workers():
+        arguments += ["--workers", str(workers)]
+    with Server(folder / "server", *arguments) as server:
+        open_site = Site(server, tool, folder, workers)
+        try:
+            yield open_site
+        finally:
+            open_site.close()
+
+
+def has_workers() -> bool:
+    """Whether a server can be told how many worker processes it shall have."""
+    return "--workers" in run("serve", "--help").stdout
+
+
+def _check(scenario: Scenario, measured: Measured, sample: Sample, load: Load, stored: int) -> None:
+    """Raise Void unless all answers were good ones, and what was acknowledged, and no more, is stored."""
+    good = sample.of(grpc.StatusCode.OK)
+    # A call that is under way at the end of the load may be carried out, and is not counted as answered.
+    under_way = load.callers * load.streams
+    least, most = measured.calls + len(good), measured.calls + len(good) + under_way
+    if scenario.overloads:
+        # What was refused went to the load generator, too, which cannot tell; so the bounds are wide.
+        least, most = len(good), most + len(sample.answers)
+    elif len(good) != len(sample.answers) or not good:
+        raise Void(f"{scenario.name}: a caller on the side was answered {sample.codes}")
+    if scenario.writes and not least <= stored <= most:
+        raise Void(f"{scenario.name}: {least} to {most} versions should have been stored, and {stored} were")
+    if not scenario.overloads:
+        about = _ABOUT if scenario.writes else 0
+        size = good[0].size + _PREFIX_BYTES
+        if (
+            not measured.calls * (size - about)
+            <= measured.answered_bytes
+            <= (measured.calls + under_way) * (size + about)
+        ):
+            raise Void(
+                f"{scenario.name}: {measured.calls} answers of {size} bytes were {measured.answered_bytes} bytes"
+            )
+
+
+def _refusals(sample: Sample) -> dict[str, Any]:
+    refused = sorted(answer.milliseconds for answer in sample.of(grpc.StatusCode.RESOURCE_EXHAUSTED))
+    if not refused:
+        return {"refused": 0}
+    return {
+        "refused": len(refused),
+        "refused_p50": refused[len(refused) // 2],
+        "refused_p99": refused[int(len(refused) * 0.99)],
+    }
+
+
+def _busy(before: Any) -> float:
+    after = psutil.cpu_times()
+    total = sum(after) - sum(before)
+    return (total - (after.idle - before.idle)) / total if total else 0.0
