@@ -47,7 +47,7 @@ class PostgresServer:
         # PostgreSQL refuses to run as root.
         self._account = _unprivileged_account() if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _unused_port()
+        self.port = unused_port()
 
     def __enter__(self) -> PostgresServer:
         try:
@@ -223,7 +223,8 @@ def _lets_everybody_in(folder: Path) -> bool:
     return os.geteuid() != 0 or bool(folder.stat().st_mode & stat.S_IXOTH)
 
 
-def _unused_port() -> int:
+def unused_port() -> int:
+    """A port on loopback that nobody listens on."""
     # Below the range from which clients get their ports, so that none of them takes it while the server is down.
     while True:
         port = random.randrange(15_000, 30_000)
