@@ -15,12 +15,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.tools import Tool
 
 _TRAFFIC = re.compile(r"^traffic: .*\((\d+)\) data$", re.MULTILINE)
 _REQUESTS = re.compile(r"^requests: .* (\d+) failed, (\d+) errored, (\d+) timeout$", re.MULTILINE)
 _TIME_TO_SPARE = 30
+# The start of many processes, and their connections, are no part of what is measured.
+_WARM_UP_SECONDS = 0.6
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,13 @@ class Load:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of a load."""
+    """What came of a load. All calls are counted; rate and latencies leave out those at the start."""
 
     calls: int
     per_second: float
     milliseconds: list[float]  # sorted
     answered_bytes: int
-    processor_seconds: float  # that the load generator took
+    processor_share: float  # that the load generator took, of one processor
 
     def percentile(self, share: float) -> float:
         """The latency that this share of the calls did not exceed, in milliseconds."""
@@ -94,7 +97,7 @@ class Generator:
         options = [
             f"--clients={share}",
             f"--max-concurrent-streams={load.streams}",
-            f"--duration={int(seconds * 1000)}ms",
+            f"--duration={int((seconds + _WARM_UP_SECONDS) * 1000)}ms",
             *rate,
             f"--data={body}",
             f"--log-file={self.log(number)}",
@@ -135,29 +138,39 @@ class Ending:
             failed = _REQUESTS.search(text)
             if process.returncode or failed is None or any(map(int, failed.groups())) or not log:
                 raise RuntimeError(f"h2load failed:\n{text}")
+        begin, end = _middle(logs, self.seconds)
+        calls = [call for log in logs for call in log]
+        late = [call for call in calls if call.start >= begin]
+        answered = sum(begin <= call.start + call.duration < end for call in calls)
         return Measured(
-            calls=sum(map(len, logs)),
-            per_second=_per_second(logs, self.seconds),
-            milliseconds=sorted(latency / 1000 for log in logs for _, latency in log),
+            calls=len(calls),
+            per_second=answered / (end - begin) * 1_000_000,
+            milliseconds=sorted(call.duration / 1000 for call in late or calls),
             answered_bytes=sum(int(_TRAFFIC.findall(text)[0]) for text in said),
-            processor_seconds=spent,
+            processor_share=spent / (self.seconds + _WARM_UP_SECONDS),
         )
 
 
-def _read(log: Path) -> list[tuple[int, int]]:
-    """The start of each call and how long it took, in microseconds."""
+class Call(NamedTuple):
+    """When a call was begun, and how long it took, in microseconds."""
+
+    start: int
+    duration: int
+
+
+def _read(log: Path) -> list[Call]:
     rows = (line.split("\t") for line in log.read_text().splitlines())
-    return [(int(row[0]), int(row[2])) for row in rows]
+    return [Call(int(row[0]), int(row[2])) for row in rows]
 
 
-def _per_second(logs: list[list[tuple[int, int]]], seconds: float) -> float:
-    """How many calls were answered a second, while every process was at work."""
-    starts = [min(start for start, _ in log) for log in logs]
-    begin, end = max(starts), min(starts) + seconds * 1_000_000
-    answered = sum(begin <= start + latency < end for log in logs for start, latency in log)
+def _middle(logs: list[list[Call]], seconds: float) -> tuple[float, float]:
+    """The time in which every caller is at work, and none begins, in microseconds."""
+    starts = [min(call.start for call in log) for log in logs]
+    planned = min(starts) + _WARM_UP_SECONDS * 1_000_000
+    begin, end = max(planned, *starts), planned + seconds * 1_000_000
     if end <= begin:
         raise RuntimeError("the load is too short: some callers were done before others began")
-    return answered / (end - begin) * 1_000_000
+    return begin, end
 
 
 def _processor_seconds_of_children() -> float:

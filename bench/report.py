@@ -117,11 +117,10 @@ def _overload(measured: dict[str, Any]) -> str:
         refusals = [result for result in results if result["refused"]]
         empty = _median(series(measured, kind, CEILING), "p50")
         p99 = _median(refusals, "refused_p99") if refusals else None
-        stored = statistics.median(result["stored"] / measured["seconds"] for result in results)
         return [
             f"{_median(results, 'asked_per_second'):.0f}",
             f"{_median(results, 'per_second'):.0f}",
-            f"{stored:.0f}",
+            f"{_median(results, 'stored_per_second'):.0f}",
             "none refused" if p99 is None else f"{_median(refusals, 'refused_p50'):.1f}",
             "" if p99 is None else f"{p99:.1f}",
             "" if p99 is None else f"**{p99 / empty:.1f}**",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -51,13 +52,18 @@ class Site:
     def measure(self, scenario: Scenario, seconds: float, rate: float | None) -> dict[str, Any]:
         """Return what a scenario comes to. Raises Void if it does not count."""
         requests = tuple(request.SerializeToString() for request in scenario.requests(self.stock))
+        if rate is not None:
+            # In one process, callers at a fixed rate would ask all at the same moment, and wait for each other.
+            requests = tuple(itertools.islice(itertools.cycle(requests), CALLERS))
         load = Load(scenario.path, requests, CALLERS, rate)
         models = tuple(scenario.writes_to(self.stock)) if scenario.writes_to else ()
         before = self._stored(models)
         server_before, machine_before = self._processor_seconds(), psutil.cpu_times()
+        begin = time.monotonic()
         side = _SIDE_OF_OVERLOAD if scenario.overloads else _SIDE
         with sampling(self._server.address, scenario.path, requests, self._token, **side) as sample:
             measured = self._generator.run(self._server.address, load, seconds)
+        elapsed = time.monotonic() - begin
         server_spent = self._processor_seconds() - server_before
         result = {
             "per_second": measured.per_second,
@@ -66,8 +72,8 @@ class Site:
             "p99.9": measured.percentile(0.999),
             "calls": measured.calls,
             "sampled": sample.codes,
-            "generator_share": measured.processor_seconds / seconds,
-            "server_share": server_spent / seconds,
+            "generator_share": measured.processor_share,
+            "server_share": server_spent / elapsed,
             "machine_share": _busy(machine_before),
         }
         if rate is not None:
@@ -77,6 +83,7 @@ class Site:
             sample.answers.append(again)
             result |= _refusals(sample) | {"recovered": again.code.name, "recovered_milliseconds": again.milliseconds}
         result["stored"] = self._settled(models) - before
+        result["stored_per_second"] = result["stored"] / elapsed
         _check(scenario, measured, sample, load, result["stored"])
         return result
 
