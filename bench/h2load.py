@@ -134,10 +134,12 @@ class Ending:
         said = [process.communicate(timeout=deadline - time.monotonic())[0] for process in self.processes]
         spent = _processor_seconds_of_children() - self.processor_seconds_before
         logs = [_read(self.generator.log(number)) for number in range(len(said))]
-        for process, text, log in zip(self.processes, said, logs, strict=True):
+        for process, text in zip(self.processes, said, strict=True):
             failed = _REQUESTS.search(text)
-            if process.returncode or failed is None or any(map(int, failed.groups())) or not log:
+            if process.returncode or failed is None or any(map(int, failed.groups())):
                 raise RuntimeError(f"h2load failed:\n{text}")
+        if not any(logs):
+            raise RuntimeError("the load is too short: not one call was answered")
         begin, end = _middle(logs, self.seconds)
         calls = [call for log in logs for call in log]
         late = [call for call in calls if call.start >= begin]
@@ -165,7 +167,7 @@ def _read(log: Path) -> list[Call]:
 
 def _middle(logs: list[list[Call]], seconds: float) -> tuple[float, float]:
     """The time in which every caller is at work, and none begins, in microseconds."""
-    starts = [min(call.start for call in log) for log in logs]
+    starts = [min(call.start for call in log) for log in logs if log]
     planned = min(starts) + _WARM_UP_SECONDS * 1_000_000
     begin, end = max(planned, *starts), planned + seconds * 1_000_000
     if end <= begin:

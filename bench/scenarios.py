@@ -70,11 +70,11 @@ def _promote(stock: Stock, targets: Iterable[Model]) -> list[Message]:
 
 
 def _many(stock: Stock) -> Iterable[Model]:
-    return stock.targets
+    return stock.models("target", CALLERS)
 
 
 def _hot(stock: Stock) -> Iterable[Model]:
-    return [stock.hot]
+    return stock.models("hot", 1)
 
 
 def _read(name: str, title: str, rpc: str, requests: Callable[[Stock], Iterable[Message]], **more: Any) -> Scenario:
@@ -89,16 +89,19 @@ def _promotion(name: str, title: str, into: Callable[[Stock], Iterable[Model]], 
 
 
 def _creation(columns: int) -> Scenario:
+    def into(stock: Stock) -> Iterable[Model]:
+        return stock.models(f"with {columns} columns", CALLERS)
+
     def requests(stock: Stock) -> list[Message]:
         api = api_of(columns)
-        return [CreateModelVersionRequest(model_rid=model.rid, model_api=api) for model in stock.growing[columns]]
+        return [CreateModelVersionRequest(model_rid=model.rid, model_api=api) for model in into(stock)]
 
     return Scenario(
         f"create_{columns}",
         f"CreateModelVersion, {columns:,} columns",
         f"{SERVICE}/CreateModelVersion",
         requests,
-        writes_to=lambda stock: stock.growing[columns],
+        writes_to=into,
     )
 
 

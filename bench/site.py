@@ -14,8 +14,8 @@ import psutil
 
 from bench.h2load import Generator, Load, Measured
 from bench.sampler import Sample, ask_once, sampling
-from bench.scenarios import CALLERS, COLUMNS, Scenario
-from bench.stock import CALLER, lay_in
+from bench.scenarios import CALLERS, Scenario
+from bench.stock import CALLER, Stock
 from bench.tools import Tool
 from modelregistry.v1.model_pb2 import Model
 from tests.processes import Server, run
@@ -43,7 +43,8 @@ class Site:
         self._user = server.user(self._channel, CALLER)
         self._generator = Generator(tool, folder, self._token)
         self.workers = workers
-        self.stock = lay_in(server.user(self._channel), self._user, COLUMNS)
+        self._stock = Stock(server.user(self._channel), self._user)
+        self._written: dict[str, Model] = {}
 
     def close(self) -> None:
         """Hang up."""
@@ -51,12 +52,13 @@ class Site:
 
     def measure(self, scenario: Scenario, seconds: float, rate: float | None) -> dict[str, Any]:
         """Return what a scenario comes to. Raises Void if it does not count."""
-        requests = tuple(request.SerializeToString() for request in scenario.requests(self.stock))
+        requests = tuple(request.SerializeToString() for request in scenario.requests(self._stock))
         if rate is not None:
             # In one process, callers at a fixed rate would ask all at the same moment, and wait for each other.
             requests = tuple(itertools.islice(itertools.cycle(requests), CALLERS))
         load = Load(scenario.path, requests, CALLERS, rate)
-        models = tuple(scenario.writes_to(self.stock)) if scenario.writes_to else ()
+        models = tuple(scenario.writes_to(self._stock)) if scenario.writes_to else ()
+        self._written |= {model.rid: model for model in models}
         before = self._stored(models)
         server_before, machine_before = self._processor_seconds(), psutil.cpu_times()
         begin = time.monotonic()
@@ -89,8 +91,7 @@ class Site:
 
     def audit(self) -> None:
         """Read every branch that was written to from end to end. Raises Void if it lacks a number, or has too many."""
-        stock = self.stock
-        for model in (*stock.targets, stock.hot, *(each for models in stock.growing.values() for each in models)):
+        for model in self._written.values():
             count = self._stored([model])
             numbers = list(self._numbers(model)) if count else []
             if numbers != list(range(count, 0, -1)):
