@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.databases import KINDS, databases
-from bench.peer import OURS, Peer, peer
+from bench.machine import machine
+from bench.peer import OURS, VERSION, Peer, peer
 from bench.readme import write_readme
-from bench.report import machine, tables
+from bench.report import tables
 from bench.scenarios import BY_NAME, CEILING, Scenario, selected
 from bench.site import Site, Void, has_workers, site
 from bench.tools import BUILD, Tool, find_h2load
@@ -51,13 +52,14 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     peers = [name for name in OURS if (options.peer if options.only is None else name in options.only)]
     named = None if options.only is None else [OURS.get(name, name) for name in options.only]
     scenarios = selected(named, (1, 2) if has_workers() else (1,))
+    programs = {"MLflow": VERSION} if peers else {}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelregistry-bench-")))
         fields = [stack.enter_context(_field(tool, folder, kind, scenarios, peers)) for kind in kinds]
         rounds = [{field.kind: field.measure(options.seconds) for field in fields} for _ in range(options.rounds)]
         for field in fields:
             field.audit()
-    return {"machine": machine(tool), "seconds": options.seconds, "rounds": rounds}
+    return {"machine": machine(H2load=tool.version(), **programs), "seconds": options.seconds, "rounds": rounds}
 
 
 @dataclass(frozen=True)

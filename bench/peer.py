@@ -22,7 +22,8 @@ from bench.site import Void
 from bench.tools import BUILD
 from tests.postgres import unused_port
 
-REQUIREMENTS = ("mlflow==3.17.2", "psycopg[binary]>=3.3.9,<4")
+VERSION = "3.17.2"
+REQUIREMENTS = (f"mlflow=={VERSION}", "psycopg[binary]>=3.3.9,<4")
 COPY = "mlflow_copy_model_version"
 GET = "mlflow_get_model_version"
 TITLES = {COPY: "MLflow: copy_model_version into 32 targets", GET: "MLflow: get_model_version"}

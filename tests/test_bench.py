@@ -27,15 +27,15 @@ def test_a_short_run_measures_reads_and_writes_on_both_databases_and_finds_store
 ) -> None:
     out = tmp_path / "bench.json"
 
-    printed = run("bench", "--only", "get_version,promote_hot,promote_at_half", "--out", out)
+    printed = run("bench", "--only", "get_version,promote_at_half", "--out", out)
 
     measured = json.loads(out.read_text())
     (only_round,) = measured["rounds"]
     assert list(only_round) == ["sqlite", "postgresql"]
     for results in only_round.values():
-        assert list(results) == ["ceiling", "get_version", "promote_many", "promote_hot", "promote_at_half"]
+        assert list(results) == ["ceiling", "get_version", "promote_many", "promote_at_half"]
         assert all(result["calls"] > 0 and result["sampled"]["OK"] > 0 for result in results.values())
-        for name in ("promote_many", "promote_hot", "promote_at_half"):
+        for name in ("promote_many", "promote_at_half"):
             assert results[name]["stored"] >= results[name]["calls"] + results[name]["sampled"]["OK"]
         assert (
             results["get_version"]["ratio"] == results["get_version"]["per_second"] / results["ceiling"]["per_second"]
