@@ -25,8 +25,9 @@ from bench.peer import OURS, VERSION, Peer, peer
 from bench.readme import write_readme
 from bench.report import tables
 from bench.scenarios import BY_NAME, CEILING, Scenario, selected
-from bench.site import Site, Void, has_workers, site
+from bench.site import Site, has_workers, site
 from bench.tools import BUILD, Tool, find_h2load
+from bench.void import Void
 
 NAMES = (*BY_NAME, *OURS)
 

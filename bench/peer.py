@@ -18,8 +18,8 @@ import psutil
 
 from bench.load import base64_of, put
 from bench.scenarios import CALLERS
-from bench.site import Void
 from bench.tools import BUILD
+from bench.void import Void
 from tests.postgres import unused_port
 
 VERSION = "3.17.2"

@@ -18,22 +18,22 @@ README = Path(__file__).with_name("README.md")
 COLOURS = {"sqlite": "#4c78a8", "postgresql": "#f58518"}
 
 
-def write_readme(measured: dict[str, Any]) -> None:
-    """Put the tables and the plot of a run into bench/README.md."""
-    picture = README.with_name("bench.png")
+def write_readme(measured: dict[str, Any], readme: Path = README) -> None:
+    """Put the tables of a run into the README, and its plot beside it."""
+    picture = readme.with_name("bench.png")
     _plot(measured).savefig(picture, dpi=110, metadata={"Software": ""})
     seconds, rounds = f"{measured['seconds']:g}", len(measured["rounds"])
     run = f"{described(measured['machine'])} {rounds} rounds of {seconds} s for each line."
-    put_between("bench", f"{run}\n\n{tables(measured)}\n\n![ratios beside the ceiling]({picture.name})")
+    put_between(readme, "bench", f"{run}\n\n{tables(measured)}\n\n![ratios beside the ceiling]({picture.name})")
 
 
-def put_between(mark: str, text: str) -> None:
-    """Replace what stands in bench/README.md between the two lines that bear the mark."""
+def put_between(readme: Path, mark: str, text: str) -> None:
+    """Replace what stands in the README between the two lines that bear the mark."""
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
-    old = README.read_text()
+    old = readme.read_text()
     new, count = re.subn(f"{begin}.*{end}", lambda _: f"{begin}\n{text}\n{end}", old, flags=re.DOTALL)
-    assert count == 1, f"{README} has no place for {mark}"
-    README.write_text(new)
+    assert count == 1, f"{readme} has no place for {mark}"
+    readme.write_text(new)
 
 
 def new_figure(width: float, height: float) -> Figure:

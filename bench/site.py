@@ -12,25 +12,19 @@ from typing import Any
 import grpc
 import psutil
 
-from bench.h2load import Generator, Load, Measured
+from bench.h2load import Generator, Load
 from bench.sampler import Sample, ask_once, sampling
 from bench.scenarios import CALLERS, Scenario
 from bench.stock import CALLER, Stock
 from bench.tools import Tool
+from bench.void import Void, check
 from modelregistry.v1.model_pb2 import Model
 from tests.processes import Server, run
 
-_PREFIX_BYTES = 5
 _SETTLE_SECONDS = 20
-# Numbers and times in an answer take a few bytes more or fewer.
-_ABOUT = 16
 # The caller on the side asks seldom where it only looks for failures, and steadily where it looks for refusals.
 _SIDE = {"callers": 1, "pause": 0.05}
 _SIDE_OF_OVERLOAD = {"callers": 4, "pause": 0.002}
-
-
-class Void(Exception):
-    """A measurement that does not count, since what is stored or answered does not add up."""
 
 
 class Site:
@@ -86,7 +80,7 @@ class Site:
             result |= _refusals(sample) | {"recovered": again.code.name, "recovered_milliseconds": again.milliseconds}
         result["stored"] = self._settled(models) - before
         result["stored_per_second"] = result["stored"] / elapsed
-        _check(scenario, measured, sample, load, result["stored"])
+        check(scenario, measured, sample, load, result["stored"])
         return result
 
     def audit(self) -> None:
@@ -157,32 +151,6 @@ def site(tool: Tool, folder: Path, database_url: str | None, workers: int) -> It
 def has_workers() -> bool:
     """Whether a server can be told how many worker processes it shall have."""
     return "--workers" in run("serve", "--help").stdout
-
-
-def _check(scenario: Scenario, measured: Measured, sample: Sample, load: Load, stored: int) -> None:
-    """Raise Void unless all answers were good ones, and what was acknowledged, and no more, is stored."""
-    good = sample.of(grpc.StatusCode.OK)
-    # A call that is under way at the end of the load may be carried out, and is not counted as answered.
-    under_way = load.callers * load.streams
-    least, most = measured.calls + len(good), measured.calls + len(good) + under_way
-    if scenario.overloads:
-        # What was refused went to the load generator, too, which cannot tell; so the bounds are wide.
-        least, most = len(good), most + len(sample.answers)
-    elif len(good) != len(sample.answers) or not good:
-        raise Void(f"{scenario.name}: a caller on the side was answered {sample.codes}")
-    if scenario.writes and not least <= stored <= most:
-        raise Void(f"{scenario.name}: {least} to {most} versions should have been stored, and {stored} were")
-    if not scenario.overloads:
-        about = _ABOUT if scenario.writes else 0
-        size = good[0].size + _PREFIX_BYTES
-        if (
-            not measured.calls * (size - about)
-            <= measured.answered_bytes
-            <= (measured.calls + under_way) * (size + about)
-        ):
-            raise Void(
-                f"{scenario.name}: {measured.calls} answers of {size} bytes were {measured.answered_bytes} bytes"
-            )
 
 
 def _refusals(sample: Sample) -> dict[str, Any]:

@@ -28,12 +28,13 @@ import psutil
 
 from bench.databases import KINDS, databases
 from bench.growth.calls import CALLS, Call
-from bench.growth.fill import Filled, fill
+from bench.growth.fill import DEPTH, Filled, fill
 from bench.growth.report import tables, write_readme
 from bench.machine import machine
-from bench.site import Void, has_workers
+from bench.site import has_workers
 from bench.stock import CALLER
 from bench.tools import BUILD
+from bench.void import Void
 from tests.processes import Server, run
 from tests.rpc.harness import User
 
@@ -180,13 +181,20 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", type=lambda text: tuple(map(int, text.split(","))), default=SIZES)
+    parser.add_argument("--sizes", type=_sizes, default=SIZES)
     parser.add_argument("--database", choices=KINDS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=100, help="of each RPC at each size in each round")
     parser.add_argument("--readme", action="store_true", help="put the table and the plot into bench/README.md")
     parser.add_argument("--out", type=Path, default=BUILD / "growth.json")
     return parser.parse_args()
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(map(int, text.split(",")))
+    if any(size < SIZES[0] or size % (2 * DEPTH) for size in sizes):
+        raise argparse.ArgumentTypeError(f"sizes are multiples of {2 * DEPTH}, from {SIZES[0]}")
+    return sizes
 
 
 if __name__ == "__main__":

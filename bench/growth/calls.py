@@ -24,7 +24,8 @@ FEW = 5
 class Call:
     """One line of the table: an RPC, and the fields of its request, which may differ from call to call.
 
-    `adds` is how many versions it adds to the deep branch. `goal` is whether growth should leave it alone: what asks for all that was ever made of a version cannot but grow.
+    `adds` is how many versions it adds to the deep branch. `goal` is whether growth should leave it alone: what asks
+    for all that was ever made of a version cannot but grow.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -21,12 +22,12 @@ def tables(measured: dict[str, Any]) -> str:
     return "\n\n".join([*(_calls(measured, kind) for kind in measured["results"]), _servers(measured)])
 
 
-def write_readme(measured: dict[str, Any]) -> None:
-    """Put the tables and the plot of a run into bench/README.md."""
-    picture = README.with_name("growth.png")
+def write_readme(measured: dict[str, Any], readme: Path = README) -> None:
+    """Put the tables of a run into the README, and its plot beside it."""
+    picture = readme.with_name("growth.png")
     _plot(measured).savefig(picture, dpi=110, metadata={"Software": ""})
     run = f"{described(measured['machine'])} {measured['rounds']} rounds of {measured['calls']} calls at each size."
-    put_between("growth", f"{run}\n\n{tables(measured)}\n\n![p50 beside that of the smallest]({picture.name})")
+    put_between(readme, "growth", f"{run}\n\n{tables(measured)}\n\n![p50 beside that of the smallest]({picture.name})")
 
 
 def _calls(measured: dict[str, Any], kind: str) -> str:
