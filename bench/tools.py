@@ -62,8 +62,8 @@ def _fetch(into: Path) -> None:
     _apt("update", cwd=packages)
     # A simulated installation needs no rights, and names exactly what is missing here.
     plan = _apt("--simulate", "--no-install-recommends", "install", PACKAGE, cwd=packages)
-    missing = [line.split()[1] for line in plan.splitlines() if line.startswith("Inst ")]
-    _apt("download", *missing, cwd=packages)
+    missing = {line.split()[1] for line in plan.splitlines() if line.startswith("Inst ")}
+    _apt("download", *sorted(missing | {PACKAGE}), cwd=packages)
     # Complete or not there: what was interrupted is begun anew.
     unfinished = into.with_name("unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
