@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bench.peer import TITLES
+from bench.peer import COPY, GET, TITLES
 from bench.scenarios import BY_NAME, CEILING
 
 # What was aimed at, beside the ceiling; SQLite and PostgreSQL.
@@ -16,6 +16,10 @@ GOALS = {
     "promote_many": {"sqlite": 0.50, "postgresql": 0.45},
     "promote_hot": {"sqlite": 0.45, "postgresql": 0.37},
 }
+SPREAD_GOAL = 4  # of a promotion's p99 to its p50
+WORKERS_GOAL = 1.7
+REFUSAL_GOAL = 10
+PEER_GOALS = {COPY: 60, GET: 25}
 KIND_TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 Result = dict[str, Any]
@@ -58,11 +62,12 @@ def _ceiling(measured: dict[str, Any]) -> str:
 
     def row(kind: str, name: str, results: list[Result]) -> list[str]:
         goal = GOALS.get(name, {}).get(kind)
+        tail = statistics.median(result["p99"] / result["p50"] for result in results)
         return [
             *_rate_and_ratio(results),
             f"≥ {goal:.2f}" if goal else "",
             *_latencies(results),
-            f"{statistics.median(result['p99'] / result['p50'] for result in results):.1f}",
+            f"{tail:.1f}" + (f" (goal: ≤ {SPREAD_GOAL})" if name.startswith("promote") else ""),
             f"{_median(results, 'server_share'):.0%}",
             f"{_median(results, 'generator_share'):.0%}",
         ]
@@ -86,7 +91,15 @@ def _workers(measured: dict[str, Any]) -> str:
         return [*_rate_and_ratio(results), *_latencies(results)]
 
     names = [name for name, each in BY_NAME.items() if each.workers > 1]
-    head = ["two workers", "database", "a second", "beside one worker", "p50 ms", "p99 ms", "p99.9 ms"]
+    head = [
+        "two workers",
+        "database",
+        "a second",
+        f"beside one worker (goal: ≥ {WORKERS_GOAL})",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+    ]
     return _table(head, measured, names, row)
 
 
@@ -107,7 +120,12 @@ def _overload(measured: dict[str, Any]) -> str:
 
     names = [name for name, each in BY_NAME.items() if each.overloads]
     head = ["overload", "database", "asked a second", "answered a second", "promoted a second"]
-    head += ["refusal p50 ms", "refusal p99 ms", "refusal p99 / empty call's p50", "first call afterwards ms"]
+    head += [
+        "refusal p50 ms",
+        "refusal p99 ms",
+        f"refusal p99 / empty call's p50 (goal: < {REFUSAL_GOAL})",
+        "first call afterwards ms",
+    ]
     return _table(head, measured, names, row)
 
 
@@ -115,9 +133,20 @@ def _peer(measured: dict[str, Any]) -> str:
     def row(kind: str, name: str, results: list[Result]) -> list[str]:
         median, lowest, highest = spread(result["times"] for result in results)
         rates = (f"{_median(results, key):.0f}" for key in ("per_second", "ours"))
-        return [*rates, f"**{median:.0f}×** ({lowest:.0f} to {highest:.0f})", *_latencies(results)]
+        times = f"**{median:.0f}×** ({lowest:.0f} to {highest:.0f})"
+        return [*rates, times, f"≥ {PEER_GOALS[name]}×", *_latencies(results)]
 
-    head = ["the peer", "database", "a second", "ours a second", "ours / the peer's", "p50 ms", "p99 ms", "p99.9 ms"]
+    head = [
+        "the peer",
+        "database",
+        "a second",
+        "ours a second",
+        "ours / the peer's",
+        "goal",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+    ]
     return _table(head, measured, list(TITLES), row)
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, make_url, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
 
 from bench.growth.writing import Row, Writer
 from bench.stock import CALLER, FOLDER, api_of
@@ -39,6 +40,7 @@ from server.storage.sql.tables import (
 
 DEPTH = 100  # of the branches that are not deep
 BRANCH = "master"
+_CACHE_KIBIBYTES = 2**20
 NEW_FOLDER = f"{FOLDER}-new"  # empty, for models to come
 _CREATOR = f"user:{CALLER}"
 _SDK = ModelVersionSource(sdk=SdkSource()).SerializeToString()
@@ -70,6 +72,8 @@ def fill(url: str, size: int, seed: int = 7) -> Filled:
     parsed = make_url(url)
     driver = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}[parsed.get_backend_name()]
     engine = create_engine(parsed.set(drivername=driver))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _in_haste)
     with engine.begin() as connection:
         filled = _Filler(connection, size, random.Random(seed)).fill()
     _tidy(engine)
@@ -249,12 +253,15 @@ def _source(model_rid: str, version_rid: str) -> bytes:
     return ModelVersionSource(promoted=promoted).SerializeToString()
 
 
+def _in_haste(connection: sqlite3.Connection, _: object) -> None:
+    """Fill without a journal, in memory as long as it lasts: what is interrupted is thrown away."""
+    for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIBIBYTES}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
 def _tidy(engine: Engine) -> None:
     """Do what a database does by and by while it fills slowly."""
     if engine.dialect.name == "postgresql":
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM ANALYZE"))
             connection.execute(text("CHECKPOINT"))
-    else:
-        with engine.connect() as connection:
-            connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
