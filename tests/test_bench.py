@@ -66,7 +66,7 @@ def test_a_short_run_makes_each_call_in_registries_of_two_sizes(tmp_path: Path) 
     out, readme = tmp_path / "growth.json", tmp_path / "README.md"
     readme.write_text("<!-- growth: begin -->\n<!-- growth: end -->\n")
 
-    printed = run("bench.growth", "--sizes", "1000,2000", "--calls", "1", "--out", out)
+    printed = run("bench.growth", "--sizes", "1000,2000", "--calls", "1", "--starts", "1", "--out", out)
 
     measured = json.loads(out.read_text())
     assert list(measured["results"]) == ["sqlite", "postgresql"]

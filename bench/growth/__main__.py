@@ -2,10 +2,10 @@
 
     python -m bench.growth [--sizes N,…] [--database sqlite|postgresql] [--rounds N] [--calls N] [--readme]
 
-A server for each size and kind of database runs all the time. A round makes the same calls at each size, one size after
-the other, and takes the ratio to the smallest size within the round; the table shows the median of the rounds. Any call
-that fails, any page that is not the last one although it should be, and any version that is not stored in the end,
-ends the run with code 1.
+A server for each size and kind of database runs all the time. A round makes the same calls at each size, in turns, and
+takes the ratio to the smallest size within the round; the tables show the median of the rounds. Any call that fails,
+any page that is not the last one although it should be, and any version that is not stored in the end, ends the run
+with code 1.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ from tests.processes import Server, run
 from tests.rpc.harness import User
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-STARTS = 3
+# A registry that has been asked for so long in a round, and so often, is not asked again in it.
+LONGEST_MS = 3_000
+FEWEST = 3
 
 
 def main() -> None:
@@ -69,18 +71,16 @@ class Registry:
     chance: random.Random = field(default_factory=lambda: random.Random(11))
     added: int = 0  # to the deep branch
 
-    def ask(self, call: Call, times: int) -> list[float]:
-        """Make a call so often, and return the latencies in milliseconds, sorted."""
-        found = []
-        for _ in range(times):
-            fields = call.fields(self.filled, self.chance)
-            begin = time.perf_counter()
-            answer = self.user(call.rpc, **fields)
-            found.append((time.perf_counter() - begin) * 1000)
-            if call.is_last_page and answer.HasField("next_page_token"):
-                raise Void(f"{call.name}, at {self.filled.size} versions: not the last page")
-            self.added += call.adds
-        return sorted(found)
+    def ask(self, call: Call) -> float:
+        """Make a call, and return how long it took, in milliseconds. Raises Void and grpc.RpcError."""
+        fields = call.fields(self.filled, self.chance)
+        begin = time.perf_counter()
+        answer = self.user(call.rpc, **fields)
+        milliseconds = (time.perf_counter() - begin) * 1000
+        if call.is_last_page and answer.HasField("next_page_token"):
+            raise Void(f"{call.name}, at {self.filled.size} versions: not the last page")
+        self.added += call.adds
+        return milliseconds
 
     def check(self) -> None:
         """Raise Void unless the deep branch holds exactly what was put into it."""
@@ -104,15 +104,17 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             new_database = stack.enter_context(databases(kind))
             for size in options.sizes:
                 url = new_database() or f"sqlite:///{folder}/{size}.db"
-                registries.append(stack.enter_context(_registry(kind, folder / f"{kind}-{size}", url, size)))
+                registries.append(
+                    stack.enter_context(_registry(kind, folder / f"{kind}-{size}", url, size, options.starts))
+                )
         for registry in registries:  # what is cold at first is not measured
             for call in CALLS:
-                registry.ask(call, 2)
+                registry.ask(call)
         for number in range(options.rounds):
             for call in CALLS:
-                for registry in registries:
+                for registry, found in zip(registries, _in_turns(registries, call, options.calls), strict=True):
                     by_size = latencies.setdefault(registry.kind, {}).setdefault(call.name, {})
-                    by_size.setdefault(registry.filled.size, []).append(registry.ask(call, options.calls))
+                    by_size.setdefault(registry.filled.size, []).append(found)
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
         for registry in registries:
             registry.check()
@@ -137,6 +139,19 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _in_turns(registries: list[Registry], call: Call, times: int) -> list[list[float]]:
+    """Make a call so often at each registry, one after the other, and return the latencies of each.
+
+    Where it takes long, fewer calls must do.
+    """
+    found: list[list[float]] = [[] for _ in registries]
+    for _ in range(times):
+        for registry, latencies in zip(registries, found, strict=True):
+            if len(latencies) < FEWEST or sum(latencies) < LONGEST_MS:
+                latencies.append(registry.ask(call))
+    return found
+
+
 def _summary(by_size: dict[int, list[list[float]]]) -> dict[int, dict[str, float]]:
     """What the rounds found for one call at each size."""
     smallest = [statistics.median(each) for each in by_size[min(by_size)]]
@@ -155,7 +170,7 @@ def _summary(by_size: dict[int, list[list[float]]]) -> dict[int, dict[str, float
 
 
 @contextlib.contextmanager
-def _registry(kind: str, folder: Path, url: str, size: int) -> Iterator[Registry]:
+def _registry(kind: str, folder: Path, url: str, size: int, times: int) -> Iterator[Registry]:
     """Fill a database, and serve it; how long a server takes to start is the median of some starts."""
     migrated = run("migrate", "--database-url", url)
     if migrated.returncode:
@@ -165,7 +180,7 @@ def _registry(kind: str, folder: Path, url: str, size: int) -> Iterator[Registry
     print(f"{kind}: {size} versions in {time.monotonic() - begin:.0f} s", file=sys.stderr)
     arguments = ["--database-url", url, *(["--workers", "1"] if has_workers() else [])]
     starts = []
-    for _ in range(STARTS - 1):
+    for _ in range(times - 1):
         begin = time.monotonic()
         with Server(folder, *arguments):
             starts.append(time.monotonic() - begin)
@@ -185,6 +200,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--database", choices=KINDS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=100, help="of each RPC at each size in each round")
+    parser.add_argument("--starts", type=int, default=3, help="of each server, of which the median is shown")
     parser.add_argument("--readme", action="store_true", help="put the table and the plot into bench/README.md")
     parser.add_argument("--out", type=Path, default=BUILD / "growth.json")
     return parser.parse_args()
