@@ -78,7 +78,7 @@ class Field:
         results: dict[str, Any] = {}
         for scenario in self.scenarios:
             beside = results.get(scenario.beside)
-            rate = None if scenario.share is None else scenario.share * beside["per_second"]
+            rate = scenario.share * beside["per_second"] if scenario.share and beside else None
             result = self.sites[scenario.workers].measure(scenario, seconds, rate)
             result["ratio"] = result["per_second"] / beside["per_second"] if beside else 1.0
             results[scenario.name] = result

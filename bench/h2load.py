@@ -11,8 +11,6 @@ import resource
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -70,28 +68,47 @@ class Generator:
 
     def run(self, address: str, load: Load, seconds: float) -> Measured:
         """Put a load on a server for so long. Raises RuntimeError if calls failed below gRPC."""
-        with self.running(address, load, seconds) as ending:
-            return ending()
-
-    @contextmanager
-    def running(self, address: str, load: Load, seconds: float) -> Iterator[Ending]:
-        """Have a load on a server meanwhile; to call the value waits for its end."""
-        before = _processor_seconds_of_children()
-        processes = [
-            self._start(address, load, number, request, seconds) for number, request in enumerate(load.requests)
-        ]
+        spent = -_processor_seconds_of_children()
+        processes: list[subprocess.Popen[str]] = []
+        started: list[float] = []
         try:
-            yield Ending(self, processes, seconds, before)
+            for number, request in enumerate(load.requests):
+                processes.append(self._start(address, load, number, request, seconds))
+                started.append(time.time() * 1_000_000)
+            deadline = time.monotonic() + seconds + _TIME_TO_SPARE
+            said = [process.communicate(timeout=deadline - time.monotonic())[0] for process in processes]
         finally:
             for process in processes:
                 with process:  # closes the pipe, and waits
                     if process.poll() is None:
                         process.kill()
+        spent += _processor_seconds_of_children()
+        for process, text in zip(processes, said, strict=True):
+            failed = _REQUESTS.search(text)
+            if process.returncode or failed is None or any(map(int, failed.groups())):
+                raise RuntimeError(f"h2load failed:\n{text}")
+        logs = [_read(self._log(number)) for number in range(len(processes))]
+        if load.rate is None:
+            # Whoever asks all the time tells better when it began.
+            started = [log[0].start for log in logs if log]
+        begin, end = _middle(started, seconds)
+        calls = [call for log in logs for call in log]
+        answered = sum(begin <= call.start + call.duration < end for call in calls)
+        late = [call for call in calls if call.start >= begin] or calls
+        if not late:
+            raise RuntimeError("the load is too short: not one call was answered")
+        return Measured(
+            calls=len(calls),
+            per_second=answered / (end - begin) * 1_000_000,
+            milliseconds=sorted(call.duration / 1000 for call in late),
+            answered_bytes=sum(int(_TRAFFIC.findall(text)[0]) for text in said),
+            processor_share=spent / (seconds + _WARM_UP_SECONDS),
+        )
 
     def _start(self, address: str, load: Load, number: int, request: bytes, seconds: float) -> subprocess.Popen[str]:
         body = self._folder / f"body-{number}"
         body.write_bytes(struct.pack(">BL", 0, len(request)) + request)
-        self.log(number).unlink(missing_ok=True)
+        self._log(number).unlink(missing_ok=True)
         share = max(1, load.callers // len(load.requests))
         rate = () if load.rate is None else (f"--rps={load.rate / len(load.requests) / share:.3f}",)
         options = [
@@ -100,7 +117,7 @@ class Generator:
             f"--duration={int((seconds + _WARM_UP_SECONDS) * 1000)}ms",
             *rate,
             f"--data={body}",
-            f"--log-file={self.log(number)}",
+            f"--log-file={self._log(number)}",
             "--header=content-type: application/grpc",
             "--header=te: trailers",
             f"--header=authorization: Bearer {self._token}",
@@ -114,47 +131,13 @@ class Generator:
             text=True,
         )
 
-    def log(self, number: int) -> Path:
+    def _log(self, number: int) -> Path:
         """Where the calls with one of the requests are written down."""
         return self._folder / f"calls-{number}"
 
 
-@dataclass(frozen=True)
-class Ending:
-    """A load that is running."""
-
-    generator: Generator
-    processes: Sequence[subprocess.Popen[str]]
-    seconds: float
-    processor_seconds_before: float
-
-    def __call__(self) -> Measured:
-        """Wait for the end of the load, and return what came of it."""
-        deadline = time.monotonic() + self.seconds + _TIME_TO_SPARE
-        said = [process.communicate(timeout=deadline - time.monotonic())[0] for process in self.processes]
-        spent = _processor_seconds_of_children() - self.processor_seconds_before
-        logs = [_read(self.generator.log(number)) for number in range(len(said))]
-        for process, text in zip(self.processes, said, strict=True):
-            failed = _REQUESTS.search(text)
-            if process.returncode or failed is None or any(map(int, failed.groups())):
-                raise RuntimeError(f"h2load failed:\n{text}")
-        if not any(logs):
-            raise RuntimeError("the load is too short: not one call was answered")
-        begin, end = _middle(logs, self.seconds)
-        calls = [call for log in logs for call in log]
-        late = [call for call in calls if call.start >= begin]
-        answered = sum(begin <= call.start + call.duration < end for call in calls)
-        return Measured(
-            calls=len(calls),
-            per_second=answered / (end - begin) * 1_000_000,
-            milliseconds=sorted(call.duration / 1000 for call in late or calls),
-            answered_bytes=sum(int(_TRAFFIC.findall(text)[0]) for text in said),
-            processor_share=spent / (self.seconds + _WARM_UP_SECONDS),
-        )
-
-
 class Call(NamedTuple):
-    """When a call was begun, and how long it took, in microseconds."""
+    """When a call was begun, since the epoch, and how long it took, in microseconds."""
 
     start: int
     duration: int
@@ -162,14 +145,15 @@ class Call(NamedTuple):
 
 def _read(log: Path) -> list[Call]:
     rows = (line.split("\t") for line in log.read_text().splitlines())
-    return [Call(int(row[0]), int(row[2])) for row in rows]
+    return sorted(Call(int(row[0]), int(row[2])) for row in rows)
 
 
-def _middle(logs: list[list[Call]], seconds: float) -> tuple[float, float]:
-    """The time in which every caller is at work, and none begins, in microseconds."""
-    starts = [min(call.start for call in log) for log in logs if log]
-    planned = min(starts) + _WARM_UP_SECONDS * 1_000_000
-    begin, end = max(planned, *starts), planned + seconds * 1_000_000
+def _middle(started: list[float] | list[int], seconds: float) -> tuple[float, float]:
+    """The time in which every process is at work, and none begins, in microseconds."""
+    if not started:
+        raise RuntimeError("the load is too short: not one call was answered")
+    planned = min(started) + _WARM_UP_SECONDS * 1_000_000
+    begin, end = max(planned, *started), planned + seconds * 1_000_000
     if end <= begin:
         raise RuntimeError("the load is too short: some callers were done before others began")
     return begin, end

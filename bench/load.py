@@ -53,7 +53,9 @@ async def ask_grpc(load: dict[str, Any], calls: list[dict[str, Any]], number: in
     """Return what makes a caller's calls over a connection of its own."""
     # Channels with equal arguments would share one.
     channel = grpc.aio.insecure_channel(load["address"], [("grpc.enable_http_proxy", 0), ("bench.caller", number)])
-    prepared = [(channel.unary_unary(call["method"]), base64.b64decode(call["body"])) for call in calls]
+    prepared: list[tuple[Any, bytes]] = [
+        (channel.unary_unary(call["method"]), base64.b64decode(call["body"])) for call in calls
+    ]
     metadata = (("authorization", f"Bearer {load['token']}"),)
 
     async def ask() -> bool:

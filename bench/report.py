@@ -174,4 +174,4 @@ def _latencies(results: list[Result]) -> list[str]:
 
 
 def _median(results: Iterable[Result], name: str) -> float:
-    return statistics.median(result[name] for result in results)
+    return float(statistics.median(result[name] for result in results))

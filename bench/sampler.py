@@ -47,7 +47,7 @@ def sampling(
     """Have callers ask these requests in turn meanwhile, each resting between two calls."""
     sample, done = Sample(), threading.Event()
     with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-        call = channel.unary_unary(path)
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
 
         def ask(first: int) -> None:
             number = first

@@ -23,8 +23,8 @@ from tests.processes import Server, run
 
 _SETTLE_SECONDS = 20
 # The caller on the side asks seldom where it only looks for failures, and steadily where it looks for refusals.
-_SIDE = {"callers": 1, "pause": 0.05}
-_SIDE_OF_OVERLOAD = {"callers": 4, "pause": 0.002}
+_SIDE: dict[str, Any] = {"callers": 1, "pause": 0.05}
+_SIDE_OF_OVERLOAD: dict[str, Any] = {"callers": 4, "pause": 0.002}
 
 
 class Site:
@@ -61,7 +61,7 @@ class Site:
             measured = self._generator.run(self._server.address, load, seconds)
         elapsed = time.monotonic() - begin
         server_spent = self._processor_seconds() - server_before
-        result = {
+        result: dict[str, Any] = {
             "per_second": measured.per_second,
             "p50": measured.percentile(0.5),
             "p99": measured.percentile(0.99),
@@ -125,7 +125,7 @@ class Site:
     def _processor_seconds(self) -> float:
         server = psutil.Process(self._server.process.pid)
         times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
-        return sum(each.user + each.system for each in times)
+        return float(sum(each.user + each.system for each in times))
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from bench.growth.fill import BRANCH, DEPTH, NEW_FOLDER, Filled
 from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
+from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest
+from server.promotion_records import filter_of
 from server.storage.paging import Paging
-from server.storage.promotions import PromotionFilter
 from server.storage.sql.opaque import Opaque
 
 # The smallest registry has fewer models and branches than fill a usual page.
@@ -83,17 +84,12 @@ def _last_versions(filled: Filled, _: random.Random) -> dict[str, Any]:
     return {"model_rid": filled.deep_model, "page_token": token}
 
 
-def _last_promotions(filled: Filled, **wanted: str) -> dict[str, Any]:
-    filters = PromotionFilter(**{name: wanted.get(name) for name in PromotionFilter._fields})
-    deep = "model_rid" in wanted or "source_rid" in wanted
+def _last_promotions(filled: Filled, **wanted: Any) -> dict[str, Any]:
+    filters = filter_of(ListPromotionsRequest(**wanted))
+    deep = filters.model_rid is not None or filters.source_rid is not None
     position = filled.before_last_deep_promotions if deep else filled.before_last_promotions
     token = Paging(str, "ListPromotions", *filters).token(Opaque(filled.secret).position(*position))
-    return {**_promotion_fields(**wanted), "page_token": token}
-
-
-def _promotion_fields(**wanted: str) -> dict[str, Any]:
-    names = {"source_rid": "source_model_version_rid"}
-    return {names.get(name, name): value for name, value in wanted.items()}
+    return {**wanted, "page_token": token}
 
 
 def _last_of_lineage(filled: Filled, _: random.Random) -> dict[str, Any]:
@@ -106,12 +102,12 @@ def _listings() -> list[Call]:
     ways: dict[str, Callable[[Filled], dict[str, str]]] = {
         "all": lambda _: {},
         "into the deep branch": lambda filled: {"model_rid": filled.deep_model},
-        "of one version": lambda filled: {"source_rid": filled.hub},
+        "of one version": lambda filled: {"source_model_version_rid": filled.hub},
         "by one caller": lambda _: {"created_by": f"user:{CALLER}"},
     }
     calls = []
     for name, wanted in ways.items():
-        first = lambda filled, _, wanted=wanted: _promotion_fields(**wanted(filled))  # noqa: E731
+        first = lambda filled, _, wanted=wanted: dict(wanted(filled))  # noqa: E731
         last = lambda filled, _, wanted=wanted: _last_promotions(filled, **wanted(filled))  # noqa: E731
         calls.append(Call(f"ListPromotions, {name}, first page", "ListPromotions", first))
         calls.append(Call(f"ListPromotions, {name}, last page", "ListPromotions", last, is_last_page=True))
