@@ -60,7 +60,11 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         rounds = [{field.kind: field.measure(options.seconds) for field in fields} for _ in range(options.rounds)]
         for field in fields:
             field.audit()
-    return {"machine": machine(H2load=tool.version(), **programs), "seconds": options.seconds, "rounds": rounds}
+    return {
+        "machine": machine(h2load=tool.version().rpartition("/")[2], **programs),
+        "seconds": options.seconds,
+        "rounds": rounds,
+    }
 
 
 @dataclass(frozen=True)

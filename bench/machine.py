@@ -13,6 +13,8 @@ from typing import Any
 import grpc
 import psutil
 
+_MACHINE = {"date", "processor", "processors", "memory", "system"}
+
 
 def machine(**programs: str) -> dict[str, Any]:
     """What a run was made on, and with; programs by name, and their versions."""
@@ -32,7 +34,7 @@ def machine(**programs: str) -> dict[str, Any]:
 
 def described(found: dict[str, Any]) -> str:
     """The same in a sentence or two."""
-    programs = [f"{name} {value}" for name, value in found.items() if name[0].isupper() or name == "grpcio"]
+    programs = [f"{name} {value}" for name, value in found.items() if name not in _MACHINE]
     return (
         f"Measured on {found['date']}, on {found['processors']} processors ({found['processor']}) with"
         f" {found['memory']}, {found['system']}; {', '.join(programs)}."

@@ -33,6 +33,7 @@ def tables(measured: dict[str, Any]) -> str:
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     """A table."""
+    assert all(len(row) == len(head) for row in rows)
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
@@ -58,6 +59,8 @@ def _ceiling(measured: dict[str, Any]) -> str:
         "p99 ms",
         "p99.9 ms",
         "p99/p50",
+        "server's CPU",
+        "load's CPU",
     ]
 
     def row(kind: str, name: str, results: list[Result]) -> list[str]:
