@@ -21,5 +21,6 @@ def databases(kind: str) -> Iterator[Databases]:
     if kind == SQLITE:
         yield lambda: None
         return
-    with PostgresServer() as postgres:
+    # The tests make do with less; this is the default.
+    with PostgresServer(max_wal_size="1GB") as postgres:
         yield lambda: create_database(postgres.url())
