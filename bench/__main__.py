@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from bench.databases import KINDS, databases
 from bench.machine import machine
 from bench.peer import OURS, VERSION, Peer, peer
@@ -37,7 +39,7 @@ def main() -> None:
     options = _options()
     try:
         measured = _measure(options)
-    except Void as problem:
+    except (Void, grpc.RpcError) as problem:
         raise SystemExit(f"void: {problem}") from None
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(measured, indent=1))

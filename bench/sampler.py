@@ -20,7 +20,7 @@ class Answer:
 
     code: grpc.StatusCode
     milliseconds: float
-    size: int
+    message: bytes
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def ask_once(address: str, path: str, request: bytes, token: str) -> Answer:
 
 def _ask(call: grpc.UnaryUnaryMultiCallable[bytes, bytes], request: bytes, token: str) -> Answer:
     begin = time.perf_counter()
-    code, size = grpc.StatusCode.OK, 0
+    code, message = grpc.StatusCode.OK, b""
     try:
-        size = len(call(request, metadata=(("authorization", f"Bearer {token}"),), timeout=_DEADLINE_SECONDS))
+        message = call(request, metadata=(("authorization", f"Bearer {token}"),), timeout=_DEADLINE_SECONDS)
     except grpc.RpcError as error:
         code = error.code()
-    return Answer(code, (time.perf_counter() - begin) * 1000, size)
+    return Answer(code, (time.perf_counter() - begin) * 1000, message)

@@ -18,7 +18,7 @@ from bench.scenarios import CALLERS, Scenario
 from bench.stock import CALLER, Stock
 from bench.tools import Tool
 from bench.void import Void, check
-from modelregistry.v1.model_pb2 import Model
+from modelregistry.v1.model_pb2 import Model, ModelVersion
 from tests.processes import Server, run
 
 _SETTLE_SECONDS = 20
@@ -81,6 +81,8 @@ class Site:
         result["stored"] = self._settled(models) - before
         result["stored_per_second"] = result["stored"] / elapsed
         check(scenario, measured, sample, load, result["stored"])
+        if scenario.writes:
+            self._read_back(scenario, sample)
         return result
 
     def audit(self) -> None:
@@ -90,6 +92,14 @@ class Site:
             numbers = list(self._numbers(model)) if count else []
             if numbers != list(range(count, 0, -1)):
                 raise Void(f"the branch of {model.name} counts {count} versions, and lists {len(numbers)}")
+
+    def _read_back(self, scenario: Scenario, sample: Sample) -> None:
+        """Raise Void unless each version that was acknowledged to the caller on the side is there."""
+        for answer in sample.of(grpc.StatusCode.OK):
+            version = ModelVersion.FromString(answer.message)
+            stored = self._user("GetModelVersion", model_rid=version.model_rid, model_version_rid=version.rid)
+            if stored != version:
+                raise Void(f"{scenario.name}: what was acknowledged as {version.rid} is stored otherwise")
 
     def _numbers(self, model: Model) -> Iterator[int]:
         token = None

@@ -32,7 +32,7 @@ def check(scenario: Scenario, measured: Measured, sample: Sample, load: Load, st
         raise Void(f"{scenario.name}: {least} to {most} versions should have been stored, and {stored} were")
     if not scenario.overloads:
         about = _ABOUT if scenario.writes else 0
-        size = good[0].size + _PREFIX_BYTES
+        size = len(good[0].message) + _PREFIX_BYTES
         if (
             not measured.calls * (size - about)
             <= measured.answered_bytes

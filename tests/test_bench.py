@@ -101,8 +101,8 @@ def judge(name: str, stored: int = 0, answered_bytes: int = 10_500, *answers: An
     check(BY_NAME[name], measured, Sample([*answers]), Load("", (b"",), 32), stored)
 
 
-GOOD = Answer(OK, 1.0, 100)
-BAD = Answer(REFUSED, 1.0, 0)
+GOOD = Answer(OK, 1.0, b"." * 100)
+BAD = Answer(REFUSED, 1.0, b"")
 
 
 @pytest.mark.parametrize("stored", [102, 134])
