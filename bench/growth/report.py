@@ -34,14 +34,18 @@ def _calls(measured: dict[str, Any], kind: str) -> str:
     results = measured["results"][kind]
     sizes = _sizes(measured)
     head = [KIND_TITLES[kind], *(f"{_power(size)}: p50, p99 ms" for size in sizes)]
-    head.append(f"p50 at {_power(sizes[-1])} / {_power(sizes[0])}")
+    head += [f"p50 at {_power(sizes[-1])} / {_power(sizes[0])}", "the worst size"]
     rows = []
     for call in CALLS:
         by_size = {int(size): found for size, found in results[call.name].items()}
         cells = [f"{by_size[size]['p50']:.1f}, {by_size[size]['p99']:.1f}" for size in sizes]
         largest = by_size[sizes[-1]]
         ratio = f"{largest['ratio']:.2f} ({largest['lowest']:.2f} to {largest['highest']:.2f})"
-        rows.append([call.name, *cells, f"**{ratio}**" if call.goal and largest["ratio"] > GOAL else ratio])
+        size = max(sizes, key=lambda size: by_size[size]["ratio"])
+        worst = f"{by_size[size]['ratio']:.2f} at {_power(size)}"
+        rows.append(
+            [call.name, *cells, ratio, f"**{worst}**" if call.goal and by_size[size]["ratio"] > GOAL else worst]
+        )
     return markdown(head, rows)
 
 
