@@ -16,7 +16,7 @@ from tests.ha.nodes import RECIPE, SUPERUSER, Node, await_that
 from tests.postgres import MEMORY, PROGRAMS, folder_open_to_all, memory_has_room, package_folder
 
 NAMES = ("a", "b", "c")
-DATABASE = "modelregistry"
+DATABASE, OWNER, SERVER = "modelregistry", "modelregistry_owner", "modelregistry_server"
 
 
 class Cluster:
@@ -27,20 +27,23 @@ class Cluster:
         self._password = secrets.token_hex(16)
         self._exits = contextlib.ExitStack()
         self.nodes: list[Node] = []
+        self.folder = Path()
 
     def __enter__(self) -> Cluster:
         with contextlib.ExitStack() as exits:
             place = MEMORY if memory_has_room() else folder_open_to_all()
-            folder = Path(tempfile.mkdtemp(prefix="modelregistry-ha-", dir=place))
-            exits.enter_context(guarded(folder))
-            self.nodes = [Node(name, folder) for name in NAMES]
+            self.folder = Path(tempfile.mkdtemp(prefix="modelregistry-ha-", dir=place))
+            exits.enter_context(guarded(self.folder))
+            self.nodes = [Node(name, self.folder) for name in NAMES]
             for node in self.nodes:
                 exits.callback(node.close)
             names = ("SUPERUSER_PASSWORD", "REPLICATION_PASSWORD", "REWIND_PASSWORD")
             for node in self.nodes:
                 node.join(self.nodes, dict.fromkeys(names, self._password))
             for node in self.nodes:
-                node.start()
+                node.start_etcd()
+            for node in self.nodes:
+                node.start_patroni()
             self.await_whole()
             self._create_database()
             self._exits = exits.pop_all()

@@ -37,12 +37,17 @@ def guarded(folder: Path) -> Iterator[None]:
 def kill_all_in(folder: Path) -> None:
     """SIGKILL every process that runs in a folder, and return when none is left."""
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while found := [process for process in psutil.process_iter() if _runs_in(process, folder)]:
+    while found := all_in(folder):
         assert time.monotonic() < deadline, f"{found} outlive SIGKILL"
         for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(found, timeout=0.1)
+
+
+def all_in(folder: Path) -> list[psutil.Process]:
+    """Every process that runs in a folder."""
+    return [process for process in psutil.process_iter() if _runs_in(process, folder)]
 
 
 def _runs_in(process: psutil.Process, folder: Path) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from tests.ha.guard import kill_all_in
+from tests.ha.guard import all_in, kill_all_in
 from tests.ha.links import LOOPBACK, Link
 from tests.postgres import PROGRAMS, package_folder, unprivileged_account, unused_port
 from tests.processes import COMMAND
@@ -68,23 +68,37 @@ class Node:
             os.chown(self.folder, account.pw_uid, account.pw_gid)
 
     def start(self) -> None:
-        """Start the node, as it is when its machine has booted."""
-        for program, command in (
-            ("etcd", [COMMAND.with_name("etcd")]),
-            ("patroni", [*_without_root(), sys.executable, "-m", "patroni", "patroni.yml"]),
-        ):
-            with (self.folder / f"{program}.log").open("ab") as log:
-                self._processes.append(
-                    subprocess.Popen(
-                        command,
-                        cwd=self.folder,
-                        env={"PATH": os.environ["PATH"], **self._environment},
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                        start_new_session=True,
-                    )
+        """Start all programs of the node, as its machine does when it has booted."""
+        self.start_etcd()
+        self.start_patroni()
+
+    def start_etcd(self) -> None:
+        """Start etcd, which answers when most of the nodes have it."""
+        self._start("etcd", [COMMAND.with_name("etcd")])
+
+    def start_patroni(self) -> None:
+        """Start Patroni, once etcd answers."""
+        await_that(self._etcd_answers, f"etcd does not answer on {self.name}")
+        self._start("patroni", [*_without_root(), sys.executable, "-m", "patroni", "patroni.yml"])
+
+    def _start(self, program: str, command: list[str | Path]) -> None:
+        with (self.folder / f"{program}.log").open("ab") as log:
+            self._processes.append(
+                subprocess.Popen(
+                    command,
+                    cwd=self.folder,
+                    env={"PATH": os.environ["PATH"], **self._environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
                 )
+            )
+
+    def _etcd_answers(self) -> bool:
+        version = _json(f"http://{LOOPBACK}:{self.etcd_port}/version")
+        # Patroni gives up on etcd whose members have not agreed on this yet.
+        return bool(version) and version["etcdcluster"] not in {"", "not_decided"}
 
     def kill(self) -> None:
         """SIGKILL PostgreSQL, Patroni and etcd at once, as when the machine loses its power."""
@@ -102,6 +116,16 @@ class Node:
         """Mend what `isolate` cut."""
         for link in (*self._inward.values(), *self._outward):
             link.mend()
+
+    def freeze(self) -> None:
+        """Stop every program of the node in the midst of what it does, as when the machine hangs."""
+        for process in all_in(self.folder):
+            process.suspend()
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        for process in all_in(self.folder):
+            process.resume()
 
     def close(self) -> None:
         for link in (*self._inward.values(), *self._outward):
@@ -130,6 +154,12 @@ class Node:
         assert row is not None
         return bool(row[0])
 
+    def streams_to(self, standby: Node) -> bool:
+        """Whether PostgreSQL, the primary, has a connection to this standby."""
+        with psycopg.connect(self.url(SUPERUSER)) as connection:
+            names = connection.execute("SELECT application_name FROM pg_stat_replication").fetchall()
+        return (standby.name,) in names
+
     def url(self, user: str, database: str = "postgres") -> str:
         """Where a client finds this node alone."""
         password = self._environment["PATRONI_SUPERUSER_PASSWORD"]
@@ -148,7 +178,7 @@ def await_that(condition: Callable[[], bool], complaint: str, seconds: float = D
         time.sleep(POLL_SECONDS)
 
 
-def _without_root() -> list[str]:
+def _without_root() -> list[str | Path]:
     """What runs a command as an account that PostgreSQL accepts.
 
     It keeps the right to read the virtual environment, which may be in a folder that only root can enter.
