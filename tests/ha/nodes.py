@@ -135,6 +135,14 @@ class Node:
         """What Patroni's REST interface answers with 200; None for anything else."""
         return _json(f"http://{LOOPBACK}:{self.rest_port}/{path}")
 
+    def hand_over_to(self, successor: Node) -> None:
+        """Tell Patroni here, on the primary, to let another node take its place; return when that is done."""
+        request = urllib.request.Request(
+            f"http://{LOOPBACK}:{self.rest_port}/switchover",
+            json.dumps({"leader": self.name, "candidate": successor.name}).encode(),
+        )
+        urllib.request.urlopen(request, timeout=DEADLINE_SECONDS).close()
+
     def etcd(self, path: str, body: dict[str, Any]) -> Any:
         """What etcd answers, over its JSON interface; None if it does not."""
         return _json(f"http://{LOOPBACK}:{self.etcd_port}/v3/{path}", json.dumps(body).encode())

@@ -42,6 +42,7 @@ def test_nothing_acknowledged_is_lost_and_service_is_back_within_30_seconds(caps
                 lose_a_server(replicas[0], load),
                 cut_off_the_primary(cluster, load),
                 freeze_a_standby(cluster, load),
+                hand_over(cluster, load),
             ]
         report(gaps, load, capsys)
         after = read_state(admin, *model_rids)
@@ -102,6 +103,18 @@ def freeze_a_standby(cluster: Cluster, load: Load) -> Gap:
     standby.thaw()
     cluster.await_whole()
     return load.gap("a standby hangs", event)
+
+
+def hand_over(cluster: Cluster, load: Load) -> Gap:
+    """The primary is told to hand over, as before its machine is maintained."""
+    primary = cluster.primary()
+    successor = next(node for node in cluster.nodes if node is not primary)
+    event = time.monotonic()
+    primary.hand_over_to(successor)
+    load.await_successes(event)
+    cluster.await_whole()
+    assert cluster.primary() is successor
+    return load.gap("the primary hands over", event)
 
 
 def is_expected(attempt: Attempt) -> bool:
