@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, Row, Table, event, func, select
 
-from server.storage.sql.engine import open_engine, reading
+from server.storage.sql.engine import autocommitting, open_engine
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.tables import metadata
 
@@ -24,7 +24,7 @@ def rows(url: str, table: Table) -> list[Row[Any]]:
     """Every row of a table, in the order of its primary key."""
     engine = open_engine(url)
     try:
-        with reading(engine).connect() as connection:
+        with autocommitting(engine).connect() as connection:
             return list(connection.execute(select(table).order_by(*table.primary_key)))
     finally:
         engine.dispose()

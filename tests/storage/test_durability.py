@@ -259,7 +259,7 @@ def test_a_database_that_became_a_standby_is_unavailable_until_it_takes_writes_a
 
 def test_a_role_without_rights_is_unavailable(postgres: str) -> None:
     with opened(postgres) as (engine, repository):
-        event.listen(engine, "begin", lambda connection: connection.execute(text("SET LOCAL ROLE pg_monitor")))
+        event.listen(engine, "begin", lambda connection: connection.execute(text("SET ROLE pg_monitor")))
         with pytest.raises(StorageUnavailable) as caught:
             add_model(repository)
         assert caught.value.retry_after is None

@@ -25,7 +25,7 @@ _LIBPQ_DEFAULTS = {
     "keepalives_count": 2,
 }
 
-_READ_ONLY = "modelregistry_read_only"
+_AUTOCOMMIT = "modelregistry_autocommit"
 
 
 def open_engine(url: str | URL, pool_size: int = 8) -> Engine:
@@ -48,11 +48,17 @@ def embedded_database(file: Path) -> URL:
     return URL.create("sqlite", database=str(file))
 
 
-def reading(engine: Engine) -> Engine:
-    """The same engine and pool for reads, which need no transaction and no round trips for one."""
+def autocommitting(engine: Engine) -> Engine:
+    """The same engine and pool without transactions of its own: what begins one is `begin_statement`."""
     if engine.dialect.name == "sqlite":
-        return engine.execution_options(**{_READ_ONLY: True})
+        return engine.execution_options(**{_AUTOCOMMIT: True})
     return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def begin_statement(engine: Engine) -> str:
+    """Return what begins a transaction that changes something."""
+    # One that began by reading could not always become a writing one; and PostgreSQL's default may be another.
+    return "BEGIN IMMEDIATE" if engine.dialect.name == "sqlite" else "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 
 def is_embedded(engine: Engine) -> bool:
@@ -94,7 +100,7 @@ def _open_sqlite(url: URL, pool_size: int) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # A transaction that began by reading could not always become a writing one.
-        if not connection.get_execution_options().get(_READ_ONLY):
+        if not connection.get_execution_options().get(_AUTOCOMMIT):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine

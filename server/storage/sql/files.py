@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, insert, 
 
 from server.errors import StorageUnavailable
 from server.storage.repository import StoredFile, UploadKey
+from server.storage.sql.cache import VersionCache
 from server.storage.sql.engine import upsert
 from server.storage.sql.reader import SqlReader, model_id
 from server.storage.sql.rows import timestamp
@@ -56,8 +57,10 @@ class SqlFileReader(SqlReader):
 class SqlFileTransaction(SqlFileReader):
     """Changes of model files."""
 
-    def __init__(self, connection: Connection, max_message_bytes: int, clock_ms: Callable[[], int]):
-        super().__init__(connection, max_message_bytes)
+    def __init__(
+        self, connection: Connection, max_message_bytes: int, versions: VersionCache, clock_ms: Callable[[], int]
+    ):
+        super().__init__(connection, max_message_bytes, versions)
         self._clock_ms = clock_ms
 
     def begin_upload(self, upload: UploadKey, object_name: str, lifetime: timedelta) -> Timestamp:

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, Table, and_, func, literal, or_, select, union
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    ScalarSelect,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    union,
+)
 
 from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED, Grant, Role
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
@@ -13,6 +27,8 @@ from server.caller import Caller
 from server.errors import BranchNotFound, ModelNotFound
 from server.storage.repository import Page, PageRequest, StoredVersion, VisibleModel
 from server.storage.sql.access import granted_folders, model_is_visible, role_on, role_on_model, ways_to_see_models
+from server.storage.sql.cache import VersionCache
+from server.storage.sql.prepared import Prepared, for_callers, principals
 from server.storage.sql.rows import (
     MAX_BYTES_A_CHARACTER,
     VERSION_COLUMNS,
@@ -39,14 +55,14 @@ _is_head = and_(versions.c.branch_id == branches.c.id, versions.c.version_number
 class SqlReader:
     """`server.storage.repository.Reader` over one connection."""
 
-    def __init__(self, connection: Connection, max_message_bytes: int):
+    def __init__(self, connection: Connection, max_message_bytes: int, versions: VersionCache):
         self.connection = connection
         self._max_message_bytes = max_message_bytes
+        self._versions = versions
 
     def get_model(self, model_rid: str, caller: Caller) -> VisibleModel:
         """See the contract."""
-        query = select(models, role_on_model(caller).label("role")).where(models.c.rid == model_rid)
-        row = self.connection.execute(query).one_or_none()
+        row = self._ask(_model, caller, model_rid=model_rid)
         if row is None or row.role is None:
             raise ModelNotFound(model_rid=model_rid)
         return VisibleModel(to_model(row), row.role)
@@ -84,28 +100,24 @@ class SqlReader:
 
     def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
         """See the contract."""
-        query = stored_versions(caller).where(versions.c.rid == model_version_rid)
-        row = self.connection.execute(query).one_or_none()
-        return None if row is None else to_stored_version(row)
+        known = self._versions.get(model_version_rid)
+        if known is not None:
+            row = self._ask(_visible_version, caller, model_rid=known.version.model_rid, version_rid=model_version_rid)
+            return None if row is None else known
+        row = self._ask(_version, caller, version_rid=model_version_rid)
+        return None if row is None else self._kept(to_stored_version(row))
 
     def get_branch(self, model_rid: str, branch: str, caller: Caller) -> Branch:
         """See the contract."""
-        query = (
-            select(
-                *VERSION_COLUMNS, models.c.rid.label("model_rid"), branches.c.name.label("branch"), contents.c.payload
-            )
-            .select_from(models)
-            .outerjoin(branches, and_(branches.c.model_id == models.c.id, branches.c.name == branch))
-            .outerjoin(versions, _is_head)
-            .outerjoin(contents, contents.c.digest == versions.c.content_digest)
-            .where(models.c.rid == model_rid, model_is_visible(caller))
-        )
-        row = self.connection.execute(query).one_or_none()
+        row = self._ask(_branch, caller, model_rid=model_rid, branch=branch)
         if row is None:
             raise ModelNotFound(model_rid=model_rid)
-        if row.branch is None:
+        if row.head_rid is None:
             raise BranchNotFound(model_rid=model_rid, branch_name=branch)
-        return to_branch(row)
+        head = self._versions.get(row.head_rid) or self.find_version(row.head_rid, caller)
+        if head is None:  # Hidden from the caller since the statement before.
+            raise ModelNotFound(model_rid=model_rid)
+        return Branch(name=branch, head=head.version, version_count=row.version_count)
 
     def list_branches(self, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
         """See the contract."""
@@ -163,6 +175,15 @@ class SqlReader:
         rows = self.connection.execute(query.order_by(grants.c.principal).limit(page.size + 1)).all()
         return page_of(rows, rows[: page.size], "principal", _to_grant)
 
+    def _ask(self, prepared: Callable[[Caller], Prepared], caller: Caller, **parameters: object) -> Any | None:
+        """Return the row of a statement for callers; None if it has none."""
+        return prepared(caller).one_or_none(self.connection, parameters | principals(caller))
+
+    def _kept(self, version: StoredVersion) -> StoredVersion:
+        """Return a version that was read, and keep it for the next who asks."""
+        self._versions.put(version)
+        return version
+
     def with_payloads(
         self,
         query: Select[*tuple[Any, ...]],
@@ -200,6 +221,35 @@ def stored_versions(caller: Caller) -> Select[*tuple[Any, ...]]:
         .join(models)
         .join(contents, contents.c.digest == versions.c.content_digest)
         .where(model_is_visible(caller))
+    )
+
+
+@for_callers
+def _version(caller: Caller) -> Select[*tuple[Any, ...]]:
+    return stored_versions(caller).where(versions.c.rid == bindparam("version_rid"))
+
+
+@for_callers
+def _visible_version(caller: Caller) -> Select[*tuple[Any, ...]]:
+    """Whether a version is there, and its model visible."""
+    is_stored = exists().where(versions.c.rid == bindparam("version_rid"))
+    return select(models.c.id).where(models.c.rid == bindparam("model_rid"), is_stored, model_is_visible(caller))
+
+
+@for_callers
+def _model(caller: Caller) -> Select[*tuple[Any, ...]]:
+    return select(models, role_on_model(caller).label("role")).where(models.c.rid == bindparam("model_rid"))
+
+
+@for_callers
+def _branch(caller: Caller) -> Select[*tuple[Any, ...]]:
+    """The RID of a branch's head, or NULL; no row if the model is absent or invisible."""
+    return (
+        select(versions.c.rid.label("head_rid"), branches.c.version_count)
+        .select_from(models)
+        .outerjoin(branches, and_(branches.c.model_id == models.c.id, branches.c.name == bindparam("branch")))
+        .outerjoin(versions, _is_head)
+        .where(models.c.rid == bindparam("model_rid"), model_is_visible(caller))
     )
 
 

@@ -16,8 +16,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from server.errors import Overloaded, StorageUnavailable
 from server.storage.repository import Reader, Transaction
+from server.storage.sql.cache import VersionCache
 from server.storage.sql.conflicts import is_conflict, translate
-from server.storage.sql.engine import WAIT_SECONDS, has_one_writer, reading
+from server.storage.sql.connections import Connections, OutcomeUnknown
+from server.storage.sql.engine import WAIT_SECONDS, has_one_writer
 from server.storage.sql.promotions import SqlPromotionReader
 from server.storage.sql.tables import models
 from server.storage.sql.transaction import SqlTransaction
@@ -40,7 +42,8 @@ class SqlRepository:
 
     def __init__(self, engine: Engine, max_message_bytes: int = 4 * 2**20, clock_ms: Callable[[], int] = now_ms):
         self._engine = engine
-        self._reading = reading(engine)
+        self._connections = Connections(engine)
+        self._versions = VersionCache()
         self._max_message_bytes = max_message_bytes
         self._clock_ms = clock_ms
         self._writer = threading.Lock() if has_one_writer(engine) else None
@@ -59,25 +62,16 @@ class SqlRepository:
 
     def close(self) -> None:
         """See the contract."""
+        self._connections.close()
         self._engine.dispose()
 
     def _read(self, query: Callable[[SqlPromotionReader], T]) -> T:
-        with self._reading.connect() as connection:
-            return query(SqlPromotionReader(connection, self._max_message_bytes))
+        with self._connections.lend() as connection:
+            return query(SqlPromotionReader(connection, self._max_message_bytes, self._versions))
 
     def _write(self, change: Callable[[Transaction], T]) -> T:
-        with self._turn_to_write(), self._engine.connect() as connection:
-            connection.begin()
-            # If this raises, closing the connection rolls back.
-            result = change(SqlTransaction(connection, self._max_message_bytes, self._clock_ms))
-            try:
-                connection.commit()
-            except DBAPIError as error:
-                if is_conflict(error):
-                    raise
-                connection.invalidate()
-                raise _OutcomeUnknown from error
-            return result
+        with self._turn_to_write(), self._connections.transaction() as connection:
+            return change(SqlTransaction(connection, self._max_message_bytes, self._versions, self._clock_ms))
 
     @contextlib.contextmanager
     def _turn_to_write(self) -> Iterator[None]:
@@ -100,7 +94,7 @@ class SqlRepository:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return run()
-            except _OutcomeUnknown as error:
+            except OutcomeUnknown as error:
                 if not repeatable:
                     raise StorageUnavailable(retry_after=None) from error.__cause__
                 if attempt == ATTEMPTS:
@@ -112,10 +106,6 @@ class SqlRepository:
                     raise translate(error) or error from error
                 _pause(attempt, error)
         raise AssertionError("the last attempt returns or raises")
-
-
-class _OutcomeUnknown(Exception):
-    """The connection was lost during a COMMIT, which may have been applied."""
 
 
 def _pause(attempt: int, error: BaseException | None) -> None:

@@ -10,6 +10,7 @@ from modelregistry.v1.access_service_pb2 import Grant, Role
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.errors import RequestTooLarge, ResourceNameAlreadyExists
 from server.storage.promotions import BranchEnd
+from server.storage.repository import StoredVersion
 from server.storage.sql.engine import upsert
 from server.storage.sql.promotion_changes import SqlPromotionTransaction
 from server.storage.sql.reader import ENVELOPE_BYTES, branch_id
@@ -119,3 +120,7 @@ class SqlTransaction(SqlPromotionTransaction):
                 changed_time=self._clock_ms(),
             )
         )
+
+    def _kept(self, version: StoredVersion) -> StoredVersion:
+        """Keep nothing that may still be rolled back."""
+        return version

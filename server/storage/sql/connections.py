@@ -1,0 +1,103 @@
+"""Connections that stay open and in order from one call to the next."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import cast
+
+from sqlalchemy import Connection, Engine, QueuePool
+from sqlalchemy.exc import DBAPIError
+
+from server.errors import Overloaded
+from server.storage.sql.conflicts import is_conflict
+from server.storage.sql.engine import WAIT_SECONDS, autocommitting, begin_statement
+
+
+class OutcomeUnknown(Exception):
+    """The connection was lost during a COMMIT, which may have been applied."""
+
+
+class Connections:
+    """Lends connections of an engine on which each statement stands alone; safe to share between threads.
+
+    The engine's own pool would reset a connection after each call, which takes longer than most calls do.
+    """
+
+    def __init__(self, engine: Engine):
+        self._engine = autocommitting(engine)
+        self._begin = begin_statement(engine)
+        # Of the pool, which is where they come from, so that nobody waits for one there.
+        self._free = threading.Semaphore(cast("QueuePool", engine.pool).size())
+        # The one used last is used next, so that few are in use while little is to be done.
+        self._idle: deque[Connection] = deque()
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[Connection]:
+        """Lend a connection. One on which the database raised an error goes back to the pool, which looks after it.
+
+        Raises Overloaded if there is none for WAIT_SECONDS.
+        """
+        if not self._free.acquire(timeout=WAIT_SECONDS):
+            raise Overloaded
+        try:
+            with self._lent() as connection:
+                yield connection
+        finally:
+            self._free.release()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Lend a connection in a transaction: commit at the end of the block, roll back if it raises.
+
+        Raises OutcomeUnknown if the connection was lost during the COMMIT.
+        """
+        with self.lend() as connection:
+            connection.exec_driver_sql(self._begin)
+            try:
+                yield connection
+            except BaseException:
+                _roll_back(connection)
+                raise
+            _commit(connection)
+
+    def close(self) -> None:
+        """Give the connections back to the pool."""
+        while self._idle:
+            self._idle.pop().close()
+
+    @contextlib.contextmanager
+    def _lent(self) -> Iterator[Connection]:
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._engine.connect()
+        try:
+            yield connection
+        except (DBAPIError, OutcomeUnknown):
+            connection.close()
+            raise
+        except BaseException:
+            self._idle.append(connection)
+            raise
+        self._idle.append(connection)
+
+
+def _commit(connection: Connection) -> None:
+    try:
+        connection.commit()
+    except DBAPIError as error:
+        if is_conflict(error):
+            raise
+        connection.invalidate()
+        raise OutcomeUnknown from error
+
+
+def _roll_back(connection: Connection) -> None:
+    """Roll back, or give up a connection on which that fails: it is closed, and so has nothing to undo."""
+    try:
+        connection.rollback()
+    except DBAPIError:
+        connection.invalidate()

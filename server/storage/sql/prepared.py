@@ -1,0 +1,106 @@
+"""Statements of the calls that come by the thousand: built and compiled once, and then run past SQLAlchemy.
+
+Building, and looking up what was compiled before, would take a hundred times as long as the database itself.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import starmap
+from typing import Any, cast
+
+from sqlalchemy import Connection, bindparam
+from sqlalchemy.exc import DBAPIError
+
+from server.caller import Caller
+from server.storage.sql.conflicts import is_read_only
+
+# How many shapes of a statement are kept, that is, callers with so many different numbers of groups.
+_SHAPES = 128
+
+
+class Prepared:
+    """A statement whose parameters have names."""
+
+    def __init__(self, statement: Any):
+        self._statement = statement
+        self._compiled: dict[str, _Compiled] = {}
+
+    def all(self, connection: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """Run the statement, and return its rows, whose fields have the names of the columns."""
+        # Whoever listens to statements shall hear of these, too.
+        if connection.dispatch.before_cursor_execute:
+            result = connection.execute(self._statement, dict(parameters))
+            return result.all() if result.returns_rows else ()
+        compiled = self._compiled.get(connection.dialect.name)
+        if compiled is None:
+            compiled = self._compiled[connection.dialect.name] = _Compiled(self._statement, connection)
+        return compiled.run(connection, parameters)
+
+    def one_or_none(self, connection: Connection, parameters: Mapping[str, Any]) -> Any | None:
+        """Run a statement that has one row at most, and return that."""
+        rows = self.all(connection, parameters)
+        return rows[0] if rows else None
+
+
+class _Compiled:
+    """A statement in the SQL of a dialect."""
+
+    def __init__(self, statement: Any, connection: Connection):
+        compiled = statement.compile(dialect=connection.dialect)
+        self._text = str(compiled)
+        self._order: Sequence[str] | None = compiled.positiontup if compiled.positional else None
+        # Values that are part of the statement.
+        self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
+        columns = [column.key for column in statement.exported_columns]
+        self._row: Any = namedtuple("Row", columns) if columns else None
+
+    def run(self, connection: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        values = {**self._fixed, **parameters}
+        given: Any = values if self._order is None else [values[name] for name in self._order]
+        driver: Any = connection.connection.dbapi_connection
+        try:
+            cursor = driver.execute(self._text, given)
+            return () if self._row is None else [*starmap(self._row, cursor.fetchall())]
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise _as_raised_by_sqlalchemy(error, connection, self._text) from error
+
+
+def for_callers(build: Callable[[Caller], Any]) -> Callable[[Caller], Prepared]:
+    """Make statements that ask for what a caller may see: one for each number of principals."""
+
+    @lru_cache(_SHAPES)
+    def of_shape(principals: int, is_admin: bool) -> Prepared:
+        placeholders: Any = tuple(bindparam(_parameter(number)) for number in range(principals))
+        return Prepared(build(Caller(placeholders, is_admin=is_admin)))
+
+    return lambda caller: of_shape(0 if caller.is_admin else len(caller.principals), caller.is_admin)
+
+
+def principals(caller: Caller) -> dict[str, Any]:
+    """Return the parameters that are the caller's, of a statement for callers."""
+    if caller.is_admin:
+        return {}
+    return {_parameter(number): principal for number, principal in enumerate(caller.principals)}
+
+
+def _parameter(number: int) -> str:
+    return f"principal_{number}"
+
+
+def _as_raised_by_sqlalchemy(error: Any, connection: Connection, text: str) -> BaseException:
+    """Return the driver's error as the rest of the code knows it; a connection that is lost is given up."""
+    lost = connection.dialect.is_disconnect(error, connection.connection, None) or is_read_only(error)
+    if lost:
+        connection.invalidate(error)
+    return DBAPIError.instance(
+        text,
+        None,
+        cast("Exception", error),
+        connection.dialect.loaded_dbapi.Error,
+        hide_parameters=True,
+        connection_invalidated=lost,
+        dialect=connection.dialect,
+    )
