@@ -94,7 +94,8 @@ class Client:
         A write is marked with a tag, that is the reason of a promotion: the one that is given, which no other write may
         have, or else the request id.
         """
-        operation = self._recorder.begin(self._name, rpc, **_asked(rpc, request))
+        request, asked = _marked(rpc, request)
+        operation = self._recorder.begin(self._name, rpc, **asked)
         failures: list[Failure] = []
         ended: dict[str, Any] = {"outcome": Outcome.UNKNOWN}
         try:
@@ -168,21 +169,23 @@ def _may_be_repeated(request: Any) -> bool:
     return "request_id" not in request.DESCRIPTOR.fields_by_name or bool(request.request_id)
 
 
-def _asked(rpc: str, request: Any) -> dict[str, Any]:
-    """What a request asks for, as an operation has it; a write is marked with its tag."""
+def _marked(rpc: str, request: Any) -> tuple[Any, dict[str, Any]]:
+    """A copy of a request, marked with its tag if it writes, and what it asks for, as an operation has it."""
     if rpc in {"GetBranch", "ListModelVersions"}:
-        return {"model_rid": request.model_rid, "branch": request.branch or "master"}
+        return request, {"model_rid": request.model_rid, "branch": request.branch or "master"}
     if rpc == "GetModelVersion":
-        return {"model_rid": request.model_rid, "version_rid": request.model_version_rid}
+        return request, {"model_rid": request.model_rid, "version_rid": request.model_version_rid}
+    marked = type(request)()
+    marked.CopyFrom(request)
     tag = request.request_id or str(uuid.uuid4())
     if rpc == "CreateModelVersion":
-        request.linked_experiment = request.linked_experiment or f"{TAG}{tag}"
+        marked.linked_experiment = request.linked_experiment or f"{TAG}{tag}"
         wanted = (Wanted(request.model_rid, request.branch or "master"),)
-        return {"tag": request.linked_experiment.removeprefix(TAG), "wanted": wanted}
-    entries = request.promotions if rpc == "BatchPromoteVersions" else [request]
+        return marked, {"tag": marked.linked_experiment.removeprefix(TAG), "wanted": wanted}
+    entries = marked.promotions if rpc == "BatchPromoteVersions" else [marked]
     for entry in entries:
         entry.reason = entry.reason or tag
-    return {"tag": entries[0].reason, "wanted": tuple(map(_wanted, entries))}
+    return marked, {"tag": entries[0].reason, "wanted": tuple(map(_wanted, entries))}
 
 
 def _wanted(entry: Any) -> Wanted:

@@ -88,7 +88,8 @@ class Simulation:
             return {"model_rid": place.model_rid, "branch": place.branch}
         tag = f"tag-{len(self._sent)}"
         if rpc == "RollbackBranch":
-            return {"tag": tag, "wanted": (Wanted(*place, source_number=chance.randint(1, 4)),)}
+            number = chance.choice([1, max(1, self._count(place)), self._count(place) + 1])
+            return {"tag": tag, "wanted": (Wanted(*place, source_number=number),)}
         if rpc == "Batch":
             return {"tag": tag, "wanted": tuple(Wanted(*chance.choice(PLACES), SOURCE.rid) for _ in range(3))}
         expected = chance.choice([None, known.rid, rid_of(place, self._count(place))])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tests.history import Operation, Outcome, State
+from tests.history import Operation, Outcome, Promise, State, Violation, check
 from tests.history.operations import Failure, Place, Version, Wanted
 from tests.history.state import Record
 
@@ -104,6 +104,14 @@ class Story:
     def final(self) -> State:
         """What is stored in the end, as lists have it."""
         return State(tuple(sorted(self.stored, key=lambda version: -version.number)), tuple(self.records))
+
+    def violations(self) -> list[Violation]:
+        """What the checker finds."""
+        return check(self.history, self.final(), INITIAL)
+
+    def broken(self) -> set[Promise]:
+        """The promises that it finds broken."""
+        return {violation.promise for violation in self.violations()}
 
     def _add(self, rpc: str, client: str, begin: int, end: int | None, **fields: Any) -> Operation:
         name = f"{client}#{len(self.history) + 1}"
