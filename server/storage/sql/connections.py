@@ -65,8 +65,9 @@ class Connections:
 
     def close(self) -> None:
         """Give the connections back to the pool."""
-        while self._idle:
-            self._idle.pop().close()
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
     @contextlib.contextmanager
     def _lent(self) -> Iterator[Connection]:
@@ -77,6 +78,9 @@ class Connections:
         try:
             yield connection
         except (DBAPIError, OutcomeUnknown):
+            if connection.invalidated:
+                # The others were probably lost with it. The pool knows which are older than that, and makes them anew.
+                self.close()
             connection.close()
             raise
         except BaseException:
