@@ -13,11 +13,11 @@ from sqlalchemy.exc import DBAPIError
 
 from server.errors import Overloaded
 from server.storage.sql.conflicts import is_conflict
-from server.storage.sql.engine import WAIT_SECONDS, autocommitting, begin_statement
+from server.storage.sql.engine import WAIT_SECONDS, autocommitting, begin_statement, was_warned
 
 
 class OutcomeUnknown(Exception):
-    """The connection was lost during a COMMIT, which may have been applied."""
+    """A COMMIT may have been applied, and need not last: its connection, or its wait for a standby, was broken off."""
 
 
 class Connections:
@@ -52,7 +52,7 @@ class Connections:
     def transaction(self) -> Iterator[Connection]:
         """Lend a connection in a transaction: commit at the end of the block, roll back if it raises.
 
-        Raises OutcomeUnknown if the connection was lost during the COMMIT.
+        Raises OutcomeUnknown if the COMMIT was interrupted.
         """
         with self.lend() as connection:
             connection.exec_driver_sql(self._begin)
@@ -97,6 +97,9 @@ def _commit(connection: Connection) -> None:
             raise
         connection.invalidate()
         raise OutcomeUnknown from error
+    if was_warned(connection):
+        # It is committed, but whoever cancelled the wait for a standby has not made sure that it lasts.
+        raise OutcomeUnknown from RuntimeWarning("a COMMIT did not wait for a standby")
 
 
 def _roll_back(connection: Connection) -> None:
