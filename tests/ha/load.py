@@ -63,6 +63,8 @@ class Gap(NamedTuple):
     first_success_seconds: float
     # The longest time in which no promotion succeeded, from the event until all is as it was.
     longest_seconds: float
+    # When the first server said NOT_SERVING, and when the last one said SERVING again, where that was looked at.
+    not_serving_seconds: tuple[float, float] | None = None
 
 
 class Load:

@@ -55,16 +55,16 @@ def lose_the_primary(cluster: Cluster, replicas: list[Replica], load: Load) -> G
     """The primary's machine is gone at once, with etcd's leader on it; later it boots again."""
     primary = cluster.primary()
     cluster.let_etcd_be_led_by(primary)
-    event = time.monotonic()
     primary.kill()
+    event = time.monotonic()
     load.await_successes(event)
-    for replica in replicas:
-        lost = replica.await_health(serving=False, since=event)
-        replica.await_health(serving=True, since=lost)
+    lost = [replica.await_health(serving=False, since=event) for replica in replicas]
+    back = [replica.await_health(serving=True, since=since) for replica, since in zip(replicas, lost, strict=True)]
     primary.start()
     cluster.await_whole()
     assert cluster.primary() is not primary
-    return load.gap("the primary's machine is lost", event)
+    not_serving = (min(lost) - event, max(back) - event)
+    return load.gap("the primary's machine is lost", event)._replace(not_serving_seconds=not_serving)
 
 
 def lose_a_server(replica: Replica, load: Load) -> Gap:
@@ -143,6 +143,7 @@ def report(gaps: list[Gap], load: Load, capsys: pytest.CaptureFixture[str]) -> N
     said += [
         f"{gap.event}: a promotion succeeded after {gap.first_success_seconds:.1f} s, none did for"
         f" {gap.longest_seconds:.1f} s"
+        + ("; NOT_SERVING from {:.1f} s to {:.1f} s".format(*seconds) if (seconds := gap.not_serving_seconds) else "")
         for gap in gaps
     ]
     with capsys.disabled():
