@@ -37,7 +37,7 @@ class Settings:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
-    threads: int = 8
+    threads: int = 4
 
     def __post_init__(self) -> None:
         addresses = [self.listen, *([self.http_listen] if self.serves_http else [])]

@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from http.client import HTTPException, HTTPMessage
 from io import BufferedIOBase
@@ -57,11 +58,12 @@ class JwksKeySet:
         self._attempted_at = -math.inf
         self._loaded_at = clock()
         try:
-            self._keys = parse_jwks(load())
+            keys = parse_jwks(load())
         except (OSError, ValueError) as error:
             raise ValueError(f"The JWKS cannot be loaded: {error}") from error
-        if not self._keys:
+        if not keys:
             raise ValueError("The JWKS has no usable key: RS256 (from 2048 bits), ES256 and EdDSA (Ed25519) are.")
+        self._keys = _by_id(keys)
 
     def find(self, kid: str | None) -> jwt.PyJWK | None:
         """The key of that id, or None; without an id, the only key of a set of one."""
@@ -73,8 +75,7 @@ class JwksKeySet:
         return key
 
     def _known(self, kid: str | None) -> jwt.PyJWK | None:
-        matching = [key for key in self._keys if kid is None or key.key_id == kid]
-        return matching[0] if len(matching) == 1 else None
+        return self._keys.get(kid)
 
     def _await_refresh(self, unknown: bool) -> None:
         """Start a refresh if one is due; wait a little for it, or for one that runs if the key is unknown."""
@@ -97,12 +98,19 @@ class JwksKeySet:
 
     def _refresh(self) -> None:
         try:
-            self._keys = parse_jwks(self._load())
+            self._keys = _by_id(parse_jwks(self._load()))
             self._loaded_at = self._clock()
         except (OSError, ValueError) as error:
             logger.warning("The JWKS cannot be refreshed, so the keys at hand stay: %s", error)
         finally:
             self._refreshed.set()
+
+
+def _by_id(keys: tuple[jwt.PyJWK, ...]) -> dict[str | None, jwt.PyJWK]:
+    """Return each key whose id is its own; without an id, the only key of a set of one."""
+    ids = Counter(key.key_id for key in keys)
+    unique: dict[str | None, jwt.PyJWK] = {key.key_id: key for key in keys if key.key_id and ids[key.key_id] == 1}
+    return unique | ({None: keys[0]} if len(keys) == 1 else {})
 
 
 def jwks_file(path: Path) -> Loader:

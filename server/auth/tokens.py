@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
+import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import jwt
 
@@ -15,6 +17,9 @@ from server.errors import InvalidCredentials
 
 LEEWAY = 10.0  # Seconds that the issuer's clock and ours may differ.
 MAX_AUTHORIZATION_LENGTH = 16 * 1024  # What gRPC takes as a call's metadata at the very most.
+
+# Of tokens that need not be verified again, which takes longer than a read does. Then it begins anew.
+MAX_REMEMBERED = 4096
 
 _BEARER = re.compile(r"(?i:bearer) +([\w-]+\.[\w-]+\.[\w-]+)", re.ASCII)
 _NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # Control characters, and halves of surrogate pairs.
@@ -33,20 +38,35 @@ class TokenVerifier:
         self._issuer = issuer
         self._audience = audience
         self._admins = admins
+        self._verified: dict[bytes, _Verified] = {}
 
     def verify(self, authorization: str) -> Caller:
         """The caller that an `authorization` header, `Bearer <JWT>`, speaks for. Raises InvalidCredentials."""
+        # By its digest, so that no credential stays in memory.
+        digest = hashlib.sha256(authorization.encode(errors="surrogatepass")).digest()
+        before = self._verified.get(digest)
+        # As long as its key is one of the issuer's: one that was withdrawn verifies nothing any more.
+        if before is not None and time.time() < before.expires and self._keys.find(before.key_id) is before.key:
+            return before.caller
+        verified = self._verify(authorization)
+        if len(self._verified) >= MAX_REMEMBERED:
+            self._verified.clear()
+        self._verified[digest] = verified
+        return verified.caller
+
+    def _verify(self, authorization: str) -> _Verified:
         try:
-            claims = self._claims(_token(authorization))
+            claims, key_id, key = self._claims(_token(authorization))
             principals = _principals(claims)
-            return Caller(principals, _scopes(claims), is_admin=not self._admins.isdisjoint(principals))
+            caller = Caller(principals, _scopes(claims), is_admin=not self._admins.isdisjoint(principals))
+            return _Verified(caller, claims["exp"] + LEEWAY, key_id, key)
         except (jwt.PyJWTError, ValueError) as reason:
             refusal = InvalidCredentials()
             # As a literal and cut, because parts of a forged token may be in it.
             logger.info("Credentials refused: %s %.200a (%s)", type(reason).__name__, str(reason), refusal.instance_id)
             raise refusal from None
 
-    def _claims(self, token: str) -> dict[str, Any]:
+    def _claims(self, token: str) -> tuple[dict[str, Any], str | None, jwt.PyJWK]:
         header, _ = token.split(".", 1)
         # Only the header is read before the signature is checked, so the other parts are left out.
         kid = jwt.get_unverified_header(f"{header}..").get("kid")
@@ -65,7 +85,16 @@ class TokenVerifier:
         for name in ("exp", "nbf", "iat"):  # PyJWT takes strings and booleans for numbers.
             if type(claims.get(name, 0)) not in (int, float):
                 raise ValueError(f"The claim {name} is not a number.")
-        return claims
+        return claims, kid, key
+
+
+class _Verified(NamedTuple):
+    """What came of a token: whose it is, until when, and by which key."""
+
+    caller: Caller
+    expires: float
+    key_id: str | None
+    key: jwt.PyJWK
 
 
 def principal(kind: str, name: str) -> str:

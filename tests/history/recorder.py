@@ -32,7 +32,8 @@ class Recorder:
                 id=f"{client}#{next(self._numbers)}", client=client, rpc=rpc, invoked=time.monotonic_ns(), **asked
             )
             self._operations[operation.id] = operation
-            self._write({"began": asdict(operation)})
+            if self._file:
+                self._file.write(f"{json.dumps({'began': asdict(operation)})}\n")
         return operation.id
 
     def end(self, operation_id: str, outcome: Outcome, **answered: Any) -> None:
@@ -40,7 +41,8 @@ class Recorder:
         ended = {"completed": time.monotonic_ns(), "outcome": outcome, **answered}
         with self._lock:
             self._operations[operation_id] = replace(self._operations[operation_id], **ended)
-            self._write({"ended": {"id": operation_id, **ended}})
+            if self._file:
+                self._file.write(f"{json.dumps({'ended': {'id': operation_id, **ended}})}\n")
 
     def operations(self) -> list[Operation]:
         """All operations so far; what has not ended is unknown."""
@@ -51,10 +53,6 @@ class Recorder:
         """Close the file, if there is one."""
         if self._file:
             self._file.close()
-
-    def _write(self, line: dict[str, Any]) -> None:
-        if self._file:
-            self._file.write(f"{json.dumps(line)}\n")
 
 
 def read_history(*files: Path) -> list[Operation]:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.history import Outcome, Promise, check
 from tests.history.operations import Failure, Wanted
-from tests.history.stories import MASTER, RELEASE, Story, rid_of
+from tests.history.stories import MASTER, REFUSED, RELEASE, Story, rid_of
 
 
 def test_a_stale_read_is_found(story: Story) -> None:
@@ -59,6 +59,17 @@ def test_reads_on_one_connection_that_go_back_are_found(story: Story) -> None:
     story.read(2, 3, 1, client="one")
     story.listed(4, 5, client="one")
     assert story.broken() == {Promise.MONOTONIC}
+
+
+def test_reads_on_one_connection_that_go_back_are_told_as_such_whatever_others_saw(story: Story) -> None:
+    story.promote(1, 20, 1)
+    story.promote(1, 20, 2, client="another")
+    mine = story.read(2, 3, 1, client="one")
+    story.read(4, 5, 2, client="other")
+    back = story.read(6, 7, 0, client="one")
+    (violation,) = story.violations()
+    assert violation.promise is Promise.MONOTONIC
+    assert violation.operations == (mine.id, back.id)
 
 
 def test_reads_of_two_clients_that_go_back_are_found(story: Story) -> None:
@@ -136,6 +147,13 @@ def test_a_repeated_request_counts_from_its_first_acknowledgement(story: Story) 
     story.read(3, 4, 0)
     story.promote(5, 6, 1, stored=False)
     assert story.broken() == {Promise.NOT_STALE}
+
+
+def test_a_request_that_failed_at_first_counts_from_when_it_was_sent_again(story: Story) -> None:
+    story.promote(1, 2, 1, stored=False, outcome=Outcome.FAIL, failures=(REFUSED,))
+    story.read(3, 4, 1)
+    story.promote(5, 6, 1)
+    assert story.broken() == {Promise.NOT_FROM_FUTURE}
 
 
 def test_a_batch_that_was_seen_on_one_branch_before_the_other_is_found(story: Story) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.history import Outcome, Promise, check
 from tests.history.operations import Wanted
-from tests.history.stories import MASTER, OTHER, REFUSED, RELEASE, SOURCE, Story, copy, rid_of
+from tests.history.stories import INITIAL, MASTER, OTHER, REFUSED, RELEASE, SOURCE, Story, copy, rid_of
 
 
 def test_an_acknowledged_write_that_is_lost_is_found(story: Story) -> None:
@@ -42,6 +42,7 @@ def test_a_repeated_request_with_two_answers_is_found(story: Story) -> None:
     story.promote(1, 2, 1)
     story.promote(3, 4, 2, tag="master-1")
     assert {Promise.ANSWER, Promise.ONCE} <= story.broken()
+    assert any("which sent the same request" in violation.sentence for violation in story.violations())
 
 
 def test_two_requests_with_one_answer_are_found(story: Story) -> None:
@@ -108,6 +109,21 @@ def test_a_version_that_is_listed_twice_is_found(story: Story) -> None:
     assert {Promise.ONCE, Promise.GAPLESS} <= story.broken()
 
 
+def test_a_version_that_is_on_two_branches_is_found(story: Story) -> None:
+    story.promote(1, 2, 1)
+    story.stored.insert(0, story.stored[-1]._replace(branch="release"))
+    (violation,) = (each for each in story.violations() if "listed again" in each.sentence)
+    assert violation.promise is Promise.ONCE
+
+
+def test_a_state_that_was_not_listed_in_order_is_found(story: Story) -> None:
+    story.promote(1, 2, 1)
+    story.promote(3, 4, 2)
+    final = story.final()
+    upside_down = final._replace(versions=final.versions[::-1])
+    assert {each.promise for each in check(story.history, upside_down, INITIAL)} == {Promise.LISTING}
+
+
 def test_a_time_that_goes_back_is_found(story: Story) -> None:
     first = story.promote(1, 2, 1)
     story.promote(3, 4, 2)
@@ -127,6 +143,25 @@ def test_a_copy_that_is_not_like_its_source_is_found(story: Story, change: dict[
     story.bend(2, **change)
     story.tell_again(write, versions=(write.versions[0]._replace(**change),))
     assert Promise.COPY in story.broken()
+
+
+def test_a_copy_of_what_is_not_there_is_found(story: Story) -> None:
+    story.promote(1, 2, 1)
+    story.lose(SOURCE.rid)
+    (violation,) = check(story.history, story.final())[:1]
+    assert violation.promise is Promise.COPY
+    assert "source-1, is not there" in violation.sentence
+
+
+def test_a_copy_of_a_later_version_of_its_branch_is_found(story: Story) -> None:
+    story.promote(1, 10, 2)
+    write = story.promote(2, 9, 1)
+    change = {"source_rid": rid_of(MASTER, 2)}
+    story.bend(3, **change)
+    story.records[1] = story.records[1]._replace(**change)
+    wanted = (write.wanted[0]._replace(**change),)
+    story.tell_again(write, wanted=wanted, versions=(write.versions[0]._replace(**change),))
+    assert story.broken() == {Promise.COPY}
 
 
 def test_a_faithful_copy_of_another_source_is_found(story: Story) -> None:
@@ -179,6 +214,13 @@ def test_a_record_of_nothing_and_a_second_record_are_found(story: Story) -> None
     story.records.append(story.records[0]._replace(rid="second"))
     assert story.broken() == {Promise.RECORD}
     story.records[1] = story.records[1]._replace(version_rid="nothing")
+    assert story.broken() == {Promise.RECORD}
+
+
+def test_two_records_of_one_name_are_found(story: Story) -> None:
+    story.promote(1, 2, 1)
+    story.promote(3, 4, 2)
+    story.records[1] = story.records[1]._replace(rid=story.records[0].rid)
     assert story.broken() == {Promise.RECORD}
 
 

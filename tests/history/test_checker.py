@@ -6,7 +6,7 @@ import pytest
 
 from tests.history import Outcome, Promise, assert_kept
 from tests.history.operations import Failure
-from tests.history.stories import INITIAL, MASTER, NO_RETRY, REFUSED, RELEASE, Story, rid_of
+from tests.history.stories import INITIAL, MASTER, NO_RETRY, REFUSED, RELEASE, SOURCE, Story, rid_of
 
 
 def test_a_history_of_one_client_is_accepted(story: Story) -> None:
@@ -79,6 +79,13 @@ def test_a_batch_is_one_write(story: Story) -> None:
     story.write(1, 2, (MASTER, 1), (RELEASE, 1), (MASTER, 2))
     story.read(3, 4, 2)
     story.read(5, 6, 1, place=RELEASE)
+    assert not story.violations()
+
+
+def test_a_batch_may_be_refused_for_a_head_that_it_would_have_made_itself(story: Story) -> None:
+    own = Failure("ABORTED", "BranchHeadChanged", None, "never-stored")
+    batch = ((MASTER, 1), (MASTER, 2))
+    story.write(1, 2, *batch, stored=False, expected=SOURCE.rid, outcome=Outcome.FAIL, failures=(own,))
     assert not story.violations()
 
 

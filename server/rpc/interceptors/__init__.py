@@ -19,9 +19,9 @@ import grpc
 
 from server.auth.access import is_open
 from server.auth.tokens import TokenVerifier
-from server.rpc.interceptors.authentication import authenticated
-from server.rpc.interceptors.errors import answered
-from server.rpc.interceptors.telemetry import observed
+from server.rpc.interceptors.authentication import authenticator
+from server.rpc.interceptors.errors import answer
+from server.rpc.interceptors.telemetry import CallRecord
 from server.rpc.interceptors.validation import parser
 
 Behaviour = Callable[..., Any]
@@ -78,27 +78,36 @@ class Chain(grpc.ServerInterceptor):
         assert handler.request_deserializer is not None
         parse_one = parser(method, handler.request_deserializer)
 
+        authenticate = authenticator(method, self._verifier)
+        probe = is_open(method)
+
         def parse(request: Any) -> Any:
             return map(parse_one, request) if handler.request_streaming else parse_one(request)
 
+        # Twice the same, since one that yields is another kind of function; and without a context manager for each
+        # layer, since these would take as long as the work.
         def call(request: Any, context: grpc.ServicerContext) -> Any:
-            with (
-                observed(method, context) as record,
-                answered(context, record),
-                authenticated(method, context, self._verifier, record),
-            ):
+            record = CallRecord(method, context)
+            try:
+                authenticate(record)
                 return behaviour(parse(request), context)
+            except Exception as raised:
+                answer(raised, context, record)
+            finally:
+                record.end(context, probe)
 
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with (
-                observed(method, context) as record,
-                answered(context, record),
-                authenticated(method, context, self._verifier, record),
-            ):
+            record = CallRecord(method, context)
+            try:
+                authenticate(record)
                 yield from behaviour(parse(request), context)
+            except Exception as raised:
+                answer(raised, context, record)
+            finally:
+                record.end(context, probe)
 
         wrapped: Behaviour = stream if handler.response_streaming else call
-        if is_open(method) and handler.response_streaming:
+        if probe and handler.response_streaming:
             wrapped = self._remembered(stream)
         if (pool := self._pool(method, handler)) is not None:
             wrapped.experimental_thread_pool = pool  # type: ignore[attr-defined]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
-
-import grpc
 
 from server.auth.access import PERMISSIONS, is_open
 from server.auth.tokens import TokenVerifier
@@ -22,30 +19,22 @@ def current_caller() -> Caller:
     return _caller.get()
 
 
-@contextlib.contextmanager
-def authenticated(
-    method: str, context: grpc.ServicerContext, verifier: TokenVerifier, record: CallRecord
-) -> Iterator[None]:
-    """Verify the credentials and the scope.
+def authenticator(method: str, verifier: TokenVerifier) -> Callable[[CallRecord], None]:
+    """Return what verifies the credentials of a method's calls, and their scope.
 
-    Raises MissingCredentials, InvalidCredentials and ApiUsageDenied.
+    It raises MissingCredentials, InvalidCredentials and ApiUsageDenied.
     """
     if is_open(method):
-        yield
-        return
-    caller = record.caller = verifier.verify(_authorization(context))
+        return lambda record: None
     scope = PERMISSIONS[method].scope
-    if scope not in caller.scopes:
-        raise ApiUsageDenied(missing_scope=scope)
-    token = _caller.set(caller)
-    try:
-        yield
-    finally:
-        _caller.reset(token)
 
+    def authenticate(record: CallRecord) -> None:
+        if record.authorization is None:
+            raise MissingCredentials
+        caller = record.caller = verifier.verify(record.authorization)
+        if scope not in caller.scopes:
+            raise ApiUsageDenied(missing_scope=scope)
+        # Each call runs in a context of its own, so this ends with it.
+        _caller.set(caller)
 
-def _authorization(context: grpc.ServicerContext) -> str:
-    for key, value in context.invocation_metadata():
-        if key == "authorization":
-            return str(value)
-    raise MissingCredentials
+    return authenticate

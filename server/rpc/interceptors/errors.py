@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 
 import grpc
 
@@ -15,22 +13,19 @@ from server.rpc.status import abort
 log = logging.getLogger(__name__)
 
 
-@contextlib.contextmanager
-def answered(context: grpc.ServicerContext, record: CallRecord) -> Iterator[None]:
-    """Answer an exception with its status."""
-    try:
-        yield
-        return
-    except grpc.RpcError:
+def answer(raised: Exception, context: grpc.ServicerContext, record: CallRecord) -> None:
+    """Answer an exception with its status. Raises what ends the call."""
+    if isinstance(raised, grpc.RpcError):
+        # From the requests of a stream that was cancelled: there is nobody to answer, and grpcio knows it.
         record.cancelled = True
-        raise  # From the requests of a stream that was cancelled: there is nobody to answer, and grpcio knows it.
-    except RegistryError as raised:
+        raise raised
+    if isinstance(raised, RegistryError):
         error = raised
         if error.__cause__ is not None:
             _explain(error, error.__cause__)
-    except Exception as defect:
+    else:
         error = Internal()
-        _explain(error, defect)
+        _explain(error, raised)
     record.error = error
     record.cancelled = not context.is_active()
     abort(context, error, record.request_id)

@@ -34,19 +34,29 @@ class Connections:
         # The one used last is used next, so that few are in use while little is to be done.
         self._idle: deque[Connection] = deque()
 
-    @contextlib.contextmanager
-    def lend(self) -> Iterator[Connection]:
-        """Lend a connection. One on which the database raised an error goes back to the pool, which looks after it.
-
-        Raises Overloaded if there is none for WAIT_SECONDS.
-        """
+    def take(self) -> Connection:
+        """Return a connection, which has to be given back. Raises Overloaded if there is none for WAIT_SECONDS."""
         if not self._free.acquire(timeout=WAIT_SECONDS):
             raise Overloaded
         try:
-            with self._lent() as connection:
-                yield connection
-        finally:
+            return self._idle.pop() if self._idle else self._engine.connect()
+        except BaseException:
             self._free.release()
+            raise
+
+    def give_back(self, connection: Connection, raised: BaseException | None = None) -> None:
+        """Take a connection back, with what was raised while it was lent.
+
+        After an error of the database it goes back to the pool, which looks after it.
+        """
+        if isinstance(raised, DBAPIError | OutcomeUnknown):
+            if connection.invalidated:
+                # The others were probably lost with it. The pool knows which are older than that, and makes them anew.
+                self.close()
+            connection.close()
+        else:
+            self._idle.append(connection)
+        self._free.release()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -54,7 +64,8 @@ class Connections:
 
         Raises OutcomeUnknown if the COMMIT was interrupted.
         """
-        with self.lend() as connection:
+        connection = self.take()
+        try:
             connection.exec_driver_sql(self._begin)
             try:
                 yield connection
@@ -62,31 +73,16 @@ class Connections:
                 _roll_back(connection)
                 raise
             _commit(connection)
+        except BaseException as raised:
+            self.give_back(connection, raised)
+            raise
+        self.give_back(connection)
 
     def close(self) -> None:
         """Give the connections back to the pool."""
         with contextlib.suppress(IndexError):
             while True:
                 self._idle.pop().close()
-
-    @contextlib.contextmanager
-    def _lent(self) -> Iterator[Connection]:
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self._engine.connect()
-        try:
-            yield connection
-        except (DBAPIError, OutcomeUnknown):
-            if connection.invalidated:
-                # The others were probably lost with it. The pool knows which are older than that, and makes them anew.
-                self.close()
-            connection.close()
-            raise
-        except BaseException:
-            self._idle.append(connection)
-            raise
-        self._idle.append(connection)
 
 
 def _commit(connection: Connection) -> None:

@@ -31,7 +31,7 @@ class Prepared:
     def all(self, connection: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """Run the statement, and return its rows, whose fields have the names of the columns."""
         # Whoever listens to statements shall hear of these, too.
-        if connection.dispatch.before_cursor_execute:
+        if connection.engine.dispatch.before_cursor_execute:
             result = connection.execute(self._statement, dict(parameters))
             return result.all() if result.returns_rows else ()
         compiled = self._compiled.get(connection.dialect.name)

@@ -66,8 +66,14 @@ class SqlRepository:
         self._engine.dispose()
 
     def _read(self, query: Callable[[SqlPromotionReader], T]) -> T:
-        with self._connections.lend() as connection:
+        connection, raised = self._connections.take(), None
+        try:
             return query(SqlPromotionReader(connection, self._max_message_bytes, self._versions))
+        except BaseException as error:
+            raised = error
+            raise
+        finally:
+            self._connections.give_back(connection, raised)
 
     def _write(self, change: Callable[[Transaction], T]) -> T:
         with self._turn_to_write(), self._connections.transaction() as connection:
