@@ -39,7 +39,7 @@ class Connections:
         if not self._free.acquire(timeout=WAIT_SECONDS):
             raise Overloaded
         try:
-            return self._idle.pop() if self._idle else self._engine.connect()
+            return self._last_idle() or self._engine.connect()
         except BaseException:
             self._free.release()
             raise
@@ -49,14 +49,16 @@ class Connections:
 
         After an error of the database it goes back to the pool, which looks after it.
         """
-        if isinstance(raised, DBAPIError | OutcomeUnknown):
+        try:
+            if not isinstance(raised, DBAPIError | OutcomeUnknown):
+                self._idle.append(connection)
+                return
             if connection.invalidated:
                 # The others were probably lost with it. The pool knows which are older than that, and makes them anew.
                 self.close()
             connection.close()
-        else:
-            self._idle.append(connection)
-        self._free.release()
+        finally:
+            self._free.release()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -80,9 +82,15 @@ class Connections:
 
     def close(self) -> None:
         """Give the connections back to the pool."""
-        with contextlib.suppress(IndexError):
-            while True:
-                self._idle.pop().close()
+        while connection := self._last_idle():
+            connection.close()
+
+    def _last_idle(self) -> Connection | None:
+        # Not asked first whether there is one: another thread may take it meanwhile.
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
 
 
 def _commit(connection: Connection) -> None:
