@@ -40,12 +40,12 @@ class PostgresServer:
 
     def __init__(self, in_memory: bool = False, **settings: str) -> None:
         self._settings = {"max_connections": "200", "max_wal_size": "256MB", **settings}
-        self._folder = Path(tempfile.mkdtemp(prefix="modelregistry-postgres-", dir=_folder_open_to_all()))
-        on_disk = not (in_memory and _memory_has_room())
+        self._folder = Path(tempfile.mkdtemp(prefix="modelregistry-postgres-", dir=folder_open_to_all()))
+        on_disk = not (in_memory and memory_has_room())
         self._data_folder = self._folder if on_disk else Path(tempfile.mkdtemp(prefix=self._folder.name, dir=MEMORY))
         self._binaries = installation() / PROGRAMS
         # PostgreSQL refuses to run as root.
-        self._account = _unprivileged_account() if os.geteuid() == 0 else None
+        self._account = unprivileged_account() if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
         self.port = unused_port()
 
@@ -225,18 +225,20 @@ def installation() -> Path:
     return Path(found.origin).parent
 
 
-def _unprivileged_account() -> pwd.struct_passwd:
+def unprivileged_account() -> pwd.struct_passwd:
+    """Some account that is not root."""
     accounts = {account.pw_name: account for account in pwd.getpwall() if account.pw_uid != 0}
     return accounts.get("nobody") or next(iter(accounts.values()))
 
 
-def _folder_open_to_all() -> Path:
+def folder_open_to_all() -> Path:
     """The temporary folder, or another if only root can enter that one."""
     folders = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
     return next(folder for folder in folders if all(_lets_everybody_in(path) for path in (folder, *folder.parents)))
 
 
-def _memory_has_room() -> bool:
+def memory_has_room() -> bool:
+    """Whether the data of a server can be kept in memory."""
     return MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
 
 
