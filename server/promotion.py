@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
-from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource
+from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import (
     PROMOTION_KIND_PROMOTION,
     PROMOTION_KIND_ROLLBACK,
-    Promotion,
-    PromotionKind,
 )
 from modelregistry.v1.promotion_service_pb2 import (
     BatchPromoted,
@@ -28,6 +25,7 @@ from server import rids
 from server.auth.access import TO_PROMOTE
 from server.branches import branch_of
 from server.caller import Caller
+from server.compatibility import RULES_VERSION
 from server.errors import (
     BranchHeadChanged,
     FieldViolation,
@@ -39,10 +37,23 @@ from server.errors import (
     VersionAlreadyHead,
     VersionNumberNotFound,
 )
-from server.repetition import claim, made_before
-from server.storage.promotions import BranchEnd
-from server.storage.repository import Reader, StoredVersion, Transaction, VisibleModel
+from server.promotion_copy import Copy, record_of, version_of
+from server.repetition import claim, claim_of, is_repeatable, made_before
+from server.storage.promotions import BranchEnd, Plain
+from server.storage.repository import Reader, Repository, StoredVersion, Transaction, VisibleModel
 from server.verdicts import require_compatible, verdict_on
+
+
+def promote(repository: Repository, caller: Caller, request: PromoteVersionRequest) -> ModelVersion:
+    """Promote a version at once if nothing speaks against it; otherwise step by step, which says what does.
+
+    Raises what promote_version raises.
+    """
+    plain = _plain(repository, caller, request)
+    promoted = None if plain is None else repository.promote_at_once(plain, caller)
+    return promoted or repository.write(
+        lambda tx: promote_version(tx, caller, request), repeatable=is_repeatable(request)
+    )
 
 
 def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequest) -> ModelVersion:
@@ -115,7 +126,7 @@ def rollback_branch(tx: Transaction, caller: Caller, request: RollbackBranchRequ
     require_head(end, request)
     if end.next_number == number + 1:
         raise VersionAlreadyHead(model_rid=model_rid, branch_name=branch, version_number=number)
-    return _append(tx, caller, _Copy(PROMOTION_KIND_ROLLBACK, source, rid, model_rid, branch, _reason(request)), end)
+    return _append(tx, caller, Copy(PROMOTION_KIND_ROLLBACK, source, rid, model_rid, branch, _reason(request)), end)
 
 
 # The checks, in order
@@ -157,42 +168,48 @@ def require_head(end: BranchEnd, request: PromoteVersionRequest | RollbackBranch
 # What is done
 
 
-class _Copy(NamedTuple):
-    """What is copied to where, and why."""
-
-    kind: PromotionKind.ValueType
-    source: StoredVersion
-    rid: str
-    model_rid: str
-    branch: str
-    reason: str | None
-
-
 def _promote(
     tx: Transaction, caller: Caller, request: PromoteVersionRequest, source: StoredVersion, rid: str
 ) -> ModelVersion:
     branch = branch_of(request)
     end = tx.extend_branch(request.model_rid, branch)
     require_head(end, request)
-    copy = _Copy(PROMOTION_KIND_PROMOTION, source, rid, request.model_rid, branch, _reason(request))
+    copy = Copy(PROMOTION_KIND_PROMOTION, source, rid, request.model_rid, branch, _reason(request))
     return _append(tx, caller, copy, end)
 
 
-def _append(tx: Transaction, caller: Caller, copy: _Copy, end: BranchEnd) -> ModelVersion:
+def _plain(repository: Repository, caller: Caller, request: PromoteVersionRequest) -> Plain | None:
+    """Return the promotion that a request asks for; None if its source is not plainly there."""
+    rid = request.source_model_version_rid
+    source = repository.version_at_hand(rid) or repository.read(lambda reader: reader.find_version(rid, caller))
+    if source is None or source.legacy_source is not None:
+        return None
+    copy = Copy(
+        PROMOTION_KIND_PROMOTION,
+        source,
+        rids.new_model_version_rid(),
+        request.model_rid,
+        branch_of(request),
+        _reason(request),
+    )
+    return Plain(
+        version=version_of(copy, caller),
+        content_digest=source.content_digest,
+        record=record_of(copy),
+        role=TO_PROMOTE,
+        expected_head_rid=request.expected_head_version_rid if request.HasField("expected_head_version_rid") else None,
+        rules=RULES_VERSION,
+        claim=claim_of(caller, request, [copy.rid]),
+    )
+
+
+def _append(tx: Transaction, caller: Caller, copy: Copy, end: BranchEnd) -> ModelVersion:
     """Store the copy at the end of the branch, with the record of it."""
     verdict = verdict_on(tx, end, copy.source)
     if copy.kind == PROMOTION_KIND_PROMOTION:
         require_compatible(tx, end, verdict, copy.model_rid, copy.branch)
-    promoted = tx.append_version(_version(copy, caller), copy.source.content_digest, branch=end)
-    record = Promotion(
-        rid=rids.new_promotion_rid(),
-        kind=copy.kind,
-        source_model_rid=copy.source.version.model_rid,
-        source_model_version_rid=copy.source.version.rid,
-        model_version_rid=copy.rid,
-        reason=copy.reason,
-    )
-    tx.add_promotion(record, verdict)
+    promoted = tx.append_version(version_of(copy, caller), copy.source.content_digest, branch=end)
+    tx.add_promotion(record_of(copy), verdict)
     # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
     require_promoter(tx.get_model(copy.model_rid, caller))
     try:
@@ -200,21 +217,6 @@ def _append(tx: Transaction, caller: Caller, copy: _Copy, end: BranchEnd) -> Mod
     except ModelNotFound:
         raise _source_not_found(copy.model_rid, copy.source.version.rid) from None
     return promoted
-
-
-def _version(copy: _Copy, caller: Caller) -> ModelVersion:
-    """Return the copy: everything equal to the source, the root carried over, but for what is the copy's own."""
-    source, version = copy.source.version, ModelVersion()
-    version.CopyFrom(source)
-    version.rid = copy.rid
-    version.model_rid = copy.model_rid
-    version.branch = copy.branch
-    version.created_by = caller.user
-    version.ClearField("created_time")
-    version.ClearField("version_number")
-    promoted = PromotedSource(previous_model_rid=source.model_rid, previous_model_version_rid=source.rid)
-    version.source.CopyFrom(ModelVersionSource(promoted=promoted))
-    return version
 
 
 def _source_not_found(model_rid: str, version_rid: str) -> ModelVersionNotFound:

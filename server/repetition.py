@@ -51,10 +51,15 @@ def claim(tx: Transaction, caller: Caller, request: Repeatable, results: Sequenc
     The first one is recorded in its own transaction; the same one arriving at the same time waits for it here. Raises
     RequestIdAlreadyUsed.
     """
+    this = claim_of(caller, request, results)
+    return None if this is None else _results(request, tx.claim_request(*this))
+
+
+def claim_of(caller: Caller, request: Repeatable, results: Sequence[str]) -> tuple[RequestKey, EarlierRequest] | None:
+    """Return what is to be remembered of a request that makes `results`; None if it has no id."""
     if not is_repeatable(request):
         return None
-    this = EarlierRequest(_digest(request), tuple(results))
-    return _results(request, tx.claim_request(_key(caller, request), this))
+    return _key(caller, request), EarlierRequest(_digest(request), tuple(results))
 
 
 def made_before(reader: Reader, caller: Caller, model_rid: str, version_rid: str) -> ModelVersion:

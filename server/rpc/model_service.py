@@ -30,7 +30,7 @@ from server.branches import branch_of
 from server.caller import Caller
 from server.model_files import download_model_files, upload_model_files, uploaded_id
 from server.models import create_model, create_model_version, created_before, get_model_version
-from server.promotion import promote_version
+from server.promotion import promote
 from server.repetition import is_repeatable
 from server.rpc.transfers import Transfers, watched
 from server.storage.files import FileStore
@@ -108,10 +108,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     def PromoteVersion(self, request: PromoteVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Copy a version into the target model as the new head of a branch."""
-        caller = self._caller()
-        return self._repository.write(
-            lambda tx: promote_version(tx, caller, request), repeatable=is_repeatable(request)
-        )
+        return promote(self._repository, self._caller(), request)
 
     def UploadModelFiles(
         self, request_iterator: Iterator[UploadModelFilesRequest], context: grpc.ServicerContext

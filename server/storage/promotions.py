@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from modelregistry.v1.access_service_pb2 import Role
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_api_pb2 import ModelApi
+from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.promotion_pb2 import BranchPolicy, LineageNode, Promotion
 from server.caller import Caller
 from server.storage.paging import Page, PageRequest
@@ -75,6 +77,24 @@ class Lineage(NamedTuple):
 
     page: Page[LineageNode]
     traced_node_id: str
+
+
+class Plain(NamedTuple):
+    """A promotion as it is stored if nothing speaks against it.
+
+    `version` is the copy but for its number and time, `content_digest` its content, `record` says what it was made of.
+    The caller needs `role` on its model, and has to see that of the source. `expected_head_rid` is what the branch's
+    head has to be, if that matters. `rules` is the version of those by which contents are compared, `claim` what is
+    remembered of a request with an id.
+    """
+
+    version: ModelVersion
+    content_digest: bytes
+    record: Promotion
+    role: Role.ValueType
+    expected_head_rid: str | None
+    rules: int
+    claim: tuple[RequestKey, EarlierRequest] | None
 
 
 class PromotionReader(Protocol):

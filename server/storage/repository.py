@@ -19,7 +19,7 @@ from server.caller import Caller
 from server.storage.paging import Page as Page
 from server.storage.paging import PageRequest as PageRequest
 from server.storage.paging import Position as Position
-from server.storage.promotions import BranchEnd, PromotionReader, PromotionTransaction
+from server.storage.promotions import BranchEnd, Plain, PromotionReader, PromotionTransaction
 from server.storage.values import StoredVersion as StoredVersion
 
 T = TypeVar("T")
@@ -63,7 +63,10 @@ class Reader(PromotionReader, Protocol):
         """Return the models that the caller may see, by RID, of one folder if one is given."""
 
     def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
-        """Return the version, of whichever model; None if it is absent or the caller may not see its model."""
+        """Return the version, of whichever model; None if it is absent or the caller may not see its model.
+
+        Others may be given the same message: whoever changes it makes a copy.
+        """
 
     def get_branch(self, model_rid: str, branch: str, caller: Caller) -> Branch:
         """Return the branch with its head; a head with a legacy source has `source` unset.
@@ -194,6 +197,18 @@ class Repository(Protocol):
         outcome is unknown raises StorageUnavailable, unless the change is repeatable, that is, notices itself that it
         was carried out before: then it is run again too.
         """
+
+    def promote_at_once(self, promotion: Plain, caller: Caller) -> ModelVersion | None:
+        """Store a promotion, with its record, if nothing speaks against it; or do nothing, and return None.
+
+        It is one transaction, and takes as few round trips as can be. What speaks against it: the model or the source
+        is absent or invisible, or the role too low; the branch is new, or has another head than expected; its head has
+        other content that nobody compared yet, or whose errors its policy does not allow; the request was carried out
+        before. Raises StorageUnavailable as a change does that is repeatable if the promotion has a claim.
+        """
+
+    def version_at_hand(self, model_version_rid: str) -> StoredVersion | None:
+        """Return a version that was read lately, whoever may see it, without asking the storage."""
 
     def ping(self) -> None:
         """Return if the storage answers. Raises StorageUnavailable."""

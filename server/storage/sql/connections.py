@@ -80,6 +80,26 @@ class Connections:
             raise
         self.give_back(connection)
 
+    @contextlib.contextmanager
+    def statement(self) -> Iterator[Connection]:
+        """Lend a connection for one statement that changes something, and so is a transaction of its own.
+
+        Raises OutcomeUnknown if it may have been carried out, or if that does not last.
+        """
+        connection = self.take()
+        try:
+            try:
+                yield connection
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise OutcomeUnknown from error
+                raise
+            _require_lasting(connection)
+        except BaseException as raised:
+            self.give_back(connection, raised)
+            raise
+        self.give_back(connection)
+
     def close(self) -> None:
         """Give the connections back to the pool."""
         while connection := self._last_idle():
@@ -101,6 +121,11 @@ def _commit(connection: Connection) -> None:
             raise
         connection.invalidate()
         raise OutcomeUnknown from error
+    _require_lasting(connection)
+
+
+def _require_lasting(connection: Connection) -> None:
+    """Return if what was committed lasts. Raises OutcomeUnknown."""
     if was_warned(connection):
         # It is committed, but whoever cancelled the wait for a standby has not made sure that it lasts.
         raise OutcomeUnknown from RuntimeWarning("a COMMIT did not wait for a standby")

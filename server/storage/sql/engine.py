@@ -70,9 +70,9 @@ def is_embedded(engine: Engine) -> bool:
     return engine.dialect.name == "sqlite"
 
 
-def has_one_writer(engine: Engine) -> bool:
-    """Whether the whole database has a single write lock, so that writers had better queue before they ask for it."""
-    return engine.dialect.name == "sqlite"
+def one_writer_file(engine: Engine) -> Path | None:
+    """Return the file of a database that takes one writer at a time; None if this one takes many."""
+    return Path(engine.url.database or "") if engine.dialect.name == "sqlite" else None
 
 
 def upsert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:

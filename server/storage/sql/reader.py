@@ -49,7 +49,7 @@ ENVELOPE_BYTES = 8 * 2**10
 # Fewer than these are named in a statement; the rest is looked for.
 MANY = 1000
 
-_is_head = and_(versions.c.branch_id == branches.c.id, versions.c.version_number == branches.c.version_count)
+is_head = and_(versions.c.branch_id == branches.c.id, versions.c.version_number == branches.c.version_count)
 
 
 class SqlReader:
@@ -130,7 +130,7 @@ class SqlReader:
                 # A branch and its head both hold the name.
                 version_bytes(model_rid, 2 * MAX_BYTES_A_CHARACTER * func.length(branches.c.name)).label("size"),
             )
-            .join_from(branches, versions, _is_head)
+            .join_from(branches, versions, is_head)
             .join(contents, contents.c.digest == versions.c.content_digest)
             .where(branches.c.model_id == model_id(model_rid))
             .order_by(branches.c.name)
@@ -248,7 +248,7 @@ def _branch(caller: Caller) -> Select[*tuple[Any, ...]]:
         select(versions.c.rid.label("head_rid"), branches.c.version_count)
         .select_from(models)
         .outerjoin(branches, and_(branches.c.model_id == models.c.id, branches.c.name == bindparam("branch")))
-        .outerjoin(versions, _is_head)
+        .outerjoin(versions, is_head)
         .where(models.c.rid == bindparam("model_rid"), model_is_visible(caller))
     )
 

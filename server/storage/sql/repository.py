@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from server.errors import Overloaded, StorageUnavailable
-from server.storage.repository import Reader, Transaction
+from modelregistry.v1.model_pb2 import ModelVersion
+from server.caller import Caller
+from server.errors import StorageUnavailable
+from server.storage.promotions import Plain
+from server.storage.repository import Reader, StoredVersion, Transaction
+from server.storage.sql import at_once
 from server.storage.sql.cache import VersionCache
 from server.storage.sql.conflicts import is_conflict, translate
 from server.storage.sql.connections import Connections, OutcomeUnknown
-from server.storage.sql.engine import WAIT_SECONDS, has_one_writer
+from server.storage.sql.engine import one_writer_file
+from server.storage.sql.one_writer import OneWriter
 from server.storage.sql.promotions import SqlPromotionReader
 from server.storage.sql.tables import models
 from server.storage.sql.transaction import SqlTransaction
@@ -46,7 +49,8 @@ class SqlRepository:
         self._versions = VersionCache()
         self._max_message_bytes = max_message_bytes
         self._clock_ms = clock_ms
-        self._writer = threading.Lock() if has_one_writer(engine) else None
+        file = one_writer_file(engine)
+        self._one_writer = OneWriter(self._connections, file) if file else None
 
     def read(self, query: Callable[[Reader], T]) -> T:
         """See the contract."""
@@ -56,12 +60,22 @@ class SqlRepository:
         """See the contract."""
         return self._until_settled(lambda: self._write(change), repeatable)
 
+    def promote_at_once(self, promotion: Plain, caller: Caller) -> ModelVersion | None:
+        """See the contract."""
+        return self._until_settled(lambda: self._promote(promotion, caller), promotion.claim is not None)
+
+    def version_at_hand(self, model_version_rid: str) -> StoredVersion | None:
+        """See the contract."""
+        return self._versions.get(model_version_rid)
+
     def ping(self) -> None:
         """See the contract."""
         self._until_settled(lambda: self._read(lambda reader: reader.connection.execute(select(models.c.id).limit(1))))
 
     def close(self) -> None:
         """See the contract."""
+        if self._one_writer is not None:
+            self._one_writer.close()
         self._connections.close()
         self._engine.dispose()
 
@@ -76,21 +90,21 @@ class SqlRepository:
             self._connections.give_back(connection, raised)
 
     def _write(self, change: Callable[[Transaction], T]) -> T:
-        with self._turn_to_write(), self._connections.transaction() as connection:
+        def run(connection: Connection) -> T:
             return change(SqlTransaction(connection, self._max_message_bytes, self._versions, self._clock_ms))
 
-    @contextlib.contextmanager
-    def _turn_to_write(self) -> Iterator[None]:
-        """Queue here rather than in the database, whose waiters poll."""
-        if self._writer is None:
-            yield
-            return
-        if not self._writer.acquire(timeout=WAIT_SECONDS):
-            raise Overloaded
-        try:
-            yield
-        finally:
-            self._writer.release()
+        if self._one_writer is not None:
+            return self._one_writer.run(run)
+        with self._connections.transaction() as connection:
+            return run(connection)
+
+    def _promote(self, promotion: Plain, caller: Caller) -> ModelVersion | None:
+        if self._one_writer is not None:
+            return self._one_writer.run(
+                lambda connection: at_once.in_steps(connection, promotion, caller, self._clock_ms())
+            )
+        with self._connections.statement() as connection:
+            return at_once.with_function(connection, promotion, caller, self._clock_ms())
 
     def _until_settled(self, run: Callable[[], T], repeatable: bool = False) -> T:
         """Run, and run again after a conflict or a lost connection: neither leaves anything behind.

@@ -1,0 +1,224 @@
+"""A promotion against which nothing speaks: one call of a function on PostgreSQL, four statements on SQLite.
+
+Both make the same checks, and where one fails they do nothing: `server.promotion` then finds out, step by step, what to
+answer. SQLite has no functions, and a round trip to it costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, bindparam, func, insert, select, update
+
+from modelregistry.v1.compatibility_pb2 import (
+    COMPATIBILITY_MODE_ENFORCE,
+    COMPATIBILITY_MODE_OFF,
+    COMPATIBILITY_MODE_WARN,
+)
+from modelregistry.v1.model_pb2 import ModelVersion
+from server.caller import Caller
+from server.storage.promotions import Plain
+from server.storage.sql.access import model_is_visible, role_on_model
+from server.storage.sql.prepared import Prepared, for_callers, principals
+from server.storage.sql.tables import branch_policies, branches, models, promotions, requests, verdicts, versions
+
+_source_model = models.alias("source_model")
+
+# The parameters of promote_at_once_1, in order; migration 0006 has the function.
+_PARAMETERS = (
+    "to_model",
+    "to_branch",
+    "source_model",
+    "source_version",
+    "digest",
+    "root",
+    "source_message",
+    "new_rid",
+    "promotion_rid",
+    "kind",
+    "reason",
+    "creator",
+    "principals",
+    "is_admin",
+    "least_role",
+    "now_ms",
+    "rules_version",
+    "expected_head",
+    "request_caller",
+    "request_rpc",
+    "request_key",
+    "request_digest",
+)
+_called = func.promote_at_once_1(*map(bindparam, _PARAMETERS)).table_valued("number", "created_ms")
+_call = Prepared(select(_called.c.number, _called.c.created_ms))
+
+
+def with_function(connection: Connection, plain: Plain, caller: Caller, now_ms: int) -> ModelVersion | None:
+    """Promote on a connection without a transaction."""
+    row = _call.one_or_none(
+        connection, _values(plain, now_ms) | {"principals": list(caller.principals), "is_admin": caller.is_admin}
+    )
+    return None if row is None else _stored(plain, row.number, row.created_ms)
+
+
+def in_steps(connection: Connection, plain: Plain, caller: Caller, now_ms: int) -> ModelVersion | None:
+    """Promote in a transaction that nobody else writes beside."""
+    values = _values(plain, now_ms)
+    found = _branch(caller).one_or_none(connection, values | principals(caller))
+    if found is None or found.role is None or found.role < plain.role or found.source_key is None:
+        return None
+    if plain.expected_head_rid not in (None, found.head_rid):
+        return None
+    verdict_key = None
+    if found.mode != COMPATIBILITY_MODE_OFF and found.content_digest != plain.content_digest:
+        verdict = _verdict.one_or_none(connection, values | {"head_digest": found.content_digest})
+        if verdict is None or (found.mode == COMPATIBILITY_MODE_ENFORCE and verdict.error_count):
+            return None
+        verdict_key = verdict.id
+    if plain.claim is not None:
+        if _request.one_or_none(connection, values) is not None:
+            return None
+        _claim.all(connection, values)
+    values |= {
+        "branch_key": found.branch_key,
+        "model_key": found.model_key,
+        "number": found.version_count + 1,
+        "created_ms": max(now_ms, found.created_time),
+        "verdict_key": verdict_key,
+    }
+    _extend.all(connection, values)
+    values["version_key"] = _append.all(connection, values)[0].id
+    _record.all(connection, values)
+    return _stored(plain, values["number"], values["created_ms"])
+
+
+def _values(plain: Plain, now_ms: int) -> dict[str, Any]:
+    version, record = plain.version, plain.record
+    key, request = plain.claim or (None, None)
+    return {
+        "to_model": version.model_rid,
+        "to_branch": version.branch,
+        "source_model": record.source_model_rid,
+        "source_version": record.source_model_version_rid,
+        "digest": plain.content_digest,
+        "root": version.root_model_version_rid,
+        "source_message": version.source.SerializeToString(deterministic=True),
+        "new_rid": version.rid,
+        "promotion_rid": record.rid,
+        "kind": record.kind,
+        "reason": record.reason if record.HasField("reason") else None,
+        "creator": version.created_by,
+        "least_role": plain.role,
+        "now_ms": now_ms,
+        "rules_version": plain.rules,
+        "expected_head": plain.expected_head_rid,
+        "request_caller": key and key.caller,
+        "request_rpc": key and key.rpc,
+        "request_key": key and key.request_id,
+        "request_digest": request and request.digest,
+    }
+
+
+def _stored(plain: Plain, number: int, created_ms: int) -> ModelVersion:
+    plain.version.version_number = number
+    plain.version.created_time.FromMilliseconds(created_ms)
+    return plain.version
+
+
+# SQLite's statements
+
+
+@for_callers
+def _branch(caller: Caller) -> Select[*tuple[Any, ...]]:
+    """The branch with its head and its policy, the caller's role, and whether the caller sees the source's model."""
+    policy = (
+        select(branch_policies.c.compatibility)
+        .where(branch_policies.c.model_id == models.c.id, branch_policies.c.branch == bindparam("to_branch"))
+        .order_by(branch_policies.c.id.desc())
+        .limit(1)
+        .correlate(models)
+        .scalar_subquery()
+    )
+    source = (
+        select(_source_model.c.id)
+        .where(_source_model.c.rid == bindparam("source_model"), model_is_visible(caller, _source_model))
+        .scalar_subquery()
+    )
+    return (
+        select(
+            branches.c.id.label("branch_key"),
+            branches.c.version_count,
+            models.c.id.label("model_key"),
+            versions.c.rid.label("head_rid"),
+            versions.c.content_digest,
+            versions.c.created_time,
+            func.coalesce(policy, COMPATIBILITY_MODE_WARN).label("mode"),
+            role_on_model(caller).label("role"),
+            source.label("source_key"),
+        )
+        .select_from(models)
+        .join(branches, and_(branches.c.model_id == models.c.id, branches.c.name == bindparam("to_branch")))
+        .join(
+            versions, and_(versions.c.branch_id == branches.c.id, versions.c.version_number == branches.c.version_count)
+        )
+        .where(models.c.rid == bindparam("to_model"))
+    )
+
+
+_verdict = Prepared(
+    select(verdicts.c.id, verdicts.c.error_count)
+    .where(
+        verdicts.c.head_digest == bindparam("head_digest"),
+        verdicts.c.candidate_digest == bindparam("digest"),
+        verdicts.c.rules == bindparam("rules_version"),
+    )
+    .limit(1)
+)
+_request = Prepared(
+    select(requests.c.digest).where(
+        requests.c.caller == bindparam("request_caller"),
+        requests.c.rpc == bindparam("request_rpc"),
+        requests.c.request_id == bindparam("request_key"),
+    )
+)
+_claim = Prepared(
+    insert(requests).values(
+        caller=bindparam("request_caller"),
+        rpc=bindparam("request_rpc"),
+        request_id=bindparam("request_key"),
+        digest=bindparam("request_digest"),
+        results=bindparam("new_rid"),
+        created_time=bindparam("now_ms"),
+    )
+)
+_extend = Prepared(
+    update(branches).where(branches.c.id == bindparam("branch_key")).values(version_count=bindparam("number"))
+)
+_append = Prepared(
+    insert(versions)
+    .values(
+        rid=bindparam("new_rid"),
+        branch_id=bindparam("branch_key"),
+        version_number=bindparam("number"),
+        content_digest=bindparam("digest"),
+        source=bindparam("source_message"),
+        root_rid=bindparam("root"),
+        created_time=bindparam("created_ms"),
+        created_by=bindparam("creator"),
+    )
+    .returning(versions.c.id)
+)
+_record = Prepared(
+    insert(promotions).values(
+        rid=bindparam("promotion_rid"),
+        kind=bindparam("kind"),
+        version_id=bindparam("version_key"),
+        model_id=bindparam("model_key"),
+        source_model_rid=bindparam("source_model"),
+        source_rid=bindparam("source_version"),
+        verdict_id=bindparam("verdict_key"),
+        reason=bindparam("reason"),
+        created_time=bindparam("created_ms"),
+        created_by=bindparam("creator"),
+    )
+)

@@ -1,0 +1,151 @@
+"""For a database that takes one writer at a time: those who wait go together, in one transaction.
+
+What makes a commit last takes longer than what is committed, so it is shared. Processes take turns at locks of the file
+system, for the database's own waiters only look now and then, and the unlucky ones too late.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Connection
+
+from server.errors import Overloaded, StorageUnavailable
+from server.storage.sql.connections import Connections
+from server.storage.sql.engine import WAIT_SECONDS
+
+T = TypeVar("T")
+
+# How many changes go together, at most.
+MANY = 64
+
+
+class OneWriter:
+    """Runs changes, each of which happens or not whatever becomes of the others; safe to share between threads."""
+
+    def __init__(self, connections: Connections, database: Path):
+        self._connections = connections
+        self._turns = Turns(database)
+        self._waiting: deque[_Job[Any]] = deque()
+        self._writing = threading.Lock()
+
+    def run(self, change: Callable[[Connection], T]) -> T:
+        """Run a change in a transaction, perhaps with others. Raises Overloaded if its turn does not come."""
+        job = _Job(change)
+        self._waiting.append(job)
+        if not self._writing.acquire(timeout=WAIT_SECONDS):
+            self._withdraw(job)
+        else:
+            try:
+                # Whoever comes to write does so for all who wait, and these find it done.
+                while not job.is_done.is_set():
+                    self._write([self._waiting.popleft() for _ in range(min(MANY, len(self._waiting)))])
+            finally:
+                self._writing.release()
+        return job.result()
+
+    def close(self) -> None:
+        """Give up the place in the queue."""
+        self._turns.close()
+
+    def _withdraw(self, job: _Job[Any]) -> None:
+        """Take back a job, unless it is being carried out. Raises Overloaded."""
+        try:
+            self._waiting.remove(job)
+        except ValueError:
+            job.is_done.wait()
+        else:
+            raise Overloaded
+
+    def _write(self, jobs: list[_Job[Any]]) -> None:
+        try:
+            with self._turns.take(), self._connections.transaction() as connection:
+                for job in jobs:
+                    job.run(connection, alone=len(jobs) == 1)
+        except BaseException as error:
+            for job in jobs:
+                job.fail(error)
+        for job in jobs:
+            job.is_done.set()
+
+
+class Turns:
+    """Processes that write to the same file take turns.
+
+    Whoever waits for the lock holds the place behind it, so that nobody who had it can take it again before.
+    """
+
+    def __init__(self, database: Path):
+        self._database = database
+        self._files: tuple[int, int] | None = None
+
+    @contextlib.contextmanager
+    def take(self) -> Iterator[None]:
+        """Have the turn for the block. Raises StorageUnavailable if there is no queue beside the database."""
+        try:
+            turn, place = self._files = self._files or self._open()
+            fcntl.flock(place, fcntl.LOCK_EX)
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            fcntl.flock(place, fcntl.LOCK_UN)
+        except OSError as error:
+            raise StorageUnavailable from error
+        try:
+            yield
+        finally:
+            fcntl.flock(turn, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files or ():
+            os.close(file)
+        self._files = None
+
+    def _open(self) -> tuple[int, int]:
+        turn, place = (
+            os.open(f"{self._database}-{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            for name in ("turn", "next")
+        )
+        return turn, place
+
+
+class _Job(Generic[T]):
+    """A change, and what came of it."""
+
+    def __init__(self, change: Callable[[Connection], T]):
+        self.is_done = threading.Event()
+        self._change = change
+        self._returned: T
+        self._error: BaseException | None = None
+
+    def run(self, connection: Connection, alone: bool) -> None:
+        """Run the change. Raises what it raises if that ends the whole transaction."""
+        if alone:
+            self._returned = self._change(connection)
+            return
+        driver: Any = connection.connection.dbapi_connection
+        driver.execute("SAVEPOINT change")
+        try:
+            self._returned = self._change(connection)
+        except BaseException as error:
+            if not driver.in_transaction:
+                raise
+            self._error = error
+            driver.execute("ROLLBACK TO change")
+        driver.execute("RELEASE change")
+
+    def fail(self, error: BaseException) -> None:
+        """Let the whole transaction have failed; who had failed before did so for a reason of its own."""
+        self._error = self._error or error
+
+    def result(self) -> T:
+        """Return what the change returned. Raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._returned
