@@ -23,7 +23,8 @@ from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings, host
 from server.errors import RegistryError
 from server.gateway.routes import routes_of
 from server.gateway.server import HttpServer
-from server.ports import bind_grpc, bind_http, http_address, tls_context
+from server.observability.observers import Observers
+from server.ports import address_of, bind_grpc, bind_http, bind_metrics, tls_context
 from server.rpc.health import Health
 from server.rpc.interceptors import Chain
 from server.rpc.readiness import Readiness
@@ -33,6 +34,7 @@ from server.storage.repository import Repository
 from server.storage.sql.engine import embedded_database, is_embedded, open_engine
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.schema import SchemaOutdated, check, migrate
+from server.storage.sql.statements import watch_statements
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +53,12 @@ class Application:
     address: str
     gateway: HttpServer | None
     http_address: str | None
+    metrics_listener: socket.socket | None
+    metrics_address: str | None
     readiness: Readiness
     repository: Repository
     files: FileStore
+    observers: Observers
 
 
 def build(settings: Settings) -> Application:
@@ -61,8 +66,11 @@ def build(settings: Settings) -> Application:
 
     Raises ConfigError for settings that cannot work here.
     """
-    chain = Chain(_verifier(settings))
-    repository = open_repository(settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes)
+    observers = Observers(settings)
+    chain = Chain(_verifier(settings), observers.watches_of)
+    repository = open_repository(
+        settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes, observers
+    )
     try:
         files = open_files(repository, settings.files_url, settings.data_dir)
     except ConfigError:
@@ -81,6 +89,7 @@ def build(settings: Settings) -> Application:
         address = bind_grpc(server, settings)
         listener = bind_http(settings) if settings.serves_http else None
         gateway = _gateway(server, listener, settings) if listener else None
+        metrics = bind_metrics(settings) if settings.serves_metrics else None
     except ConfigError:
         repository.close()
         raise
@@ -89,10 +98,13 @@ def build(settings: Settings) -> Application:
         chain=chain,
         address=address,
         gateway=gateway,
-        http_address=http_address(listener, settings) if listener else None,
+        http_address=address_of(listener, settings.http_listen) if listener else None,
+        metrics_listener=metrics,
+        metrics_address=address_of(metrics, settings.metrics_listen) if metrics else None,
         readiness=Readiness(health, repository.ping),
         repository=repository,
         files=files,
+        observers=observers,
     )
 
 
@@ -120,7 +132,9 @@ def _gateway(server: grpc.Server, listener: socket.socket, settings: Settings) -
     )
 
 
-def open_repository(database_url: str | None, data_dir: Path, threads: int, max_message_bytes: int) -> Repository:
+def open_repository(
+    database_url: str | None, data_dir: Path, threads: int, max_message_bytes: int, observers: Observers | None = None
+) -> Repository:
     """Open the storage behind a URL, or in a file of the data folder; such a database is created and migrated.
 
     Raises ConfigError if there is no such database or its schema is older than this server.
@@ -132,7 +146,10 @@ def open_repository(database_url: str | None, data_dir: Path, threads: int, max_
             migrate(engine)
         else:
             check(engine)
-        repository = SqlRepository(engine, max_message_bytes)
+        if observers is not None and observers.tracing is not None:
+            watch_statements(engine, observers.tracing.statements_of(engine.dialect.name))
+        promoted = observers.promoted if observers is not None else None
+        repository = SqlRepository(engine, max_message_bytes, promoted=promoted)
         repository.ping()
     return repository
 

@@ -28,18 +28,27 @@ def bind_grpc(server: grpc.Server, settings: Settings) -> str:
 
 def bind_http(settings: Settings) -> socket.socket:
     """Return a socket that listens for HTTP. Raises ConfigError."""
-    host, (_, _, port) = host_of(settings.http_listen), settings.http_listen.rpartition(":")
+    return _listen("--http-listen", settings.http_listen)
+
+
+def bind_metrics(settings: Settings) -> socket.socket:
+    """Return a socket that listens for Prometheus. Raises ConfigError."""
+    return _listen("--metrics-listen", settings.metrics_listen)
+
+
+def _listen(option: str, configured: str) -> socket.socket:
+    host, (_, _, port) = host_of(configured), configured.rpartition(":")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
         # Unlike gRPC's, such a socket of an IPv6 address would take IPv4, too, depending on the machine.
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=address[0] == "::")
     except OSError:
-        raise _cannot_listen("--http-listen", settings.http_listen) from None
+        raise _cannot_listen(option, configured) from None
 
 
-def http_address(listener: socket.socket, settings: Settings) -> str:
+def address_of(listener: socket.socket, configured: str) -> str:
     """Return the address of the socket as the settings name it, with the port that a 0 became."""
-    host, _, _ = settings.http_listen.rpartition(":")
+    host, _, _ = configured.rpartition(":")
     return f"{host}:{listener.getsockname()[1]}"
 
 

@@ -10,12 +10,13 @@ import shutil
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from server.auth.access import SCOPES
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option
+from server.cli.otlp import otlp_signals
 from server.cli.output import fail, say
 from server.config import (
     DEFAULT_HTTP_LISTEN,
@@ -26,6 +27,9 @@ from server.config import (
     Settings,
 )
 from server.logs import configure_logs
+
+if TYPE_CHECKING:
+    from server.bootstrap import Application
 
 _TTL = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
 _TTL_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -42,6 +46,14 @@ Listen = Annotated[str, option("--listen", "Where to listen for gRPC.", metavar=
 HttpListen = Annotated[
     str,
     option("--http-listen", f"Where to listen for HTTP; `{NOWHERE}` for nowhere.", metavar="HOST:PORT"),
+]
+MetricsListen = Annotated[
+    str,
+    option(
+        "--metrics-listen",
+        f"Where Prometheus can ask for /metrics, without credentials; `{NOWHERE}` for nowhere.",
+        metavar="HOST:PORT",
+    ),
 ]
 Admin = Annotated[
     list[str] | None,
@@ -76,6 +88,7 @@ MaxMessageBytes = Annotated[
 def serve(
     listen: Listen = DEFAULT_LISTEN,
     http_listen: HttpListen = DEFAULT_HTTP_LISTEN,
+    metrics_listen: MetricsListen = NOWHERE,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = DATA_DIR,
     files_url: FilesUrl = None,
@@ -105,6 +118,7 @@ def serve(
         settings = Settings(
             listen=listen,
             http_listen=http_listen,
+            metrics_listen=metrics_listen,
             data_dir=data_dir,
             database_url=database_url,
             files_url=files_url,
@@ -118,13 +132,14 @@ def serve(
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
             max_message_bytes=max_message_bytes,
+            otlp=otlp_signals(os.environ),
         )
         from server import bootstrap, lifecycle
 
         application = bootstrap.build(settings)
     except ConfigError as error:
         fail(str(error))
-    lifecycle.run(application, lambda: _announce(application.address, application.http_address, settings))
+    lifecycle.run(application, lambda: _announce(application, settings))
     # A thread that waits for a database which hangs would keep the process for as long.
     os._exit(0)
 
@@ -175,13 +190,15 @@ def register(app: typer.Typer) -> None:
         app.command(run.__name__)(run)
 
 
-def _announce(address: str, http_address: str | None, settings: Settings) -> None:
+def _announce(application: Application, settings: Settings) -> None:
     # A server whose output nobody reads any more goes on serving.
     with contextlib.suppress(OSError):
-        print(f"listening on {address}", flush=True)
-        if http_address is not None:
-            print(f"listening on {'https' if settings.tls_cert else 'http'}://{http_address}", flush=True)
-        _announce_example(address, settings)
+        print(f"listening on {application.address}", flush=True)
+        if application.http_address is not None:
+            print(f"listening on {'https' if settings.tls_cert else 'http'}://{application.http_address}", flush=True)
+        if application.metrics_address is not None:
+            print(f"metrics on http://{application.metrics_address}/metrics", flush=True)
+        _announce_example(application.address, settings)
 
 
 def _announce_example(address: str, settings: Settings) -> None:

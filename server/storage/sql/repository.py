@@ -14,8 +14,9 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.errors import Overloaded, StorageUnavailable
-from server.storage.repository import Reader, Transaction
+from server.storage.repository import ConnectionUse, Reader, Transaction
 from server.storage.sql.cache import VersionCache
 from server.storage.sql.conflicts import is_conflict, translate
 from server.storage.sql.connections import Connections, OutcomeUnknown
@@ -40,8 +41,16 @@ def now_ms() -> int:
 class SqlRepository:
     """`server.storage.repository.Repository` over SQLite or PostgreSQL; safe to share between threads."""
 
-    def __init__(self, engine: Engine, max_message_bytes: int = 4 * 2**20, clock_ms: Callable[[], int] = now_ms):
+    def __init__(
+        self,
+        engine: Engine,
+        max_message_bytes: int = 4 * 2**20,
+        clock_ms: Callable[[], int] = now_ms,
+        promoted: Callable[[PromotionKind.ValueType], None] | None = None,
+    ):
+        """Take an engine that is nobody else's; `promoted` is told of each promotion once it is committed."""
         self._engine = engine
+        self._promoted = promoted
         self._connections = Connections(engine)
         self._versions = VersionCache()
         self._max_message_bytes = max_message_bytes
@@ -60,6 +69,10 @@ class SqlRepository:
         """See the contract."""
         self._until_settled(lambda: self._read(lambda reader: reader.connection.execute(select(models.c.id).limit(1))))
 
+    def connections(self) -> ConnectionUse:
+        """See the contract."""
+        return self._connections.use()
+
     def close(self) -> None:
         """See the contract."""
         self._connections.close()
@@ -77,7 +90,12 @@ class SqlRepository:
 
     def _write(self, change: Callable[[Transaction], T]) -> T:
         with self._turn_to_write(), self._connections.transaction() as connection:
-            return change(SqlTransaction(connection, self._max_message_bytes, self._versions, self._clock_ms))
+            transaction = SqlTransaction(connection, self._max_message_bytes, self._versions, self._clock_ms)
+            result = change(transaction)
+        if self._promoted is not None:
+            for kind in transaction.promoted:
+                self._promoted(kind)
+        return result
 
     @contextlib.contextmanager
     def _turn_to_write(self) -> Iterator[None]:

@@ -1,0 +1,120 @@
+"""All who are told what the server does, as the settings want: by default nobody, which costs nothing."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelregistry.v1.promotion_pb2 import PromotionKind
+from server.config import METRICS, TRACES, ConfigError, Settings
+from server.rpc.interceptors.telemetry import WatchOf
+from server.storage.repository import ConnectionUse
+
+if TYPE_CHECKING:
+    from server.observability.prometheus import Prometheus
+    from server.observability.scrapes import MetricsServer
+    from server.observability.tracing import Tracing
+
+# How long the last spans and numbers may take, at the end.
+LAST_SECONDS = 1.5
+
+
+class Observers:
+    """Those who watch calls, statements and promotions of one process.
+
+    `folder` is where the processes of one server count together. Raises ConfigError for what is not installed.
+    """
+
+    def __init__(self, settings: Settings, folder: Path | None = None):
+        self._prometheus = _prometheus(folder) if settings.serves_metrics else None
+        self._otlp = _Otlp(settings.otlp) if settings.otlp else None
+        self._server: MetricsServer | None = None
+
+    @property
+    def tracing(self) -> Tracing | None:
+        """What makes spans, if anything does."""
+        return self._otlp.tracing if self._otlp else None
+
+    @property
+    def watches_of(self) -> Sequence[WatchOf]:
+        """What those want to see of calls; whoever makes a trace comes first, and others in it."""
+        found: list[WatchOf] = [self._otlp.tracing.watch_of] if self._otlp and self._otlp.tracing else []
+        return [*found, *(counting.watch_of for counting in self._counting)]
+
+    @property
+    def promoted(self) -> Callable[[PromotionKind.ValueType], None] | None:
+        """What wants to hear of each promotion, if anything does."""
+        if not (counting := self._counting):
+            return None
+
+        def promoted(kind: PromotionKind.ValueType) -> None:
+            for each in counting:
+                each.promoted(name_of(kind))
+
+        return promoted
+
+    def start(self, connections: Callable[[], ConnectionUse], listener: socket.socket | None) -> None:
+        """Begin to tell, Prometheus on a socket; `connections` is asked how they are used, until `close`."""
+        if self._otlp and self._otlp.metrics:
+            self._otlp.metrics.ask(connections)
+        if self._prometheus is not None and listener is not None:
+            from server.observability.scrapes import MetricsServer
+
+            prometheus = self._prometheus
+            self._server = MetricsServer(listener, prometheus.registry, lambda: prometheus.sample(connections()))
+            self._server.start()
+
+    def close(self) -> None:
+        """Tell what is not told yet, in LAST_SECONDS."""
+        if self._server is not None:
+            self._server.stop()
+        if self._otlp is not None:
+            self._otlp.close()
+
+    @property
+    def _counting(self) -> list[Any]:
+        return [each for each in (self._prometheus, self._otlp and self._otlp.metrics) if each is not None]
+
+
+def name_of(kind: PromotionKind.ValueType) -> str:
+    """Return a kind of promotions in small letters: `rollback`."""
+    return PromotionKind.Name(kind).removeprefix("PROMOTION_KIND_").lower()
+
+
+def _prometheus(folder: Path | None) -> Prometheus:
+    # When it is first imported, it finds out from its variable whether to count in files.
+    from server.observability.prometheus import Prometheus
+
+    return Prometheus([name_of(kind) for kind in PromotionKind.values() if kind], folder)
+
+
+class _Otlp:
+    """What is sent to a collector."""
+
+    def __init__(self, signals: frozenset[str]):
+        try:
+            from server.observability import otlp, tracing
+        except ImportError as error:
+            raise ConfigError(
+                "OTEL_EXPORTER_OTLP_ENDPOINT is set, and OpenTelemetry is not installed:"
+                " pip install 'modelregistry[otel]'"
+            ) from error
+        resource = otlp.resource()
+        spans = otlp.tracer_provider(resource) if TRACES in signals else None
+        numbers = otlp.meter_provider(resource) if METRICS in signals else None
+        self.tracing = tracing.Tracing(spans) if spans else None
+        self.metrics = otlp.OtlpMetrics(numbers.get_meter("modelregistry")) if numbers else None
+        self._providers = [each for each in (spans, numbers) if each is not None]
+
+    def close(self) -> None:
+        """Send what is left, in LAST_SECONDS: a collector that does not answer must not keep the server."""
+        threads = [threading.Thread(target=provider.shutdown, daemon=True) for provider in self._providers]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + LAST_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,103 @@
+"""Numbers for Prometheus: calls, errors, promotions, connections to the database.
+
+What a call touches is made once for each method, since to look it up would take longer than to count. The processes of
+one server count together if `PROMETHEUS_MULTIPROC_DIR` names a folder of theirs: each in files of its own there, which
+whichever of them is asked adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from server.rpc.interceptors.telemetry import CallRecord, Watch
+from server.storage.repository import ConnectionUse
+
+# From a cached read to a batch on a slow disk.
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Prometheus:
+    """Counts for a server; with a folder, together with the other processes that have the same.
+
+    `kinds` are those of promotions.
+    """
+
+    def __init__(self, kinds: Iterable[str], folder: Path | None = None):
+        # When each counter was made is of no use here, and would double what is served.
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        # In files, they are read from there.
+        own = self.registry if folder is None else None
+        method = ("grpc_service", "grpc_method")
+        self._handled = Counter("grpc_server_handled_total", "Calls that ended.", (*method, "grpc_code"), registry=own)
+        self._seconds = Histogram(
+            "grpc_server_handling_seconds", "How long calls took.", method, registry=own, buckets=SECONDS
+        )
+        self._in_flight = Gauge(
+            "grpc_server_in_flight", "Calls that run.", method, registry=own, multiprocess_mode="livesum"
+        )
+        self._errors = Counter("modelregistry_errors_total", "Calls that failed.", ("name",), registry=own)
+        self._promotions = Counter(
+            "modelregistry_promotions_total", "Promotions that were committed.", ("kind",), registry=own
+        )
+        connections = Gauge(
+            "modelregistry_database_connections",
+            "Connections to the database.",
+            ("state",),
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self._in_use, self._idle = connections.labels("in_use"), connections.labels("idle")
+        self._limit = Gauge(
+            "modelregistry_database_connections_limit",
+            "How many connections to the database there may be.",
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        for kind in kinds:
+            self._promotions.labels(kind)
+        if folder is not None:
+            MultiProcessCollector(self.registry, str(folder))
+
+    def watch_of(self, method: str) -> Watch:
+        """Return what counts the calls of a method."""
+        service, _, name = method.removeprefix("/").partition("/")
+        in_flight = self._in_flight.labels(service, name)
+        seconds = self._seconds.labels(service, name)
+        went_well = self._handled.labels(service, name, "OK")
+
+        def begin(record: CallRecord, context: grpc.ServicerContext) -> Callable[[CallRecord], None]:
+            in_flight.inc()
+            return end
+
+        def end(record: CallRecord) -> None:
+            in_flight.dec()
+            seconds.observe(record.seconds)
+            if record.code == "OK":
+                went_well.inc()
+                return
+            self._handled.labels(service, name, record.code).inc()
+            if record.error is not None:
+                self._errors.labels(record.error.name).inc()
+
+        return begin
+
+    def promoted(self, kind: str) -> None:
+        """Count a promotion."""
+        self._promotions.labels(kind).inc()
+
+    def sample(self, use: ConnectionUse) -> None:
+        """Take down how many connections there are."""
+        self._in_use.set(use.in_use)
+        self._idle.set(use.idle)
+        self._limit.set(use.limit)
+
+
+def forget(process: int, folder: Path) -> None:
+    """Remove what a process that has ended had at the moment; what it had counted stays."""
+    mark_process_dead(process, str(folder))

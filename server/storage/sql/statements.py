@@ -1,0 +1,36 @@
+"""Lets somebody see the statements that an engine runs: their text, in which parameters are placeholders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from sqlalchemy import Connection, Engine, ExceptionContext, event
+
+# Takes the text of a statement that begins, and returns what takes the error that it ends with, if any; or None if
+# nobody wants to know.
+StatementWatch: TypeAlias = Callable[[str], Callable[[BaseException | None], None] | None]
+
+_END = "modelregistry_statement_end"
+
+
+def watch_statements(engine: Engine, watch: StatementWatch) -> None:
+    """Have the statements of an engine, and of those made from it, watched in the threads that run them."""
+
+    # A connection runs one statement at a time.
+    @event.listens_for(engine, "before_cursor_execute")
+    def begin(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        connection.info[_END] = watch(statement)
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def end(connection: Connection, *_: Any) -> None:
+        if (told := connection.info.pop(_END, None)) is not None:
+            told(None)
+
+    @event.listens_for(engine, "handle_error")
+    def fail(context: ExceptionContext) -> None:
+        # The record of a connection that is lost already is gone, too.
+        if context.connection is None or context.connection.invalidated:
+            return
+        if (told := context.connection.info.pop(_END, None)) is not None:
+            told(context.original_exception)
