@@ -34,7 +34,6 @@ from server.storage.repository import Repository
 from server.storage.sql.engine import embedded_database, is_embedded, open_engine
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.schema import SchemaOutdated, check, migrate
-from server.storage.sql.statements import watch_statements
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ def build(settings: Settings) -> Application:
 
     Raises ConfigError for settings that cannot work here.
     """
-    observers = Observers(settings)
+    observers = Observers(prometheus=settings.serves_metrics, otlp=settings.otlp)
     chain = Chain(_verifier(settings), observers.watches_of)
     repository = open_repository(
         settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes, observers
@@ -139,6 +138,7 @@ def open_repository(
 
     Raises ConfigError if there is no such database or its schema is older than this server.
     """
+    observers = observers or Observers()
     with _explained():
         # One connection for each thread, and one for the question whether the database is there.
         engine = _engine(database_url, data_dir, pool_size=threads + 1)
@@ -146,10 +146,8 @@ def open_repository(
             migrate(engine)
         else:
             check(engine)
-        if observers is not None and observers.tracing is not None:
-            watch_statements(engine, observers.tracing.statements_of(engine.dialect.name))
-        promoted = observers.promoted if observers is not None else None
-        repository = SqlRepository(engine, max_message_bytes, promoted=promoted)
+        watch = observers.statements_of(engine.dialect.name)
+        repository = SqlRepository(engine, max_message_bytes, promoted=observers.promoted, watch=watch)
         repository.ping()
     return repository
 

@@ -57,7 +57,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The description of HTTP says what the rules for fields are; to judge them is left to the server.
     "gateway": {"gateway", "errors", "json_form", "json_paths", "rpc.status", "validation"},
     # They see calls as the chain does, and nothing of what these do.
-    "observability": {"observability", "config", "auth.access", "rpc.interceptors.telemetry", "storage.repository"},
+    "observability": {"observability", "config", "auth.access", "rpc.interceptors.telemetry"}
+    | {"storage.repository", "storage.values"},
     "ports": {"config"},
     "bootstrap": {"config", "ports", "auth", "rpc", "gateway", "storage", "errors", "observability"},
     "lifecycle": {"bootstrap"},

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelregistry.v1.promotion_pb2 import PromotionKind
-from server.config import METRICS, TRACES, ConfigError, Settings
+from server.config import METRICS, TRACES, ConfigError
 from server.rpc.interceptors.telemetry import WatchOf
 from server.storage.repository import ConnectionUse
+from server.storage.values import StatementWatch
 
 if TYPE_CHECKING:
     from server.observability.prometheus import Prometheus
     from server.observability.scrapes import MetricsServer
-    from server.observability.tracing import Tracing
 
 # How long the last spans and numbers may take, at the end.
 LAST_SECONDS = 1.5
@@ -26,24 +26,24 @@ LAST_SECONDS = 1.5
 class Observers:
     """Those who watch calls, statements and promotions of one process.
 
-    `folder` is where the processes of one server count together. Raises ConfigError for what is not installed.
+    `prometheus` says whether numbers are kept for it, `folder` where the processes of one server keep theirs together,
+    and `otlp` which of TRACES and METRICS go to a collector. Raises ConfigError for what is not installed.
     """
 
-    def __init__(self, settings: Settings, folder: Path | None = None):
-        self._prometheus = _prometheus(folder) if settings.serves_metrics else None
-        self._otlp = _Otlp(settings.otlp) if settings.otlp else None
+    def __init__(self, *, prometheus: bool = False, folder: Path | None = None, otlp: frozenset[str] = frozenset()):
+        self._prometheus = _prometheus(folder) if prometheus else None
+        self._otlp = _Otlp(otlp) if otlp else None
         self._server: MetricsServer | None = None
 
     @property
-    def tracing(self) -> Tracing | None:
-        """What makes spans, if anything does."""
-        return self._otlp.tracing if self._otlp else None
-
-    @property
     def watches_of(self) -> Sequence[WatchOf]:
-        """What those want to see of calls; whoever makes a trace comes first, and others in it."""
-        found: list[WatchOf] = [self._otlp.tracing.watch_of] if self._otlp and self._otlp.tracing else []
-        return [*found, *(counting.watch_of for counting in self._counting)]
+        """What wants to see calls; whoever makes a trace comes first, and the others are in it."""
+        tracing = self._otlp.tracing if self._otlp else None
+        return [each.watch_of for each in (tracing, *self._counting) if each is not None]
+
+    def statements_of(self, system: str) -> StatementWatch | None:
+        """Return what wants to see the statements for a kind of database, if anything does."""
+        return self._otlp.tracing.statements_of(system) if self._otlp and self._otlp.tracing else None
 
     @property
     def promoted(self) -> Callable[[PromotionKind.ValueType], None] | None:

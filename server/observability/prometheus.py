@@ -45,6 +45,7 @@ class Prometheus:
         self._promotions = Counter(
             "modelregistry_promotions_total", "Promotions that were committed.", ("kind",), registry=own
         )
+        self._running: list[tuple[Gauge, set[CallRecord]]] = []
         connections = Gauge(
             "modelregistry_database_connections",
             "Connections to the database.",
@@ -67,16 +68,18 @@ class Prometheus:
     def watch_of(self, method: str) -> Watch:
         """Return what counts the calls of a method."""
         service, _, name = method.removeprefix("/").partition("/")
-        in_flight = self._in_flight.labels(service, name)
+        running: set[CallRecord] = set()
+        self._running.append((self._in_flight.labels(service, name), running))
         seconds = self._seconds.labels(service, name)
         went_well = self._handled.labels(service, name, "OK")
 
         def begin(record: CallRecord, context: grpc.ServicerContext) -> Callable[[CallRecord], None]:
-            in_flight.inc()
+            # A gauge would take longer, twice for each call; `sample` sets it.
+            running.add(record)
             return end
 
         def end(record: CallRecord) -> None:
-            in_flight.dec()
+            running.discard(record)
             seconds.observe(record.seconds)
             if record.code == "OK":
                 went_well.inc()
@@ -92,7 +95,9 @@ class Prometheus:
         self._promotions.labels(kind).inc()
 
     def sample(self, use: ConnectionUse) -> None:
-        """Take down how many connections there are."""
+        """Take down how many calls run, and how many connections there are."""
+        for in_flight, running in tuple(self._running):
+            in_flight.set(len(running))
         self._in_use.set(use.in_use)
         self._idle.set(use.idle)
         self._limit.set(use.limit)

@@ -22,6 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from server.auth.access import is_open
 from server.rpc.interceptors.telemetry import CallRecord, Watch
+from server.storage.values import StatementWatch
 
 _W3C = frozenset({"traceparent", "tracestate"})
 # What is wrong on our side, as OpenTelemetry says; the others are the caller's.
@@ -63,7 +64,7 @@ class Tracing:
 
         return begin
 
-    def statements_of(self, system: str) -> Callable[[str], Callable[[BaseException | None], None] | None]:
+    def statements_of(self, system: str) -> StatementWatch:
         """Return what makes a span of each SQL statement for a kind of database that belongs to a call."""
 
         def begin(statement: str) -> Callable[[BaseException | None], None] | None:

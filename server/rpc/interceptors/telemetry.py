@@ -6,7 +6,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import grpc
@@ -41,7 +41,7 @@ class CallRecord:
         "trace_id",
     )
 
-    def __init__(self, method: str, context: grpc.ServicerContext, watches: Iterable[Watch] = ()):
+    def __init__(self, method: str, context: grpc.ServicerContext, watches: Sequence[Watch] = ()):
         self.method = method
         self.start = time.perf_counter()
         self.caller: Caller | None = None
@@ -53,9 +53,6 @@ class CallRecord:
         self.request_id = ""
         # Of the trace that the call is part of, if the caller says so or somebody who watches does.
         self.trace_id: str | None = None
-        # Known at the end.
-        self.code = "OK"
-        self.seconds = 0.0
         for key, value in context.invocation_metadata():
             if key == "authorization" and self.authorization is None:
                 self.authorization = str(value)
@@ -64,16 +61,13 @@ class CallRecord:
             elif key == "traceparent":
                 self.trace_id = _trace_id(str(value))
         self.request_id = self.request_id or _new_request_id()
-        self._ends = [watch(self, context) for watch in watches]
+        self._ends = [watch(self, context) for watch in watches] if watches else ()
 
     def end(self, context: grpc.ServicerContext, is_probe: bool) -> None:
         """Log the call, which has ended; a probe that went well is not worth a line."""
         self.seconds = time.perf_counter() - self.start
         self.cancelled = self.cancelled or (self.error is None and not context.is_active())
-        if self.cancelled:
-            self.code = "CANCELLED"
-        elif self.error is not None:
-            self.code = grpc_code(self.error)
+        self.code = "CANCELLED" if self.cancelled else grpc_code(self.error) if self.error is not None else "OK"
         for end in self._ends:
             end(self)
         if self.error is not None or not is_probe:

@@ -15,6 +15,8 @@ from server.errors import Overloaded
 from server.storage.repository import ConnectionUse
 from server.storage.sql.conflicts import is_conflict
 from server.storage.sql.engine import WAIT_SECONDS, autocommitting, begin_statement
+from server.storage.sql.statements import watched
+from server.storage.values import StatementWatch
 
 
 class OutcomeUnknown(Exception):
@@ -27,7 +29,8 @@ class Connections:
     The engine's own pool would reset a connection after each call, which takes longer than most calls do.
     """
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Engine, watch: StatementWatch | None = None):
+        self._watch = watch
         self._engine = autocommitting(engine)
         self._begin = begin_statement(engine)
         # Of the pool, which is where they come from, so that nobody waits for one there.
@@ -75,7 +78,8 @@ class Connections:
             except BaseException:
                 _roll_back(connection)
                 raise
-            _commit(connection)
+            with watched("COMMIT", self._watch):
+                _commit(connection)
         except BaseException as raised:
             self.give_back(connection, raised)
             raise

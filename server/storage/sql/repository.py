@@ -22,8 +22,10 @@ from server.storage.sql.conflicts import is_conflict, translate
 from server.storage.sql.connections import Connections, OutcomeUnknown
 from server.storage.sql.engine import WAIT_SECONDS, has_one_writer
 from server.storage.sql.promotions import SqlPromotionReader
+from server.storage.sql.statements import watch_statements
 from server.storage.sql.tables import models
 from server.storage.sql.transaction import SqlTransaction
+from server.storage.values import StatementWatch
 
 T = TypeVar("T")
 
@@ -47,11 +49,17 @@ class SqlRepository:
         max_message_bytes: int = 4 * 2**20,
         clock_ms: Callable[[], int] = now_ms,
         promoted: Callable[[PromotionKind.ValueType], None] | None = None,
+        watch: StatementWatch | None = None,
     ):
-        """Take an engine that is nobody else's; `promoted` is told of each promotion once it is committed."""
+        """Take an engine that is nobody else's.
+
+        `promoted` is told of each promotion once it is committed, `watch` of each statement.
+        """
+        if watch is not None:
+            watch_statements(engine, watch)
         self._engine = engine
         self._promoted = promoted
-        self._connections = Connections(engine)
+        self._connections = Connections(engine, watch)
         self._versions = VersionCache()
         self._max_message_bytes = max_message_bytes
         self._clock_ms = clock_ms
@@ -92,6 +100,7 @@ class SqlRepository:
         with self._turn_to_write(), self._connections.transaction() as connection:
             transaction = SqlTransaction(connection, self._max_message_bytes, self._versions, self._clock_ms)
             result = change(transaction)
+        # Of a COMMIT whose answer was lost nobody is told, even if it turns out later that it was applied.
         if self._promoted is not None:
             for kind in transaction.promoted:
                 self._promoted(kind)

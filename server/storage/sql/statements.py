@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 
-# Takes the text of a statement that begins, and returns what takes the error that it ends with, if any; or None if
-# nobody wants to know.
-StatementWatch: TypeAlias = Callable[[str], Callable[[BaseException | None], None] | None]
+from server.storage.values import StatementWatch
 
 _END = "modelregistry_statement_end"
 
@@ -34,3 +33,17 @@ def watch_statements(engine: Engine, watch: StatementWatch) -> None:
             return
         if (told := context.connection.info.pop(_END, None)) is not None:
             told(context.original_exception)
+
+
+@contextlib.contextmanager
+def watched(statement: str, watch: StatementWatch | None) -> Iterator[None]:
+    """Have the block watched as a statement that SQLAlchemy does not run as one."""
+    end = None if watch is None else watch(statement)
+    try:
+        yield
+    except BaseException as error:
+        if end is not None:
+            end(error)
+        raise
+    if end is not None:
+        end(None)
