@@ -19,14 +19,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.auth import local_keys
 from server.auth.keys import JwksKeySet, jwks_file, jwks_url
 from server.auth.tokens import TokenVerifier
-from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings, host_of, is_loopback
+from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings
 from server.errors import RegistryError
 from server.gateway.routes import routes_of
 from server.gateway.server import HttpServer
 from server.observability.observers import Observers
-from server.ports import address_of, bind_grpc, bind_http, bind_metrics, tls_context
+from server.ports import Ports, listen_for_grpc, tls_context
 from server.rpc.health import Health
-from server.rpc.interceptors import Chain
+from server.rpc.interceptors import CREATION_THREADS, Chain
 from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES, build_server
 from server.storage.files import FileStore, open_file_store
@@ -45,27 +45,25 @@ DATABASE_FILE = "modelregistry.db"
 
 @dataclass(frozen=True)
 class Application:
-    """A server with its ports bound, and what has to be started and closed with it."""
+    """A server that listens, and what has to be started and closed with it."""
 
     server: grpc.Server
     chain: Chain
-    address: str
     gateway: HttpServer | None
-    http_address: str | None
-    metrics_listener: socket.socket | None
-    metrics_address: str | None
     readiness: Readiness
     repository: Repository
     files: FileStore
     observers: Observers
 
 
-def build(settings: Settings) -> Application:
-    """Build a server from settings, ready to be started.
+def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) -> Application:
+    """Build a server on its ports from settings, ready to be started.
+
+    Processes that serve the same ports count in the same folder.
 
     Raises ConfigError for settings that cannot work here.
     """
-    observers = Observers(prometheus=settings.serves_metrics, otlp=settings.otlp)
+    observers = Observers(ports.metrics, metrics_folder, settings.otlp)
     chain = Chain(_verifier(settings), observers.watches_of)
     repository = open_repository(
         settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes, observers
@@ -85,21 +83,15 @@ def build(settings: Settings) -> Application:
         max_message_bytes=settings.max_message_bytes,
     )
     try:
-        address = bind_grpc(server, settings)
-        listener = bind_http(settings) if settings.serves_http else None
-        gateway = _gateway(server, listener, settings) if listener else None
-        metrics = bind_metrics(settings) if settings.serves_metrics else None
+        listen_for_grpc(server, ports, settings)
+        gateway = _gateway(server, ports.http, settings) if ports.http else None
     except ConfigError:
         repository.close()
         raise
     return Application(
         server=server,
         chain=chain,
-        address=address,
         gateway=gateway,
-        http_address=address_of(listener, settings.http_listen) if listener else None,
-        metrics_listener=metrics,
-        metrics_address=address_of(metrics, settings.metrics_listen) if metrics else None,
         readiness=Readiness(health, repository.ping),
         repository=repository,
         files=files,
@@ -119,7 +111,6 @@ def _gateway(server: grpc.Server, listener: socket.socket, settings: Settings) -
     except RuntimeError as error:
         # The system bounds the path of a socket, to about a hundred bytes.
         shutil.rmtree(folder)
-        listener.close()
         raise ConfigError(f"no socket can be made in {folder}: let TMPDIR name a folder with a short path") from error
     return HttpServer(
         listener,
@@ -140,8 +131,8 @@ def open_repository(
     """
     observers = observers or Observers()
     with _explained():
-        # One connection for each thread, and one for the question whether the database is there.
-        engine = _engine(database_url, data_dir, pool_size=threads + 1)
+        # One connection for each thread that serves calls, and one for the question whether the database is there.
+        engine = _engine(database_url, data_dir, pool_size=threads + CREATION_THREADS + 1)
         if is_embedded(engine):
             migrate(engine)
         else:
@@ -216,8 +207,6 @@ def _verifier(settings: Settings) -> TokenVerifier:
     try:
         if settings.uses_local_keys:
             keys = local_keys.LocalKeys.open(settings.data_dir)
-            if not is_loopback(host_of(settings.listen)):
-                log.warning("whoever can read %s can do anything: --local-keys is for trying things out", keys.path)
             admins = settings.admins | {local_keys.ADMIN}
             return TokenVerifier(keys.key_set(), local_keys.ISSUER, local_keys.AUDIENCE, admins)
         load = jwks_file(settings.jwks_file) if settings.jwks_file else jwks_url(settings.jwks_url or "")

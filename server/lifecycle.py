@@ -31,7 +31,7 @@ def run(application: Application, announce: Callable[[], None]) -> None:
 
 def start(application: Application) -> None:
     """Take calls."""
-    application.observers.start(application.repository.connections, application.metrics_listener)
+    application.observers.start(application.repository.connections)
     application.readiness.start()
     application.server.start()
     if application.gateway is not None:

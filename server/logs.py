@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -57,8 +58,7 @@ class LineHandler(logging.Handler):
         self._waiting: deque[str] = deque()
         self._dropped = 0
         self._writing = threading.Lock()
-        self._urgent = threading.Event()
-        threading.Thread(target=self._write_on, name="logs", daemon=True).start()
+        self._writer: threading.Thread | None = None
         atexit.register(self.flush)
 
     def createLock(self) -> None:  # noqa: N802 - overrides logging's
@@ -66,13 +66,17 @@ class LineHandler(logging.Handler):
         self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have the record written soon."""
+        """Have the record written: soon, and at once if it is a warning or worse."""
         if len(self._waiting) >= MAX_WAITING:
             self._dropped += 1
             return
         self._waiting.append(self.format(record) + "\n")
         if record.levelno >= logging.WARNING:
-            self._urgent.set()
+            self.flush()
+        elif self._writer is None:
+            # Not before: who only warns may fork, and threads stay behind.
+            self._writer = threading.Thread(target=self._write_on, name="logs", daemon=True)
+            self._writer.start()
 
     def flush(self) -> None:
         """Write what waits."""
@@ -86,8 +90,7 @@ class LineHandler(logging.Handler):
 
     def _write_on(self) -> None:
         while True:
-            self._urgent.wait(WRITE_SECONDS)
-            self._urgent.clear()
+            time.sleep(WRITE_SECONDS)
             if self._waiting:
                 self.flush()
 

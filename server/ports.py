@@ -1,9 +1,11 @@
-"""Where the server is reached: the ports for gRPC and HTTP, with TLS if a certificate is configured."""
+"""Where the server is reached: the ports for gRPC and HTTP, with TLS if a certificate is configured, and metrics."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
+from dataclasses import dataclass
 
 import grpc
 
@@ -13,30 +15,79 @@ from server.config import ConfigError, Settings, host_of
 _BACKLOG = 2048
 
 
-def bind_grpc(server: grpc.Server, settings: Settings) -> str:
-    """Bind the gRPC server; return its address, with the port that a 0 became. Raises ConfigError."""
-    host, _, _ = settings.listen.rpartition(":")
+@dataclass(frozen=True)
+class Ports:
+    """The ports of a server, and their addresses as the settings name them, with the port that a 0 became."""
+
+    grpc: socket.socket
+    grpc_address: str
+    http: socket.socket | None
+    http_address: str | None
+    metrics: socket.socket | None
+    metrics_address: str | None
+
+    def close(self) -> None:
+        """Give up the ports."""
+        for each in (self.grpc, self.http, self.metrics):
+            if each is not None:
+                each.close()
+
+
+def bind(settings: Settings) -> Ports:
+    """Bind the ports of the settings, for this process and those that it forks. Raises ConfigError."""
+    with contextlib.ExitStack() as bound:
+        grpc_socket = bound.enter_context(_reserve_grpc(settings))
+        http = bound.enter_context(_listen("--http-listen", settings.http_listen)) if settings.serves_http else None
+        metrics = None
+        if settings.serves_metrics:
+            metrics = bound.enter_context(_listen("--metrics-listen", settings.metrics_listen))
+        bound.pop_all()
+    return Ports(
+        grpc_socket,
+        _address(settings.listen, grpc_socket),
+        http,
+        _address(settings.http_listen, http) if http else None,
+        metrics,
+        _address(settings.metrics_listen, metrics) if metrics else None,
+    )
+
+
+def listen_for_grpc(server: grpc.Server, ports: Ports, settings: Settings) -> None:
+    """Let the gRPC server listen on its port, beside other processes that do. Raises ConfigError."""
     try:
         if settings.tls_cert:
-            port = server.add_secure_port(settings.listen, _credentials(settings))
+            server.add_secure_port(ports.grpc_address, _credentials(settings))
         else:
-            port = server.add_insecure_port(settings.listen)
+            server.add_insecure_port(ports.grpc_address)
     except RuntimeError:
         raise _cannot_listen("--listen", settings.listen) from None
-    return f"{host}:{port}"
 
 
-def bind_http(settings: Settings) -> socket.socket:
-    """Return a socket that listens for HTTP. Raises ConfigError."""
-    return _listen("--http-listen", settings.http_listen)
+def _reserve_grpc(settings: Settings) -> socket.socket:
+    """Return a socket that holds the port for gRPC until it is closed, and does not listen.
 
-
-def bind_metrics(settings: Settings) -> socket.socket:
-    """Return a socket that listens for Prometheus. Raises ConfigError."""
-    return _listen("--metrics-listen", settings.metrics_listen)
+    Only this process and those that it forks can then listen there, beside each other. Another server, started by
+    accident, cannot: each would see half of the calls.
+    """
+    host, (_, _, port) = host_of(settings.listen), settings.listen.rpartition(":")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        reserved = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(address)
+            # Not before, or whoever asked for the same would share the port, too.
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        except OSError:
+            reserved.close()
+            raise
+    except OSError:
+        raise _cannot_listen("--listen", settings.listen) from None
+    return reserved
 
 
 def _listen(option: str, configured: str) -> socket.socket:
+    """Return a socket that listens where an option says."""
     host, (_, _, port) = host_of(configured), configured.rpartition(":")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
@@ -44,12 +95,6 @@ def _listen(option: str, configured: str) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=address[0] == "::")
     except OSError:
         raise _cannot_listen(option, configured) from None
-
-
-def address_of(listener: socket.socket, configured: str) -> str:
-    """Return the address of the socket as the settings name it, with the port that a 0 became."""
-    host, _, _ = configured.rpartition(":")
-    return f"{host}:{listener.getsockname()[1]}"
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
@@ -80,6 +125,11 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials:
         root_certificates=client_ca,
         require_client_auth=client_ca is not None,
     )
+
+
+def _address(configured: str, bound: socket.socket) -> str:
+    host, _, _ = configured.rpartition(":")
+    return f"{host}:{bound.getsockname()[1]}"
 
 
 def _cannot_listen(option: str, address: str) -> ConfigError:

@@ -19,7 +19,7 @@ from server.auth.access import SCOPES
 from server.cli.connection import Client, client_of, fail_call, open_channel
 from server.cli.options import TARGET, CaCert, ClientCert, ClientKey, Target, Tls, Token, option
 from server.cli.output import fail, say, show
-from server.config import ConfigError, Settings
+from server.config import NOWHERE, ConfigError, Settings
 from server.json_form import from_json, loads
 
 FOLDER = "ri.modelregistry.main.folder.example"
@@ -70,15 +70,17 @@ def register(app: typer.Typer) -> None:
 @contextlib.contextmanager
 def _throw_away_server() -> Iterator[Client]:
     """Serve from a temporary folder, to an administrator."""
-    from server import bootstrap, lifecycle
+    from server import bootstrap, lifecycle, ports
     from server.auth.local_keys import LocalKeys
 
     with tempfile.TemporaryDirectory(prefix="modelregistry-demo-") as folder:
-        application = bootstrap.build(Settings(listen="127.0.0.1:0", data_dir=Path(folder)))
+        settings = Settings(listen="127.0.0.1:0", http_listen=NOWHERE, data_dir=Path(folder))
+        bound = ports.bind(settings)
+        application = bootstrap.build(settings, bound)
         lifecycle.start(application)
         try:
-            say(f"a server with an empty database listens on {application.address}")
-            with open_channel(application.address) as channel:
+            say(f"a server with an empty database listens on {bound.grpc_address}")
+            with open_channel(bound.grpc_address) as channel:
                 yield client_of(channel, LocalKeys.open(Path(folder)).mint("admin", SCOPES))
         finally:
             lifecycle.stop_and_close(application)

@@ -27,9 +27,10 @@ from server.config import (
     Settings,
 )
 from server.logs import configure_logs
+from server.processors import default_workers
 
 if TYPE_CHECKING:
-    from server.bootstrap import Application
+    from server.ports import Ports
 
 _TTL = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
 _TTL_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -84,6 +85,17 @@ MaxMessageBytes = Annotated[
     ),
 ]
 
+Workers = Annotated[
+    int | None,
+    option(
+        "--workers",
+        "Processes that share the ports; by default one for each processor.",
+        min=1,
+        max=1024,
+        metavar="N",
+    ),
+]
+
 
 def serve(
     listen: Listen = DEFAULT_LISTEN,
@@ -103,6 +115,7 @@ def serve(
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
     max_message_bytes: MaxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
+    workers: Workers = None,
 ) -> None:
     """Serve the model registry.
 
@@ -134,14 +147,12 @@ def serve(
             max_message_bytes=max_message_bytes,
             otlp=otlp_signals(os.environ),
         )
-        from server import bootstrap, lifecycle
+        from server import ports, serving
 
-        application = bootstrap.build(settings)
+        bound = ports.bind(settings)
+        serving.serve(settings, bound, workers or default_workers(), lambda: _announce(bound, settings))
     except ConfigError as error:
         fail(str(error))
-    lifecycle.run(application, lambda: _announce(application, settings))
-    # A thread that waits for a database which hangs would keep the process for as long.
-    os._exit(0)
 
 
 def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> None:
@@ -190,15 +201,15 @@ def register(app: typer.Typer) -> None:
         app.command(run.__name__)(run)
 
 
-def _announce(application: Application, settings: Settings) -> None:
+def _announce(bound: Ports, settings: Settings) -> None:
     # A server whose output nobody reads any more goes on serving.
     with contextlib.suppress(OSError):
-        print(f"listening on {application.address}", flush=True)
-        if application.http_address is not None:
-            print(f"listening on {'https' if settings.tls_cert else 'http'}://{application.http_address}", flush=True)
-        if application.metrics_address is not None:
-            print(f"metrics on http://{application.metrics_address}/metrics", flush=True)
-        _announce_example(application.address, settings)
+        print(f"listening on {bound.grpc_address}", flush=True)
+        if bound.http_address is not None:
+            print(f"listening on {'https' if settings.tls_cert else 'http'}://{bound.http_address}", flush=True)
+        if bound.metrics_address is not None:
+            print(f"metrics on http://{bound.metrics_address}/metrics", flush=True)
+        _announce_example(bound.grpc_address, settings)
 
 
 def _announce_example(address: str, settings: Settings) -> None:

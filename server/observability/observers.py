@@ -26,12 +26,18 @@ LAST_SECONDS = 1.5
 class Observers:
     """Those who watch calls, statements and promotions of one process.
 
-    `prometheus` says whether numbers are kept for it, `folder` where the processes of one server keep theirs together,
+    `listener` is where Prometheus asks for numbers, `folder` where the processes of one server keep theirs together,
     and `otlp` which of TRACES and METRICS go to a collector. Raises ConfigError for what is not installed.
     """
 
-    def __init__(self, *, prometheus: bool = False, folder: Path | None = None, otlp: frozenset[str] = frozenset()):
-        self._prometheus = _prometheus(folder) if prometheus else None
+    def __init__(
+        self,
+        listener: socket.socket | None = None,
+        folder: Path | None = None,
+        otlp: frozenset[str] = frozenset(),
+    ):
+        self._listener = listener
+        self._prometheus = _prometheus(folder) if listener is not None else None
         self._otlp = _Otlp(otlp) if otlp else None
         self._server: MetricsServer | None = None
 
@@ -57,15 +63,15 @@ class Observers:
 
         return promoted
 
-    def start(self, connections: Callable[[], ConnectionUse], listener: socket.socket | None) -> None:
-        """Begin to tell, Prometheus on a socket; `connections` is asked how they are used, until `close`."""
+    def start(self, connections: Callable[[], ConnectionUse]) -> None:
+        """Begin to tell; `connections` is asked how they are used, until `close`."""
         if self._otlp and self._otlp.metrics:
             self._otlp.metrics.ask(connections)
-        if self._prometheus is not None and listener is not None:
+        if self._prometheus is not None and self._listener is not None:
             from server.observability.scrapes import MetricsServer
 
             prometheus = self._prometheus
-            self._server = MetricsServer(listener, prometheus.registry, lambda: prometheus.sample(connections()))
+            self._server = MetricsServer(self._listener, prometheus.registry, lambda: prometheus.sample(connections()))
             self._server.start()
 
     def close(self) -> None:
@@ -86,7 +92,7 @@ def name_of(kind: PromotionKind.ValueType) -> str:
 
 
 def _prometheus(folder: Path | None) -> Prometheus:
-    # When it is first imported, it finds out from its variable whether to count in files.
+    # Who counts nothing does without the library.
     from server.observability.prometheus import Prometheus
 
     return Prometheus([name_of(kind) for kind in PromotionKind.values() if kind], folder)

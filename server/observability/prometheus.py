@@ -1,19 +1,21 @@
 """Numbers for Prometheus: calls, errors, promotions, connections to the database.
 
 What a call touches is made once for each method, since to look it up would take longer than to count. The processes of
-one server count together if `PROMETHEUS_MULTIPROC_DIR` names a folder of theirs: each in files of its own there, which
-whichever of them is asked adds up.
+one server count together in a folder: each in files of its own, which whichever of them is asked adds up.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics, values
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
+from server.observability.together import Place, files
 from server.rpc.interceptors.telemetry import CallRecord, Watch
 from server.storage.repository import ConnectionUse
 
@@ -31,6 +33,12 @@ class Prometheus:
         # When each counter was made is of no use here, and would double what is served.
         disable_created_metrics()
         self.registry = CollectorRegistry()
+        if folder is not None:
+            self._place = Place(folder)
+            # Which the library reads when a number is made, and so are all that are made from here on.
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+            values.ValueClass = values.MultiProcessValue(lambda: self._place.number)
+            self.registry.register(_Together(folder))
         # In files, they are read from there.
         own = self.registry if folder is None else None
         method = ("grpc_service", "grpc_method")
@@ -62,8 +70,6 @@ class Prometheus:
         )
         for kind in kinds:
             self._promotions.labels(kind)
-        if folder is not None:
-            MultiProcessCollector(self.registry, str(folder))
 
     def watch_of(self, method: str) -> Watch:
         """Return what counts the calls of a method."""
@@ -103,6 +109,13 @@ class Prometheus:
         self._limit.set(use.limit)
 
 
-def forget(process: int, folder: Path) -> None:
-    """Remove what a process that has ended had at the moment; what it had counted stays."""
-    mark_process_dead(process, str(folder))
+class _Together(Collector):
+    """What all processes have counted in a folder."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the sums."""
+        found: Iterable[Metric] = MultiProcessCollector.merge(files(self._folder))
+        return found

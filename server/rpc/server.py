@@ -53,8 +53,8 @@ def build_server(
             # By default a token of 8 KiB is refused now and then; one of many groups is larger.
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
-            # Two servers on one port by accident would each see half of the calls.
-            ("grpc.so_reuseport", 0),
+            # Between worker processes, whose supervisor keeps others away.
+            ("grpc.so_reuseport", 1),
         ],
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(repository, files, current_caller), server)

@@ -34,6 +34,7 @@ OPTIONS: dict[str, set[str]] = {
         "--tls-key",
         "--tls-client-ca",
         "--max-message-bytes",
+        "--workers",
     },
     "migrate": {"--database-url", "--data-dir"},
     "token": {"--data-dir", "--subject", "--scope", "--group", "--ttl"},

@@ -136,6 +136,7 @@ def test_a_port_that_is_taken_is_refused(server: Server, tmp_path: Path) -> None
 
 
 # What `serve` is told, and what its answer must name.
+FREE_PORTS = {"MODELREGISTRY_LISTEN": "127.0.0.1:0", "MODELREGISTRY_HTTP_LISTEN": "127.0.0.1:0"}
 IMPOSSIBLE = [
     (["--listen", "nonsense"], ["HOST:PORT", "'nonsense'"]),
     (["--http-listen", "nonsense"], ["HOST:PORT", "'nonsense'"]),
@@ -172,9 +173,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Refusals:
     (folder / "broken").write_text("neither PEM nor JSON nor a database, " * 100)
     for file, name in zip(Authority(folder / "authority").issue("localhost"), ("cert", "key"), strict=True):
         file.rename(folder / name)
-    calls = [
-        partial(run, "serve", *options, cwd=folder, MODELREGISTRY_LISTEN="127.0.0.1:0") for options, _ in IMPOSSIBLE
-    ]
+    calls = [partial(run, "serve", *options, cwd=folder, **FREE_PORTS) for options, _ in IMPOSSIBLE]
     return dict(zip(IDS, side_by_side(calls), strict=True))
 
 
@@ -189,7 +188,7 @@ def test_settings_that_cannot_work_are_refused_in_one_line(
 
 def test_a_schema_that_is_not_there_is_refused_until_it_is_migrated(new_database: NewDatabase, tmp_path: Path) -> None:
     url = new_database("postgresql")
-    assert "modelregistry migrate" in failure(run("serve", cwd=tmp_path, MODELREGISTRY_DATABASE_URL=url))
+    assert "modelregistry migrate" in failure(run("serve", cwd=tmp_path, MODELREGISTRY_DATABASE_URL=url, **FREE_PORTS))
     for _ in range(2):
         migration = run("migrate", "--database-url", url)
         assert (migration.returncode, migration.stdout) == (0, "")

@@ -9,7 +9,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import grpc
 import psutil
@@ -17,8 +17,9 @@ import psutil
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.storage.sql import tables
 from tests.conftest import NewDatabase
+from tests.history import Client, Outcome, Recorder, State, assert_kept, read_state
 from tests.processes import Server
-from tests.records import Records, consistent_records
+from tests.records import consistent_records
 from tests.rpc.harness import User, request_of
 from tests.storage.inspection import rows
 
@@ -27,14 +28,15 @@ CRASHES = 5
 ACKNOWLEDGED_BEFORE_A_CRASH = 20
 # A crash comes after some more, so that it hits another moment of the calls that are running.
 MORE_ACKNOWLEDGED = 30
-REPEATED_OF_THE_ACKNOWLEDGED = 16
+# How many of the requests that were acknowledged are sent again after a crash.
+REPEATED = 16
 ON_THEIR_WAY_SECONDS = 0.3
 DEADLINE_SECONDS = 60
 BRANCHES = ["master", "release"]
 
 
 class Request(NamedTuple):
-    """A request with an id, which is also the reason of all promotions that it asks for."""
+    """A request with an id."""
 
     rpc: str
     message: Any
@@ -43,22 +45,24 @@ class Request(NamedTuple):
     def id(self) -> str:
         return self.message.request_id
 
-    @property
-    def promotions(self) -> int:
-        return len(self.message.promotions) if self.rpc == "BatchPromoteVersions" else 1
-
 
 class Scene(NamedTuple):
-    """What is promoted, and where to."""
+    """What is promoted, and where to; what was there before, and what all clients have done since."""
 
     source: ModelVersion
     targets: list[Model]
+    before: State
+    recorder: Recorder
+
+    @property
+    def model_rids(self) -> list[str]:
+        return [self.source.model_rid, *(target.rid for target in self.targets)]
 
     def request(self, chance: random.Random) -> Request:
         """A promotion, a batch or a rollback that cannot fail."""
         request_id = str(uuid.uuid4())
         places = [{"model_rid": target.rid, "branch": branch} for target in self.targets for branch in BRANCHES]
-        promotion = {"source_model_version_rid": self.source.rid, "reason": request_id}
+        promotion = {"source_model_version_rid": self.source.rid}
         match chance.choice(["PromoteVersion", "BatchPromoteVersions", "RollbackBranch"]):
             case "BatchPromoteVersions" as rpc:
                 # In whatever order; a branch may occur twice.
@@ -66,19 +70,16 @@ class Scene(NamedTuple):
                     "promotions": [{**place, **promotion} for place in chance.choices(places, k=3)]
                 }
             case "RollbackBranch" as rpc:
-                fields = {**chance.choice(places), "to_version_number": 1, "reason": request_id}
+                fields = {**chance.choice(places), "to_version_number": 1}
             case rpc:
                 fields = {**chance.choice(places), **promotion, "preview": True}
         return Request(rpc, request_of(rpc, **fields, request_id=request_id))
 
 
-Answers: TypeAlias = dict[str, tuple[Request, Any]]
-
-
 class Crash(NamedTuple):
     """What clients had asked for when the server was killed."""
 
-    acknowledged: Answers
+    acknowledged: dict[str, Request]
     # Sent and not answered at that moment, and then the connection broke.
     in_flight: list[Request]
     # Not answered either, but perhaps only sent when the server was gone.
@@ -89,7 +90,7 @@ def test_every_request_is_carried_out_once_across_crashes(
     backend: str, new_database: NewDatabase, tmp_path: Path
 ) -> None:
     folder, url, chance = tmp_path / "cwd", new_database(backend, migrated=True), random.Random(backend)
-    known: Answers = {}
+    known: dict[str, Request] = {}
     crashes: list[Crash] = []
     done: list[bool] = []
     with Server(folder, "--database-url", url) as server, grpc.insecure_channel(server.address) as channel:
@@ -114,7 +115,7 @@ def new_scene(admin: User) -> Scene:
     for target in targets:
         for branch in BRANCHES * 2:
             admin.promote(source, target, branch=branch)
-    return Scene(source, targets)
+    return Scene(source, targets, read_state(admin, source.model_rid, *(each.rid for each in targets)), Recorder())
 
 
 class Load:
@@ -125,25 +126,25 @@ class Load:
         self._scene = scene
         self._told = threading.Condition()
         self.sent: dict[str, Request] = {}
-        self.acknowledged: Answers = {}
+        self.acknowledged: dict[str, Request] = {}
         self.failed: dict[str, tuple[grpc.StatusCode, str]] = {}
 
     def send_on_and_on(self, seed: int) -> None:
         chance = random.Random(seed)
         with grpc.insecure_channel(self._server.address) as channel:
-            admin = self._server.user(channel)
+            client = Client(self._scene.recorder, f"client {seed}", self._server.user(channel))
             while True:
                 request = self._scene.request(chance)
                 self.sent[request.id] = request
                 try:
-                    answer = admin.send(request.rpc, request.message.SerializeToString())
+                    client.send(request.rpc, request.message)
                 except grpc.RpcError as error:
                     with self._told:
                         self.failed[request.id] = error.code(), error.details()
                         self._told.notify()
                     return
                 with self._told:
-                    self.acknowledged[request.id] = request, answer
+                    self.acknowledged[request.id] = request
                     self._told.notify()
 
     def wait_for(self, count: int) -> None:
@@ -159,7 +160,7 @@ class Load:
 
 
 def load_until_killed(
-    server: Server, url: str, scene: Scene, known: Answers, chance: random.Random, unheard_of: bool = False
+    server: Server, url: str, scene: Scene, known: dict[str, Request], chance: random.Random, unheard_of: bool = False
 ) -> Crash:
     """Send requests from all clients, SIGKILL the server in the midst, and say what became of each.
 
@@ -189,7 +190,7 @@ def load_until_killed(
     )
 
 
-def stop_at_something_unheard_of(server: Server, url: str, load: Load, known: Answers) -> bool:
+def stop_at_something_unheard_of(server: Server, url: str, load: Load, known: dict[str, Request]) -> bool:
     """Stop the server, and let it go on unless it has done something that it has not acknowledged."""
     server.process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, server.process.pid, os.WSTOPPED)
@@ -210,60 +211,37 @@ def kill_all_processes(server: Server) -> None:
 
 
 def repeat_all(
-    server: Server, url: str, scene: Scene, crash: Crash, known: Answers, chance: random.Random
+    server: Server, url: str, scene: Scene, crash: Crash, known: dict[str, Request], chance: random.Random
 ) -> list[bool]:
     """Ask again for what was not answered and for some of what was, twice at once, and see that each is done once.
 
     All that was acknowledged is then known. Return whether it had been done of each request that was in flight.
     """
-    model_rids = [scene.source.model_rid, *(target.rid for target in scene.targets)]
     unanswered = [*crash.in_flight, *crash.refused]
     known |= crash.acknowledged
     with grpc.insecure_channel(server.address) as channel:
         admin = server.user(channel)
-        before = consistent_records(admin, *model_rids)
-        done = rids_by_reason(before)
-        # Each batch is done whole, or not at all; and beside what was asked for nothing is.
-        assert {request_id: sorted(done.pop(request_id, [])) for request_id in known} == made_by(known)
-        assert all(len(done.get(request.id, [])) in {0, request.promotions} for request in unanswered)
-        assert done.keys() <= {request.id for request in unanswered}
+        before = read_state(admin, *scene.model_rids)
+        assert_kept(scene.recorder.operations(), before, scene.before)
 
-        some = chance.sample(sorted(known), REPEATED_OF_THE_ACKNOWLEDGED)
-        again = [*unanswered, *(known[request_id][0] for request_id in some)] * 2
+        again = [*unanswered, *(known[request_id] for request_id in chance.sample(sorted(known), REPEATED))] * 2
         chance.shuffle(again)
+        clients = [Client(scene.recorder, f"repetition {index}", admin) for index in range(len(again))]
         with ThreadPoolExecutor(CLIENTS) as pool:
-            answers = list(pool.map(lambda each: admin.send(each.rpc, each.message.SerializeToString()), again))
+            list(pool.map(lambda client, each: client.send(each.rpc, each.message), clients, again))
 
-        for request, answer in zip(again, answers, strict=True):
-            # The answer that was given before, or else by the other one of the two.
-            assert answer == known.setdefault(request.id, (request, answer))[1]
-            assert sorted(rids_of(answer)) == sorted(done.get(request.id, rids_of(answer)))
-        after = consistent_records(admin, *model_rids)
-    assert before.versions.items() <= after.versions.items()
-    assert before.promotions.items() <= after.promotions.items()
-    assert rids_by_reason(after) == made_by(known)
+        known |= {request.id: request for request in unanswered}
+        after = read_state(admin, *scene.model_rids)
+        consistent_records(admin, *scene.model_rids)
+    history = scene.recorder.operations()
+    assert_kept(history, after, scene.before)
+    # Whatever was there at the restart, heard of or not, stays as it was.
+    assert set(before.versions) <= set(after.versions)
+    assert set(before.records) <= set(after.records)
+    answers = {each.tag: each.versions for each in history if each.wanted and each.outcome is Outcome.OK}
+    assert answers.keys() == known.keys()
     assert {row.request_id: row.results.split() for row in rows(url, tables.requests)} == {
-        request_id: rids_of(answer) for request_id, (_, answer) in known.items()
+        request_id: [version.rid for version in versions] for request_id, versions in answers.items()
     }
+    done = {version.tag for version in before.versions}
     return [request.id in done for request in crash.in_flight]
-
-
-def made_by(answers: Answers) -> dict[str, list[str]]:
-    """The RIDs of the versions that each request made, as its answer says."""
-    made = {request_id: sorted(rids_of(answer)) for request_id, (_, answer) in answers.items()}
-    assert all(len(made[request_id]) == request.promotions for request_id, (request, _) in answers.items())
-    return made
-
-
-def rids_by_reason(records: Records) -> dict[str, list[str]]:
-    """The RIDs of the versions that each request made, as the records say."""
-    made: dict[str, list[str]] = {}
-    for rid, promotion in sorted(records.promotions.items()):
-        if promotion.HasField("reason"):
-            made.setdefault(promotion.reason, []).append(rid)
-    return made
-
-
-def rids_of(answer: Any) -> list[str]:
-    """The RIDs of the versions that an answer names, in its order."""
-    return [answer.rid] if isinstance(answer, ModelVersion) else [each.model_version_rid for each in answer.promoted]

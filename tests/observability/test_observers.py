@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 
 import pytest
@@ -15,7 +16,8 @@ METHOD = "/modelregistry.v1.ModelService/GetModel"
 
 def test_by_default_there_is_nobody_to_be_told() -> None:
     settings = Settings()
-    nobody = Observers(prometheus=settings.serves_metrics, otlp=settings.otlp)
+    assert not settings.serves_metrics
+    nobody = Observers(otlp=settings.otlp)
     assert list(nobody.watches_of) == []
     assert (nobody.promoted, nobody.statements_of("sqlite")) == (None, None)
 
@@ -28,7 +30,8 @@ def test_each_that_is_wanted_watches(
     monkeypatch: pytest.MonkeyPatch, otlp: set[str], watches: int, counts: bool, traces: bool
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    observers = Observers(prometheus=True, otlp=frozenset(otlp))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        observers = Observers(listener, otlp=frozenset(otlp))
     assert len([watch_of(METHOD) for watch_of in observers.watches_of]) == watches
     assert (observers.promoted is not None) == counts
     assert (observers.statements_of("sqlite") is not None) == traces

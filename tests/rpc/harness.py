@@ -102,13 +102,13 @@ class User:
         """Call an RPC with a request of these fields. Raises grpc.RpcError."""
         return self.send(rpc, request_of(rpc, **fields).SerializeToString())
 
-    def send(self, rpc: str, request_bytes: bytes) -> Any:
+    def send(self, rpc: str, request_bytes: bytes, timeout: float = DEADLINE_SECONDS) -> Any:
         """Call an RPC with whatever bytes. Raises grpc.RpcError."""
         method = METHODS[rpc]
         call = self.channel.unary_unary(
             path_of(rpc), response_deserializer=GetMessageClass(method.output_type).FromString
         )
-        return call(request_bytes, metadata=self.metadata, timeout=DEADLINE_SECONDS)
+        return call(request_bytes, metadata=self.metadata, timeout=timeout)
 
     def send_parts(self, parts: Iterable[UploadModelFilesRequest]) -> UploadModelFilesResponse:
         """Call UploadModelFiles with whatever parts. Raises grpc.RpcError."""

@@ -12,6 +12,7 @@ import pytest
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.storage.sql import tables
 from tests.conftest import OpenRepository
+from tests.history import Client, Outcome, Recorder, assert_kept, read_state
 from tests.records import consistent_records
 from tests.rpc.harness import User, request_of, serving
 from tests.storage.conftest import at_once
@@ -23,11 +24,10 @@ BRANCHES = ["master", "release"]
 
 
 class Job(NamedTuple):
-    """A request that is sent, and what it makes if it is carried out once."""
+    """A request that is sent."""
 
     rpc: str
     request: Any
-    makes: int = 1
 
 
 class Registries(NamedTuple):
@@ -56,9 +56,7 @@ def promotion(replicas: Registries, target: Model, branch: str, **fields: Any) -
 
 
 def batch(promotions: list[dict[str, Any]], **fields: Any) -> Job:
-    return Job(
-        "BatchPromoteVersions", request_of("BatchPromoteVersions", promotions=promotions, **fields), len(promotions)
-    )
+    return Job("BatchPromoteVersions", request_of("BatchPromoteVersions", promotions=promotions, **fields))
 
 
 def jobs_of(replicas: Registries, number: int) -> list[Job]:
@@ -82,40 +80,41 @@ def jobs_of(replicas: Registries, number: int) -> list[Job]:
 
 
 def test_whatever_is_sent_at_once_is_carried_out_once(replicas: Registries) -> None:
-    before = row_counts(replicas.url)
+    model_rids = [replicas.source.model_rid, *(target.rid for target in replicas.targets)]
+    rows_before, before = row_counts(replicas.url), read_state(replicas.admins[0], *model_rids)
     rounds = [jobs_of(replicas, number) for number in range(ROUNDS)]
     repeatable = [job for jobs in rounds for job in jobs if job.request.request_id]
     unique = [job for jobs in rounds for job in jobs if not job.request.request_id]
+    recorder = Recorder()
 
-    def send_all(thread: int) -> dict[int, Any]:
-        """Every thread sends every request with an id, in an order near to that of the others, and some without."""
-        admin, shuffled = replicas.admins[thread % 2], random.Random(thread)
+    def send_all(thread: int) -> None:
+        """Every thread sends every request with an id, in an order near to that of the others, and some without.
+
+        In between it asks what is live.
+        """
+        client, shuffled = Client(recorder, f"client {thread}", replicas.admins[thread % 2]), random.Random(thread)
         mine = sorted(repeatable, key=lambda job: repeatable.index(job) + shuffled.uniform(0, 4))
         for job in unique[thread::THREADS]:
             mine.insert(shuffled.randrange(len(mine) + 1), job)
-        return {id(job): admin.send(job.rpc, job.request.SerializeToString()) for job in mine}
+        for job in mine:
+            client.send(job.rpc, job.request)
+            client.get_branch(shuffled.choice(replicas.targets).rid, shuffled.choice(BRANCHES))
 
-    answers = at_once(THREADS, send_all)
+    at_once(THREADS, send_all)
 
-    for job in repeatable:
-        first, *others = (each[id(job)] for each in answers)
-        assert all(other == first for other in others)
-    answered = {key: answer for each in answers for key, answer in each.items()}
-    assert len(answered) == len(repeatable) + len(unique)
-    made = [rid for answer in answered.values() for rid in rids_of(answer)]
-    assert len(set(made)) == len(made) == sum(job.makes for job in repeatable + unique)
-    records = consistent_records(replicas.admins[0], replicas.source.model_rid, *(t.rid for t in replicas.targets))
-    assert set(made) <= records.promotions.keys()
-    added = {table: count - before[table] for table, count in row_counts(replicas.url).items()}
+    history, after = recorder.operations(), read_state(replicas.admins[0], *model_rids)
+    assert {operation.outcome for operation in history} == {Outcome.OK}
+    assert len(history) == 2 * (THREADS * len(repeatable) + len(unique))
+    assert_kept(history, after, before)
+    consistent_records(replicas.admins[0], *model_rids)
+    made = len(after.versions) - len(before.versions)
+    added = {table: count - rows_before[table] for table, count in row_counts(replicas.url).items()}
     assert {table: count for table, count in added.items() if count} == {
-        "versions": len(made),
-        "promotions": len(made),
+        "versions": made,
+        "promotions": made,
         "requests": len(repeatable),
     }
+    ids = {job.request.request_id for job in repeatable}
     assert {row.request_id: row.results.split() for row in rows(replicas.url, tables.requests)} == {
-        job.request.request_id: rids_of(answered[id(job)]) for job in repeatable
+        operation.tag: [version.rid for version in operation.versions] for operation in history if operation.tag in ids
     }
-
-
-def rids_of(answer: Any) -> list[str]:
-    return [answer.rid] if isinstance(answer, ModelVersion) else [each.model_version_rid for each in answer.promoted]

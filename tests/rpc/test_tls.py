@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from server.auth.access import SCOPES
 from server.auth.local_keys import LocalKeys
 from server.bootstrap import build
 from server.config import ConfigError, Settings
+from server.ports import bind
 from tests.certificates import Authority
 
 DEADLINE_SECONDS = 10
@@ -23,10 +25,11 @@ DEADLINE_SECONDS = 10
 
 @contextmanager
 def listening(settings: Settings) -> Iterator[str]:
-    application = build(settings)
+    ports = bind(settings)
+    application = build(settings, ports)
     lifecycle.start(application)
     try:
-        yield application.address
+        yield ports.grpc_address
     finally:
         lifecycle.stop_and_close(application)
 
@@ -93,5 +96,6 @@ def test_a_certificate_that_is_none_is_refused_at_the_start(tls: Settings, tmp_p
     broken = tmp_path / "broken.pem"
     broken.write_text("no certificate")
     for changes in ({"tls_cert": broken}, {"tls_key": broken}, {"tls_cert": tmp_path / "absent.pem"}):
-        with pytest.raises(ConfigError):
-            build(Settings(**{**vars(tls), **changes}))
+        changed = Settings(**{**vars(tls), **changes})
+        with contextlib.closing(bind(changed)) as ports, pytest.raises(ConfigError):
+            build(changed, ports)

@@ -32,7 +32,7 @@ STREAM_THREADS = 256
 TRANSFER_THREADS = 64
 # Those who bring a version with its files wait for the file store, which no other call does.
 CREATE_MODEL_VERSION = "/modelregistry.v1.ModelService/CreateModelVersion"
-CREATION_THREADS = 8
+CREATION_THREADS = 4
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
