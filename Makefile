@@ -7,7 +7,7 @@ PROTOS := $(sort $(wildcard protos/modelregistry/v1/*.proto))
 SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iprotos -I$(SITE)
 
-.PHONY: demo test check bench gen wheel clean
+.PHONY: demo test test-ha check bench bench-growth gen wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/installed
@@ -16,8 +16,15 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses auto
 
+test-ha: $(VENV)/installed
+	$(BIN)/python -m pytest tests/ha
+
 bench: $(VENV)/installed
+	$(BIN)/python -m bench --readme
 	$(BIN)/python -m bench.http_against_grpc
+
+bench-growth: $(VENV)/installed
+	$(BIN)/python -m bench.growth --readme
 
 check: $(VENV)/installed
 	mkdir -p build

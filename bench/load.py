@@ -4,14 +4,17 @@ Started by a benchmark as `python -m bench.load`, with a JSON object on standard
 
     protocol   "grpc" or "http"
     address    HOST:PORT
-    token      the bearer token
-    callers    how many there are; each has a connection of its own
+    token      the bearer token, if one is needed
+    callers    what each of them asks, over a connection of its own: a list of calls, made one after the other and
+               counted as one. A call is an object:
+                   method   the full name of the RPC, or for HTTP the method, such as POST
+                   path     for HTTP alone, the path with the query
+                   body     the serialized request, base64
+                   good     for HTTP alone, the status of a good answer, 200 by default
     seconds    for how long they ask
-    method     the full name of the RPC, or for HTTP the method, such as POST
-    path       for HTTP alone, the path with the query
-    body       the serialized request, base64
 
-It prints a JSON object: `calls` that were answered, `failures`, and `milliseconds`, the sorted latencies.
+It prints a JSON object: `calls` that were answered, `failures`, `warm_up` calls before the time began, and
+`milliseconds`, the sorted latencies.
 """
 
 from __future__ import annotations
@@ -19,28 +22,46 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import uvloop
 
+ROOT = Path(__file__).parent.parent
+
 Ask = Callable[[], Awaitable[bool]]  # whether the answer was a good one
 
 
-async def ask_grpc(load: dict[str, Any], number: int) -> Ask:
-    """Return what makes one call over a connection of its own."""
+def put(load: dict[str, Any]) -> dict[str, Any]:
+    """Put a load on a server from another process, and return what its callers got."""
+    answer = subprocess.check_output([sys.executable, "-m", "bench.load"], input=json.dumps(load), text=True, cwd=ROOT)
+    measured: dict[str, Any] = json.loads(answer)
+    return measured
+
+
+def base64_of(body: bytes) -> str:
+    """A body as JSON can hold it."""
+    return base64.b64encode(body).decode()
+
+
+async def ask_grpc(load: dict[str, Any], calls: list[dict[str, Any]], number: int) -> Ask:
+    """Return what makes a caller's calls over a connection of its own."""
     # Channels with equal arguments would share one.
     channel = grpc.aio.insecure_channel(load["address"], [("grpc.enable_http_proxy", 0), ("bench.caller", number)])
-    call = channel.unary_unary(load["method"])
-    body = base64.b64decode(load["body"])
+    prepared: list[tuple[Any, bytes]] = [
+        (channel.unary_unary(call["method"]), base64.b64decode(call["body"])) for call in calls
+    ]
     metadata = (("authorization", f"Bearer {load['token']}"),)
 
     async def ask() -> bool:
         try:
-            await call(body, metadata=metadata)
+            for call, body in prepared:
+                await call(body, metadata=metadata)
         except grpc.aio.AioRpcError:
             return False
         return True
@@ -48,39 +69,44 @@ async def ask_grpc(load: dict[str, Any], number: int) -> Ask:
     return ask
 
 
-async def ask_http(load: dict[str, Any], _: int) -> Ask:
-    """Return what makes one request over a connection of its own; no client library's work is measured with it."""
+async def ask_http(load: dict[str, Any], calls: list[dict[str, Any]], _: int) -> Ask:
+    """Return what makes a caller's requests over its connection; no client library's work is measured with it."""
     host, _, port = load["address"].rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    body = base64.b64decode(load["body"])
+    prepared = [(_http_request(load, call), f"HTTP/1.1 {call.get('good', 200)} ".encode()) for call in calls]
+
+    async def ask() -> bool:
+        good = True
+        for request, start in prepared:
+            writer.write(request)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+            await reader.readexactly(int(length))
+            good = good and answer.startswith(start)
+        return good
+
+    return ask
+
+
+def _http_request(load: dict[str, Any], call: dict[str, Any]) -> bytes:
+    body = base64.b64decode(call["body"])
     head = [
-        f"{load['method']} {load['path']} HTTP/1.1",
+        f"{call['method']} {call['path']} HTTP/1.1",
         f"Host: {load['address']}",
-        f"Authorization: Bearer {load['token']}",
+        *([f"Authorization: Bearer {load['token']}"] if "token" in load else []),
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
     ]
-    request = "\r\n".join([*head, "", ""]).encode() + body
-
-    async def ask() -> bool:
-        writer.write(request)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        length = answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-        await reader.readexactly(int(length))
-        return answer.startswith(b"HTTP/1.1 200 ")
-
-    return ask
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 async def measure(load: dict[str, Any]) -> dict[str, Any]:
     """Return what the callers got."""
     connect = {"grpc": ask_grpc, "http": ask_http}[load["protocol"]]
-    callers = [await connect(load, number) for number in range(load["callers"])]
-    for ask in callers:
-        await ask()
+    callers = [await connect(load, calls, number) for number, calls in enumerate(load["callers"])]
+    failures = sum([not await ask() for ask in callers])
     milliseconds: list[float] = []
-    failures = 0
-    start = time.perf_counter()
+    processor, start = time.process_time(), time.perf_counter()
     end = start + load["seconds"]
 
     async def keep_asking(ask: Ask) -> None:
@@ -95,6 +121,7 @@ async def measure(load: dict[str, Any]) -> dict[str, Any]:
         "calls": len(milliseconds),
         "warm_up": len(callers),
         "failures": failures,
+        "processor_seconds": time.process_time() - processor,
         "seconds": elapsed,
         "milliseconds": sorted(milliseconds),
     }

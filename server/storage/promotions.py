@@ -153,7 +153,8 @@ class PromotionTransaction(Protocol):
     def claim_request(self, key: RequestKey, request: EarlierRequest) -> EarlierRequest | None:
         """Record a request with what it is about to make; or return the one that was carried out under the key.
 
-        Transactions that claim one key wait for each other here.
+        Transactions that claim one key wait for each other here. What was returned lasts once the transaction has
+        committed, even if the COMMIT that carried it out was interrupted.
         """
 
     def add_promotion(self, promotion: Promotion, verdict: Verdict | None) -> None:

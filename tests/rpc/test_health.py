@@ -12,6 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.rpc.health import LIVENESS
 from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES
 from server.storage.sql import schema
@@ -110,7 +111,17 @@ def test_each_service_tells_its_health_without_credentials(registry: Registry, s
 def test_the_health_of_every_service_is_listed(registry: Registry) -> None:
     registry.health.tell(SERVING)
     listed = health_pb2_grpc.HealthStub(registry.channel).List(health_pb2.HealthListRequest()).statuses
-    assert {name: answer.status for name, answer in listed.items()} == dict.fromkeys(("", *SERVICES), SERVING)
+    told = {name: answer.status for name, answer in listed.items()}
+    assert told == dict.fromkeys(("", *SERVICES, LIVENESS), SERVING)
+
+
+def test_a_server_lives_while_its_database_does_not(registry: Registry) -> None:
+    stub = health_pb2_grpc.HealthStub(registry.channel)
+    for tell in (lambda: registry.health.tell(NOT_SERVING), registry.health.close):
+        tell()
+        told = {name: answer.status for name, answer in stub.List(health_pb2.HealthListRequest()).statuses.items()}
+        assert told == {**dict.fromkeys(("", *SERVICES), NOT_SERVING), LIVENESS: SERVING}
+        assert stub.Check(health_pb2.HealthCheckRequest(service=LIVENESS)).status == SERVING
 
 
 def test_an_unknown_service_is_not_found_but_can_be_watched(registry: Registry) -> None:

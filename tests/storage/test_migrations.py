@@ -288,7 +288,7 @@ def test_a_migration_waits_for_one_that_runs(database_url: str, engine: Engine) 
     """The second finds the work of the first done; it does not fail on what is half there."""
     finished = []
 
-    @event.listens_for(engine, "commit")
+    @event.listens_for(engine, "commit", once=True)
     def meanwhile(_: Any) -> None:
         second = python(SIMULTANEOUS, database_url, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert second.stdout.readline() == "ready\n"
@@ -297,7 +297,6 @@ def test_a_migration_waits_for_one_that_runs(database_url: str, engine: Engine) 
         finished.append(second)
 
     schema.migrate(engine)
-    event.remove(engine, "commit", meanwhile)
 
     [second] = finished
     output, _ = second.communicate(timeout=SECONDS)

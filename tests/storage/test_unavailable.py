@@ -5,19 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Barrier
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, make_url
 
 from server.errors import Overloaded, StorageUnavailable
 from server.storage.repository import PageRequest, Repository
+from server.storage.sql.repository import ATTEMPTS
 from tests import builders
 from tests.builders import ADMIN, add_model, append
 from tests.conftest import NewDatabase, OpenRepository, migrate
+from tests.e2e.database_proxy import DatabaseProxy
 from tests.postgres import PostgresServer, create_database
+from tests.storage.conftest import at_once
 from tests.storage.inspection import opened
 
 SOON_SECONDS = 15
+# More than a call has attempts.
+CONNECTIONS = ATTEMPTS + 3
 
 CALLS: dict[str, Callable[[Repository], object]] = {
     "ping": lambda repository: repository.ping(),
@@ -59,6 +65,25 @@ def test_a_database_that_stops_is_unavailable_until_it_is_back(open_repository: 
         server.start()
         repository.ping()
         assert append(repository, builders.version(model.rid)).version_number == 2
+
+
+def test_a_call_after_an_interruption_meets_one_lost_connection_of_many(
+    new_database: NewDatabase, open_repository: OpenRepository
+) -> None:
+    """Each that it met would be an attempt, and in a network that swallows packets a long wait."""
+    url = make_url(new_database("postgresql", migrated=True))
+    assert url.host
+    assert url.port
+    with DatabaseProxy((url.host, url.port)) as proxy:
+        through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        repository = open_repository(through, pool_size=CONNECTIONS)
+        together = Barrier(CONNECTIONS, timeout=60)
+        # One connection for each, since all are asked for before one is given back.
+        at_once(CONNECTIONS, lambda _: repository.read(lambda reader: together.wait()))
+        proxy.close()
+        proxy.open()
+
+        repository.ping()
 
 
 def test_sqlite_answers_overloaded_where_another_process_holds_the_lock(new_database: NewDatabase) -> None:

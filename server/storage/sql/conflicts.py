@@ -14,6 +14,8 @@ from server.errors import Overloaded, RegistryError, StorageUnavailable
 _CONFLICTS = {"40001", "40P01", "23505"}
 # lock_not_available; query_canceled by a timeout
 _TIMEOUTS = {"55P03", "57014"}
+# deadlock_detected, lock_not_available: what a change of tables can run into while others use them.
+_IN_USE = {"40P01", "55P03"}
 # connection_exception, read_only_sql_transaction, insufficient_resources, operator_intervention, system_error
 _AWAY = ("08", "25006", "53", "57", "58")
 _INSUFFICIENT_PRIVILEGE = "42501"
@@ -25,6 +27,11 @@ def is_conflict(error: DBAPIError) -> bool:
     return _sqlstate(error) in _CONFLICTS or (
         isinstance(error, IntegrityError) and _sqlite_code(error) == sqlite3.SQLITE_CONSTRAINT_UNIQUE
     )
+
+
+def is_in_use(error: DBAPIError) -> bool:
+    """Whether the database gave up to change a table since others use it: nothing was changed."""
+    return _sqlstate(error) in _IN_USE
 
 
 def is_read_only(error: BaseException | None) -> bool:

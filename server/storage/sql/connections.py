@@ -14,13 +14,13 @@ from sqlalchemy.exc import DBAPIError
 from server.errors import Overloaded
 from server.storage.repository import ConnectionUse
 from server.storage.sql.conflicts import is_conflict
-from server.storage.sql.engine import WAIT_SECONDS, autocommitting, begin_statement
+from server.storage.sql.engine import WAIT_SECONDS, autocommitting, begin_statement, was_warned
 from server.storage.sql.statements import watched
 from server.storage.values import StatementWatch
 
 
 class OutcomeUnknown(Exception):
-    """The connection was lost during a COMMIT, which may have been applied."""
+    """A COMMIT may have been applied, and need not last: its connection, or its wait for a standby, was broken off."""
 
 
 class Connections:
@@ -45,7 +45,7 @@ class Connections:
         if not self._free.acquire(timeout=WAIT_SECONDS):
             raise Overloaded
         try:
-            connection = self._idle.pop() if self._idle else self._engine.connect()
+            connection = self._last_idle() or self._engine.connect()
         except BaseException:
             self._free.release()
             raise
@@ -58,17 +58,22 @@ class Connections:
         After an error of the database it goes back to the pool, which looks after it.
         """
         self._lent.discard(connection)
-        if isinstance(raised, DBAPIError | OutcomeUnknown):
+        try:
+            if not isinstance(raised, DBAPIError | OutcomeUnknown):
+                self._idle.append(connection)
+                return
+            if connection.invalidated:
+                # The others were probably lost with it. The pool knows which are older than that, and makes them anew.
+                self.close()
             connection.close()
-        else:
-            self._idle.append(connection)
-        self._free.release()
+        finally:
+            self._free.release()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
         """Lend a connection in a transaction: commit at the end of the block, roll back if it raises.
 
-        Raises OutcomeUnknown if the connection was lost during the COMMIT.
+        Raises OutcomeUnknown if the COMMIT was interrupted.
         """
         connection = self.take()
         try:
@@ -91,8 +96,15 @@ class Connections:
 
     def close(self) -> None:
         """Give the connections back to the pool."""
-        while self._idle:
-            self._idle.pop().close()
+        while connection := self._last_idle():
+            connection.close()
+
+    def _last_idle(self) -> Connection | None:
+        # Not asked first whether there is one: another thread may take it meanwhile.
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
 
 
 def _commit(connection: Connection) -> None:
@@ -103,6 +115,9 @@ def _commit(connection: Connection) -> None:
             raise
         connection.invalidate()
         raise OutcomeUnknown from error
+    if was_warned(connection):
+        # It is committed, but whoever cancelled the wait for a standby has not made sure that it lasts.
+        raise OutcomeUnknown from RuntimeWarning("a COMMIT did not wait for a standby")
 
 
 def _roll_back(connection: Connection) -> None:

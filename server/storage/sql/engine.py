@@ -9,12 +9,16 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, Insert, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from server.storage.sql.conflicts import is_read_only
 
 # How long a call waits for a connection or for a lock before it is told that the service is overloaded.
 WAIT_SECONDS = 10
 CONNECT_SECONDS = 5
+
+# What a connection's info has once the database has warned of something.
+_WARNED = "modelregistry_warned"
 
 # What a URL does not say itself. A peer that vanished is noticed while a call waits for it, and while none does.
 _LIBPQ_DEFAULTS = {
@@ -77,6 +81,21 @@ def upsert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.I
     return inserts[connection.dialect.name](table)  # type: ignore[return-value]
 
 
+def was_warned(connection: Connection) -> bool:
+    """Whether the database warned of something on this connection since the last question.
+
+    It does where the wait of a COMMIT for a standby was cancelled, which is a success for it.
+    """
+    return bool(connection.info.pop(_WARNED, False))
+
+
+def wait_for_standbys(connection: Connection) -> None:
+    """Let the COMMIT to come wait until a standby has all that is committed by now, where there are any to wait for."""
+    if connection.dialect.name == "postgresql":
+        # Only what has written something waits.
+        connection.exec_driver_sql("SELECT pg_logical_emit_message(true, '', '')")
+
+
 def _open_sqlite(url: URL, pool_size: int) -> Engine:
     if not url.database or url.database == ":memory:" or url.query:
         raise ValueError("an SQLite database must be a file, without parameters: sqlite:///FILE")
@@ -132,7 +151,12 @@ def _open_postgresql(url: URL, pool_size: int) -> Engine:
     )
 
     @event.listens_for(engine, "connect")
-    def configure(dbapi_connection: Any, _: Any) -> None:
+    def configure(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+        def heed(diagnostic: Any) -> None:
+            if diagnostic.severity_nonlocalized == "WARNING":
+                record.info[_WARNED] = True
+
+        dbapi_connection.add_notice_handler(heed)
         # Other timeouts, and a stronger synchronous_commit, are somebody's choice; a weaker one would lose promotions.
         # A replica that dies in mid-transaction must not keep its locks.
         dbapi_connection.autocommit = True

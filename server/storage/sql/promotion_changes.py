@@ -9,7 +9,7 @@ from sqlalchemy import insert, literal, select
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion, PromotionKind
 from server.storage.promotions import BranchEnd, Comparison, EarlierRequest, RequestKey, Verdict
-from server.storage.sql.engine import upsert
+from server.storage.sql.engine import upsert, wait_for_standbys
 from server.storage.sql.files import SqlFileTransaction
 from server.storage.sql.promotions import SqlPromotionReader, branch_end, to_branch_end
 from server.storage.sql.reader import model_id
@@ -47,7 +47,11 @@ class SqlPromotionTransaction(SqlPromotionReader, SqlFileTransaction):
         row = {"digest": request.digest, "results": " ".join(request.results), "created_time": self._clock_ms()}
         statement = upsert(self.connection, requests).values(**key._asdict(), **row)
         claimed = self.connection.execute(statement.on_conflict_do_nothing().returning(requests.c.digest))
-        return None if claimed.one_or_none() is not None else self.find_request(key)
+        if claimed.one_or_none() is not None:
+            return None
+        # The COMMIT that carried it out may have been interrupted while it waited for a standby.
+        wait_for_standbys(self.connection)
+        return self.find_request(key)
 
     def add_promotion(self, promotion: Promotion, verdict: Verdict | None) -> None:
         """See the contract."""

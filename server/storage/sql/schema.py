@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from alembic import command
@@ -9,11 +10,18 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
+from server.storage.sql.conflicts import is_in_use
 from server.storage.sql.engine import WAIT_SECONDS
+
+# Each waits for a table for WAIT_SECONDS, or until the database has found a deadlock.
+ATTEMPTS = 5
 
 # Any constant will do, as long as nobody else takes the same advisory lock in this database.
 _MIGRATION_LOCK = 6_044_121_873_905
+
+log = logging.getLogger(__name__)
 
 
 class SchemaOutdated(Exception):
@@ -21,18 +29,39 @@ class SchemaOutdated(Exception):
 
 
 def migrate(engine: Engine) -> None:
-    """Run the migrations that are missing, all or none; whoever comes at the same time waits, and finds them done.
+    """Run the migrations that are missing, one by one; whoever comes at the same time waits, and finds them done.
 
-    A schema that is newer than this server stays as it is.
+    Each is carried out whole or not at all, and is tried again if what servers do meanwhile stands in its way. A schema
+    that is newer than this server stays as it is.
     """
+    while _run_next(engine):
+        pass
+
+
+def _run_next(engine: Engine) -> bool:
+    """Run the first migration that is missing, and return whether there was one."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _try_next(engine)
+        except DBAPIError as error:
+            if not is_in_use(error):
+                raise
+            log.info("running a migration again after %s", error.orig)
+    return _try_next(engine)
+
+
+def _try_next(engine: Engine) -> bool:
+    # A transaction each, so that no migration keeps the tables of another one locked: calls lock them in other orders.
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             # For as long as it takes; but once it is our turn, no table may keep all traffic waiting behind us.
             connection.execute(text("SELECT set_config('lock_timeout', '0', true)"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             connection.execute(text(f"SELECT set_config('lock_timeout', '{WAIT_SECONDS}s', true)"))
-        if _is_outdated(connection):
-            command.upgrade(_config(connection), "head")
+        if not _is_outdated(connection):
+            return False
+        command.upgrade(_config(connection), "+1")
+        return True
 
 
 def check(engine: Engine) -> None:

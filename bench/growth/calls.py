@@ -1,0 +1,155 @@
+"""Each unary RPC as it is called in a filled registry; lists at their first page and at their last."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.growth.fill import BRANCH, DEPTH, NEW_FOLDER, Filled
+from bench.stock import CALLER, FOLDER, api_of
+from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
+from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest
+from server.promotion_records import filter_of
+from server.storage.paging import Paging
+from server.storage.sql.opaque import Opaque
+
+# The smallest registry has fewer models and branches than fill a usual page.
+FEW = 5
+
+
+@dataclass(frozen=True)
+class Call:
+    """One line of the table: an RPC, and the fields of its request, which may differ from call to call.
+
+    `adds` is how many versions it adds to the deep branch. `goal` is whether growth should leave it alone: what asks
+    for all that was ever made of a version cannot but grow.
+    """
+
+    name: str
+    rpc: str
+    fields: Callable[[Filled, random.Random], dict[str, Any]]
+    adds: int = 0
+    is_last_page: bool = False
+    goal: bool = True
+
+
+def _some_model(filled: Filled, chance: random.Random) -> str:
+    return chance.choice(filled.models)
+
+
+def _some_version(filled: Filled, chance: random.Random) -> dict[str, Any]:
+    pair = chance.randrange(len(filled.registered))
+    return {"model_rid": filled.models[2 * pair], "model_version_rid": filled.registered[pair]}
+
+
+def _some_promotion(filled: Filled, chance: random.Random) -> dict[str, Any]:
+    pair = chance.randrange(len(filled.registered))
+    return {"model_rid": filled.models[2 * pair + 1], "source_model_version_rid": filled.registered[pair]}
+
+
+def _some_preview(filled: Filled, chance: random.Random) -> dict[str, Any]:
+    return {**_some_promotion(filled, chance), "preview": True}
+
+
+def _some_promotions(filled: Filled, chance: random.Random) -> dict[str, Any]:
+    return {"promotions": [_some_promotion(filled, chance) for _ in range(FEW)]}
+
+
+def _deep_promotion(filled: Filled, _: random.Random) -> dict[str, Any]:
+    return {"model_rid": filled.deep_model, "source_model_version_rid": filled.hub, "preview": True}
+
+
+def _rollback(filled: Filled, chance: random.Random) -> dict[str, Any]:
+    return {"model_rid": filled.deep_model, "to_version_number": chance.randrange(1, filled.size + 1)}
+
+
+def _last_models(filled: Filled, _: random.Random) -> dict[str, Any]:
+    everything = sorted((*filled.models, filled.hub_model, filled.deep_model, filled.wide_model))
+    token = Paging(str, "ListModels", FOLDER).token(everything[-FEW - 1])
+    return {"parent_folder_rid": FOLDER, "page_size": FEW, "page_token": token}
+
+
+def _last_branches(filled: Filled, _: random.Random) -> dict[str, Any]:
+    last = f"branch-{filled.branches - FEW - 1:07}"
+    token = Paging(str, "ListBranches", filled.wide_model).token(last)
+    return {"model_rid": filled.wide_model, "page_size": FEW, "page_token": token}
+
+
+def _last_versions(filled: Filled, _: random.Random) -> dict[str, Any]:
+    token = Paging(int, "ListModelVersions", filled.deep_model, BRANCH).token(DEPTH + 1)
+    return {"model_rid": filled.deep_model, "page_token": token}
+
+
+def _last_promotions(filled: Filled, **wanted: Any) -> dict[str, Any]:
+    filters = filter_of(ListPromotionsRequest(**wanted))
+    deep = filters.model_rid is not None or filters.source_rid is not None
+    position = filled.before_last_deep_promotions if deep else filled.before_last_promotions
+    token = Paging(str, "ListPromotions", *filters).token(Opaque(filled.secret).position(*position))
+    return {**wanted, "page_token": token}
+
+
+def _last_of_lineage(filled: Filled, _: random.Random) -> dict[str, Any]:
+    position = Opaque(filled.secret).position(*filled.before_last_of_lineage)
+    return {"model_version_rid": filled.hub, "page_token": Paging(str, "GetLineage", filled.hub).token(position)}
+
+
+def _listings() -> list[Call]:
+    """ListPromotions by each of its filters, first page and last."""
+    ways: dict[str, Callable[[Filled], dict[str, str]]] = {
+        "all": lambda _: {},
+        "into the deep branch": lambda filled: {"model_rid": filled.deep_model},
+        "of one version": lambda filled: {"source_model_version_rid": filled.hub},
+        "by one caller": lambda _: {"created_by": f"user:{CALLER}"},
+    }
+    calls = []
+    for name, wanted in ways.items():
+        first = lambda filled, _, wanted=wanted: dict(wanted(filled))  # noqa: E731
+        last = lambda filled, _, wanted=wanted: _last_promotions(filled, **wanted(filled))  # noqa: E731
+        calls.append(Call(f"ListPromotions, {name}, first page", "ListPromotions", first))
+        calls.append(Call(f"ListPromotions, {name}, last page", "ListPromotions", last, is_last_page=True))
+    return calls
+
+
+CALLS = (
+    Call("GetModel", "GetModel", lambda f, c: {"model_rid": _some_model(f, c)}),
+    Call("GetModelVersion", "GetModelVersion", _some_version),
+    Call("GetBranch", "GetBranch", lambda f, c: {"model_rid": _some_model(f, c)}),
+    Call("GetBranch, deep", "GetBranch", lambda f, _: {"model_rid": f.deep_model}),
+    Call("ListModels, first page", "ListModels", lambda *_: {"parent_folder_rid": FOLDER, "page_size": FEW}),
+    Call("ListModels, last page", "ListModels", _last_models, is_last_page=True),
+    Call("ListModels, all folders", "ListModels", lambda *_: {"page_size": FEW}),
+    Call("ListBranches, first page", "ListBranches", lambda f, _: {"model_rid": f.wide_model, "page_size": FEW}),
+    Call("ListBranches, last page", "ListBranches", _last_branches, is_last_page=True),
+    Call("ListModelVersions", "ListModelVersions", lambda f, c: {"model_rid": _some_model(f, c)}),
+    Call("ListModelVersions, deep, first page", "ListModelVersions", lambda f, _: {"model_rid": f.deep_model}),
+    Call("ListModelVersions, deep, last page", "ListModelVersions", _last_versions, is_last_page=True),
+    Call("GetPromotion", "GetPromotion", lambda f, c: {"promotion_rid": c.choice(f.promotions)}),
+    *_listings(),
+    Call("GetLineage", "GetLineage", lambda f, c: {"model_version_rid": c.choice(f.promoted)}),
+    Call("GetLineage of the version promoted N times, first page", "GetLineage",
+         lambda f, _: {"model_version_rid": f.hub}, goal=False),
+    Call("GetLineage of the version promoted N times, last page", "GetLineage", _last_of_lineage,
+         is_last_page=True, goal=False),
+    Call("CheckPromotion", "CheckPromotion", _some_preview),
+    Call("CheckPromotion, deep", "CheckPromotion", _deep_promotion),
+    Call("GetBranchPolicy", "GetBranchPolicy", lambda f, c: {"model_rid": _some_model(f, c)}),
+    Call("ListGrants", "ListGrants", lambda f, c: {"resource_rid": _some_model(f, c)}),
+    Call("CreateModel", "CreateModel", lambda *_: {"name": str(uuid.uuid4()), "parent_folder_rid": NEW_FOLDER}),
+    Call("CreateModelVersion, deep", "CreateModelVersion",
+         lambda f, _: {"model_rid": f.deep_model, "model_api": api_of(10)}, adds=1),
+    Call("PromoteVersion", "PromoteVersion", _some_preview),
+    Call("PromoteVersion, with an id", "PromoteVersion",
+         lambda f, c: {**_some_preview(f, c), "request_id": str(uuid.uuid4())}),
+    Call("PromoteVersion, deep", "PromoteVersion", _deep_promotion, adds=1),
+    Call(f"BatchPromoteVersions, {FEW}", "BatchPromoteVersions", _some_promotions),
+    Call("RollbackBranch, deep", "RollbackBranch", _rollback, adds=1),
+    Call("SetBranchPolicy", "SetBranchPolicy",
+         lambda f, c: {"model_rid": _some_model(f, c), "compatibility": COMPATIBILITY_MODE_WARN}),
+    Call("GrantRole", "GrantRole",
+         lambda f, c: {"resource_rid": _some_model(f, c), "principal": "group:growth", "role": ROLE_VIEWER}),
+    Call("RevokeRole", "RevokeRole", lambda f, c: {"resource_rid": _some_model(f, c), "principal": "group:growth"}),
+)  # fmt: skip

@@ -1,0 +1,267 @@
+"""Fills an empty database fast, with rows such as years of use leave there.
+
+A registry of size N holds N versions in branches of 100, half of them registered and half promoted from the other half;
+N promotions of one version into one deep branch; a model with N / 100 branches; and a request id for every tenth
+version. Keys are counted here as the database will count them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
+
+from bench.growth.writing import Row, Writer
+from bench.stock import CALLER, FOLDER, api_of
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
+from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource, SdkSource
+from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION
+from server.compatibility import RULES_VERSION
+from server.storage.sql.rows import Content, content_of
+from server.storage.sql.tables import (
+    branches,
+    contents,
+    grants,
+    models,
+    opaque_keys,
+    promotions,
+    requests,
+    verdicts,
+    versions,
+)
+
+DEPTH = 100  # of the branches that are not deep
+BRANCH = "master"
+_CACHE_KIBIBYTES = 2**20
+NEW_FOLDER = f"{FOLDER}-new"  # empty, for models to come
+_CREATOR = f"user:{CALLER}"
+_SDK = ModelVersionSource(sdk=SdkSource()).SerializeToString()
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a filled database holds, by RID."""
+
+    size: int
+    models: tuple[str, ...]  # with branches of DEPTH; those with odd numbers were promoted into
+    registered: tuple[str, ...]  # some versions, each with one copy
+    promoted: tuple[str, ...]  # some of those copies, in the same order
+    promotions: tuple[str, ...]  # some promotions, each of one of those copies
+    hub_model: str
+    hub: str  # the version that was promoted so often
+    deep_model: str
+    wide_model: str
+    branches: int  # of the wide model
+    # Behind these positions there is one page of DEPTH left: time and key of a promotion, and key of a version.
+    before_last_promotions: tuple[int, int]
+    before_last_deep_promotions: tuple[int, int]
+    before_last_of_lineage: tuple[int, int]  # and the newest key
+    secret: bytes  # under which positions are written
+
+
+def fill(url: str, size: int, seed: int = 7) -> Filled:
+    """Fill an empty database, and return what it holds."""
+    parsed = make_url(url)
+    driver = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}[parsed.get_backend_name()]
+    engine = create_engine(parsed.set(drivername=driver))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _in_haste)
+    with engine.begin() as connection:
+        filled = _Filler(connection, size, random.Random(seed)).fill()
+    _tidy(engine)
+    engine.dispose()
+    return filled
+
+
+class _Filler:
+    """One database on its way."""
+
+    def __init__(self, connection: Connection, size: int, chance: random.Random):
+        self._writer = Writer(connection)
+        self._secret = connection.scalars(select(opaque_keys.c.key)).one()
+        self._size = size
+        self._chance = chance
+        self._start_ms = int(time.time() * 1000) - 3 * size - 1_000_000
+        self._pairs = size // (2 * DEPTH)
+        self._contents = [_content(number) for number in range(self._pairs)]
+        self._versions = itertools.count(1)  # the keys that come next
+        self._promotion_key = 0
+        self._positions: dict[int, tuple[int, int]] = {}  # of some promotions, by the number of older ones
+
+    def fill(self) -> Filled:
+        """Put all in."""
+        rids = {name: self._rid("model") for name in ("hub", "deep", "wide")}
+        spread = [self._rid("model") for _ in range(2 * self._pairs)]
+        hub = self._rid("model-version")
+        wide = self._size // DEPTH
+        self._writer.insert(models, map(self._model, [*spread, *rids.values()]))
+        counts = [*[DEPTH] * len(spread), 1, self._size]
+        self._writer.insert(branches, (_branch(key, BRANCH, count) for key, count in enumerate(counts, start=1)))
+        wide_key = len(spread) + 3
+        self._writer.insert(branches, (_branch(wide_key, f"branch-{number:07}", 1) for number in range(wide)))
+        self._writer.insert(contents, ({**c._asdict(), "size": len(c.payload)} for c in self._contents))
+        self._writer.insert(verdicts, map(_verdict, self._contents))
+        samples = self._add_versions(spread, rids, hub, wide)
+        self._writer.insert(grants, self._grants(spread))
+        self._writer.insert(requests, map(self._request, range(self._size // 10)))
+        return Filled(
+            size=self._size,
+            models=tuple(spread),
+            hub_model=rids["hub"],
+            hub=hub,
+            deep_model=rids["deep"],
+            wide_model=rids["wide"],
+            branches=wide,
+            before_last_promotions=self._positions[DEPTH],
+            before_last_deep_promotions=self._positions[self._size // 2 + DEPTH],
+            secret=self._secret,
+            **samples,
+        )
+
+    def _add_versions(self, spread: list[str], rids: dict[str, str], hub: str, wide: int) -> dict[str, Any]:
+        registered, promoted, records = [], [], []
+        version_rows = self._writer.into(versions)
+        promotion_rows = self._writer.into(promotions, behind=version_rows)
+        for pair, content in enumerate(self._contents):
+            originals = [self._rid("model-version") for _ in range(DEPTH)]
+            for number, rid in enumerate(originals, start=1):
+                version_rows.add(self._version(rid, 2 * pair + 1, number, content, _SDK, rid)[0])
+            for number, original in enumerate(originals, start=1):
+                rid = self._rid("model-version")
+                source = _source(spread[2 * pair], original)
+                row, key = self._version(rid, 2 * pair + 2, number, content, source, original)
+                version_rows.add(row)
+                promotion = self._promotion(key, 2 * pair + 2, spread[2 * pair], original, pair + 1, number)
+                promotion_rows.add(promotion)
+                if number == DEPTH // 2:
+                    registered.append(original)
+                    promoted.append(rid)
+                    records.append(promotion["rid"])
+        hub_key, deep_key = len(spread) + 1, len(spread) + 2
+        content, source = self._contents[0], _source(rids["hub"], hub)
+        version_rows.add(self._version(hub, hub_key, 1, content, _SDK, hub)[0])
+        key = 0
+        for number in range(1, self._size + 1):
+            row, key = self._version(self._rid("model-version"), deep_key, number, content, source, hub)
+            version_rows.add(row)
+            promotion = self._promotion(key, deep_key, rids["hub"], hub, 1, number)
+            promotion_rows.add(promotion)
+        for number in range(wide):
+            rid = self._rid("model-version")
+            version_rows.add(self._version(rid, deep_key + 1 + number, 1, content, _SDK, rid)[0])
+        promotion_rows.flush()
+        samples = {"registered": registered, "promoted": promoted, "promotions": records}
+        before_last = (key - DEPTH, key)
+        return {**{name: tuple(each) for name, each in samples.items()}, "before_last_of_lineage": before_last}
+
+    def _version(
+        self, rid: str, branch_key: int, number: int, content: Content, source: bytes, root: str
+    ) -> tuple[Row, int]:
+        key = next(self._versions)
+        row = {
+            "rid": rid,
+            "branch_id": branch_key,
+            "version_number": number,
+            "content_digest": content.digest,
+            "source": source,
+            "root_rid": root,
+            "created_time": self._start_ms + key,
+            "created_by": _CREATOR,
+        }
+        return row, key
+
+    def _promotion(self, version_key: int, model_key: int, source_model: str, source: str, verdict: int, n: int) -> Row:
+        created_ms = self._start_ms + version_key
+        if self._promotion_key in (DEPTH, self._size // 2 + DEPTH):
+            self._positions[self._promotion_key] = (created_ms, self._promotion_key + 1)
+        self._promotion_key += 1
+        return {
+            "rid": self._rid("promotion"),
+            "kind": PROMOTION_KIND_PROMOTION,
+            "version_id": version_key,
+            "model_id": model_key,
+            "source_model_rid": source_model,
+            "source_rid": source,
+            "verdict_id": None if n == 1 else verdict,
+            "created_time": created_ms,
+            "created_by": _CREATOR,
+        }
+
+    def _model(self, rid: str) -> Row:
+        name = f"model {rid}"
+        return {
+            "rid": rid,
+            "name": name,
+            "name_digest": hashlib.sha256(name.encode()).digest(),
+            "parent_folder_rid": FOLDER,
+            "created_time": self._start_ms,
+            "created_by": _CREATOR,
+        }
+
+    def _grants(self, spread: list[str]) -> Iterator[Row]:
+        for folder in (FOLDER, NEW_FOLDER):
+            yield {"resource_rid": folder, "principal": _CREATOR, "role": ROLE_OWNER}
+        for number, rid in enumerate(spread):
+            yield {"resource_rid": rid, "principal": f"group:team-{number % 100}", "role": ROLE_VIEWER}
+
+    def _request(self, _: int) -> Row:
+        return {
+            "caller": _CREATOR,
+            "rpc": "PromoteVersion",
+            "request_id": str(self._uuid()),
+            "digest": self._chance.randbytes(32),
+            "results": self._rid("model-version"),
+            "created_time": self._start_ms,
+        }
+
+    def _rid(self, kind: str) -> str:
+        return f"ri.models.main.{kind}.{self._uuid()}"
+
+    def _uuid(self) -> uuid.UUID:
+        return uuid.UUID(int=self._chance.getrandbits(128), version=4)
+
+
+def _branch(model_key: int, name: str, count: int) -> Row:
+    return {"model_id": model_key, "name": name, "version_count": count}
+
+
+def _content(number: int) -> Content:
+    return content_of(ModelVersion(model_api=api_of(10), conda_requirements=[f"library=={number}.0"]))
+
+
+def _verdict(content: Content) -> Row:
+    return {
+        "head_digest": content.digest,
+        "candidate_digest": content.digest,
+        "rules": RULES_VERSION,
+        "error_count": 0,
+        "payload": b"",
+        "size": 0,
+    }
+
+
+def _source(model_rid: str, version_rid: str) -> bytes:
+    promoted = PromotedSource(previous_model_rid=model_rid, previous_model_version_rid=version_rid)
+    return ModelVersionSource(promoted=promoted).SerializeToString()
+
+
+def _in_haste(connection: sqlite3.Connection, _: object) -> None:
+    """Fill without a journal, in memory as long as it lasts: what is interrupted is thrown away."""
+    for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIBIBYTES}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _tidy(engine: Engine) -> None:
+    """Do what a database does by and by while it fills slowly."""
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM ANALYZE"))
+            connection.execute(text("CHECKPOINT"))

@@ -1,0 +1,180 @@
+"""What a run says: its tables, in Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bench.peer import COPY, GET, TITLES
+from bench.scenarios import BY_NAME, CEILING
+
+# What was aimed at, beside the ceiling; SQLite and PostgreSQL.
+GOALS = {
+    "get_version": {"sqlite": 0.75, "postgresql": 0.75},
+    "get_branch": {"sqlite": 0.65, "postgresql": 0.55},
+    "promote_many": {"sqlite": 0.50, "postgresql": 0.45},
+    "promote_hot": {"sqlite": 0.45, "postgresql": 0.37},
+}
+SPREAD_GOAL = 4  # of a promotion's p99 to its p50
+WORKERS_GOAL = 1.7
+REFUSAL_GOAL = 10
+PEER_GOALS = {COPY: 60, GET: 25}
+KIND_TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+
+Result = dict[str, Any]
+
+
+def tables(measured: dict[str, Any]) -> str:
+    """All tables of a run; those alone that it measured something for."""
+    said = (_ceiling(measured), _fixed(measured), _workers(measured), _overload(measured), _peer(measured))
+    return "\n\n".join(filter(None, said))
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    assert all(len(row) == len(head) for row in rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
+
+
+def series(measured: dict[str, Any], kind: str, name: str) -> list[Result]:
+    """What the rounds found for one scenario on one kind of database."""
+    return [each[kind][name] for each in measured["rounds"] if name in each[kind]]
+
+
+def spread(values: Iterable[float]) -> tuple[float, float, float]:
+    """The median, the lowest and the highest."""
+    ordered = sorted(values)
+    return statistics.median(ordered), ordered[0], ordered[-1]
+
+
+def _ceiling(measured: dict[str, Any]) -> str:
+    head = [
+        "32 callers",
+        "database",
+        "a second",
+        "beside the ceiling",
+        "goal",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "p99/p50",
+        "server's CPU",
+        "load's CPU",
+    ]
+
+    def row(kind: str, name: str, results: list[Result]) -> list[str]:
+        goal = GOALS.get(name, {}).get(kind)
+        tail = statistics.median(result["p99"] / result["p50"] for result in results)
+        return [
+            *_rate_and_ratio(results),
+            f"≥ {goal:.2f}" if goal else "",
+            *_latencies(results),
+            f"{tail:.1f}" + (f" (goal: ≤ {SPREAD_GOAL})" if name.startswith("promote") else ""),
+            f"{_median(results, 'server_share'):.0%}",
+            f"{_median(results, 'generator_share'):.0%}",
+        ]
+
+    names = [name for name, each in BY_NAME.items() if each.beside == CEILING and each.share is None]
+    return _table(head, measured, names, row)
+
+
+def _fixed(measured: dict[str, Any]) -> str:
+    def row(kind: str, name: str, results: list[Result]) -> list[str]:
+        rates = (f"{_median(results, key):.0f}" for key in ("asked_per_second", "per_second"))
+        return [*rates, *_latencies(results)]
+
+    names = [name for name, each in BY_NAME.items() if each.share is not None and not each.overloads]
+    head = ["fixed rate", "database", "asked a second", "answered a second", "p50 ms", "p99 ms", "p99.9 ms"]
+    return _table(head, measured, names, row)
+
+
+def _workers(measured: dict[str, Any]) -> str:
+    def row(kind: str, name: str, results: list[Result]) -> list[str]:
+        return [*_rate_and_ratio(results), *_latencies(results)]
+
+    names = [name for name, each in BY_NAME.items() if each.workers > 1]
+    head = [
+        "two workers",
+        "database",
+        "a second",
+        f"beside one worker (goal: ≥ {WORKERS_GOAL})",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+    ]
+    return _table(head, measured, names, row)
+
+
+def _overload(measured: dict[str, Any]) -> str:
+    def row(kind: str, name: str, results: list[Result]) -> list[str]:
+        refusals = [result for result in results if result["refused"]]
+        empty = _median(series(measured, kind, CEILING), "p50")
+        p99 = _median(refusals, "refused_p99") if refusals else None
+        return [
+            f"{_median(results, 'asked_per_second'):.0f}",
+            f"{_median(results, 'per_second'):.0f}",
+            f"{_median(results, 'stored_per_second'):.0f}",
+            "none refused" if p99 is None else f"{_median(refusals, 'refused_p50'):.1f}",
+            "" if p99 is None else f"{p99:.1f}",
+            "" if p99 is None else f"**{p99 / empty:.1f}**",
+            f"{_median(results, 'recovered_milliseconds'):.0f}",
+        ]
+
+    names = [name for name, each in BY_NAME.items() if each.overloads]
+    head = ["overload", "database", "asked a second", "answered a second", "promoted a second"]
+    head += [
+        "refusal p50 ms",
+        "refusal p99 ms",
+        f"refusal p99 / empty call's p50 (goal: < {REFUSAL_GOAL})",
+        "first call afterwards ms",
+    ]
+    return _table(head, measured, names, row)
+
+
+def _peer(measured: dict[str, Any]) -> str:
+    def row(kind: str, name: str, results: list[Result]) -> list[str]:
+        median, lowest, highest = spread(result["times"] for result in results)
+        rates = (f"{_median(results, key):.0f}" for key in ("per_second", "ours"))
+        times = f"**{median:.0f}×** ({lowest:.0f} to {highest:.0f})"
+        return [*rates, times, f"≥ {PEER_GOALS[name]}×", *_latencies(results)]
+
+    head = [
+        "the peer",
+        "database",
+        "a second",
+        "ours a second",
+        "ours / the peer's",
+        "goal",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+    ]
+    return _table(head, measured, list(TITLES), row)
+
+
+def _table(
+    head: list[str], measured: dict[str, Any], names: list[str], row: Callable[[str, str, list[Result]], list[str]]
+) -> str:
+    """One row for each scenario on each kind of database; nothing if none of them was measured."""
+    titles = {**{name: each.title for name, each in BY_NAME.items()}, **TITLES}
+    rows = [
+        [titles[name], KIND_TITLES[kind], *row(kind, name, results)]
+        for name in names
+        for kind in measured["rounds"][0]
+        if (results := series(measured, kind, name))
+    ]
+    return markdown(head, rows) if rows else ""
+
+
+def _rate_and_ratio(results: list[Result]) -> list[str]:
+    median, lowest, highest = spread(result["ratio"] for result in results)
+    return [f"{_median(results, 'per_second'):.0f}", f"**{median:.2f}** ({lowest:.2f} to {highest:.2f})"]
+
+
+def _latencies(results: list[Result]) -> list[str]:
+    return [f"{_median(results, name):.1f}" for name in ("p50", "p99", "p99.9")]
+
+
+def _median(results: Iterable[Result], name: str) -> float:
+    return float(statistics.median(result[name] for result in results))

@@ -1,0 +1,180 @@
+"""A registry that is measured: a server process on a database, what it holds, and whether it all adds up."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+
+from bench.h2load import Generator, Load
+from bench.sampler import Sample, ask_once, sampling
+from bench.scenarios import CALLERS, Scenario
+from bench.stock import CALLER, Stock
+from bench.tools import Tool
+from bench.void import Void, check
+from modelregistry.v1.model_pb2 import Model, ModelVersion
+from tests.processes import Server, run
+
+_SETTLE_SECONDS = 20
+# The caller on the side asks seldom where it only looks for failures, and steadily where it looks for refusals.
+_SIDE: dict[str, Any] = {"callers": 1, "pause": 0.05}
+_SIDE_OF_OVERLOAD: dict[str, Any] = {"callers": 4, "pause": 0.002}
+
+
+class Site:
+    """One server on one database, with its stock."""
+
+    def __init__(self, server: Server, tool: Tool, folder: Path, workers: int):
+        self._server = server
+        self._token = server.token(CALLER)
+        self._channel = grpc.insecure_channel(server.address)
+        self._user = server.user(self._channel, CALLER)
+        self._generator = Generator(tool, folder, self._token)
+        self.workers = workers
+        self._stock = Stock(server.user(self._channel), self._user)
+        self._written: dict[str, Model] = {}
+
+    def close(self) -> None:
+        """Hang up."""
+        self._channel.close()
+
+    def measure(self, scenario: Scenario, seconds: float, rate: float | None) -> dict[str, Any]:
+        """Return what a scenario comes to. Raises Void if it does not count."""
+        requests = tuple(request.SerializeToString() for request in scenario.requests(self._stock))
+        if rate is not None:
+            # In one process, callers at a fixed rate would ask all at the same moment, and wait for each other.
+            requests = tuple(itertools.islice(itertools.cycle(requests), CALLERS))
+        load = Load(scenario.path, requests, CALLERS, rate)
+        models = tuple(scenario.writes_to(self._stock)) if scenario.writes_to else ()
+        self._written |= {model.rid: model for model in models}
+        before = self._stored(models)
+        server_before, machine_before = self._processor_seconds(), psutil.cpu_times()
+        begin = time.monotonic()
+        side = _SIDE_OF_OVERLOAD if scenario.overloads else _SIDE
+        with sampling(self._server.address, scenario.path, requests, self._token, **side) as sample:
+            measured = self._generator.run(self._server.address, load, seconds)
+        elapsed = time.monotonic() - begin
+        server_spent = self._processor_seconds() - server_before
+        result: dict[str, Any] = {
+            "per_second": measured.per_second,
+            "p50": measured.percentile(0.5),
+            "p99": measured.percentile(0.99),
+            "p99.9": measured.percentile(0.999),
+            "calls": measured.calls,
+            "sampled": sample.codes,
+            "generator_share": measured.processor_share,
+            "server_share": server_spent / elapsed,
+            "machine_share": _busy(machine_before),
+        }
+        if rate is not None:
+            result["asked_per_second"] = rate
+        if scenario.overloads:
+            again = ask_once(self._server.address, scenario.path, requests[0], self._token)
+            sample.answers.append(again)
+            result |= _refusals(sample) | {"recovered": again.code.name, "recovered_milliseconds": again.milliseconds}
+        result["stored"] = self._settled(models) - before
+        result["stored_per_second"] = result["stored"] / elapsed
+        check(scenario, measured, sample, load, result["stored"])
+        if scenario.writes:
+            self._read_back(scenario, sample)
+        return result
+
+    def audit(self) -> None:
+        """Read every branch that was written to from end to end. Raises Void if it lacks a number, or has too many."""
+        for model in self._written.values():
+            count = self._stored([model])
+            numbers = list(self._numbers(model)) if count else []
+            if numbers != list(range(count, 0, -1)):
+                raise Void(f"the branch of {model.name} counts {count} versions, and lists {len(numbers)}")
+
+    def _read_back(self, scenario: Scenario, sample: Sample) -> None:
+        """Raise Void unless each version that was acknowledged to the caller on the side is there."""
+        for answer in sample.of(grpc.StatusCode.OK):
+            version = ModelVersion.FromString(answer.message)
+            stored = self._user("GetModelVersion", model_rid=version.model_rid, model_version_rid=version.rid)
+            if stored != version:
+                raise Void(f"{scenario.name}: what was acknowledged as {version.rid} is stored otherwise")
+
+    def _numbers(self, model: Model) -> Iterator[int]:
+        token = None
+        while True:
+            page = self._user("ListModelVersions", model_rid=model.rid, page_size=1000, page_token=token)
+            yield from (version.version_number for version in page.model_versions)
+            if not page.HasField("next_page_token"):
+                return
+            token = page.next_page_token
+
+    def _stored(self, models: Iterable[Model]) -> int:
+        return sum(self._count(model) for model in models)
+
+    def _count(self, model: Model) -> int:
+        try:
+            return int(self._user("GetBranch", model_rid=model.rid).version_count)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.NOT_FOUND:
+                return 0
+            raise
+
+    def _settled(self, models: tuple[Model, ...]) -> int:
+        """What is stored once the calls that were under way at the end have come to theirs."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        stored = self._stored(models)
+        while models and time.monotonic() < deadline:
+            time.sleep(0.1)
+            last, stored = stored, self._stored(models)
+            if last == stored:
+                break
+        return stored
+
+    def _processor_seconds(self) -> float:
+        server = psutil.Process(self._server.process.pid)
+        times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
+        return float(sum(each.user + each.system for each in times))
+
+
+@contextmanager
+def site(tool: Tool, folder: Path, database_url: str | None, workers: int) -> Iterator[Site]:
+    """Serve a database, with what is to be read in it already there."""
+    folder.mkdir()
+    arguments: list[str] = []
+    if database_url is not None:
+        arguments += ["--database-url", database_url]
+        migrated = run("migrate", "--database-url", database_url)
+        if migrated.returncode:
+            raise RuntimeError(migrated.stderr)
+    if has_workers():
+        arguments += ["--workers", str(workers)]
+    with Server(folder / "server", *arguments) as server:
+        open_site = Site(server, tool, folder, workers)
+        try:
+            yield open_site
+        finally:
+            open_site.close()
+
+
+def has_workers() -> bool:
+    """Whether a server can be told how many worker processes it shall have."""
+    return "--workers" in run("serve", "--help").stdout
+
+
+def _refusals(sample: Sample) -> dict[str, Any]:
+    refused = sorted(answer.milliseconds for answer in sample.of(grpc.StatusCode.RESOURCE_EXHAUSTED))
+    if not refused:
+        return {"refused": 0}
+    return {
+        "refused": len(refused),
+        "refused_p50": refused[len(refused) // 2],
+        "refused_p99": refused[int(len(refused) * 0.99)],
+    }
+
+
+def _busy(before: Any) -> float:
+    after = psutil.cpu_times()
+    total = sum(after) - sum(before)
+    return (total - (after.idle - before.idle)) / total if total else 0.0

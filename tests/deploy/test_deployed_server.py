@@ -1,0 +1,116 @@
+"""The server with the environment that deploy/kubernetes gives it, asked by the probes that deploy/kubernetes makes.
+
+No cluster is needed for it: what differs is who starts the process, and where its issuer, database and bucket are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from sqlalchemy import make_url
+
+from tests.auth.forge import KeyPair, claims, jwks, key_pair
+from tests.auth.test_key_sources import Site
+from tests.conftest import NewDatabase
+from tests.deploy.manifests import EXAMPLE, EXAMPLE_MIGRATION, container_of, environment_of, only
+from tests.deploy.test_kubernetes import PROBES
+from tests.e2e.database_proxy import DatabaseProxy
+from tests.object_store import BUCKET, object_store
+from tests.processes import Server, run
+from tests.rpc.harness import User
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+DEADLINE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A running server of the example, with what it stands on."""
+
+    server: Server
+    issuer: KeyPair
+    variables: dict[str, str]
+    database: DatabaseProxy
+    volumes: dict[str, Path]
+
+    def user(self, channel: grpc.Channel, **changes: Any) -> User:
+        """Somebody with a token of the issuer that the example names."""
+        issued = {"iss": self.variables["MODELREGISTRY_ISSUER"], "aud": self.variables["MODELREGISTRY_AUDIENCE"]}
+        token = self.issuer.sign(claims(**issued, scope="api:models-read api:models-write", **changes))
+        return User(channel, (("authorization", f"Bearer {token}"),))
+
+    def probe(self, channel: grpc.Channel, name: str) -> Any:
+        """What a probe of the Deployment is told."""
+        asked = container_of(only(EXAMPLE, "Deployment"))[name]["grpc"].get("service", "")
+        request = health_pb2.HealthCheckRequest(service=asked)
+        return health_pb2_grpc.HealthStub(channel).Check(request, timeout=DEADLINE_SECONDS).status
+
+
+@pytest.fixture
+def deployed(new_database: NewDatabase, tmp_path: Path) -> Iterator[Deployed]:
+    url, issuer = make_url(new_database("postgresql")), key_pair()
+    assert url.host
+    assert url.port
+    volumes = {"tmp": tmp_path / "t", "data": tmp_path / "data"}
+    for folder in volumes.values():
+        folder.mkdir()
+    with Site() as site, object_store() as objects, DatabaseProxy((url.host, url.port)) as proxy:
+        site.document = jwks(issuer)
+        threading.Thread(target=site.serve_forever, args=(0.01,), daemon=True).start()
+        # What is somewhere else here, and nothing beside.
+        database = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        here = {
+            "MODELREGISTRY_DATABASE_URL": database,
+            "MODELREGISTRY_JWKS_URL": site.url,
+            "MODELREGISTRY_FILES_URL": f"s3://{BUCKET}/modelregistry",
+            **objects.environment,
+            "no_proxy": "127.0.0.1",
+            "TMPDIR": str(volumes["tmp"]),
+            "HOME": str(tmp_path / "nobody"),
+            "MODELREGISTRY_DATA_DIR": str(volumes["data"]),
+        }
+        migration = only(EXAMPLE_MIGRATION, "Job")
+        job = run(*container_of(migration)["args"], **environment_of(EXAMPLE_MIGRATION, migration) | here)
+        assert job.returncode == 0, job.stderr
+        variables = environment_of(EXAMPLE, only(EXAMPLE, "Deployment")) | here
+        with Server(volumes["data"], **variables) as server:
+            yield Deployed(server, issuer, variables, proxy, volumes)
+        site.shutdown()
+
+
+def test_the_server_of_the_example_serves_and_writes_nothing_that_it_would_miss(deployed: Deployed) -> None:
+    with grpc.insecure_channel(deployed.server.address) as channel:
+        assert [deployed.probe(channel, name) for name in PROBES] == [SERVING] * 3
+        admin = deployed.user(channel, groups=["ml-platform"])
+        source, target = admin.create_model("source"), admin.create_model("target")
+        version = admin.create_version_with_files(source, b"weights" * 2**18)
+        promoted = admin.promote(version, target)
+        assert admin.download(promoted) == b"weights" * 2**18
+        assert deployed.user(channel, sub="jane").failure("GetModel", model_rid=target.rid).name == "ModelNotFound"
+
+    assert list(deployed.volumes["data"].iterdir()) == []
+    written = [path for path in deployed.volumes["tmp"].rglob("*") if path.is_file()]
+    assert written == []  # a socket is none
+    assert not Path(deployed.variables["HOME"]).exists()
+
+
+def test_a_lost_database_makes_a_replica_unready_and_never_dead(deployed: Deployed) -> None:
+    with grpc.insecure_channel(deployed.server.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE_SECONDS)
+        assert next(watch).status == SERVING
+        deployed.database.close()
+        assert next(watch).status == NOT_SERVING
+        told = {name: deployed.probe(channel, name) for name in PROBES}
+        assert told == {"startupProbe": SERVING, "readinessProbe": NOT_SERVING, "livenessProbe": SERVING}
+        deployed.database.open()
+        assert next(watch).status == SERVING
+        assert deployed.probe(channel, "readinessProbe") == SERVING
+        watch.cancel()

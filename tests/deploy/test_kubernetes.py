@@ -1,0 +1,187 @@
+"""deploy/kubernetes holds what Kubernetes accepts, and what the server and its Dockerfile mean."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from server.lifecycle import DRAIN_SECONDS
+from server.rpc.health import LIVENESS
+from server.rpc.server import SERVICES
+from tests.cli.test_options import commands, options_of
+from tests.deploy.manifests import (
+    BASE,
+    EXAMPLE,
+    EXAMPLE_MIGRATION,
+    KUBERNETES,
+    KUSTOMIZATIONS,
+    MIGRATION,
+    Manifest,
+    container_of,
+    environment_of,
+    objects,
+    only,
+    pod_of,
+    selects,
+)
+from tests.e2e.test_image import arguments_of
+from tests.e2e.test_image import only as only_instruction
+
+# The oldest Kubernetes where all that is used here is on by default, and the newest that the schemas are of.
+VERSIONS = ["1.30", kubernetes_validate.latest_version()]
+PROBES = ["startupProbe", "readinessProbe", "livenessProbe"]
+WORKLOADS = [(BASE, "Deployment"), (EXAMPLE, "Deployment"), (MIGRATION, "Job"), (EXAMPLE_MIGRATION, "Job")]
+# What the name of a variable or the shape of a value says of a secret.
+SECRET_NAME = re.compile("PASSWORD|SECRET|TOKEN|KEY|DATABASE_URL")
+SECRET_VALUE = re.compile(r"://[^/\s]*:[^/\s]*@|-----BEGIN|\beyJ[\w-]+\.")
+
+each_workload = pytest.mark.parametrize(("folder", "kind"), WORKLOADS)
+
+
+def kustomization_name(folder: Path) -> str:
+    return str(folder.relative_to(KUBERNETES))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("folder", KUSTOMIZATIONS, ids=kustomization_name)
+def test_every_object_fits_the_schema_of_its_kind(folder: Path, version: str) -> None:
+    found = objects(folder)
+    for each in found:
+        kubernetes_validate.validate(each, version, strict=True)
+    assert found
+
+
+def test_a_misspelt_field_would_be_noticed() -> None:
+    misspelt = copy.deepcopy(only(BASE, "Deployment"))
+    container_of(misspelt)["readynessProbe"] = container_of(misspelt).pop("readinessProbe")
+    with pytest.raises(kubernetes_validate.ValidationError, match="readynessProbe"):
+        kubernetes_validate.validate(misspelt, VERSIONS[-1], strict=True)
+
+
+def test_every_folder_with_a_kustomization_is_among_those_that_are_rendered() -> None:
+    folders = {file.parent for file in KUBERNETES.rglob("kustomization.yaml")}
+    assert folders == {*KUSTOMIZATIONS, EXAMPLE / "release"}
+
+
+@each_workload
+def test_a_workload_runs_a_command_with_options_that_it_has(folder: Path, kind: str) -> None:
+    workload = only(folder, kind)
+    [command] = container_of(workload)["args"]
+    known = {parameter.envvar for parameter in options_of(commands()[command]).values()}
+    ours = {name for name in environment_of(folder, workload) if name.startswith("MODELREGISTRY_")}
+    assert ours <= known
+    assert "MODELREGISTRY_DATABASE_URL" in ours
+    # Kubernetes would add variables like MODELREGISTRY_PORT for the services around.
+    assert pod_of(workload)["spec"]["enableServiceLinks"] is False
+
+
+def test_the_example_says_all_that_servers_away_from_a_trial_need() -> None:
+    names = environment_of(EXAMPLE, only(EXAMPLE, "Deployment")).keys()
+    assert names >= {f"MODELREGISTRY_{name}" for name in ("ISSUER", "AUDIENCE", "JWKS_URL", "FILES_URL")}
+    assert "MODELREGISTRY_LOCAL_KEYS" not in names
+
+
+@each_workload
+def test_secrets_are_referred_to_and_never_spelled(folder: Path, kind: str) -> None:
+    assert not [each for each in objects(folder) if each["kind"] == "Secret"]
+    for name, value in environment_of(folder, only(folder, kind)).items():
+        if SECRET_NAME.search(name):
+            assert set(value) == {"secretKeyRef"}, name
+        else:
+            assert isinstance(value, str), name
+            assert not SECRET_VALUE.search(value), name
+
+
+def test_the_servers_do_not_own_the_tables() -> None:
+    def secret_of(folder: Path, kind: str) -> str:
+        variables: dict[str, Any] = environment_of(folder, only(folder, kind))
+        return variables["MODELREGISTRY_DATABASE_URL"]["secretKeyRef"]["name"]
+
+    assert secret_of(EXAMPLE, "Deployment") != secret_of(EXAMPLE_MIGRATION, "Job")
+
+
+@each_workload
+def test_a_workload_can_do_no_more_than_it_needs(folder: Path, kind: str) -> None:
+    workload = only(folder, kind)
+    pod, container = pod_of(workload)["spec"], container_of(workload)
+    user, group = (int(number) for number in only_instruction("USER").split(":"))
+    expected = {"runAsNonRoot": True, "runAsUser": user, "runAsGroup": group}
+    assert pod["securityContext"].items() >= {**expected, "seccompProfile": {"type": "RuntimeDefault"}}.items()
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["automountServiceAccountToken"] is False
+    assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+    assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
+
+
+def test_ports_are_those_of_the_image_wherever_they_are_named() -> None:
+    container = container_of(only(BASE, "Deployment"))
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert [str(number) for number in ports.values()] == only_instruction("EXPOSE").split()
+    assert all(container[probe]["grpc"]["port"] == ports["grpc"] for probe in PROBES)
+    services = [each for each in objects(BASE) if each["kind"] == "Service"]
+    for service in services:
+        assert selects(service["spec"]["selector"], pod_of(only(BASE, "Deployment")))
+        for port in service["spec"]["ports"]:
+            assert (port["name"], port["port"]) == (port["targetPort"], ports[port["targetPort"]])
+    # One address for everybody, and one that is the addresses of all replicas.
+    assert [service["spec"].get("clusterIP") for service in services] == [None, "None"]
+
+
+def test_only_readiness_depends_on_the_database() -> None:
+    container = container_of(only(BASE, "Deployment"))
+    asked = {probe: container[probe]["grpc"].get("service", "") for probe in PROBES}
+    assert asked == {"startupProbe": LIVENESS, "readinessProbe": "", "livenessProbe": LIVENESS}
+    assert LIVENESS not in SERVICES
+
+
+def test_a_replica_has_the_time_to_finish_what_it_runs() -> None:
+    pod = pod_of(only(BASE, "Deployment"))["spec"]
+    sleep = container_of(only(BASE, "Deployment"))["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert sleep > 0
+    assert pod["terminationGracePeriodSeconds"] >= sleep + DRAIN_SECONDS + 5
+
+
+def test_what_disturbs_and_what_spreads_the_servers_means_their_pods_alone() -> None:
+    server, migration = pod_of(only(BASE, "Deployment")), pod_of(only(MIGRATION, "Job"))
+    spec = server["spec"]
+    budget = only(BASE, "PodDisruptionBudget")["spec"]
+    selectors = [
+        budget["selector"]["matchLabels"],
+        only(BASE, "Deployment")["spec"]["selector"]["matchLabels"],
+        *(each["labelSelector"]["matchLabels"] for each in spec["topologySpreadConstraints"]),
+        *(each["spec"]["selector"] for each in objects(BASE) if each["kind"] == "Service"),
+    ]
+    assert len(selectors) == 6
+    for selector in selectors:
+        assert selects(selector, server)
+        assert not selects(selector, migration)
+    replicas = only(BASE, "Deployment")["spec"]["replicas"]
+    assert 0 < budget["maxUnavailable"] < replicas
+    assert only(EXAMPLE, "HorizontalPodAutoscaler")["spec"]["minReplicas"] >= replicas
+    assert "replicas" not in only(EXAMPLE, "Deployment")["spec"]
+
+
+def test_what_is_written_lies_in_a_volume() -> None:
+    workload = only(BASE, "Deployment")
+    mounts = {mount["name"]: mount["mountPath"] for mount in container_of(workload)["volumeMounts"]}
+    volumes: list[Manifest] = pod_of(workload)["spec"]["volumes"]
+    assert {volume["name"] for volume in volumes} == mounts.keys()
+    assert all(volume.keys() == {"name", "emptyDir"} for volume in volumes)
+    assert set(mounts.values()) == {"/tmp", *arguments_of("VOLUME")}
+
+
+def test_the_servers_and_their_migration_are_of_one_release() -> None:
+    images = {container_of(only(folder, kind))["image"] for folder, kind in WORKLOADS if folder.is_relative_to(EXAMPLE)}
+    [image] = images
+    version = re.search(r'^version = "(.*)"$', (KUBERNETES.parents[1] / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version
+    assert image.endswith(f"/modelregistry:{version[1]}")

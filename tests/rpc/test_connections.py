@@ -1,0 +1,52 @@
+"""Connections end in order now and then, and those that are idle may be looked after."""
+
+from __future__ import annotations
+
+import threading
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server.rpc import server
+from server.rpc.health import NOT_SERVING, SERVING
+from tests.conftest import NewDatabase, OpenRepository
+from tests.rpc.harness import serving
+
+SECONDS = 60
+
+
+def test_connections_are_renewed_and_neither_calls_nor_streams_notice(
+    new_database: NewDatabase, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTION_AGE_SECONDS", 0.5)
+    with serving(open_repository(new_database("sqlite", migrated=True))) as registry:
+        ended = threading.Semaphore(0)
+        registry.channel.subscribe(lambda state: ended.release() if state != grpc.ChannelConnectivity.READY else None)
+        stub = health_pb2_grpc.HealthStub(registry.channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=SECONDS)
+        assert next(watch).status == NOT_SERVING
+        admin, renewed = registry.user("admin"), 0
+        while renewed < 3:
+            admin("ListModels")
+            renewed += ended.acquire(blocking=False)
+        registry.health.tell(SERVING)
+        assert next(watch).status == SERVING
+        watch.cancel()
+
+
+def test_a_client_may_ask_whether_its_connection_is_still_one(
+    new_database: NewDatabase, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third question that comes too early would end the connection, and the stream with it."""
+    monkeypatch.setattr(server, "MIN_PING_SECONDS", 0.2)
+    options = [("grpc.keepalive_time_ms", 500), ("grpc.http2.max_pings_without_data", 0)]
+    with (
+        serving(open_repository(new_database("sqlite", migrated=True))) as registry,
+        grpc.insecure_channel(registry.address, options=options) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=4)
+        assert next(watch).status == NOT_SERVING
+        with pytest.raises(grpc.RpcError) as ended:
+            next(watch)
+        assert ended.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED

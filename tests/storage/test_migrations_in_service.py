@@ -1,0 +1,103 @@
+"""Migrations on a PostgreSQL that servers are using: what they lock, and what they do about what others lock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, event, inspect, text
+
+from server.storage.sql import schema
+from server.storage.sql.engine import open_engine
+from tests.conftest import NewDatabase
+
+SECONDS = 60
+SCRIPTS = ScriptDirectory(str(Path(schema.__file__).parent / "migrations"))
+REVISIONS = [script.revision for script in SCRIPTS.walk_revisions()][::-1]
+# Locks that keep calls waiting: those that read, or those that write.
+IN_THE_WAY = text(
+    "SELECT DISTINCT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
+    " WHERE pid = pg_backend_pid() AND relkind = 'r'"
+    " AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"
+)
+# Released before there was the rule. They lock more than one table, each against writes alone but for one.
+BEFORE_THE_RULE = {"0002", "0003"}
+
+
+@pytest.fixture
+def url(new_database: NewDatabase) -> str:
+    return new_database("postgresql")
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    engine = open_engine(url)
+    yield engine
+    engine.dispose()
+
+
+def migrate_to(engine: Engine, revision: str) -> None:
+    with engine.begin() as connection:
+        command.upgrade(schema._config(connection), revision)
+
+
+@pytest.mark.parametrize("number", range(1, len(REVISIONS)), ids=REVISIONS[1:])
+def test_a_migration_locks_one_table_that_is_in_use(engine: Engine, number: int) -> None:
+    """Two could each be what a call holds while it waits for the other."""
+    migrate_to(engine, REVISIONS[number - 1])
+    in_use = set(inspect(engine).get_table_names()) - {"alembic_version"}
+    with engine.begin() as connection:
+        command.upgrade(schema._config(connection), REVISIONS[number])
+        locked = set(connection.scalars(IN_THE_WAY)) & in_use
+    assert len(locked) <= 1 or REVISIONS[number] in BEFORE_THE_RULE, locked
+
+
+def test_migrations_that_are_missing_are_carried_out_one_by_one(engine: Engine) -> None:
+    """What one of them locks is free again before the next one begins."""
+    migrate_to(engine, REVISIONS[0])
+    committed = []
+
+    @event.listens_for(engine, "commit")
+    def look(connection: Connection) -> None:
+        committed.append(connection.scalar(text("SELECT version_num FROM alembic_version")))
+
+    schema.migrate(engine)
+
+    event.remove(engine, "commit", look)
+    assert list(dict.fromkeys(committed)) == REVISIONS[1:]
+
+
+def test_a_migration_that_cannot_have_a_table_is_tried_again(
+    url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "WAIT_SECONDS", 1)
+    migrate_to(engine, "0001")
+    gave_up = threading.Event()
+    event.listen(engine, "rollback", lambda _: gave_up.set())
+    with psycopg.connect(url) as somebody, ThreadPoolExecutor(1) as thread:
+        somebody.execute("LOCK TABLE contents IN ACCESS SHARE MODE")
+        migrating = thread.submit(schema.migrate, engine)
+        assert gave_up.wait(SECONDS)
+        somebody.commit()
+        migrating.result(SECONDS)
+    schema.check(engine)
+
+
+def test_a_migration_that_can_never_have_a_table_is_given_up(
+    url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "WAIT_SECONDS", 1)
+    monkeypatch.setattr(schema, "ATTEMPTS", 2)
+    migrate_to(engine, "0001")
+    with psycopg.connect(url) as somebody:
+        somebody.execute("LOCK TABLE contents IN ACCESS SHARE MODE")
+        with pytest.raises(Exception, match="lock timeout"):
+            schema.migrate(engine)
+    schema.migrate(engine)
+    schema.check(engine)
