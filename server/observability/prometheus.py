@@ -1,14 +1,18 @@
 """Numbers for Prometheus: calls, errors, promotions, connections to the database.
 
-What a call touches is made once for each method, since to look it up would take longer than to count. The processes of
-one server count together in a folder: each in files of its own, which whichever of them is asked adds up.
+Who uses this brings the numbers up to date now and then, and before they are read. The processes of one server count
+together in a folder: each in files of its own, which whichever of them is asked adds up.
 """
 
 from __future__ import annotations
 
+import collections
 import os
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from threading import Lock
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics, values
@@ -53,7 +57,8 @@ class Prometheus:
         self._promotions = Counter(
             "modelregistry_promotions_total", "Promotions that were committed.", ("kind",), registry=own
         )
-        self._running: list[tuple[Gauge, set[CallRecord]]] = []
+        self._calls: list[_Calls] = []
+        self._counting = Lock()
         connections = Gauge(
             "modelregistry_database_connections",
             "Connections to the database.",
@@ -74,22 +79,22 @@ class Prometheus:
     def watch_of(self, method: str) -> Watch:
         """Return what counts the calls of a method."""
         service, _, name = method.removeprefix("/").partition("/")
-        running: set[CallRecord] = set()
-        self._running.append((self._in_flight.labels(service, name), running))
         seconds = self._seconds.labels(service, name)
         went_well = self._handled.labels(service, name, "OK")
+        calls = _Calls(self._in_flight.labels(service, name), went_well, seconds)
+        running, ended = calls.running, calls.ended
+        self._calls.append(calls)
 
         def begin(record: CallRecord, context: grpc.ServicerContext) -> Callable[[CallRecord], None]:
-            # A gauge would take longer, twice for each call; `sample` sets it.
             running.add(record)
             return end
 
         def end(record: CallRecord) -> None:
             running.discard(record)
-            seconds.observe(record.seconds)
             if record.code == "OK":
-                went_well.inc()
+                ended.append(record.seconds)
                 return
+            seconds.observe(record.seconds)
             self._handled.labels(service, name, record.code).inc()
             if record.error is not None:
                 self._errors.labels(record.error.name).inc()
@@ -101,12 +106,44 @@ class Prometheus:
         self._promotions.labels(kind).inc()
 
     def sample(self, use: ConnectionUse) -> None:
-        """Take down how many calls run, and how many connections there are."""
-        for in_flight, running in tuple(self._running):
-            in_flight.set(len(running))
+        """Bring the numbers up to date, with how many connections there are."""
+        self.count()
         self._in_use.set(use.in_use)
         self._idle.set(use.idle)
         self._limit.set(use.limit)
+
+    def count(self) -> None:
+        """Bring the numbers of calls up to date."""
+        with self._counting:
+            for calls in tuple(self._calls):
+                calls.count()
+
+
+class _Calls:
+    """The calls of one method that are not counted yet, and how to count them.
+
+    To count a call takes longer than most of the layers around it, so all that it does by itself is to come and go;
+    they are counted together, some times a second.
+    """
+
+    def __init__(self, in_flight: Gauge, went_well: Counter, seconds: Histogram):
+        self.running: set[CallRecord] = set()
+        # How long those took that went well.
+        self.ended: deque[float] = deque()
+        self._in_flight = in_flight
+        self._went_well = went_well
+        self._seconds = seconds
+
+    def count(self) -> None:
+        self._in_flight.set(len(self.running))
+        ended = [self.ended.popleft() for _ in range(len(self.ended))]
+        if not ended:
+            return
+        self._went_well.inc(len(ended))
+        # The library has no other way to observe many at once than what its own `observe` does with one.
+        self._seconds._sum.inc(sum(ended))
+        for bucket, many in collections.Counter(bisect_left(SECONDS, each) for each in ended).items():
+            self._seconds._buckets[bucket].inc(many)
 
 
 class _Together(Collector):

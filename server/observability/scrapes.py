@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from prometheus_client import CollectorRegistry, MetricsHandler
 
 PATH = "/metrics"
-# What is only true at the moment is taken down this often, for whichever process is asked.
+# How often numbers are brought up to date, for whichever process is asked.
 SAMPLE_SECONDS = 0.25
 CLIENT_SECONDS = 10.0
 
@@ -41,6 +41,7 @@ class MetricsServer:
     def stop(self) -> None:
         """Take no more requests."""
         self._server.shutdown()
+        self._sample()
         self._server.server_close()
 
 

@@ -13,6 +13,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.documents import table
+from tests.e2e.test_workers import until
 from tests.processes import Server, failure, run
 from tests.rpc.harness import SOME_MODEL
 
@@ -60,19 +61,19 @@ def work(server: Server) -> None:
 def test_what_the_server_did_is_in_the_numbers(server: Server, metrics_url: str) -> None:
     before = scrape(metrics_url)
     work(server)
-    after = scrape(metrics_url)
 
     def grown(metric: str, **labels: str) -> float:
-        return value(after, metric, **labels) - value(before, metric, **labels)
+        return value(scrape(metrics_url), metric, **labels) - value(before, metric, **labels)
 
+    until(lambda: grown("grpc_server_handled_total", grpc_service="modelregistry.v1.ModelService") == 8)
     assert grown("grpc_server_handled_total", grpc_method="PromoteVersion", grpc_code="OK") == 3
     assert grown("grpc_server_handled_total", grpc_method="GetModel", grpc_code="NOT_FOUND") == 2
     assert grown("grpc_server_handling_seconds_count", grpc_method="PromoteVersion") == 3
     assert grown("modelregistry_errors_total", name="ModelNotFound") == 2
     assert grown("modelregistry_promotions_total", kind="promotion") == 3
     assert grown("modelregistry_promotions_total", kind="rollback") == 1
-    assert value(after, "grpc_server_in_flight") == 0
-    assert value(after, "modelregistry_database_connections_limit") >= 1
+    until(lambda: value(scrape(metrics_url), "grpc_server_in_flight") == 0)
+    assert value(scrape(metrics_url), "modelregistry_database_connections_limit") >= 1
 
 
 def test_the_document_tells_exactly_what_is_served(server: Server, metrics_url: str) -> None:

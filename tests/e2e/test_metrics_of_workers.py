@@ -66,7 +66,7 @@ def test_whichever_answers_tells_of_all(tmp_path: Path) -> None:
         for _ in range(3):
             workers.probe()
 
-        assert workers.probes() == 3 * CONNECTIONS
+        until(lambda: workers.probes() == 3 * CONNECTIONS)
         assert sum(workers.shares()) == 3 * CONNECTIONS
         assert min(workers.shares()) > 0
         for stopped in workers_of(workers.server):
@@ -85,7 +85,7 @@ def test_a_worker_that_is_killed_takes_along_what_it_did_and_not_what_it_had_don
         assert all(next(watch) for watch in watches)
         until(lambda: workers.in_flight() == CONNECTIONS)
         workers.probe()
-        before = workers.probes()
+        until(lambda: workers.probes() == CONNECTIONS)
         killed = min(workers_of(workers.server))
 
         with falling(workers) as falls:
@@ -97,7 +97,7 @@ def test_a_worker_that_is_killed_takes_along_what_it_did_and_not_what_it_had_don
 
         assert falls == []
         assert 0 < workers.in_flight() < CONNECTIONS
-        assert workers.probes() == before + CONNECTIONS
+        until(lambda: workers.probes() == 2 * CONNECTIONS)
         for watch in watches:
             watch.cancel()
         until(lambda: workers.in_flight() == 0)
@@ -143,9 +143,9 @@ def test_workers_that_are_replaced_go_on_with_the_numbers(tmp_path: Path) -> Non
                 lambda before=before: len(workers_of(workers.server)) == 2 and not workers_of(workers.server) & before
             )
 
-        assert workers.probes() == CONNECTIONS
+        until(lambda: workers.probes() == CONNECTIONS)
         workers.probe()
-        assert workers.probes() == 2 * CONNECTIONS
+        until(lambda: workers.probes() == 2 * CONNECTIONS)
         assert len(list(workers.folder.rglob("counter_*.db"))) <= 3
 
 
