@@ -6,7 +6,7 @@ COPY server server
 COPY gen gen
 RUN python3 -m venv /opt/modelregistry
 RUN /opt/modelregistry/bin/pip wheel --no-deps --wheel-dir dist .
-RUN /opt/modelregistry/bin/pip install "$(echo dist/*.whl)[s3]"
+RUN /opt/modelregistry/bin/pip install "$(echo dist/*.whl)[s3,otel]"
 
 FROM python:3.13.9-slim-bookworm
 COPY --from=build /opt/modelregistry /opt/modelregistry

@@ -55,7 +55,7 @@ wheel:
 	rm -rf dist build/runtime
 	$(PYTHON) -m venv build/runtime
 	build/runtime/bin/pip wheel --no-deps --wheel-dir dist .
-	build/runtime/bin/pip install "$$(echo dist/*.whl)[s3]"
+	build/runtime/bin/pip install "$$(echo dist/*.whl)[s3,otel]"
 
 clean:
 	rm -rf $(VENV) build dist

@@ -23,6 +23,7 @@ from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings
 from server.errors import RegistryError
 from server.gateway.routes import routes_of
 from server.gateway.server import HttpServer
+from server.observability.observers import Observers
 from server.ports import Ports, listen_for_grpc, tls_context
 from server.rpc.health import Health
 from server.rpc.interceptors import CREATION_THREADS, Chain
@@ -52,15 +53,21 @@ class Application:
     readiness: Readiness
     repository: Repository
     files: FileStore
+    observers: Observers
 
 
-def build(settings: Settings, ports: Ports) -> Application:
+def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) -> Application:
     """Build a server on its ports from settings, ready to be started.
+
+    Processes that serve the same ports count in the same folder.
 
     Raises ConfigError for settings that cannot work here.
     """
-    chain = Chain(_verifier(settings))
-    repository = open_repository(settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes)
+    observers = Observers(ports.metrics, metrics_folder, settings.otlp)
+    chain = Chain(_verifier(settings), observers.watches_of)
+    repository = open_repository(
+        settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes, observers
+    )
     try:
         files = open_files(repository, settings.files_url, settings.data_dir)
     except ConfigError:
@@ -88,6 +95,7 @@ def build(settings: Settings, ports: Ports) -> Application:
         readiness=Readiness(health, repository.ping),
         repository=repository,
         files=files,
+        observers=observers,
     )
 
 
@@ -114,11 +122,14 @@ def _gateway(server: grpc.Server, listener: socket.socket, settings: Settings) -
     )
 
 
-def open_repository(database_url: str | None, data_dir: Path, threads: int, max_message_bytes: int) -> Repository:
+def open_repository(
+    database_url: str | None, data_dir: Path, threads: int, max_message_bytes: int, observers: Observers | None = None
+) -> Repository:
     """Open the storage behind a URL, or in a file of the data folder; such a database is created and migrated.
 
     Raises ConfigError if there is no such database or its schema is older than this server.
     """
+    observers = observers or Observers()
     with _explained():
         # One connection for each thread that serves calls, and one for the question whether the database is there.
         engine = _engine(database_url, data_dir, pool_size=threads + CREATION_THREADS + 1)
@@ -126,7 +137,8 @@ def open_repository(database_url: str | None, data_dir: Path, threads: int, max_
             migrate(engine)
         else:
             check(engine)
-        repository = SqlRepository(engine, max_message_bytes)
+        watch = observers.statements_of(engine.dialect.name)
+        repository = SqlRepository(engine, max_message_bytes, promoted=observers.promoted, watch=watch)
         repository.ping()
     return repository
 

@@ -9,8 +9,11 @@ from pathlib import Path
 DEFAULT_DATA_DIR = Path("modelregistry-data")
 DEFAULT_LISTEN = "127.0.0.1:50051"
 DEFAULT_HTTP_LISTEN = "127.0.0.1:8080"
-# In place of an address: no HTTP.
+# In place of an address: no HTTP, no metrics.
 NOWHERE = "none"
+# What can be sent to an OpenTelemetry collector.
+TRACES = "traces"
+METRICS = "metrics"
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
 
 
@@ -24,6 +27,7 @@ class Settings:
 
     listen: str = DEFAULT_LISTEN
     http_listen: str = DEFAULT_HTTP_LISTEN
+    metrics_listen: str = NOWHERE
     data_dir: Path = DEFAULT_DATA_DIR
     database_url: str | None = None
     files_url: str | None = None
@@ -38,10 +42,15 @@ class Settings:
     tls_client_ca: Path | None = None
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     threads: int = 4
+    # Of TRACES and METRICS.
+    otlp: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         addresses = [self.listen, *([self.http_listen] if self.serves_http else [])]
         hosts = [host_of(address) for address in addresses]
+        if self.serves_metrics:
+            # Numbers are no secrets: anybody may be able to read them.
+            host_of(self.metrics_listen)
         for principal in self.admins:
             if not principal.startswith(("user:", "group:")):
                 raise ConfigError(f"an administrator is user:NAME or group:NAME, not {principal!r}")
@@ -69,6 +78,11 @@ class Settings:
     def serves_http(self) -> bool:
         """Whether the server speaks HTTP beside gRPC."""
         return self.http_listen != NOWHERE
+
+    @property
+    def serves_metrics(self) -> bool:
+        """Whether Prometheus can ask for numbers."""
+        return self.metrics_listen != NOWHERE
 
     @property
     def uses_local_keys(self) -> bool:

@@ -31,6 +31,7 @@ def run(application: Application, announce: Callable[[], None]) -> None:
 
 def start(application: Application) -> None:
     """Take calls."""
+    application.observers.start(application.repository.connections)
     application.readiness.start()
     application.server.start()
     if application.gateway is not None:
@@ -47,5 +48,6 @@ def stop_and_close(application: Application) -> None:
     stopped = application.server.stop(max(0.0, deadline - time.monotonic()))
     application.chain.cancel_streams()
     stopped.wait()
+    application.observers.close()
     application.files.close()
     application.repository.close()

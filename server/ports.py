@@ -1,7 +1,8 @@
-"""Where the server is reached: the ports for gRPC and HTTP, with TLS if a certificate is configured."""
+"""Where the server is reached: the ports for gRPC and HTTP, with TLS if a certificate is configured, and metrics."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from dataclasses import dataclass
@@ -22,27 +23,32 @@ class Ports:
     grpc_address: str
     http: socket.socket | None
     http_address: str | None
+    metrics: socket.socket | None
+    metrics_address: str | None
 
     def close(self) -> None:
         """Give up the ports."""
-        self.grpc.close()
-        if self.http is not None:
-            self.http.close()
+        for each in (self.grpc, self.http, self.metrics):
+            if each is not None:
+                each.close()
 
 
 def bind(settings: Settings) -> Ports:
     """Bind the ports of the settings, for this process and those that it forks. Raises ConfigError."""
-    grpc_socket = _reserve_grpc(settings)
-    try:
-        http_socket = _listen_for_http(settings) if settings.serves_http else None
-    except ConfigError:
-        grpc_socket.close()
-        raise
+    with contextlib.ExitStack() as bound:
+        grpc_socket = bound.enter_context(_reserve_grpc(settings))
+        http = bound.enter_context(_listen("--http-listen", settings.http_listen)) if settings.serves_http else None
+        metrics = None
+        if settings.serves_metrics:
+            metrics = bound.enter_context(_listen("--metrics-listen", settings.metrics_listen))
+        bound.pop_all()
     return Ports(
         grpc_socket,
         _address(settings.listen, grpc_socket),
-        http_socket,
-        _address(settings.http_listen, http_socket) if http_socket else None,
+        http,
+        _address(settings.http_listen, http) if http else None,
+        metrics,
+        _address(settings.metrics_listen, metrics) if metrics else None,
     )
 
 
@@ -80,14 +86,15 @@ def _reserve_grpc(settings: Settings) -> socket.socket:
     return reserved
 
 
-def _listen_for_http(settings: Settings) -> socket.socket:
-    host, (_, _, port) = host_of(settings.http_listen), settings.http_listen.rpartition(":")
+def _listen(option: str, configured: str) -> socket.socket:
+    """Return a socket that listens where an option says."""
+    host, (_, _, port) = host_of(configured), configured.rpartition(":")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
         # Unlike gRPC's, such a socket of an IPv6 address would take IPv4, too, depending on the machine.
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=address[0] == "::")
     except OSError:
-        raise _cannot_listen("--http-listen", settings.http_listen) from None
+        raise _cannot_listen(option, configured) from None
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

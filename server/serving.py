@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from server import bootstrap, lifecycle, processors
 from server.auth import local_keys
@@ -17,14 +20,23 @@ log = logging.getLogger(__name__)
 def serve(settings: Settings, ports: Ports, workers: int, announce: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT; `announce` is called once calls are taken. Raises ConfigError."""
 
-    def work(number: int, ready: Callable[[], None]) -> None:
-        processors.settle(number, workers)
-        lifecycle.run(bootstrap.build(settings, ports), ready)
-
     if settings.uses_local_keys and not is_loopback(host_of(settings.listen)):
         key = settings.data_dir / local_keys.KEY_FILE
         log.warning("whoever can read %s can do anything: --local-keys is for trying things out", key)
-    try:
+    with contextlib.closing(ports), _metrics_folder(settings) as metrics_folder:
+
+        def work(number: int, ready: Callable[[], None]) -> None:
+            processors.settle(number, workers)
+            lifecycle.run(bootstrap.build(settings, ports, metrics_folder), ready)
+
         Supervisor(workers, work).run(announce)
-    finally:
-        ports.close()
+
+
+@contextlib.contextmanager
+def _metrics_folder(settings: Settings) -> Iterator[Path | None]:
+    """Make the folder where the workers count together, if they count."""
+    if not settings.serves_metrics:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="modelregistry-metrics-") as folder:
+        yield Path(folder)

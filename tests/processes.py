@@ -8,6 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,6 +133,18 @@ class Server:
     def log(self) -> list[dict[str, Any]]:
         """The lines of its log so far, each a JSON object."""
         return [json.loads(line) for line in self._log.read_text().splitlines()]
+
+    def logged(self, **fields: Any) -> dict[str, Any]:
+        """The first line of the log with these fields; lines are written a little later than calls are answered."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while True:
+            # A line may be written only in part.
+            lines = [json.loads(line) for line in self._log.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+            found = [line for line in lines if fields.items() <= line.items()]
+            if found:
+                return found[0]
+            assert time.monotonic() < deadline, lines
+            time.sleep(0.01)
 
     def terminate(self) -> None:
         """Ask the server to stop, with SIGTERM."""

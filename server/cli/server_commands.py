@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ import typer
 
 from server.auth.access import SCOPES
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option
+from server.cli.otlp import otlp_signals
 from server.cli.output import fail, say
 from server.config import (
     DEFAULT_HTTP_LISTEN,
@@ -45,6 +47,14 @@ Listen = Annotated[str, option("--listen", "Where to listen for gRPC.", metavar=
 HttpListen = Annotated[
     str,
     option("--http-listen", f"Where to listen for HTTP; `{NOWHERE}` for nowhere.", metavar="HOST:PORT"),
+]
+MetricsListen = Annotated[
+    str,
+    option(
+        "--metrics-listen",
+        f"Where Prometheus can ask for /metrics, without credentials; `{NOWHERE}` for nowhere.",
+        metavar="HOST:PORT",
+    ),
 ]
 Admin = Annotated[
     list[str] | None,
@@ -90,6 +100,7 @@ Workers = Annotated[
 def serve(
     listen: Listen = DEFAULT_LISTEN,
     http_listen: HttpListen = DEFAULT_HTTP_LISTEN,
+    metrics_listen: MetricsListen = NOWHERE,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = DATA_DIR,
     files_url: FilesUrl = None,
@@ -120,6 +131,7 @@ def serve(
         settings = Settings(
             listen=listen,
             http_listen=http_listen,
+            metrics_listen=metrics_listen,
             data_dir=data_dir,
             database_url=database_url,
             files_url=files_url,
@@ -133,6 +145,7 @@ def serve(
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
             max_message_bytes=max_message_bytes,
+            otlp=otlp_signals(os.environ),
         )
         from server import ports, serving
 
@@ -194,6 +207,8 @@ def _announce(bound: Ports, settings: Settings) -> None:
         print(f"listening on {bound.grpc_address}", flush=True)
         if bound.http_address is not None:
             print(f"listening on {'https' if settings.tls_cert else 'http'}://{bound.http_address}", flush=True)
+        if bound.metrics_address is not None:
+            print(f"metrics on http://{bound.metrics_address}/metrics", flush=True)
         _announce_example(bound.grpc_address, settings)
 
 

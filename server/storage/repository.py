@@ -184,6 +184,14 @@ class Transaction(Reader, PromotionTransaction, Protocol):
         """
 
 
+class ConnectionUse(NamedTuple):
+    """How many connections to the storage serve a call, how many are kept for the next, and how many may be open."""
+
+    in_use: int
+    idle: int
+    limit: int
+
+
 class Repository(Protocol):
     """Runs closures over the storage."""
 
@@ -212,6 +220,9 @@ class Repository(Protocol):
 
     def ping(self) -> None:
         """Return if the storage answers. Raises StorageUnavailable."""
+
+    def connections(self) -> ConnectionUse:
+        """Return how the connections are used at the moment. Raises nothing, and does not wait."""
 
     def close(self) -> None:
         """Give up every connection."""

@@ -1,10 +1,15 @@
-"""What storage hands out beside messages, and all of its contract speaks of."""
+"""What storage hands out beside messages, all of its contract speaks of, and what it lets others see."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 from modelregistry.v1.model_pb2 import ModelVersion
+
+# Takes the text of a statement that begins, and returns what takes the error that it ends with, if any; or None if
+# nobody wants to know.
+StatementWatch: TypeAlias = Callable[[str], Callable[[BaseException | None], None] | None]
 
 
 class StoredVersion(NamedTuple):

@@ -221,8 +221,7 @@ def told_and_logged(server: Server, result: subprocess.CompletedProcess[str], ex
     assert line.startswith(f"{name}: ")
     _, _, instance_id = line.removesuffix("]").rpartition(" [instance ")
     assert uuid.UUID(instance_id)
-    [logged] = [entry for entry in server.log() if entry.get("error_instance_id") == instance_id]
-    assert logged["error"].startswith(f"{name}: ")
+    assert server.logged(error_instance_id=instance_id)["error"].startswith(f"{name}: ")
 
 
 def test_a_server_that_cannot_be_reached_is_told_in_one_line() -> None:

@@ -19,6 +19,7 @@ OPTIONS: dict[str, set[str]] = {
     "serve": {
         "--listen",
         "--http-listen",
+        "--metrics-listen",
         "--database-url",
         "--data-dir",
         "--files-url",

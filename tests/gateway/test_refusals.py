@@ -169,7 +169,7 @@ def test_a_request_id_comes_back_and_is_in_the_log(server: Server) -> None:
     answer = ask(server, "GET", NO_MODEL, X_Request_Id="night-shift-7")
 
     assert answer.headers["x-request-id"] == "night-shift-7"
-    (line,) = [line for line in server.log() if line.get("request_id") == "night-shift-7"]
+    line = server.logged(request_id="night-shift-7")
     assert line["error_instance_id"] == answer.error["errorInstanceId"]
 
 

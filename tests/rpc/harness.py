@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from server.auth.keys import JwksKeySet
 from server.auth.tokens import TokenVerifier
 from server.rpc.health import Health
 from server.rpc.interceptors import Chain
+from server.rpc.interceptors.telemetry import WatchOf
 from server.rpc.server import SERVICES as SERVED
 from server.rpc.server import build_server
 from server.storage.files import FileStore
@@ -199,18 +200,23 @@ class Registry:
 
 @contextmanager
 def serving(
-    repository: Repository, max_message_bytes: int = 4 * 2**20, files: FileStore | None = None
+    repository: Repository,
+    max_message_bytes: int = 4 * 2**20,
+    files: FileStore | None = None,
+    watches_of: Sequence[WatchOf] = (),
 ) -> Iterator[Registry]:
     """Serve a repository on a loopback port."""
     with tempfile.TemporaryDirectory() as folder:
         store = files or file_store(repository, Path(folder))
-        yield from _serving(repository, max_message_bytes, store)
+        yield from _serving(repository, max_message_bytes, store, watches_of)
 
 
-def _serving(repository: Repository, max_message_bytes: int, store: FileStore) -> Iterator[Registry]:
+def _serving(
+    repository: Repository, max_message_bytes: int, store: FileStore, watches_of: Sequence[WatchOf]
+) -> Iterator[Registry]:
     key, health = key_pair(), Health(SERVED)
     verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
-    chain = Chain(verifier)
+    chain = Chain(verifier, watches_of)
     server = build_server(repository, store, chain, health, threads=THREADS, max_message_bytes=max_message_bytes)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()

@@ -1,6 +1,6 @@
 """What happens around every handler, outermost first.
 
-1. telemetry       one log line a call; it stands outside to see what the others refuse.
+1. telemetry       one log line a call, metrics and traces; it stands outside to see what the others refuse.
 2. errors          whatever is raised further in becomes a status; nothing leaves as UNKNOWN.
 3. authentication  before parsing: strangers make us work as little as can be. Then the scope.
 4. validation      bytes become a request here and not in grpcio, whose own answer to bad ones is INTERNAL; then
@@ -11,7 +11,7 @@ Services open to anyone (health, reflection) pass the same way, but need no cred
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
@@ -21,7 +21,7 @@ from server.auth.access import is_open
 from server.auth.tokens import TokenVerifier
 from server.rpc.interceptors.authentication import authenticator
 from server.rpc.interceptors.errors import answer
-from server.rpc.interceptors.telemetry import CallRecord
+from server.rpc.interceptors.telemetry import CallRecord, WatchOf
 from server.rpc.interceptors.validation import parser
 
 Behaviour = Callable[..., Any]
@@ -40,8 +40,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class Chain(grpc.ServerInterceptor):
     """Puts the layers around each handler, once a method: a call then costs one wrapper."""
 
-    def __init__(self, verifier: TokenVerifier):
+    def __init__(self, verifier: TokenVerifier, watches_of: Sequence[WatchOf] = ()):
         self._verifier = verifier
+        self._watches_of = watches_of
         self._wrapped: dict[str, Handler] = {}
         self._streams: set[grpc.ServicerContext] = set()
         self._closing = False
@@ -80,6 +81,7 @@ class Chain(grpc.ServerInterceptor):
 
         authenticate = authenticator(method, self._verifier)
         probe = is_open(method)
+        watches = tuple(watch for watch_of in self._watches_of if (watch := watch_of(method)) is not None)
 
         def parse(request: Any) -> Any:
             return map(parse_one, request) if handler.request_streaming else parse_one(request)
@@ -87,7 +89,7 @@ class Chain(grpc.ServerInterceptor):
         # Twice the same, since one that yields is another kind of function; and without a context manager for each
         # layer, since these would take as long as the work.
         def call(request: Any, context: grpc.ServicerContext) -> Any:
-            record = CallRecord(method, context)
+            record = CallRecord(method, context, watches)
             try:
                 authenticate(record)
                 return behaviour(parse(request), context)
@@ -97,7 +99,7 @@ class Chain(grpc.ServerInterceptor):
                 record.end(context, probe)
 
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            record = CallRecord(method, context)
+            record = CallRecord(method, context, watches)
             try:
                 authenticate(record)
                 yield from behaviour(parse(request), context)

@@ -22,15 +22,15 @@ def answer(raised: Exception, context: grpc.ServicerContext, record: CallRecord)
     if isinstance(raised, RegistryError):
         error = raised
         if error.__cause__ is not None:
-            _explain(error, error.__cause__)
+            _explain(error, error.__cause__, record)
     else:
         error = Internal()
-        _explain(error, raised)
+        _explain(error, raised, record)
     record.error = error
     record.cancelled = not context.is_active()
     abort(context, error, record.request_id)
 
 
-def _explain(error: RegistryError, cause: BaseException) -> None:
-    fields = {"error_instance_id": error.instance_id}
+def _explain(error: RegistryError, cause: BaseException, record: CallRecord) -> None:
+    fields = {"error_instance_id": error.instance_id, "trace_id": record.trace_id}
     log.error("%s was caused by", error.name, exc_info=cause, extra={"fields": fields})

@@ -1,4 +1,4 @@
-"""One log line a call: which RPC, how it ended, how long it took, and who called."""
+"""One log line a call: which RPC, how it ended, how long it took, and who called; and whoever else watches calls."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 import random
 import re
 import time
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import grpc
 
@@ -16,14 +18,30 @@ from server.rpc.status import grpc_code, message_of
 log = logging.getLogger("modelregistry.calls")
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
+# Of W3C's Trace Context. Later versions may have more at the end, the first one has not; and ids are not zero.
+_TRACE_PARENT = re.compile(
+    r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace_id>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-.*)?"
+)
 
 
 class CallRecord:
     """What is known of a call, filled in on its way through the layers."""
 
-    __slots__ = ("authorization", "caller", "cancelled", "error", "method", "request_id", "start")
+    __slots__ = (
+        "_ends",
+        "authorization",
+        "caller",
+        "cancelled",
+        "code",
+        "error",
+        "method",
+        "request_id",
+        "seconds",
+        "start",
+        "trace_id",
+    )
 
-    def __init__(self, method: str, context: grpc.ServicerContext):
+    def __init__(self, method: str, context: grpc.ServicerContext, watches: Sequence[Watch] = ()):
         self.method = method
         self.start = time.perf_counter()
         self.caller: Caller | None = None
@@ -33,30 +51,54 @@ class CallRecord:
         self.authorization: str | None = None
         # The caller's `x-request-id`, so that its logs and ours can be joined; one of our own if it sent none.
         self.request_id = ""
+        # Of the trace that the call is part of, if the caller says so or somebody who watches does.
+        self.trace_id: str | None = None
         for key, value in context.invocation_metadata():
             if key == "authorization" and self.authorization is None:
                 self.authorization = str(value)
             elif key == "x-request-id" and not self.request_id and _REQUEST_ID.fullmatch(str(value)):
                 self.request_id = str(value)
+            elif key == "traceparent":
+                self.trace_id = _trace_id(str(value))
         self.request_id = self.request_id or _new_request_id()
+        self._ends = [watch(self, context) for watch in watches] if watches else ()
 
     def end(self, context: grpc.ServicerContext, is_probe: bool) -> None:
         """Log the call, which has ended; a probe that went well is not worth a line."""
+        self.seconds = time.perf_counter() - self.start
         self.cancelled = self.cancelled or (self.error is None and not context.is_active())
+        self.code = "CANCELLED" if self.cancelled else grpc_code(self.error) if self.error is not None else "OK"
+        for end in self._ends:
+            end(self)
         if self.error is not None or not is_probe:
-            self._log(time.perf_counter() - self.start)
+            self._log()
 
-    def _log(self, seconds: float) -> None:
+    def _log(self) -> None:
         fields = {
             "method": self.method,
-            "code": "CANCELLED" if self.cancelled else grpc_code(self.error) if self.error else "OK",
-            "milliseconds": round(seconds * 1000, 1),
+            "code": self.code,
+            "milliseconds": round(self.seconds * 1000, 1),
             "user": self.caller.user if self.caller else None,
             "request_id": self.request_id,
+            "trace_id": self.trace_id,
         }
         if self.error:
             fields |= {"error_instance_id": self.error.instance_id, "error": message_of(self.error)}
         log.info("call", extra={"fields": fields})
+
+
+# Sees a call begin, and returns what sees it end. One for each method, made before its first call.
+Watch: TypeAlias = Callable[[CallRecord, grpc.ServicerContext], Callable[[CallRecord], None]]
+# Returns the watch of a method, which is given as `/package.Service/Method`; None if its calls are not worth watching.
+WatchOf: TypeAlias = Callable[[str], Watch | None]
+
+
+def _trace_id(trace_parent: str) -> str | None:
+    """Return the trace that a caller names; None for what is no `traceparent`."""
+    match = _TRACE_PARENT.fullmatch(trace_parent)
+    if match is None or (match["version"] == "00" and match["more"] is not None):
+        return None
+    return match["trace_id"]
 
 
 def _new_request_id() -> str:

@@ -12,8 +12,11 @@ from sqlalchemy import Connection, Engine, QueuePool
 from sqlalchemy.exc import DBAPIError
 
 from server.errors import Overloaded
+from server.storage.repository import ConnectionUse
 from server.storage.sql.conflicts import is_conflict
 from server.storage.sql.engine import WAIT_SECONDS, autocommitting, begin_statement, was_warned
+from server.storage.sql.statements import watched
+from server.storage.values import StatementWatch
 
 
 class OutcomeUnknown(Exception):
@@ -26,11 +29,14 @@ class Connections:
     The engine's own pool would reset a connection after each call, which takes longer than most calls do.
     """
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Engine, watch: StatementWatch | None = None):
+        self._watch = watch
         self._engine = autocommitting(engine)
         self._begin = begin_statement(engine)
         # Of the pool, which is where they come from, so that nobody waits for one there.
-        self._free = threading.Semaphore(cast("QueuePool", engine.pool).size())
+        self._limit = cast("QueuePool", engine.pool).size()
+        self._free = threading.Semaphore(self._limit)
+        self._lent: set[Connection] = set()
         # The one used last is used next, so that few are in use while little is to be done.
         self._idle: deque[Connection] = deque()
 
@@ -39,16 +45,19 @@ class Connections:
         if not self._free.acquire(timeout=WAIT_SECONDS):
             raise Overloaded
         try:
-            return self._last_idle() or self._engine.connect()
+            connection = self._last_idle() or self._engine.connect()
         except BaseException:
             self._free.release()
             raise
+        self._lent.add(connection)
+        return connection
 
     def give_back(self, connection: Connection, raised: BaseException | None = None) -> None:
         """Take a connection back, with what was raised while it was lent.
 
         After an error of the database it goes back to the pool, which looks after it.
         """
+        self._lent.discard(connection)
         try:
             if not isinstance(raised, DBAPIError | OutcomeUnknown):
                 self._idle.append(connection)
@@ -74,7 +83,8 @@ class Connections:
             except BaseException:
                 _roll_back(connection)
                 raise
-            _commit(connection)
+            with watched("COMMIT", self._watch):
+                _commit(connection)
         except BaseException as raised:
             self.give_back(connection, raised)
             raise
@@ -99,6 +109,10 @@ class Connections:
             self.give_back(connection, raised)
             raise
         self.give_back(connection)
+
+    def use(self) -> ConnectionUse:
+        """Return how many connections are lent, how many wait to be, and how many there may be."""
+        return ConnectionUse(len(self._lent), len(self._idle), self._limit)
 
     def close(self) -> None:
         """Give the connections back to the pool."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from sqlalchemy import insert, literal, select
 
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
-from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
+from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion, PromotionKind
 from server.storage.promotions import BranchEnd, Comparison, EarlierRequest, RequestKey, Verdict
 from server.storage.sql.engine import upsert, wait_for_standbys
 from server.storage.sql.files import SqlFileTransaction
@@ -16,6 +18,11 @@ from server.storage.sql.tables import branch_policies, branches, promotions, req
 
 class SqlPromotionTransaction(SqlPromotionReader, SqlFileTransaction):
     """Changes that promotions make."""
+
+    @cached_property
+    def promoted(self) -> list[PromotionKind.ValueType]:
+        """What kind each promotion of this transaction is, which may yet be rolled back."""
+        return []
 
     def hold_branch(self, model_rid: str, branch: str) -> None:
         """See the contract."""
@@ -66,6 +73,7 @@ class SqlPromotionTransaction(SqlPromotionReader, SqlFileTransaction):
         row = select(*values, *made.values()).join_from(versions, branches)
         row = row.where(versions.c.rid == promotion.model_version_rid)
         self.connection.execute(insert(promotions).from_select([*given, *made], row))
+        self.promoted.append(promotion.kind)
 
     def add_policy(
         self, model_rid: str, branch: str, mode: CompatibilityMode.ValueType, changed_by: str

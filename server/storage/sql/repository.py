@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, select
@@ -13,10 +13,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from modelregistry.v1.model_pb2 import ModelVersion
+from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.caller import Caller
 from server.errors import StorageUnavailable
 from server.storage.promotions import Plain
-from server.storage.repository import Reader, StoredVersion, Transaction
+from server.storage.repository import ConnectionUse, Reader, StoredVersion, Transaction
 from server.storage.sql import at_once
 from server.storage.sql.cache import VersionCache
 from server.storage.sql.conflicts import is_conflict, translate
@@ -24,8 +25,10 @@ from server.storage.sql.connections import Connections, OutcomeUnknown
 from server.storage.sql.engine import one_writer_file
 from server.storage.sql.one_writer import OneWriter
 from server.storage.sql.promotions import SqlPromotionReader
+from server.storage.sql.statements import watch_statements
 from server.storage.sql.tables import models
 from server.storage.sql.transaction import SqlTransaction
+from server.storage.values import StatementWatch
 
 T = TypeVar("T")
 
@@ -43,9 +46,23 @@ def now_ms() -> int:
 class SqlRepository:
     """`server.storage.repository.Repository` over SQLite or PostgreSQL; safe to share between threads."""
 
-    def __init__(self, engine: Engine, max_message_bytes: int = 4 * 2**20, clock_ms: Callable[[], int] = now_ms):
+    def __init__(
+        self,
+        engine: Engine,
+        max_message_bytes: int = 4 * 2**20,
+        clock_ms: Callable[[], int] = now_ms,
+        promoted: Callable[[PromotionKind.ValueType], None] | None = None,
+        watch: StatementWatch | None = None,
+    ):
+        """Take an engine that is nobody else's.
+
+        `promoted` is told of each promotion once it is committed, `watch` of each statement.
+        """
+        if watch is not None:
+            watch_statements(engine, watch)
         self._engine = engine
-        self._connections = Connections(engine)
+        self._promoted = promoted
+        self._connections = Connections(engine, watch)
         self._versions = VersionCache()
         self._max_message_bytes = max_message_bytes
         self._clock_ms = clock_ms
@@ -72,6 +89,10 @@ class SqlRepository:
         """See the contract."""
         self._until_settled(lambda: self._read(lambda reader: reader.connection.execute(select(models.c.id).limit(1))))
 
+    def connections(self) -> ConnectionUse:
+        """See the contract."""
+        return self._connections.use()
+
     def close(self) -> None:
         """See the contract."""
         if self._one_writer is not None:
@@ -90,21 +111,35 @@ class SqlRepository:
             self._connections.give_back(connection, raised)
 
     def _write(self, change: Callable[[Transaction], T]) -> T:
-        def run(connection: Connection) -> T:
-            return change(SqlTransaction(connection, self._max_message_bytes, self._versions, self._clock_ms))
+        def run(connection: Connection) -> tuple[T, list[PromotionKind.ValueType]]:
+            transaction = SqlTransaction(connection, self._max_message_bytes, self._versions, self._clock_ms)
+            return change(transaction), transaction.promoted
 
         if self._one_writer is not None:
-            return self._one_writer.run(run)
-        with self._connections.transaction() as connection:
-            return run(connection)
+            result, promoted = self._one_writer.run(run)
+        else:
+            with self._connections.transaction() as connection:
+                result, promoted = run(connection)
+        # Of a COMMIT whose answer was lost nobody is told, even if it turns out later that it was applied.
+        self._tell(promoted)
+        return result
 
     def _promote(self, promotion: Plain, caller: Caller) -> ModelVersion | None:
         if self._one_writer is not None:
-            return self._one_writer.run(
+            promoted = self._one_writer.run(
                 lambda connection: at_once.in_steps(connection, promotion, caller, self._clock_ms())
             )
-        with self._connections.statement() as connection:
-            return at_once.with_function(connection, promotion, caller, self._clock_ms())
+        else:
+            with self._connections.statement() as connection:
+                promoted = at_once.with_function(connection, promotion, caller, self._clock_ms())
+        if promoted is not None:
+            self._tell([promotion.record.kind])
+        return promoted
+
+    def _tell(self, promoted: Iterable[PromotionKind.ValueType]) -> None:
+        if self._promoted is not None:
+            for kind in promoted:
+                self._promoted(kind)
 
     def _until_settled(self, run: Callable[[], T], repeatable: bool = False) -> T:
         """Run, and run again after a conflict or a lost connection: neither leaves anything behind.

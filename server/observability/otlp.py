@@ -1,0 +1,106 @@
+"""What goes to an OpenTelemetry collector, over OTLP: the calls' spans, and the numbers that Prometheus would ask for.
+
+OpenTelemetry's SDK reads its own variables, whatever its specification has: where the collector is, its headers and
+certificates, how often to send, what to sample, what this service is called. Ours are only the decision whether to send
+at all, which `server.cli.otlp` makes, and the defaults.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
+
+import grpc
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from server.observability.prometheus import SECONDS
+from server.rpc.interceptors.telemetry import CallRecord, Watch
+from server.storage.repository import ConnectionUse
+
+
+class OtlpMetrics:
+    """Counts for a process. A collector tells processes apart by `service.instance.id`, and adds them up."""
+
+    def __init__(self, meter: Meter):
+        self._seconds = meter.create_histogram(
+            "rpc.server.call.duration", "s", "How long calls took.", explicit_bucket_boundaries_advisory=SECONDS
+        )
+        self._in_flight = meter.create_up_down_counter("modelregistry.calls.in_flight", "{call}", "Calls that run.")
+        self._promotions = meter.create_counter(
+            "modelregistry.promotions", "{promotion}", "Promotions that were committed."
+        )
+        self._use: Callable[[], ConnectionUse] | None = None
+        meter.create_observable_up_down_counter(
+            "db.client.connection.count", [self._connections], "{connection}", "Connections to the database."
+        )
+        meter.create_observable_up_down_counter(
+            "db.client.connection.max", [self._limit], "{connection}", "How many connections there may be."
+        )
+
+    def watch_of(self, method: str) -> Watch:
+        """Return what counts the calls of a method."""
+        same = {"rpc.system.name": "grpc", "rpc.method": method.removeprefix("/")}
+        went_well = {**same, "rpc.response.status_code": "OK"}
+
+        def begin(record: CallRecord, context: grpc.ServicerContext) -> Callable[[CallRecord], None]:
+            self._in_flight.add(1, same)
+            return end
+
+        def end(record: CallRecord) -> None:
+            self._in_flight.add(-1, same)
+            if record.code == "OK":
+                self._seconds.record(record.seconds, went_well)
+                return
+            error = record.error.name if record.error is not None else record.code
+            attributes = {**same, "rpc.response.status_code": record.code, "error.type": error}
+            self._seconds.record(record.seconds, attributes)
+
+        return begin
+
+    def promoted(self, kind: str) -> None:
+        """Count a promotion."""
+        self._promotions.add(1, {"kind": kind})
+
+    def ask(self, use: Callable[[], ConnectionUse]) -> None:
+        """Have how many connections there are be asked for from now on."""
+        self._use = use
+
+    def _connections(self, _: CallbackOptions) -> Iterable[Observation]:
+        if self._use is not None:
+            use = self._use()
+            yield Observation(use.in_use, {"db.client.connection.state": "used"})
+            yield Observation(use.idle, {"db.client.connection.state": "idle"})
+
+    def _limit(self, _: CallbackOptions) -> Iterator[Observation]:
+        if self._use is not None:
+            yield Observation(self._use().limit)
+
+
+def tracer_provider(resource: Resource) -> TracerProvider:
+    """Return what sends spans, from a thread of its own."""
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
+
+
+def meter_provider(resource: Resource) -> MeterProvider:
+    """Return what sends metrics, from a thread of its own."""
+    return MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource, shutdown_on_exit=False)
+
+
+def resource() -> Resource:
+    """Return what this process is called, unless its environment says otherwise."""
+    ours = {
+        "service.name": "modelregistry",
+        "service.version": version("modelregistry"),
+        "service.instance.id": str(uuid.uuid4()),
+    }
+    return Resource.create(ours).merge(OTELResourceDetector().detect())
