@@ -1,0 +1,251 @@
+"""Questions about the records of promotions, of `server.storage.promotions`, as SQL.
+
+A page of them is first chosen, from `promotions` alone and along one of its indexes, and then read with all that is
+said of each. So no database can think of joining everything and sorting it, which it would do where it takes a page for
+large, or a table for small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Select, and_, func, select, true, tuple_
+
+from modelregistry.v1.promotion_pb2 import Promotion
+from server.caller import Caller
+from server.storage.promotions import PromotionFilter
+from server.storage.repository import Page, PageRequest
+from server.storage.sql.access import model_is_visible
+from server.storage.sql.lineage import SqlLineageReader
+from server.storage.sql.opaque import Opaque
+from server.storage.sql.reader import MANY, that_fit
+from server.storage.sql.rows import MAX_BYTES_A_CHARACTER, AnyRow
+from server.storage.sql.tables import branches, models, opaque_keys, promotions, verdicts, versions
+
+_replaced = versions.alias("replaced")
+_source = versions.alias("source_version")
+_source_branch = branches.alias("source_branch")
+_source_model = models.alias("source_model")
+
+_NEWEST_FIRST = (promotions.c.created_time.desc(), promotions.c.id.desc())
+
+# How much further than what is lacking a walk looks at first, and then each time than before; and how far at most.
+_LOOK_AHEAD = 4
+_FURTHEST_LOOK = 10_000
+
+# What the fields add to the bytes of their values, and the fields of a fixed size, at most.
+_OVERHEAD_BYTES = 160
+
+
+class _Wanted(NamedTuple):
+    """A filter in keys: what an index can find, and what must be asked of each promotion on the way, if anything."""
+
+    found_by: list[ColumnElement[bool]]
+    checks: list[ColumnElement[bool]]
+    # Whether the caller's models are places to look, should these be few.
+    in_visible_models: bool
+
+
+class SqlPromotionRecordReader(SqlLineageReader):
+    """Questions about the records of promotions."""
+
+    def find_promotion(self, promotion_rid: str, caller: Caller) -> Promotion | None:
+        """See the contract."""
+        query = _promotions(caller).add_columns(verdicts.c.payload)
+        row = self.connection.execute(
+            query.where(promotions.c.rid == promotion_rid, model_is_visible(caller))
+        ).one_or_none()
+        return None if row is None else _to_promotion(row)
+
+    def get_promotion_rid(self, model_version_rid: str) -> str:
+        """See the contract."""
+        query = select(promotions.c.rid).join(versions, versions.c.id == promotions.c.version_id)
+        promotion_rid: str = self.connection.scalars(query.where(versions.c.rid == model_version_rid)).one()
+        return promotion_rid
+
+    def list_promotions(self, caller: Caller, wanted: PromotionFilter, page: PageRequest) -> Page[Promotion]:
+        """See the contract."""
+        known = self.connection.execute(_keys(caller, wanted)).one()
+        opaque = Opaque(known.secret)
+        after = None if page.after is None else opaque.numbers(page.after)
+        in_keys = _in_keys(caller, wanted, known)
+        chosen = [] if in_keys is None else self._choose(caller, in_keys, after, page.size + 1)
+        if not chosen:
+            return Page([], None)
+        query = _promotions(caller).add_columns(promotions.c.id, _promotion_bytes().label("size"))
+        query = query.where(promotions.c.id.in_([row.id for row in chosen[: page.size]]))
+        rows = self.with_payloads(query, verdicts, "verdict_id", lambda row: (row.created_time.desc(), row.id.desc()))
+        listed = that_fit(rows)
+        following = opaque.position(listed[-1].created_time, listed[-1].id) if len(listed) < len(chosen) else None
+        return Page([_to_promotion(row) for row in listed], following)
+
+    def _choose(self, caller: Caller, wanted: _Wanted, after: tuple[int, int] | None, count: int) -> Sequence[AnyRow]:
+        """Return the first wanted promotions behind a position: id and time, newest first, and so many at most.
+
+        Where something is asked of each, some more are looked at than are lacking, which does for most callers: they
+        see most. It does not for one who sees few. If these are in few models, each of those is looked into for its
+        newest ones, and nothing invisible is walked past. Otherwise the walk goes on, past what fails the checks; there
+        may be much of it, which no index knows of.
+        """
+        chosen: list[AnyRow] = []
+        look = _LOOK_AHEAD * count if wanted.checks else count
+        while True:
+            rows = self.connection.execute(_look(wanted, after, look)).all()
+            chosen += [row for row in rows if row.is_wanted]
+            if len(chosen) >= count or len(rows) < look:
+                return chosen[:count]
+            after = (rows[-1].created_time, rows[-1].id)
+            if wanted.in_visible_models:
+                visible = self.visible_model_keys(caller)
+                if len(visible) < MANY:
+                    rest = self._newest_of_each(visible, wanted, after, count - len(chosen))
+                    return [*chosen, *self.connection.execute(rest).all()]
+                wanted = wanted._replace(in_visible_models=False)
+            look = min(_LOOK_AHEAD * look, _FURTHEST_LOOK)
+
+    def _newest_of_each(
+        self, model_keys: Sequence[int], wanted: _Wanted, after: tuple[int, int], count: int
+    ) -> Select[Any]:
+        """The query for the first wanted promotions behind a position into some models: those of each, then of all.
+
+        PostgreSQL would not look at the models one by one without LATERAL, which SQLite lacks.
+        """
+        of_one = select(promotions.c.id, promotions.c.created_time).where(
+            promotions.c.model_id == models.c.id, *wanted.found_by, *wanted.checks, *_behind(after)
+        )
+        of_one = of_one.order_by(*_NEWEST_FIRST).limit(count)
+        if self.connection.dialect.name == "postgresql":
+            each: Any = of_one.lateral("newest")
+            found = models.join(each, true())
+        else:
+            each = promotions.alias("newest")
+            found = models.join(each, each.c.id.in_(of_one.with_only_columns(promotions.c.id)))
+        query = select(each.c.id, each.c.created_time).select_from(found).where(models.c.id.in_(model_keys))
+        return query.order_by(each.c.created_time.desc(), each.c.id.desc()).limit(count)
+
+
+def _keys(caller: Caller, wanted: PromotionFilter) -> Select[Any]:
+    """The query for the keys behind the RIDs of a filter; NULL where there is nothing that the caller sees."""
+    stored = select(versions.c.id).join_from(versions, branches).join(models)
+    return select(
+        opaque_keys.c.key.label("secret"),
+        _key(select(models.c.id).where(models.c.rid == wanted.model_rid, model_is_visible(caller)), "model"),
+        _key(stored.where(versions.c.rid == wanted.version_rid), "version"),
+        _key(stored.where(versions.c.rid == wanted.source_rid, model_is_visible(caller)), "source"),
+    )
+
+
+def _key(query: Select[Any], name: str) -> ColumnElement[int | None]:
+    return query.scalar_subquery().label(name)
+
+
+def _in_keys(caller: Caller, wanted: PromotionFilter, known: AnyRow) -> _Wanted | None:
+    """Return a filter in keys, of which promotions has indexes; None if no promotion can pass it."""
+    found_by: list[ColumnElement[bool]] = []
+    checks: list[ColumnElement[bool]] = []
+    for rid, key, condition in (
+        (wanted.model_rid, known.model, promotions.c.model_id == known.model),
+        (wanted.version_rid, known.version, promotions.c.version_id == known.version),
+        (wanted.source_rid, known.source, promotions.c.source_rid == wanted.source_rid),
+    ):
+        if rid is not None and key is None:
+            return None
+        if rid is not None:
+            found_by.append(condition)
+    in_visible_models = not (caller.is_admin or found_by)
+    if wanted.created_by is not None:
+        found_by.append(promotions.c.created_by == wanted.created_by)
+    if wanted.since_ms is not None:
+        found_by.append(promotions.c.created_time >= wanted.since_ms)
+    if wanted.until_ms is not None:
+        found_by.append(promotions.c.created_time < wanted.until_ms)
+    # As subqueries for a row and not as joins: only then does PostgreSQL ask them of the rows in their order.
+    if not caller.is_admin and wanted.model_rid is None:
+        target = select(model_is_visible(caller)).where(models.c.id == promotions.c.model_id)
+        checks.append(target.scalar_subquery())
+    if wanted.branch is not None:
+        made = select(branches.c.name).join_from(versions, branches).where(versions.c.id == promotions.c.version_id)
+        checks.append(made.scalar_subquery() == wanted.branch)
+    return _Wanted(found_by, checks, in_visible_models)
+
+
+def _look(wanted: _Wanted, after: tuple[int, int] | None, count: int) -> Select[Any]:
+    """The query for the first promotions behind a position that an index finds, and whether each passes the checks."""
+    is_wanted = and_(true(), *wanted.checks).label("is_wanted")
+    query = select(promotions.c.id, promotions.c.created_time, is_wanted)
+    return query.where(*wanted.found_by, *_behind(after)).order_by(*_NEWEST_FIRST).limit(count)
+
+
+def _behind(after: tuple[int, int] | None) -> list[ColumnElement[bool]]:
+    return [] if after is None else [tuple_(promotions.c.created_time, promotions.c.id) < after]
+
+
+def _promotions(caller: Caller) -> Select[Any]:
+    """Return the query for promotions, with what a caller may see of each who may see its target."""
+    source_is_visible = and_(_source_model.c.id.is_not(None), model_is_visible(caller, _source_model))
+    return (
+        select(
+            promotions.c.rid,
+            promotions.c.kind,
+            promotions.c.source_model_rid,
+            promotions.c.source_rid,
+            promotions.c.reason,
+            promotions.c.created_time,
+            promotions.c.created_by,
+            promotions.c.verdict_id,
+            source_is_visible.label("source_is_visible"),
+            models.c.rid.label("model_rid"),
+            branches.c.name.label("branch"),
+            versions.c.rid.label("version_rid"),
+            versions.c.version_number,
+            _replaced.c.rid.label("replaced_rid"),
+        )
+        .join_from(promotions, versions, versions.c.id == promotions.c.version_id)
+        .join(branches, branches.c.id == versions.c.branch_id)
+        .join(models, models.c.id == promotions.c.model_id)
+        .outerjoin(
+            _replaced,
+            and_(
+                _replaced.c.branch_id == versions.c.branch_id,
+                _replaced.c.version_number == versions.c.version_number - 1,
+            ),
+        )
+        .outerjoin(_source, _source.c.rid == promotions.c.source_rid)
+        .outerjoin(_source_branch, _source_branch.c.id == _source.c.branch_id)
+        .outerjoin(_source_model, _source_model.c.id == _source_branch.c.model_id)
+        .outerjoin(verdicts, verdicts.c.id == promotions.c.verdict_id)
+    )
+
+
+def _promotion_bytes() -> ColumnElement[int]:
+    """The size at most, as a message, of a promotion."""
+    rids = (promotions.c.rid, promotions.c.source_model_rid, promotions.c.source_rid, models.c.rid, versions.c.rid)
+    names = (branches.c.name, promotions.c.created_by, func.coalesce(promotions.c.reason, ""))
+    return (
+        sum(func.length(rid) for rid in rids)
+        + func.coalesce(func.length(_replaced.c.rid), 0)
+        + sum(MAX_BYTES_A_CHARACTER * func.length(name) for name in names)
+        + func.coalesce(verdicts.c.size, 0)
+        + _OVERHEAD_BYTES
+    )
+
+
+def _to_promotion(row: AnyRow) -> Promotion:
+    promotion = Promotion() if row.payload is None else Promotion.FromString(row.payload)
+    promotion.rid = row.rid
+    promotion.kind = row.kind
+    if row.source_is_visible:
+        promotion.source_model_rid = row.source_model_rid
+        promotion.source_model_version_rid = row.source_rid
+    promotion.model_rid = row.model_rid
+    promotion.branch = row.branch
+    promotion.model_version_rid = row.version_rid
+    promotion.version_number = row.version_number
+    if row.replaced_rid is not None:
+        promotion.replaced_version_rid = row.replaced_rid
+    promotion.created_by = row.created_by
+    if row.reason is not None:
+        promotion.reason = row.reason
+    promotion.created_time.FromMilliseconds(row.created_time)
+    return promotion
