@@ -17,6 +17,7 @@ from server.caller import Caller
 from server.storage.promotions import PromotionFilter
 from server.storage.repository import Page, PageRequest
 from server.storage.sql.access import model_is_visible
+from server.storage.sql.each import first_of_each
 from server.storage.sql.lineage import SqlLineageReader
 from server.storage.sql.opaque import Opaque
 from server.storage.sql.reader import MANY, that_fit
@@ -28,8 +29,6 @@ _source = versions.alias("source_version")
 _source_branch = branches.alias("source_branch")
 _source_model = models.alias("source_model")
 
-_NEWEST_FIRST = (promotions.c.created_time.desc(), promotions.c.id.desc())
-
 # How much further than what is lacking a walk looks at first, and then each time than before; and how far at most.
 _LOOK_AHEAD = 4
 _FURTHEST_LOOK = 10_000
@@ -38,10 +37,18 @@ _FURTHEST_LOOK = 10_000
 _OVERHEAD_BYTES = 160
 
 
-class _Wanted(NamedTuple):
-    """A filter in keys: what an index can find, and what must be asked of each promotion on the way, if anything."""
+# Where a walk through promotions is: behind one with this time and key.
+_Place = tuple[int, int]
 
-    found_by: list[ColumnElement[bool]]
+
+class _Wanted(NamedTuple):
+    """A filter in keys."""
+
+    # The column whose index is walked along, all of which go on with time and key, and its value.
+    along: tuple[ColumnElement[Any], Any] | None
+    since_ms: int | None
+    # What else the columns of a promotion must be, and what must be asked of each on the way.
+    columns: list[ColumnElement[bool]]
     checks: list[ColumnElement[bool]]
     # Whether the caller's models are places to look, should these be few.
     in_visible_models: bool
@@ -68,9 +75,11 @@ class SqlPromotionRecordReader(SqlLineageReader):
         """See the contract."""
         known = self.connection.execute(_keys(caller, wanted)).one()
         opaque = Opaque(known.secret)
-        after = None if page.after is None else opaque.numbers(page.after)
+        behind = [] if page.after is None else [opaque.numbers(page.after)]
+        if wanted.until_ms is not None:
+            behind.append((wanted.until_ms, 0))
         in_keys = _in_keys(caller, wanted, known)
-        chosen = [] if in_keys is None else self._choose(caller, in_keys, after, page.size + 1)
+        chosen = [] if in_keys is None else self._choose(caller, in_keys, min(behind, default=None), page.size + 1)
         if not chosen:
             return Page([], None)
         query = _promotions(caller).add_columns(promotions.c.id, _promotion_bytes().label("size"))
@@ -80,7 +89,7 @@ class SqlPromotionRecordReader(SqlLineageReader):
         following = opaque.position(listed[-1].created_time, listed[-1].id) if len(listed) < len(chosen) else None
         return Page([_to_promotion(row) for row in listed], following)
 
-    def _choose(self, caller: Caller, wanted: _Wanted, after: tuple[int, int] | None, count: int) -> Sequence[AnyRow]:
+    def _choose(self, caller: Caller, wanted: _Wanted, after: _Place | None, count: int) -> Sequence[AnyRow]:
         """Return the first wanted promotions behind a position: id and time, newest first, and so many at most.
 
         Where something is asked of each, some more are looked at than are lacking, which does for most callers: they
@@ -104,23 +113,15 @@ class SqlPromotionRecordReader(SqlLineageReader):
                 wanted = wanted._replace(in_visible_models=False)
             look = min(_LOOK_AHEAD * look, _FURTHEST_LOOK)
 
-    def _newest_of_each(
-        self, model_keys: Sequence[int], wanted: _Wanted, after: tuple[int, int], count: int
-    ) -> Select[Any]:
-        """The query for the first wanted promotions behind a position into some models: those of each, then of all.
-
-        PostgreSQL would not look at the models one by one without LATERAL, which SQLite lacks.
-        """
-        of_one = select(promotions.c.id, promotions.c.created_time).where(
-            promotions.c.model_id == models.c.id, *wanted.found_by, *wanted.checks, *_behind(after)
+    def _newest_of_each(self, model_keys: Sequence[int], wanted: _Wanted, after: _Place, count: int) -> Select[Any]:
+        """The query for the first wanted promotions behind a position into some models: those of each, then of all."""
+        by = [] if wanted.along is None else [wanted.along[0] == wanted.along[1]]
+        of_one = _walk(
+            wanted._replace(along=(promotions.c.model_id, models.c.id), columns=[*wanted.columns, *by, *wanted.checks]),
+            after,
+            count,
         )
-        of_one = of_one.order_by(*_NEWEST_FIRST).limit(count)
-        if self.connection.dialect.name == "postgresql":
-            each: Any = of_one.lateral("newest")
-            found = models.join(each, true())
-        else:
-            each = promotions.alias("newest")
-            found = models.join(each, each.c.id.in_(of_one.with_only_columns(promotions.c.id)))
+        found, each = first_of_each(self.connection, models, of_one, promotions.c.id)
         query = select(each.c.id, each.c.created_time).select_from(found).where(models.c.id.in_(model_keys))
         return query.order_by(each.c.created_time.desc(), each.c.id.desc()).limit(count)
 
@@ -141,25 +142,28 @@ def _key(query: Select[Any], name: str) -> ColumnElement[int | None]:
 
 
 def _in_keys(caller: Caller, wanted: PromotionFilter, known: AnyRow) -> _Wanted | None:
-    """Return a filter in keys, of which promotions has indexes; None if no promotion can pass it."""
-    found_by: list[ColumnElement[bool]] = []
-    checks: list[ColumnElement[bool]] = []
-    for rid, key, condition in (
-        (wanted.model_rid, known.model, promotions.c.model_id == known.model),
-        (wanted.version_rid, known.version, promotions.c.version_id == known.version),
-        (wanted.source_rid, known.source, promotions.c.source_rid == wanted.source_rid),
+    """Return a filter in keys; None if no promotion can pass it."""
+    if any(
+        rid is not None and key is None
+        for rid, key in (
+            (wanted.model_rid, known.model),
+            (wanted.version_rid, known.version),
+            (wanted.source_rid, known.source),
+        )
     ):
-        if rid is not None and key is None:
-            return None
-        if rid is not None:
-            found_by.append(condition)
-    in_visible_models = not (caller.is_admin or found_by)
-    if wanted.created_by is not None:
-        found_by.append(promotions.c.created_by == wanted.created_by)
-    if wanted.since_ms is not None:
-        found_by.append(promotions.c.created_time >= wanted.since_ms)
-    if wanted.until_ms is not None:
-        found_by.append(promotions.c.created_time < wanted.until_ms)
+        return None
+    # The first of them has the fewest promotions, as a rule. That of a version is a single one, without a walk.
+    of_version = [] if known.version is None else [promotions.c.version_id == known.version]
+    given = [
+        (column, value)
+        for column, value in (
+            (promotions.c.source_rid, wanted.source_rid),
+            (promotions.c.model_id, known.model),
+            (promotions.c.created_by, wanted.created_by),
+        )
+        if value is not None
+    ]
+    checks: list[ColumnElement[bool]] = []
     # As subqueries for a row and not as joins: only then does PostgreSQL ask them of the rows in their order.
     if not caller.is_admin and wanted.model_rid is None:
         target = select(model_is_visible(caller)).where(models.c.id == promotions.c.model_id)
@@ -167,18 +171,41 @@ def _in_keys(caller: Caller, wanted: PromotionFilter, known: AnyRow) -> _Wanted 
     if wanted.branch is not None:
         made = select(branches.c.name).join_from(versions, branches).where(versions.c.id == promotions.c.version_id)
         checks.append(made.scalar_subquery() == wanted.branch)
-    return _Wanted(found_by, checks, in_visible_models)
+    return _Wanted(
+        along=given[0] if given and not of_version else None,
+        since_ms=wanted.since_ms,
+        columns=of_version + [column == value for column, value in given[0 if of_version else 1 :]],
+        checks=checks,
+        in_visible_models=not caller.is_admin and (known.version, known.source, known.model) == (None, None, None),
+    )
 
 
-def _look(wanted: _Wanted, after: tuple[int, int] | None, count: int) -> Select[Any]:
-    """The query for the first promotions behind a position that an index finds, and whether each passes the checks."""
-    is_wanted = and_(true(), *wanted.checks).label("is_wanted")
-    query = select(promotions.c.id, promotions.c.created_time, is_wanted)
-    return query.where(*wanted.found_by, *_behind(after)).order_by(*_NEWEST_FIRST).limit(count)
+def _look(wanted: _Wanted, after: _Place | None, count: int) -> Select[Any]:
+    """The query for the first promotions behind a place along the index, and whether each passes the checks."""
+    return _walk(wanted, after, count).add_columns(and_(true(), *wanted.checks).label("is_wanted"))
 
 
-def _behind(after: tuple[int, int] | None) -> list[ColumnElement[bool]]:
-    return [] if after is None else [tuple_(promotions.c.created_time, promotions.c.id) < after]
+def _walk(wanted: _Wanted, after: _Place | None, count: int) -> Select[Any]:
+    """The query for the first promotions behind a place along the index, newest first.
+
+    It is a range of the index's own columns in the index's own order. By an equal value and by time, PostgreSQL
+    would rather walk through all promotions by time where it expects to meet many that are wanted.
+    """
+    columns: list[ColumnElement[Any]] = [promotions.c.created_time, promotions.c.id]
+    bounds: list[ColumnElement[bool]] = []
+    value: list[Any] = []
+    if wanted.along is not None:
+        columns, value = [wanted.along[0], *columns], [wanted.along[1]]
+    if wanted.since_ms is not None:
+        bounds.append(tuple_(*columns[:-1]) >= tuple_(*value, wanted.since_ms))
+    elif wanted.along is not None:
+        bounds.append(columns[0] >= value[0])
+    if after is not None:
+        bounds.append(tuple_(*columns) < tuple_(*value, *after))
+    elif wanted.along is not None:
+        bounds.append(columns[0] <= value[0])
+    query = select(promotions.c.id, promotions.c.created_time).where(*bounds, *wanted.columns)
+    return query.order_by(*(column.desc() for column in columns)).limit(count)
 
 
 def _promotions(caller: Caller) -> Select[Any]:
