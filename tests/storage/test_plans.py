@@ -243,7 +243,7 @@ def test_models_are_listed_without_walking_past_those_that_are_invisible(
             lambda reader: reader.list_models(builders.caller(), folder if in_folder else None, PageRequest(2))
         )
     assert len(page.items) == 2
-    [_, listing] = executed
+    [listing] = executed
     for node in plan_on_postgresql(engine, listing, calls=1):
         if node.get("Relation Name") == "models":
             assert rows_read(node) <= 3, node

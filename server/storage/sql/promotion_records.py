@@ -19,8 +19,9 @@ from server.storage.repository import Page, PageRequest
 from server.storage.sql.access import model_is_visible
 from server.storage.sql.each import first_of_each
 from server.storage.sql.lineage import SqlLineageReader
+from server.storage.sql.model_lists import MANY, visible_model_keys
 from server.storage.sql.opaque import Opaque
-from server.storage.sql.reader import MANY, that_fit
+from server.storage.sql.reader import that_fit
 from server.storage.sql.rows import MAX_BYTES_A_CHARACTER, AnyRow
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, verdicts, versions
 
@@ -106,7 +107,7 @@ class SqlPromotionRecordReader(SqlLineageReader):
                 return chosen[:count]
             after = (rows[-1].created_time, rows[-1].id)
             if wanted.in_visible_models:
-                visible = self.visible_model_keys(caller)
+                visible = visible_model_keys(self.connection, caller)
                 if len(visible) < MANY:
                     rest = self._newest_of_each(visible, wanted, after, count - len(chosen))
                     return [*chosen, *self.connection.execute(rest).all()]

@@ -1,7 +1,7 @@
 """One index for the promotions of a version: the newer one begins like the older one.
 
-It is a migration of its own, since it takes a stronger lock: who held the weaker one and asked for this could wait for a
-call that waits for them.
+It is a migration of its own, since it takes a stronger lock: who held the weaker one and asked for this could wait for
+a call that waits for them.
 """
 
 from alembic import op
