@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine, insert, update
@@ -24,9 +23,12 @@ from tests import builders
 from tests.builders import ADMIN, add_model, append, caller, promote
 from tests.conftest import NewDatabase
 from tests.storage.inspection import Executed, rows, statements
+from tests.storage.plans import plan_on_postgresql, rows_read
 
 VERSIONS = 5000
 PAGE_SIZE = 10
+# An administrator who promotes once in a while.
+RARELY = Caller(principals=("user:joe",), is_admin=True)
 
 # Behind which version the page begins: the first page, one in the middle, the deepest.
 POSITIONS = [None, VERSIONS // 2, PAGE_SIZE + 1]
@@ -107,38 +109,6 @@ def test_a_page_of_versions_is_found_by_the_index_on_sqlite(filled: Filled) -> N
         assert not [detail for detail in details if re.match(r"SCAN (versions|contents|branches|models)", detail)]
 
 
-def plan_on_postgresql(engine: Engine, executed: Executed, calls: int) -> list[dict[str, Any]]:
-    """The nodes of the plan with which a statement runs for the last of several times."""
-    # Named parameters, each with its cast, become those of a prepared statement.
-    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", executed.statement)))
-    statement = re.sub(r"%\((\w+)\)s", lambda match: f"${names.index(match[1]) + 1}", executed.statement)
-    values = ", ".join(literal(executed.parameters[name]) for name in names)
-    with engine.connect() as connection:
-        run = connection.connection.driver_connection.execute
-        run(f"PREPARE listing AS {statement}".replace("%", "%%"))
-        for _ in range(calls):
-            ran = run(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE listing({values})".replace("%", "%%"))
-        [[[explained]]] = ran.fetchall()
-        run("DEALLOCATE listing")
-    return list(nodes(explained["Plan"]))
-
-
-def literal(value: object) -> str:
-    return str(value) if isinstance(value, int) else "'{}'".format(str(value).replace("'", "''"))
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", []):
-        yield from nodes(child)
-
-
-def rows_read(node: dict[str, Any]) -> float:
-    """How many rows of its table a node fetched, whether it passed them on or not."""
-    removed = sum(value for key, value in node.items() if key.startswith("Rows Removed by"))
-    return (node["Actual Rows"] + removed) * node["Actual Loops"]
-
-
 def test_a_promotion_costs_the_same_whatever_the_size_of_the_content(backend: str, new_database: NewDatabase) -> None:
     engine = open_engine(new_database(backend, migrated=True))
     repository = SqlRepository(engine)
@@ -186,13 +156,17 @@ def test_a_promotion_over_another_content_compares_the_two_once(backend: str, ne
 
 
 def test_a_page_of_promotions_reads_no_more_of_them_than_are_wanted_and_visible(new_database: NewDatabase) -> None:
-    """Of thousands, the page; and for Jane, who may see only the three oldest, those."""
+    """Of thousands, the page; and for Jane, who may see only the three oldest, those.
+
+    These are what PostgreSQL would look for among all, newest first, since it expects to meet some soon.
+    """
     engine = open_engine(new_database("postgresql", migrated=True))
     repository = SqlRepository(engine)
     source = append(repository, builders.version(add_model(repository).rid))
     visible, target = add_model(repository), add_model(repository)
     builders.grant(repository, visible.rid, "user:jane", ROLE_VIEWER)
-    janes = [promote(repository, source, visible.rid).rid for _ in range(3)]
+    rare = append(repository, builders.version(source.model_rid))
+    janes = [promote(repository, rare, visible.rid, by=RARELY).rid for _ in range(3)]
     entries = [BatchPromotion(model_rid=target.rid, source_model_version_rid=source.rid)] * 100
     for _ in range(20):
         repository.write(lambda tx: batch_promote_versions(tx, ADMIN, BatchPromoteVersionsRequest(promotions=entries)))
@@ -200,24 +174,48 @@ def test_a_page_of_promotions_reads_no_more_of_them_than_are_wanted_and_visible(
         connection.exec_driver_sql("ANALYZE")
 
     def page_of(by: Caller, wanted: PromotionFilter, page: PageRequest, most: int) -> Page[Promotion]:
-        """A page, for which no more rows than these are read."""
+        """A page, for which no statement reads more rows of a table than these."""
         with statements(engine) as executed:
             found = repository.read(lambda reader: reader.list_promotions(by, wanted, page))
-        [listing] = [each for each in executed if "promotions" in each.statement]
-        for node in plan_on_postgresql(engine, listing, calls=1):
-            if node.get("Relation Name") in ("promotions", "versions"):
-                assert rows_read(node) <= most, (wanted, node)
+        listing = [each for each in executed if "promotions" in each.statement]
+        assert listing
+        for each in listing:
+            for node in plan_on_postgresql(engine, each, calls=1):
+                if node.get("Relation Name") in ("promotions", "versions"):
+                    assert rows_read(node) <= most, (wanted, node)
         return found
 
-    for wanted in (PromotionFilter(), PromotionFilter(model_rid=target.rid), PromotionFilter(created_by=ADMIN.user)):
+    for wanted in (
+        PromotionFilter(),
+        PromotionFilter(model_rid=target.rid),
+        PromotionFilter(source_rid=source.rid),
+        PromotionFilter(created_by=ADMIN.user),
+        PromotionFilter(since_ms=0),
+    ):
         first = page_of(ADMIN, wanted, PageRequest(PAGE_SIZE), PAGE_SIZE + 1)
         second = page_of(ADMIN, wanted, PageRequest(PAGE_SIZE, first.next_position), PAGE_SIZE + 1)
         assert [promotion.version_number for promotion in second.items] == list(range(1990, 1980, -1))
+    newest = page_of(ADMIN, PromotionFilter(), PageRequest(1), 2).items[0].created_time.ToMilliseconds()
+    oldest = page_of(ADMIN, PromotionFilter(model_rid=visible.rid), PageRequest(1), 2).items[0].created_time
+    rarely = [
+        PromotionFilter(model_rid=visible.rid),
+        PromotionFilter(source_rid=rare.rid),
+        PromotionFilter(created_by=RARELY.user),
+        PromotionFilter(until_ms=oldest.ToMilliseconds() + 1),
+    ]
+    for wanted in [*rarely, *(each._replace(since_ms=0, until_ms=newest + 1) for each in rarely[:3])]:
+        seen = page_of(ADMIN, wanted, PageRequest(2), 3)
+        assert [promotion.model_version_rid for promotion in seen.items] == janes[:0:-1]
+        last = page_of(ADMIN, wanted, PageRequest(2, seen.next_position), 3)
+        assert [promotion.model_version_rid for promotion in last.items] == janes[:1]
+    [one] = page_of(ADMIN, PromotionFilter(version_rid=janes[0]), PageRequest(2), 2).items
+    assert one.model_version_rid == janes[0]
     for wanted in (
         PromotionFilter(),
-        PromotionFilter(created_by=ADMIN.user),
+        PromotionFilter(created_by=RARELY.user),
         PromotionFilter(branch="master"),
         PromotionFilter(since_ms=0),
+        PromotionFilter(until_ms=newest + 1),
     ):
         # Each of the three as often as the plan asks for it.
         seen = page_of(caller("user:jane"), wanted, PageRequest(2), 10 * len(janes))
@@ -245,7 +243,7 @@ def test_models_are_listed_without_walking_past_those_that_are_invisible(
             lambda reader: reader.list_models(builders.caller(), folder if in_folder else None, PageRequest(2))
         )
     assert len(page.items) == 2
-    [_, listing] = executed
+    [listing] = executed
     for node in plan_on_postgresql(engine, listing, calls=1):
         if node.get("Relation Name") == "models":
             assert rows_read(node) <= 3, node

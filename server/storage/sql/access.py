@@ -32,10 +32,14 @@ def model_is_visible(caller: Caller, model: FromClause = models) -> ColumnElemen
     return _grants_to(caller, model.c.rid, model.c.parent_folder_rid).correlate(model).exists()
 
 
+def granted_resources(caller: Caller) -> Select[str]:
+    """The models and folders on which the caller has a role."""
+    return select(grants.c.resource_rid).where(grants.c.principal.in_(caller.principals))
+
+
 def granted_folders(caller: Caller) -> Select[str]:
     """The folders on which the caller has a role."""
-    is_folder = grants.c.resource_rid.like(f"%.{FOLDER}.%")
-    return select(grants.c.resource_rid).where(grants.c.principal.in_(caller.principals), is_folder)
+    return granted_resources(caller).where(grants.c.resource_rid.like(f"%.{FOLDER}.%"))
 
 
 def ways_to_see_models(caller: Caller, folders: Sequence[str] | Select[str]) -> list[ColumnElement[bool]]:
@@ -46,8 +50,7 @@ def ways_to_see_models(caller: Caller, folders: Sequence[str] | Select[str]) -> 
     """
     if caller.is_admin:
         return [true()]
-    granted = select(grants.c.resource_rid).where(grants.c.principal.in_(caller.principals))
-    return [models.c.rid.in_(granted), models.c.parent_folder_rid.in_(folders)]
+    return [models.c.rid.in_(granted_resources(caller)), models.c.parent_folder_rid.in_(folders)]
 
 
 def _grants_to(caller: Caller, *resource_rids: str | ColumnElement[str]) -> Select[int]:

@@ -24,7 +24,7 @@ from server.storage.sql.tables import branch_policies, branches, models, promoti
 
 _source_model = models.alias("source_model")
 
-# The parameters of promote_at_once_1, in order; migration 0006 has the function.
+# The parameters of promote_at_once_1, in order; migration 0007 has the function.
 _PARAMETERS = (
     "to_model",
     "to_branch",

@@ -1,10 +1,10 @@
-"""Questions about promotions of `server.storage.promotions` as SQL."""
+"""Questions about branches, verdicts, requests and policies, of `server.storage.promotions`, as SQL."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, func, select
 
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
 from modelregistry.v1.model_api_pb2 import ModelApi
@@ -16,39 +16,26 @@ from server.storage.promotions import (
     Comparison,
     EarlierRequest,
     Head,
-    PromotionFilter,
     RequestKey,
     Verdict,
 )
-from server.storage.repository import Page, PageRequest, StoredVersion
-from server.storage.sql.access import model_is_visible
-from server.storage.sql.lineage import SqlLineageReader
-from server.storage.sql.opaque import Opaque
-from server.storage.sql.reader import MANY, branch_id, model_id, stored_versions, that_fit
-from server.storage.sql.rows import MAX_BYTES_A_CHARACTER, AnyRow, timestamp, to_stored_version
+from server.storage.repository import StoredVersion
+from server.storage.sql.promotion_records import SqlPromotionRecordReader
+from server.storage.sql.reader import branch_id, model_id, stored_versions
+from server.storage.sql.rows import AnyRow, timestamp, to_stored_version
 from server.storage.sql.tables import (
     branch_policies,
     branches,
     contents,
     models,
-    opaque_keys,
-    promotions,
     requests,
     verdicts,
     versions,
 )
 
-_replaced = versions.alias("replaced")
-_source = versions.alias("source_version")
-_source_branch = branches.alias("source_branch")
-_source_model = models.alias("source_model")
 
-# What the fields add to the bytes of their values, and the fields of a fixed size, at most.
-_OVERHEAD_BYTES = 160
-
-
-class SqlPromotionReader(SqlLineageReader):
-    """Questions about promotions."""
+class SqlPromotionReader(SqlPromotionRecordReader):
+    """Questions about promotions, those about their records among them."""
 
     def get_branch_end(self, model_rid: str, branch: str) -> BranchEnd:
         """See the contract."""
@@ -104,37 +91,6 @@ class SqlPromotionReader(SqlLineageReader):
         row = self.connection.execute(query).one_or_none()
         return None if row is None else EarlierRequest(row.digest, tuple(row.results.split()))
 
-    def find_promotion(self, promotion_rid: str, caller: Caller) -> Promotion | None:
-        """See the contract."""
-        query = _promotions(caller).add_columns(verdicts.c.payload).where(promotions.c.rid == promotion_rid)
-        row = self.connection.execute(query).one_or_none()
-        return None if row is None else _to_promotion(row)
-
-    def get_promotion_rid(self, model_version_rid: str) -> str:
-        """See the contract."""
-        query = select(promotions.c.rid).join(versions, versions.c.id == promotions.c.version_id)
-        promotion_rid: str = self.connection.scalars(query.where(versions.c.rid == model_version_rid)).one()
-        return promotion_rid
-
-    def list_promotions(self, caller: Caller, wanted: PromotionFilter, page: PageRequest) -> Page[Promotion]:
-        """See the contract."""
-        opaque = Opaque(self.connection.scalars(select(opaque_keys.c.key)).one())
-        order = (promotions.c.created_time.desc(), promotions.c.id.desc())
-        query = _promotions(caller).add_columns(promotions.c.id, _promotion_bytes().label("size"))
-        query = query.where(*_filters(caller, wanted)).order_by(*order).limit(page.size + 1)
-        if not caller.is_admin and wanted.model_rid is None:
-            # As values, of which a database knows how many rows they have: of those of all the others it reads none.
-            visible = self.visible_model_keys(caller)
-            if len(visible) < MANY:
-                query = query.where(promotions.c.model_id.in_(visible))
-        if page.after is not None:
-            position = opaque.numbers(page.after)
-            query = query.where(tuple_(promotions.c.created_time, promotions.c.id) < position)
-        rows = self.with_payloads(query, verdicts, "verdict_id", lambda row: (row.created_time.desc(), row.id.desc()))
-        listed = that_fit(rows[: page.size])
-        following = opaque.position(listed[-1].created_time, listed[-1].id) if len(listed) < len(rows) else None
-        return Page([_to_promotion(row) for row in listed], following)
-
     def get_policy(self, model_rid: str, branch: str) -> BranchPolicy:
         """See the contract."""
         query = select(branch_policies).where(
@@ -181,94 +137,3 @@ def to_branch_end(row: AnyRow) -> BranchEnd:
     """Return the end of a branch as its row says."""
     head = None if row.rid is None else Head(row.rid, row.content_digest, row.created_time)
     return BranchEnd(row.next_number, head, row.compatibility)
-
-
-def _promotions(caller: Caller) -> Select[Any]:
-    """Return the query for the promotions that a caller may see, with what the caller may see of each."""
-    source_is_visible = and_(_source_model.c.id.is_not(None), model_is_visible(caller, _source_model))
-    return (
-        select(
-            promotions.c.rid,
-            promotions.c.kind,
-            promotions.c.source_model_rid,
-            promotions.c.source_rid,
-            promotions.c.reason,
-            promotions.c.created_time,
-            promotions.c.created_by,
-            promotions.c.verdict_id,
-            source_is_visible.label("source_is_visible"),
-            models.c.rid.label("model_rid"),
-            branches.c.name.label("branch"),
-            versions.c.rid.label("version_rid"),
-            versions.c.version_number,
-            _replaced.c.rid.label("replaced_rid"),
-        )
-        .join_from(promotions, versions, versions.c.id == promotions.c.version_id)
-        .join(branches, branches.c.id == versions.c.branch_id)
-        .join(models, models.c.id == promotions.c.model_id)
-        .outerjoin(
-            _replaced,
-            and_(
-                _replaced.c.branch_id == versions.c.branch_id,
-                _replaced.c.version_number == versions.c.version_number - 1,
-            ),
-        )
-        .outerjoin(_source, _source.c.rid == promotions.c.source_rid)
-        .outerjoin(_source_branch, _source_branch.c.id == _source.c.branch_id)
-        .outerjoin(_source_model, _source_model.c.id == _source_branch.c.model_id)
-        .outerjoin(verdicts, verdicts.c.id == promotions.c.verdict_id)
-        .where(model_is_visible(caller))
-    )
-
-
-def _filters(caller: Caller, wanted: PromotionFilter) -> list[ColumnElement[bool]]:
-    conditions = []
-    if wanted.model_rid is not None:
-        conditions.append(promotions.c.model_id == model_id(wanted.model_rid))
-    if wanted.branch is not None:
-        conditions.append(branches.c.name == wanted.branch)
-    if wanted.source_rid is not None:
-        conditions += [promotions.c.source_rid == wanted.source_rid, _source_model.c.id.is_not(None)]
-        conditions.append(model_is_visible(caller, _source_model))
-    if wanted.version_rid is not None:
-        conditions.append(versions.c.rid == wanted.version_rid)
-    if wanted.created_by is not None:
-        conditions.append(promotions.c.created_by == wanted.created_by)
-    if wanted.since_ms is not None:
-        conditions.append(promotions.c.created_time >= wanted.since_ms)
-    if wanted.until_ms is not None:
-        conditions.append(promotions.c.created_time < wanted.until_ms)
-    return conditions
-
-
-def _promotion_bytes() -> ColumnElement[int]:
-    """The size at most, as a message, of a promotion."""
-    rids = (promotions.c.rid, promotions.c.source_model_rid, promotions.c.source_rid, models.c.rid, versions.c.rid)
-    names = (branches.c.name, promotions.c.created_by, func.coalesce(promotions.c.reason, ""))
-    return (
-        sum(func.length(rid) for rid in rids)
-        + func.coalesce(func.length(_replaced.c.rid), 0)
-        + sum(MAX_BYTES_A_CHARACTER * func.length(name) for name in names)
-        + func.coalesce(verdicts.c.size, 0)
-        + _OVERHEAD_BYTES
-    )
-
-
-def _to_promotion(row: AnyRow) -> Promotion:
-    promotion = Promotion() if row.payload is None else Promotion.FromString(row.payload)
-    promotion.rid = row.rid
-    promotion.kind = row.kind
-    if row.source_is_visible:
-        promotion.source_model_rid = row.source_model_rid
-        promotion.source_model_version_rid = row.source_rid
-    promotion.model_rid = row.model_rid
-    promotion.branch = row.branch
-    promotion.model_version_rid = row.version_rid
-    promotion.version_number = row.version_number
-    if row.replaced_rid is not None:
-        promotion.replaced_version_rid = row.replaced_rid
-    promotion.created_by = row.created_by
-    if row.reason is not None:
-        promotion.reason = row.reason
-    promotion.created_time.FromMilliseconds(row.created_time)
-    return promotion

@@ -18,7 +18,6 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    union,
 )
 
 from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED, Grant, Role
@@ -26,8 +25,9 @@ from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from server.caller import Caller
 from server.errors import BranchNotFound, ModelNotFound
 from server.storage.repository import Page, PageRequest, StoredVersion, VisibleModel
-from server.storage.sql.access import granted_folders, model_is_visible, role_on, role_on_model, ways_to_see_models
+from server.storage.sql.access import model_is_visible, role_on, role_on_model
 from server.storage.sql.cache import VersionCache
+from server.storage.sql.model_lists import first_models
 from server.storage.sql.prepared import Prepared, for_callers, principals
 from server.storage.sql.rows import (
     MAX_BYTES_A_CHARACTER,
@@ -45,9 +45,6 @@ T = TypeVar("T")
 
 # Of a message, what the largest version leaves to what is not content, and a page to its token.
 ENVELOPE_BYTES = 8 * 2**10
-
-# Fewer than these are named in a statement; the rest is looked for.
-MANY = 1000
 
 is_head = and_(versions.c.branch_id == branches.c.id, versions.c.version_number == branches.c.version_count)
 
@@ -69,34 +66,9 @@ class SqlReader:
 
     def list_models(self, caller: Caller, parent_folder_rid: str | None, page: PageRequest) -> Page[Model]:
         """See the contract."""
-        wanted = []
-        if parent_folder_rid is not None:
-            wanted.append(models.c.parent_folder_rid == parent_folder_rid)
-        if page.after is not None:
-            wanted.append(models.c.rid > page.after)
-        folders = [] if caller.is_admin else self._folders_to_list(caller, parent_folder_rid)
-        # The first of each way to see a model, which are more than enough: what is invisible is not walked past.
-        ways = [
-            select(models).where(way, *wanted).order_by(models.c.rid).limit(page.size + 1).subquery()
-            for way in ways_to_see_models(caller, folders)
-        ]
-        visible = union(*(select(way) for way in ways)).subquery()
-        rows = self.connection.execute(select(visible).order_by(visible.c.rid).limit(page.size + 1)).all()
+        query = first_models(self.connection, caller, parent_folder_rid, str(page.after or ""), page.size + 1)
+        rows = self.connection.execute(query).all()
         return page_of(rows, rows[: page.size], "rid", to_model)
-
-    def _folders_to_list(self, caller: Caller, parent_folder_rid: str | None) -> Sequence[str] | Select[str]:
-        """Return the folders with a role, by name as long as they are few enough for a statement."""
-        granted = granted_folders(caller)
-        if parent_folder_rid is not None:
-            granted = granted.where(grants.c.resource_rid == parent_folder_rid)
-        folders = self.connection.scalars(granted.limit(MANY)).all()
-        return folders if len(folders) < MANY else granted
-
-    def visible_model_keys(self, caller: Caller) -> Sequence[int]:
-        """Return the keys of the models that the caller sees; if it is MANY, there may be more."""
-        ways = ways_to_see_models(caller, self._folders_to_list(caller, None))
-        keys = union(*(select(select(models.c.id).where(way).limit(MANY).subquery()) for way in ways)).subquery()
-        return self.connection.scalars(select(keys.c.id).limit(MANY)).all()
 
     def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
         """See the contract."""

@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0006"
-down_revision = "0004"
+revision = "0007"
+down_revision = "0006"
 
 # Its statements see what was committed before each of them, and so does the one after the lock. Nothing is written
 # before nothing can speak against the promotion any more: there is nothing to undo. What it returns nothing for,

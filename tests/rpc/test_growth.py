@@ -1,0 +1,109 @@
+"""What the database does for each RPC: as much in a large registry as in a small one.
+
+How fast that is, `bench/growth` tells. It also says what a call is here, and fills the registries: with promotions of
+one version into one branch, a model of many branches, and many models with usual ones.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+from sqlalchemy import Engine, text
+
+from bench.growth.calls import CALLS, Call
+from bench.growth.fill import Filled, fill
+from bench.stock import CALLER
+from server.storage.sql.engine import open_engine
+from server.storage.sql.repository import SqlRepository
+from tests.conftest import NewDatabase
+from tests.rpc.harness import METHODS, User, serving
+from tests.storage.inspection import Executed, statements
+from tests.storage.plans import plan_on_postgresql, rows_read, steps_on_sqlite
+
+SMALL, LARGE = 2_000, 20_000
+# Rows for a page of a hundred: a look at four times as many and one, each of which is asked something.
+MOST_ROWS = 1_000
+# Tables with fewer rows than these are read as a whole if PostgreSQL likes that better.
+SMALL_TABLE = 1_000
+VERBS = {"SELECT", "WITH", "INSERT", "UPDATE", "DELETE"}
+# Those that are here for a lineage that grows by its nature are not among them.
+BOUNDED = [call for call in CALLS if call.goal]
+STREAMS = {"UploadModelFiles", "DownloadModelFiles"}
+
+
+def test_every_call_is_measured() -> None:
+    """But for streams of files, which ask for one row each."""
+    assert {call.rpc for call in BOUNDED} | STREAMS == set(METHODS)
+
+
+Fill = Callable[[str, int], tuple[SqlRepository, Engine, Filled]]
+
+
+@pytest.fixture
+def filled(new_database: NewDatabase) -> Iterator[Fill]:
+    """Fills databases of a kind to a size."""
+    repositories = []
+
+    def new(kind: str, size: int) -> tuple[SqlRepository, Engine, Filled]:
+        url = new_database(kind, migrated=True)
+        registry, engine = fill(url, size), open_engine(url)
+        repositories.append(SqlRepository(engine))
+        return repositories[-1], engine, registry
+
+    yield new
+    for repository in repositories:
+        repository.close()
+
+
+def ready_calls(repository: SqlRepository, registry: Filled) -> Iterator[tuple[Call, Callable[[], object]]]:
+    """Each call, made once so that all is in memory which is kept there, and how to make it again."""
+    chance = random.Random(5)
+    with serving(repository) as served:
+        user: User = served.user(CALLER)
+        for call in BOUNDED:
+            user(call.rpc, **call.fields(registry, chance))
+            yield call, partial(user, call.rpc, **call.fields(registry, chance))
+
+
+def test_no_call_makes_sqlite_do_more_where_there_is_more(filled: Fill) -> None:
+    """Whatever it scans or sorts. That the trees of an index are deeper is all that may be seen of it."""
+    small, large = (_steps(*filled("sqlite", size)) for size in (SMALL, LARGE))
+
+    assert {name: (small[name], steps) for name, steps in large.items() if steps > 1.2 * small[name]} == {}
+
+
+def _steps(repository: SqlRepository, engine: Engine, registry: Filled) -> dict[str, int]:
+    found = {}
+    with steps_on_sqlite(engine) as steps:
+        for call, make in ready_calls(repository, registry):
+            before = steps.count
+            make()
+            found[call.name] = steps.count - before
+    assert all(found.values())
+    return found
+
+
+def test_no_call_makes_postgresql_scan_a_table_or_read_more_than_some_pages(filled: Fill) -> None:
+    """So it sorts no more either. Also as a prepared statement, for which it settles on a plan after five calls."""
+    repository, engine, registry = filled("postgresql", LARGE)
+    with engine.connect() as connection:
+        sizes = dict(connection.execute(text("SELECT relname, reltuples FROM pg_class WHERE relkind = 'r'")).all())
+    asked: dict[str, list[Executed]] = {}
+    for call, make in ready_calls(repository, registry):
+        with statements(engine) as executed:
+            make()
+        asked[call.name] = [each for each in executed if each.statement.split()[0] in VERBS]
+
+    assert all(asked.values())
+    for name, executed in asked.items():
+        for each in executed:
+            for calls in (1, 10):
+                for node in plan_on_postgresql(engine, each, calls):
+                    seen = f"{name}, call {calls}: {node}\n{each.statement}"
+                    if node["Node Type"] == "Seq Scan":
+                        assert sizes[node["Relation Name"]] < SMALL_TABLE, seen
+                    if "Actual Rows" in node:
+                        assert rows_read(node) <= MOST_ROWS, seen

@@ -1,0 +1,92 @@
+"""How a database carries out a statement, and how much it does for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, event
+
+from tests.storage.inspection import Executed
+
+CHANGES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM)\b")
+
+
+def plan_on_postgresql(engine: Engine, executed: Executed, calls: int) -> list[dict[str, Any]]:
+    """The nodes of the plan with which a statement runs for the last of several times.
+
+    One that changes something is planned only.
+    """
+    # Named parameters, each with its cast, become those of a prepared statement.
+    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", executed.statement)))
+    statement = re.sub(r"%\((\w+)\)s", lambda match: f"${names.index(match[1]) + 1}", executed.statement)
+    values = ", ".join(literal(executed.parameters[name]) for name in names)
+    analyze = "" if CHANGES.search(statement) else "ANALYZE, "
+    with engine.connect() as connection:
+        run = connection.connection.driver_connection.execute
+        run(f"PREPARE listing AS {statement}".replace("%", "%%"))
+        for _ in range(calls):
+            execute = f"EXECUTE listing({values})" if values else "EXECUTE listing"
+            ran = run(f"EXPLAIN ({analyze}FORMAT JSON) {execute}".replace("%", "%%"))
+            [[[explained]]] = ran.fetchall()
+        run("DEALLOCATE listing")
+    return list(nodes(explained["Plan"]))
+
+
+def literal(value: object) -> str:
+    """A value as SQL."""
+    match value:
+        case None:
+            return "NULL"
+        case bool() | int():
+            return str(value)
+        case psycopg.Binary():
+            return literal(value.obj)
+        case bytes():
+            return f"'\\x{value.hex()}'"
+        case list() | tuple():
+            return f"ARRAY[{', '.join(map(literal, value))}]"
+        case _:
+            return "'{}'".format(str(value).replace("'", "''"))
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A node of a plan, and all below it."""
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+def rows_read(node: dict[str, Any]) -> float:
+    """How many rows of its table a node fetched, whether it passed them on or not."""
+    removed = sum(value for key, value in node.items() if key.startswith("Rows Removed by"))
+    return (node["Actual Rows"] + removed) * node["Actual Loops"]
+
+
+class Steps:
+    """How many steps SQLite's virtual machine made."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+@contextmanager
+def steps_on_sqlite(engine: Engine) -> Iterator[Steps]:
+    """What SQLite does meanwhile, on connections that are opened meanwhile."""
+    steps = Steps()
+
+    def count() -> int:
+        steps.count += 1
+        return 0
+
+    def watch(connection: Any, *_: object) -> None:
+        connection.set_progress_handler(count, 1)
+
+    event.listen(engine, "connect", watch)
+    try:
+        yield steps
+    finally:
+        event.remove(engine, "connect", watch)
