@@ -64,7 +64,7 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
     Raises ConfigError for settings that cannot work here.
     """
     observers = Observers(ports.metrics, metrics_folder, settings.otlp)
-    chain = Chain(_verifier(settings), observers.watches_of)
+    chain = Chain(_verifier(settings), observers.watches_of, settings.threads)
     repository = open_repository(
         settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes, observers
     )
@@ -79,7 +79,6 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
         files,
         chain,
         health,
-        threads=settings.threads,
         max_message_bytes=settings.max_message_bytes,
     )
     try:

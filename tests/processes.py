@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
+import psutil
 
 from server.auth.access import SCOPES
 from server.auth.local_keys import LocalKeys
@@ -162,6 +163,25 @@ class Server:
         self.process.kill()
         self.process.wait(DEADLINE_SECONDS)
 
+    def workers(self) -> list[psutil.Process]:
+        """The processes that serve calls."""
+        return psutil.Process(self.process.pid).children()
+
+    def pause(self) -> None:
+        """Stop the workers where they are, and return when they all are."""
+        for worker in self.workers():
+            worker.suspend()
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        # A signal stops the threads of a process one after another.
+        while not all(_is_stopped(worker) for worker in self.workers()):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    def resume(self) -> None:
+        """Let the workers go on."""
+        for worker in self.workers():
+            worker.resume()
+
     def token(self, subject: str = "admin", *groups: str, scopes: Iterable[str] = SCOPES) -> str:
         """A token that the server trusts."""
         return LocalKeys.open(self.data_dir).mint(subject, scopes, groups)
@@ -186,3 +206,8 @@ class Server:
         for line in self.process.stdout:
             self._lines.put(line)
         self._lines.put(None)
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    threads = Path(f"/proc/{process.pid}/task").iterdir()
+    return all((thread / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T" for thread in threads)

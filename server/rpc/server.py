@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -47,12 +45,11 @@ def build_server(
     chain: Chain,
     health: Health,
     *,
-    threads: int,
     max_message_bytes: int,
 ) -> grpc.Server:
     """Return a server that serves everything but has no port yet and is not started."""
     server = grpc.server(
-        ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
+        chain.threads,
         interceptors=[chain],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),

@@ -28,11 +28,9 @@ TRANSFER_SECONDS = 200
 
 
 def peak_resident_bytes(server: Server) -> int:
-    """The most memory that the server ever had, as the system counts it."""
-    (line,) = (
-        line for line in Path(f"/proc/{server.process.pid}/status").read_text().splitlines() if line.startswith("VmHWM")
-    )
-    return int(line.split()[1]) * 1024
+    """The most memory that a worker of the server ever had, as the system counts it."""
+    statuses = [Path(f"/proc/{worker.pid}/status").read_text().splitlines() for worker in server.workers()]
+    return max(int(line.split()[1]) * 1024 for lines in statuses for line in lines if line.startswith("VmHWM"))
 
 
 def parts(model_rid: str, mebibytes: int) -> Iterator[UploadModelFilesRequest]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -192,12 +190,11 @@ def load_until_killed(
 
 def stop_at_something_unheard_of(server: Server, url: str, load: Load, known: dict[str, Request]) -> bool:
     """Stop the server, and let it go on unless it has done something that it has not acknowledged."""
-    server.process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, server.process.pid, os.WSTOPPED)
+    server.pause()
     done = {row.request_id for row in rows(url, tables.requests)}
     if not load.hears_of(done - known.keys()):
         return True
-    server.process.send_signal(signal.SIGCONT)
+    server.resume()
     return False
 
 

@@ -216,8 +216,8 @@ def _serving(
 ) -> Iterator[Registry]:
     key, health = key_pair(), Health(SERVED)
     verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
-    chain = Chain(verifier, watches_of)
-    server = build_server(repository, store, chain, health, threads=THREADS, max_message_bytes=max_message_bytes)
+    chain = Chain(verifier, watches_of, THREADS)
+    server = build_server(repository, store, chain, health, max_message_bytes=max_message_bytes)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:

@@ -1,5 +1,7 @@
 """What happens around every handler, outermost first.
 
+Before them stands admission: where too many calls wait for threads, one more is refused at once.
+
 1. telemetry       one log line a call, metrics and traces; it stands outside to see what the others refuse.
 2. errors          whatever is raised further in becomes a status; nothing leaves as UNKNOWN.
 3. authentication  before parsing: strangers make us work as little as can be. Then the scope.
@@ -19,9 +21,11 @@ import grpc
 
 from server.auth.access import is_open
 from server.auth.tokens import TokenVerifier
+from server.errors import Overloaded
+from server.rpc.call_threads import CallThreads
 from server.rpc.interceptors.authentication import authenticator
 from server.rpc.interceptors.errors import answer
-from server.rpc.interceptors.telemetry import CallRecord, WatchOf
+from server.rpc.interceptors.telemetry import CallRecord, Watch, WatchOf
 from server.rpc.interceptors.validation import parser
 
 Behaviour = Callable[..., Any]
@@ -35,13 +39,16 @@ CREATE_MODEL_VERSION = "/modelregistry.v1.ModelService/CreateModelVersion"
 CREATION_THREADS = 4
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_UNBOUNDED = (None, None)
 
 
 class Chain(grpc.ServerInterceptor):
     """Puts the layers around each handler, once a method: a call then costs one wrapper."""
 
-    def __init__(self, verifier: TokenVerifier, watches_of: Sequence[WatchOf] = ()):
+    def __init__(self, verifier: TokenVerifier, watches_of: Sequence[WatchOf] = (), threads: int = 4):
         self._verifier = verifier
+        # The server's own: all calls that have no others.
+        self.threads = CallThreads(threads, "rpc")
         self._watches_of = watches_of
         self._wrapped: dict[str, Handler] = {}
         self._streams: set[grpc.ServicerContext] = set()
@@ -51,7 +58,10 @@ class Chain(grpc.ServerInterceptor):
         self._stream_threads = ThreadPoolExecutor(STREAM_THREADS, thread_name_prefix="streams")
         # Nor do streams of files keep other calls waiting.
         self._transfer_threads = ThreadPoolExecutor(TRANSFER_THREADS, thread_name_prefix="transfers")
-        self._creation_threads = ThreadPoolExecutor(CREATION_THREADS, thread_name_prefix="creations")
+        self._creation_threads = CallThreads(CREATION_THREADS, "creations")
+        self._refusals = ThreadPoolExecutor(1, thread_name_prefix="refusals")
+        # By method, those whose threads are bounded, and what answers where these are full.
+        self._bounded: dict[str, tuple[CallThreads, Handler]] = {}
 
     def intercept_service(
         self,
@@ -65,7 +75,8 @@ class Chain(grpc.ServerInterceptor):
             if handler is None:
                 return None
             self._wrapped[method] = self._wrap(method, handler)
-        return self._wrapped[method]
+        threads, refusing = self._bounded.get(method, _UNBOUNDED)
+        return refusing if threads is not None and threads.is_full else self._wrapped[method]
 
     def cancel_streams(self) -> None:
         """End the open services' streams, now and from now on: who watches our health does not end by itself."""
@@ -111,18 +122,33 @@ class Chain(grpc.ServerInterceptor):
         wrapped: Behaviour = stream if handler.response_streaming else call
         if probe and handler.response_streaming:
             wrapped = self._remembered(stream)
-        if (pool := self._pool(method, handler)) is not None:
-            wrapped.experimental_thread_pool = pool  # type: ignore[attr-defined]
+        pool = self._pool(method, handler)
+        wrapped.experimental_thread_pool = pool  # type: ignore[attr-defined]
+        if isinstance(pool, CallThreads):
+            self._bounded[method] = (pool, self._refusing(method, watches))
         make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(wrapped, request_deserializer=None, response_serializer=handler.response_serializer)
 
-    def _pool(self, method: str, handler: Handler) -> ThreadPoolExecutor | None:
-        """Return the threads of a method's own; None for the server's."""
+    def _refusing(self, method: str, watches: Sequence[Watch]) -> Handler:
+        """Return what answers a method's calls while too many wait: at once, and whoever calls."""
+
+        def refuse(_: Any, context: grpc.ServicerContext) -> None:
+            record = CallRecord(method, context, watches)
+            try:
+                answer(Overloaded(), context, record)
+            finally:
+                record.end(context, is_probe=False)
+
+        refuse.experimental_thread_pool = self._refusals  # type: ignore[attr-defined]
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+    def _pool(self, method: str, handler: Handler) -> ThreadPoolExecutor:
+        """Return the threads for a method's calls."""
         if is_open(method):
             return self._stream_threads if handler.response_streaming else self._probes
         if method == CREATE_MODEL_VERSION:
             return self._creation_threads
-        return self._transfer_threads if handler.request_streaming or handler.response_streaming else None
+        return self._transfer_threads if handler.request_streaming or handler.response_streaming else self.threads
 
     def _remembered(self, behaviour: Behaviour) -> Behaviour:
         """Keep the contexts of a streaming handler's calls for as long as they are open."""

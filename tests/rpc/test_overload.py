@@ -1,0 +1,67 @@
+"""Too many calls at once: those beyond the bound are refused at once, the others are answered, and then all is well."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from modelregistry.v1.model_pb2 import Model
+from modelregistry.v1.model_service_pb2 import GetModelRequest
+from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
+from server.rpc.call_threads import WAITING_PER_THREAD
+from server.storage.repository import Reader
+from server.storage.sql.engine import open_engine
+from server.storage.sql.repository import SqlRepository
+from tests.builders import add_model
+from tests.conftest import NewDatabase, OpenRepository
+from tests.rpc.harness import THREADS, failure_of, file_store, serving
+
+T = TypeVar("T")
+
+PLACES = THREADS * (1 + WAITING_PER_THREAD)
+TOO_MANY = 20
+DEADLINE_SECONDS = 60
+
+
+class Stuck(SqlRepository):
+    """A storage whose reads wait for a test."""
+
+    def __init__(self, sound: SqlRepository):
+        super().__init__(open_engine(sound._engine.url))
+        self.goes_on = threading.Event()
+
+    def read(self, query: Callable[[Reader], T]) -> T:
+        assert self.goes_on.wait(DEADLINE_SECONDS)
+        return super().read(query)
+
+
+def test_calls_beyond_the_bound_are_refused_at_once_and_the_others_are_answered(
+    new_database: NewDatabase, open_repository: OpenRepository, tmp_path: Path
+) -> None:
+    sound = open_repository(new_database("sqlite", migrated=True))
+    model = add_model(sound)
+    stuck = Stuck(sound)
+    with serving(stuck, files=file_store(sound, tmp_path)) as registry:
+        admin = registry.user("admin")
+        get_model = ModelServiceStub(registry.channel).GetModel
+        ended: queue.SimpleQueue[grpc.Future[Model]] = queue.SimpleQueue()
+        for _ in range(PLACES + TOO_MANY):
+            call = get_model.future(GetModelRequest(model_rid=model.rid), metadata=admin.metadata, timeout=60)
+            call.add_done_callback(ended.put)
+        for _ in range(TOO_MANY):
+            failure = failure_of(ended.get(timeout=DEADLINE_SECONDS).exception())
+            assert (failure.code, failure.name) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded")
+            assert failure.retry_seconds
+        # All the others wait, and probes are answered all the same.
+        assert ended.empty()
+        assert HealthStub(registry.channel).Check(HealthCheckRequest(), timeout=DEADLINE_SECONDS)
+        stuck.goes_on.set()
+        assert [ended.get(timeout=DEADLINE_SECONDS).result() for _ in range(PLACES)] == [model] * PLACES
+        assert admin("GetModel", model_rid=model.rid) == model
