@@ -49,7 +49,7 @@ def promote(repository: Repository, caller: Caller, request: PromoteVersionReque
 
     Raises what promote_version raises.
     """
-    plain = _plain(repository, caller, request)
+    plain = plain_promotion(repository, caller, request)
     promoted = None if plain is None else repository.promote_at_once(plain, caller)
     return promoted or repository.write(
         lambda tx: promote_version(tx, caller, request), repeatable=is_repeatable(request)
@@ -178,7 +178,7 @@ def _promote(
     return _append(tx, caller, copy, end)
 
 
-def _plain(repository: Repository, caller: Caller, request: PromoteVersionRequest) -> Plain | None:
+def plain_promotion(repository: Repository, caller: Caller, request: PromoteVersionRequest) -> Plain | None:
     """Return the promotion that a request asks for; None if its source is not plainly there."""
     rid = request.source_model_version_rid
     source = repository.version_at_hand(rid) or repository.read(lambda reader: reader.find_version(rid, caller))

@@ -1,0 +1,79 @@
+"""How many statements each RPC sends to the database: on PostgreSQL each is a round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from sqlalchemy import Engine
+
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER
+from modelregistry.v1.model_pb2 import Model, ModelVersion
+from server.storage.sql.engine import open_engine
+from server.storage.sql.repository import SqlRepository
+from tests import builders
+from tests.builders import add_model, append, grant
+from tests.conftest import NewDatabase
+from tests.rpc.harness import User, serving
+from tests.storage.inspection import statements
+
+
+class Scene(NamedTuple):
+    """Someone with groups and a role, two models, and a version in the first that was promoted into the second."""
+
+    engine: Engine
+    user: User
+    source: Model
+    target: Model
+    version: ModelVersion
+    backend: str
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def scene(request: pytest.FixtureRequest, new_database: NewDatabase) -> Iterator[Scene]:
+    engine = open_engine(new_database(request.param, migrated=True))
+    repository = SqlRepository(engine)
+    source, target = add_model(repository), add_model(repository)
+    version = append(repository, builders.version(source.rid))
+    for model in (source, target):
+        grant(repository, model.rid, "group:ml", ROLE_OWNER)
+    with serving(repository) as registry:
+        user = registry.user("jane", "ml", "serving")
+        user("PromoteVersion", model_rid=target.rid, source_model_version_rid=version.rid, preview=True)
+        yield Scene(engine, user, source, target, version, request.param)
+    repository.close()
+
+
+# When everything was read before. By RPC, its fields, and how many statements there are on SQLite and on PostgreSQL,
+# without the COMMIT. SQLite's are no round trips, and a transaction there begins with one.
+STATEMENTS: dict[str, tuple[dict[str, Any], int, int]] = {
+    "GetModel": ({"model_rid": "target"}, 1, 1),
+    "GetModelVersion": ({"model_rid": "source", "model_version_rid": "version"}, 1, 1),
+    "GetBranch": ({"model_rid": "target"}, 1, 1),
+    "ListModels": ({}, 1, 1),
+    "ListBranches": ({"model_rid": "target"}, 2, 2),
+    "ListModelVersions": ({"model_rid": "target"}, 2, 2),
+    "GetBranchPolicy": ({"model_rid": "target"}, 2, 2),
+    "ListGrants": ({"resource_rid": "target"}, 2, 2),
+    "PromoteVersion": ({"model_rid": "target", "source_model_version_rid": "version", "preview": True}, 5, 1),
+}
+
+
+@pytest.mark.parametrize("rpc", STATEMENTS)
+def test_an_rpc_sends_no_more_statements_than_it_has_to(rpc: str, scene: Scene) -> None:
+    fields, on_sqlite, on_postgresql = STATEMENTS[rpc]
+    rids = {"source": scene.source.rid, "target": scene.target.rid, "version": scene.version.rid}
+    request = {name: rids.get(value, value) for name, value in fields.items()}
+    scene.user(rpc, **request)
+    with statements(scene.engine) as sent:
+        scene.user(rpc, **request)
+    assert len(sent) == (on_sqlite if scene.backend == "sqlite" else on_postgresql), [each.statement for each in sent]
+
+
+def test_a_version_that_was_never_read_takes_one_statement_too(scene: Scene) -> None:
+    repository = SqlRepository(scene.engine)
+    version = append(repository, builders.version(scene.source.rid))
+    with statements(scene.engine) as sent:
+        scene.user("GetModelVersion", model_rid=scene.source.rid, model_version_rid=version.rid)
+    assert len(sent) == 1
