@@ -94,7 +94,13 @@ class Server:
                 [command, "serve", *arguments],
                 cwd=folder,
                 env=environment(
-                    **{"MODELREGISTRY_LISTEN": listen, "MODELREGISTRY_HTTP_LISTEN": "127.0.0.1:0", **variables}
+                    **{
+                        "MODELREGISTRY_LISTEN": listen,
+                        "MODELREGISTRY_HTTP_LISTEN": "127.0.0.1:0",
+                        # More take longer to start; the tests that are about them, or about crashes, say how many.
+                        "MODELREGISTRY_WORKERS": "1",
+                        **variables,
+                    }
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -22,7 +22,7 @@ def test_no_acknowledged_promotion_is_lost_when_the_server_is_killed(
     backend: str, new_database: NewDatabase, tmp_path: Path
 ) -> None:
     folder, url, recorder = tmp_path / "cwd", new_database(backend, migrated=True), Recorder()
-    with Server(folder, "--database-url", url) as server:
+    with Server(folder, "--workers", "2", "--database-url", url) as server:
         with grpc.insecure_channel(server.address) as channel:
             admin = server.user(channel)
             source = admin.create_version(admin.create_model("source"))
@@ -30,7 +30,7 @@ def test_no_acknowledged_promotion_is_lost_when_the_server_is_killed(
             before = read_state(admin, source.model_rid, target.rid)
         promote_until_killed(server, recorder, source.rid, target.rid)
     for crashes in range(1, CRASHES + 1):
-        with Server(folder, "--database-url", url) as server:
+        with Server(folder, "--workers", "2", "--database-url", url) as server:
             # Calls that were running when the server died may have been carried out as well, and no others.
             assert_kept(recorder.operations(), state(server, source.model_rid, target.rid), before)
             if crashes < CRASHES:

@@ -91,15 +91,18 @@ def test_every_request_is_carried_out_once_across_crashes(
     known: dict[str, Request] = {}
     crashes: list[Crash] = []
     done: list[bool] = []
-    with Server(folder, "--database-url", url) as server, grpc.insecure_channel(server.address) as channel:
+    with (
+        Server(folder, "--workers", "2", "--database-url", url) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
         scene = new_scene(server.user(channel))
         crashes.append(load_until_killed(server, url, scene, known, chance))
     while len(crashes) < CRASHES:
-        with Server(folder, "--database-url", url) as server:
+        with Server(folder, "--workers", "2", "--database-url", url) as server:
             done += repeat_all(server, url, scene, crashes[-1], known, chance)
             # Every other one while something is done that no client has heard of, which is so for a moment only.
             crashes.append(load_until_killed(server, url, scene, known, chance, unheard_of=len(crashes) % 2 == 1))
-    with Server(folder, "--database-url", url) as server:
+    with Server(folder, "--workers", "2", "--database-url", url) as server:
         done += repeat_all(server, url, scene, crashes[-1], known, chance)
     assert sum(bool(crash.in_flight) for crash in crashes) >= CRASHES / 3
     # Of what was in flight some had been done and some had not.
