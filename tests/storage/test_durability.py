@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import Connection, event, text
 
-from server.errors import StorageUnavailable
+from server.errors import Overloaded, StorageUnavailable
 from server.storage.repository import PageRequest, Transaction
 from server.storage.sql.transaction import SqlTransaction
 from tests import builders
@@ -179,6 +179,26 @@ def test_a_change_whose_connection_is_lost_at_its_commit_is_not_run_again(postgr
         # The pool is fit for use again, and nothing is half there.
         assert append(repository, builders.version(model.rid)).version_number == 1
         assert len(repository.read(lambda reader: builders.all_versions(reader, model.rid))) == 1
+
+
+def test_what_may_have_been_done_is_not_called_undone_since_it_could_not_be_run_again(postgres: str) -> None:
+    runs = []
+
+    with opened(postgres) as (engine, repository):
+        model = add_model(repository)
+        event.listen(engine, "commit", lambda connection: break_connection(postgres, connection), once=True)
+
+        def change(tx: Transaction) -> None:
+            runs.append(None)
+            if len(runs) > 1:
+                raise Overloaded
+            tx.add_model(builders.model())
+
+        with pytest.raises(StorageUnavailable) as caught:
+            repository.write(change, repeatable=True)
+        assert len(runs) == 2
+        assert caught.value.retry_after is not None
+        assert add_model(repository) != model
 
 
 def test_a_change_whose_connection_is_lost_after_the_commit_was_sent_may_have_happened_and_is_not_run_again(

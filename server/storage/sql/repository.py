@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.caller import Caller
-from server.errors import StorageUnavailable
+from server.errors import Overloaded, StorageUnavailable
 from server.storage.promotions import Plain
 from server.storage.repository import ConnectionUse, Reader, StoredVersion, Transaction
 from server.storage.sql import at_once
@@ -146,6 +146,7 @@ class SqlRepository:
 
         After a COMMIT that may have been applied, only what is repeatable is run again.
         """
+        may_be_done = False
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return run()
@@ -154,11 +155,16 @@ class SqlRepository:
                     raise StorageUnavailable(retry_after=None) from error.__cause__
                 if attempt == ATTEMPTS:
                     raise StorageUnavailable from error.__cause__
+                may_be_done = True
                 _pause(attempt, error.__cause__)
-            except (DBAPIError, PoolTimeout) as error:
+            except (DBAPIError, PoolTimeout, Overloaded) as error:
                 passing = isinstance(error, DBAPIError) and (is_conflict(error) or error.connection_invalidated)
                 if not passing or attempt == ATTEMPTS:
-                    raise translate(error) or error from error
+                    told = error if isinstance(error, Overloaded) else translate(error) or error
+                    # That certainly nothing was done, this attempt can say of itself alone.
+                    if may_be_done and isinstance(told, Overloaded):
+                        raise StorageUnavailable from error
+                    raise told from (None if told is error else error)
                 _pause(attempt, error)
         raise AssertionError("the last attempt returns or raises")
 
