@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,14 +52,14 @@ class Workers:
 
 @contextmanager
 def two_workers(tmp_path: Path) -> Iterator[Workers]:
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    options = {"MODELREGISTRY_METRICS_LISTEN": "127.0.0.1:0", "TMPDIR": str(folder)}
-    with Server(tmp_path / "server", "--workers", "2", **options) as server:
-        workers = Workers(server, folder)
-        yield workers
-        for channel in workers.channels:
-            channel.close()
+    # Of a short name, since the paths of sockets are bounded.
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"MODELREGISTRY_METRICS_LISTEN": "127.0.0.1:0", "TMPDIR": folder}
+        with Server(tmp_path / "server", "--workers", "2", **options) as server:
+            workers = Workers(server, Path(folder))
+            yield workers
+            for channel in workers.channels:
+                channel.close()
 
 
 def test_whichever_answers_tells_of_all(tmp_path: Path) -> None:

@@ -104,18 +104,32 @@ def test_a_call_is_a_span_of_its_callers_trace_and_its_statements_are_spans_belo
         assert "WHERE " in str(statement.attributes["db.query.text"])
 
 
-def test_the_commit_of_a_promotion_is_in_its_trace(admin: User, collected: Collected) -> None:
-    version = admin.create_version(admin.create_model("one"))
-    collected.calls(2)
+def test_the_commit_of_a_version_is_in_its_trace(admin: User, collected: Collected) -> None:
+    model = admin.create_model("one")
+    collected.calls(1)
     collected.clear()
 
-    admin.promote(version, admin.create_model("two"))
+    admin.create_version(model)
 
-    promotion = collected.calls(2)[-1]
-    names = [span.name for span in collected.statements() if span.parent == promotion.context]
+    creation = collected.calls(1)[-1]
+    names = [span.name for span in collected.statements() if span.parent == creation.context]
     assert names[0] == "BEGIN"
     assert names[-1] == "COMMIT"
     assert "INSERT" in names
+
+
+def test_the_statements_of_a_promotion_are_in_its_trace(admin: User, collected: Collected) -> None:
+    version = admin.create_version(admin.create_model("one"))
+    target = admin.create_model("two")
+    admin.promote(version, target)
+    collected.calls(4)
+    collected.clear()
+
+    admin.promote(version, target)
+
+    promotion = collected.calls(1)[-1]
+    names = [span.name for span in collected.statements() if span.parent == promotion.context]
+    assert names in (["SELECT"], ["BEGIN", "SELECT", "UPDATE", "INSERT", "INSERT", "COMMIT"])
 
 
 def test_calls_without_a_trace_have_one_each_which_their_log_lines_name(

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, event
 
 from tests.storage.inspection import Executed
 
-CHANGES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM)\b")
+CHANGES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM|FROM promote_at_once_\d)\b")
 
 
 def plan_on_postgresql(engine: Engine, executed: Executed, calls: int) -> list[dict[str, Any]]:
