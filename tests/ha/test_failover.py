@@ -55,10 +55,12 @@ def lose_the_primary(cluster: Cluster, replicas: list[Replica], load: Load) -> G
     """The primary's machine is gone at once, with etcd's leader on it; later it boots again."""
     primary = cluster.primary()
     cluster.let_etcd_be_led_by(primary)
+    began = time.monotonic()
     primary.kill()
+    # The servers may notice it before all of the machine is gone.
     event = time.monotonic()
     load.await_successes(event)
-    lost = [replica.await_health(serving=False, since=event) for replica in replicas]
+    lost = [replica.await_health(serving=False, since=began) for replica in replicas]
     back = [replica.await_health(serving=True, since=since) for replica, since in zip(replicas, lost, strict=True)]
     primary.start()
     cluster.await_whole()
