@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from typing import Annotated, BinaryIO
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from server.cli.connection import EXIT_CODE_BASE
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir
@@ -92,6 +90,9 @@ def _count(number: int, one: str, many: str) -> str:
 @contextmanager
 def _progress(file: BinaryIO) -> Iterator[Callable[[int], object]]:
     """Show how far the import is, to a person at a terminal, and yield what to tell the size of each part done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     columns = (TextColumn("importing"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:

@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 
 import typer
 from google.protobuf.message import Message
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from modelregistry.v1.compatibility_pb2 import CompatibilityFinding
 from server.json_form import dumps, to_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 MAX_WIDTH = 10_000
 FINDING = ("rule", "severity", "path", "message")
@@ -43,7 +43,7 @@ def show(message: Message, output: Literal["json", "table"] = "json") -> None:
 
 def show_fields(row: Mapping[str, str]) -> None:
     """Print one thing as names and values, where long values have room."""
-    table = Table("field", "value", box=SIMPLE_HEAD)
+    table = _table("field", "value")
     for name, cell in row.items():
         table.add_row(escaped(name), escaped(cell))
     _print(table, sys.stdout)
@@ -53,7 +53,7 @@ def show_rows(rows: Iterable[Mapping[str, str]], file: TextIO | None = None) -> 
     """Print one thing a line, on standard output if nothing else is given."""
     rows = list(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(*map(escaped, columns), box=SIMPLE_HEAD)
+    table = _table(*map(escaped, columns))
     for row in rows:
         table.add_row(*(escaped(row.get(name, "")) for name in columns))
     _print(table, file or sys.stdout)
@@ -118,7 +118,16 @@ def _flat(row: dict[str, Any]) -> dict[str, str]:
     return cells
 
 
+def _table(*columns: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(*columns, box=SIMPLE_HEAD)
+
+
 def _print(table: Table, file: TextIO) -> None:
+    from rich.console import Console
+
     # As wide as the cells are: a RID that is cut cannot be copied.
     # And as they are: a requirement like pandas[excel] is no markup.
     # Of a terminal called dumb, rich believes the width only if the height is given too.

@@ -72,9 +72,9 @@ def next_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scripts = code / "storage/sql/migrations"
     revision = ScriptDirectory(str(scripts)).get_current_head()
     for number, body in enumerate(MIGRATIONS):
-        revision, down_revision = f"next_{number}", revision
+        revision, down_revision = f"900{number}", revision
         source = MIGRATION.format(revision=revision, down_revision=down_revision, body=body.strip())
-        (scripts / f"versions/next_{number}.py").write_text(source)
+        (scripts / f"versions/{revision}_made_up.py").write_text(source)
     command = folder / "modelregistry"
     # -P: the working directory may be where the code of this release is.
     command.write_text(f'#!/bin/sh\nexec env PYTHONPATH={folder} {sys.executable} -P -m server "$@"\n')

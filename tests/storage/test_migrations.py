@@ -15,6 +15,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, event, inspect, make_url, text
 
 from modelregistry.v1.model_pb2 import ModelVersionSource, PromotedSource
@@ -302,6 +303,14 @@ def test_a_migration_waits_for_one_that_runs(database_url: str, engine: Engine) 
     output, _ = second.communicate(timeout=SECONDS)
     assert (output, second.returncode) == ("done\n", 0)
     assert differences(engine) == []
+
+
+def test_the_files_of_migrations_are_named_by_their_revisions_in_order(engine: Engine) -> None:
+    """By which a server knows them without loading what it takes to run them."""
+    with engine.begin() as connection:
+        scripts = ScriptDirectory.from_config(schema._config(connection))
+
+    assert schema.known_revisions() == [script.revision for script in scripts.walk_revisions()][::-1]
 
 
 def test_an_older_schema_is_refused(engine: Engine) -> None:

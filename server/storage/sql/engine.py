@@ -5,13 +5,15 @@ from __future__ import annotations
 import sqlite3
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, Insert, Table, create_engine, event, make_url
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, Table, create_engine, event, make_url
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from server.storage.sql.conflicts import is_read_only
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
 
 # How long a call waits for a connection or for a lock before it is told that the service is overloaded.
 WAIT_SECONDS = 10
@@ -77,8 +79,14 @@ def one_writer_file(engine: Engine) -> Path | None:
 
 def upsert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
     """An INSERT that knows ON CONFLICT, which SQLAlchemy has for each dialect but not for all."""
-    inserts: dict[str, type[Insert]] = {"postgresql": postgresql.Insert, "sqlite": sqlite.Insert}
-    return inserts[connection.dialect.name](table)  # type: ignore[return-value]
+    # Of a dialect, SQLAlchemy loads all drivers. A server needs one, and starts sooner without the others.
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.Insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.Insert(table)
 
 
 def was_warned(connection: Connection) -> bool:
