@@ -101,3 +101,19 @@ def test_a_migration_that_can_never_have_a_table_is_given_up(
             schema.migrate(engine)
     schema.migrate(engine)
     schema.check(engine)
+
+
+def test_an_index_that_was_built_beforehand_is_not_built_again(url: str, engine: Engine) -> None:
+    """As docs/operations.md says: without a lock that keeps promotions waiting."""
+    migrate_to(engine, "0004")
+    page = (Path(schema.__file__).parents[3] / "docs/operations.md").read_text()
+    [statement] = [line for line in page.splitlines() if line.startswith("CREATE INDEX CONCURRENTLY ")]
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute(statement)
+    before = {index["name"] for index in inspect(engine).get_indexes("promotions")}
+
+    schema.migrate(engine)
+
+    after = {index["name"] for index in inspect(engine).get_indexes("promotions")}
+    assert before - after == {"ix_promotions_source_rid"}
+    assert after < before
