@@ -10,17 +10,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, func, insert, select, update
 
-from modelregistry.v1.compatibility_pb2 import (
-    COMPATIBILITY_MODE_ENFORCE,
-    COMPATIBILITY_MODE_OFF,
-    COMPATIBILITY_MODE_WARN,
-)
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_OFF
 from modelregistry.v1.model_pb2 import ModelVersion
 from server.caller import Caller
-from server.storage.promotions import Plain
+from server.storage.promotions import Comparison, Plain
 from server.storage.sql.access import model_is_visible, role_on_model
 from server.storage.sql.prepared import Prepared, for_callers, principals
-from server.storage.sql.tables import branch_policies, branches, models, promotions, requests, verdicts, versions
+from server.storage.sql.promotions import head_and_policy, stored_request, stored_verdict
+from server.storage.sql.reader import is_head
+from server.storage.sql.tables import branches, models, promotions, requests, versions
 
 _source_model = models.alias("source_model")
 
@@ -67,16 +65,17 @@ def in_steps(connection: Connection, plain: Plain, caller: Caller, now_ms: int) 
     found = _branch(caller).one_or_none(connection, values | principals(caller))
     if found is None or found.role is None or found.role < plain.role or found.source_key is None:
         return None
-    if plain.expected_head_rid not in (None, found.head_rid):
+    if plain.expected_head_rid not in (None, found.rid):
         return None
     verdict_key = None
-    if found.mode != COMPATIBILITY_MODE_OFF and found.content_digest != plain.content_digest:
-        verdict = _verdict.one_or_none(connection, values | {"head_digest": found.content_digest})
-        if verdict is None or (found.mode == COMPATIBILITY_MODE_ENFORCE and verdict.error_count):
+    if found.compatibility != COMPATIBILITY_MODE_OFF and found.content_digest != plain.content_digest:
+        comparison = Comparison(found.content_digest, plain.content_digest, plain.rules)
+        verdict = stored_verdict.one_or_none(connection, comparison._asdict())
+        if verdict is None or (found.compatibility == COMPATIBILITY_MODE_ENFORCE and verdict.error_count):
             return None
         verdict_key = verdict.id
     if plain.claim is not None:
-        if _request.one_or_none(connection, values) is not None:
+        if stored_request.one_or_none(connection, plain.claim[0]._asdict()) is not None:
             return None
         _claim.all(connection, values)
     values |= {
@@ -131,14 +130,6 @@ def _stored(plain: Plain, number: int, created_ms: int) -> ModelVersion:
 @for_callers
 def _branch(caller: Caller) -> Select[*tuple[Any, ...]]:
     """The branch with its head and its policy, the caller's role, and whether the caller sees the source's model."""
-    policy = (
-        select(branch_policies.c.compatibility)
-        .where(branch_policies.c.model_id == models.c.id, branch_policies.c.branch == bindparam("to_branch"))
-        .order_by(branch_policies.c.id.desc())
-        .limit(1)
-        .correlate(models)
-        .scalar_subquery()
-    )
     source = (
         select(_source_model.c.id)
         .where(_source_model.c.rid == bindparam("source_model"), model_is_visible(caller, _source_model))
@@ -149,38 +140,17 @@ def _branch(caller: Caller) -> Select[*tuple[Any, ...]]:
             branches.c.id.label("branch_key"),
             branches.c.version_count,
             models.c.id.label("model_key"),
-            versions.c.rid.label("head_rid"),
-            versions.c.content_digest,
-            versions.c.created_time,
-            func.coalesce(policy, COMPATIBILITY_MODE_WARN).label("mode"),
+            *head_and_policy(bindparam("to_branch")),
             role_on_model(caller).label("role"),
             source.label("source_key"),
         )
         .select_from(models)
         .join(branches, and_(branches.c.model_id == models.c.id, branches.c.name == bindparam("to_branch")))
-        .join(
-            versions, and_(versions.c.branch_id == branches.c.id, versions.c.version_number == branches.c.version_count)
-        )
+        .join(versions, is_head)
         .where(models.c.rid == bindparam("to_model"))
     )
 
 
-_verdict = Prepared(
-    select(verdicts.c.id, verdicts.c.error_count)
-    .where(
-        verdicts.c.head_digest == bindparam("head_digest"),
-        verdicts.c.candidate_digest == bindparam("digest"),
-        verdicts.c.rules == bindparam("rules_version"),
-    )
-    .limit(1)
-)
-_request = Prepared(
-    select(requests.c.digest).where(
-        requests.c.caller == bindparam("request_caller"),
-        requests.c.rpc == bindparam("request_rpc"),
-        requests.c.request_id == bindparam("request_key"),
-    )
-)
 _claim = Prepared(
     insert(requests).values(
         caller=bindparam("request_caller"),

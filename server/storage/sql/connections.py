@@ -75,8 +75,7 @@ class Connections:
 
         Raises OutcomeUnknown if the COMMIT was interrupted.
         """
-        connection = self.take()
-        try:
+        with self._one() as connection:
             connection.exec_driver_sql(self._begin)
             try:
                 yield connection
@@ -85,10 +84,6 @@ class Connections:
                 raise
             with watched("COMMIT", self._watch):
                 _commit(connection)
-        except BaseException as raised:
-            self.give_back(connection, raised)
-            raise
-        self.give_back(connection)
 
     @contextlib.contextmanager
     def statement(self) -> Iterator[Connection]:
@@ -96,8 +91,7 @@ class Connections:
 
         Raises OutcomeUnknown if it may have been carried out, or if that does not last.
         """
-        connection = self.take()
-        try:
+        with self._one() as connection:
             try:
                 yield connection
             except DBAPIError as error:
@@ -105,10 +99,6 @@ class Connections:
                     raise OutcomeUnknown from error
                 raise
             _require_lasting(connection)
-        except BaseException as raised:
-            self.give_back(connection, raised)
-            raise
-        self.give_back(connection)
 
     def use(self) -> ConnectionUse:
         """Return how many connections are lent, how many wait to be, and how many there may be."""
@@ -118,6 +108,16 @@ class Connections:
         """Give the connections back to the pool."""
         while connection := self._last_idle():
             connection.close()
+
+    @contextlib.contextmanager
+    def _one(self) -> Iterator[Connection]:
+        connection = self.take()
+        try:
+            yield connection
+        except BaseException as raised:
+            self.give_back(connection, raised)
+            raise
+        self.give_back(connection)
 
     def _last_idle(self) -> Connection | None:
         # Not asked first whether there is one: another thread may take it meanwhile.

@@ -126,9 +126,8 @@ def _open_sqlite(url: URL, pool_size: int) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # A transaction that began by reading could not always become a writing one.
         if not connection.get_execution_options().get(_AUTOCOMMIT):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.exec_driver_sql(begin_statement(engine))
 
     return engine
 

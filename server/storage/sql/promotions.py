@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, select
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, func, select
 
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
 from modelregistry.v1.model_api_pb2 import ModelApi
@@ -20,8 +20,9 @@ from server.storage.promotions import (
     Verdict,
 )
 from server.storage.repository import StoredVersion
+from server.storage.sql.prepared import Prepared
 from server.storage.sql.promotion_records import SqlPromotionRecordReader
-from server.storage.sql.reader import branch_id, model_id, stored_versions
+from server.storage.sql.reader import branch_id, is_head, model_id, stored_versions
 from server.storage.sql.rows import AnyRow, timestamp, to_stored_version
 from server.storage.sql.tables import (
     branch_policies,
@@ -40,13 +41,10 @@ class SqlPromotionReader(SqlPromotionRecordReader):
     def get_branch_end(self, model_rid: str, branch: str) -> BranchEnd:
         """See the contract."""
         query = (
-            select(func.coalesce(branches.c.version_count + 1, 1).label("next_number"), *_head_and_policy(branch))
+            select(func.coalesce(branches.c.version_count + 1, 1).label("next_number"), *head_and_policy(branch))
             .select_from(models)
             .outerjoin(branches, and_(branches.c.model_id == models.c.id, branches.c.name == branch))
-            .outerjoin(
-                versions,
-                and_(versions.c.branch_id == branches.c.id, versions.c.version_number == branches.c.version_count),
-            )
+            .outerjoin(versions, is_head)
             .where(models.c.rid == model_rid)
         )
         return to_branch_end(self.connection.execute(query).one())
@@ -63,16 +61,7 @@ class SqlPromotionReader(SqlPromotionRecordReader):
 
     def find_verdict(self, comparison: Comparison) -> Verdict | None:
         """See the contract."""
-        query = (
-            select(verdicts.c.id, verdicts.c.error_count)
-            .where(
-                verdicts.c.head_digest == comparison.head_digest,
-                verdicts.c.candidate_digest == comparison.candidate_digest,
-                verdicts.c.rules == comparison.rules,
-            )
-            .limit(1)
-        )
-        row = self.connection.execute(query).one_or_none()
+        row = stored_verdict.one_or_none(self.connection, comparison._asdict())
         return None if row is None else Verdict(row.id, row.error_count)
 
     def get_findings(self, verdict: Verdict) -> Promotion:
@@ -87,8 +76,7 @@ class SqlPromotionReader(SqlPromotionRecordReader):
 
     def find_request(self, key: RequestKey) -> EarlierRequest | None:
         """See the contract."""
-        query = select(requests.c.digest, requests.c.results).filter_by(**key._asdict())
-        row = self.connection.execute(query).one_or_none()
+        row = stored_request.one_or_none(self.connection, key._asdict())
         return None if row is None else EarlierRequest(row.digest, tuple(row.results.split()))
 
     def get_policy(self, model_rid: str, branch: str) -> BranchPolicy:
@@ -105,7 +93,21 @@ class SqlPromotionReader(SqlPromotionRecordReader):
         return policy
 
 
-def _head_and_policy(branch: str) -> list[ColumnElement[Any]]:
+# The verdict on the contents of a Comparison, whose fields are the parameters.
+stored_verdict = Prepared(
+    select(verdicts.c.id, verdicts.c.error_count)
+    .where(*(verdicts.c[name] == bindparam(name) for name in Comparison._fields))
+    .limit(1)
+)
+# What was carried out under a RequestKey, whose fields are the parameters.
+stored_request = Prepared(
+    select(requests.c.digest, requests.c.results).where(
+        *(requests.c[name] == bindparam(name) for name in RequestKey._fields)
+    )
+)
+
+
+def head_and_policy(branch: str | BindParameter[str]) -> list[ColumnElement[Any]]:
     """The columns of `to_branch_end` but for the number, beside `versions` with the head or NULL, and `models`."""
     policy = (
         select(branch_policies.c.compatibility)
@@ -126,7 +128,7 @@ def _head_and_policy(branch: str) -> list[ColumnElement[Any]]:
 def branch_end(branch_key: int, branch: str, next_number: int) -> Select[Any]:
     """Return the query for where a branch goes on whose next number is taken already."""
     return (
-        select(branches.c.version_count.label("next_number"), *_head_and_policy(branch))
+        select(branches.c.version_count.label("next_number"), *head_and_policy(branch))
         .join_from(branches, models)
         .outerjoin(versions, and_(versions.c.branch_id == branches.c.id, versions.c.version_number == next_number - 1))
         .where(branches.c.id == branch_key)
