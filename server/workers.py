@@ -77,7 +77,9 @@ class Supervisor:
                 self._await_ready(number)
             announce()
             self._supervise()
-            self._stop(list(self._running))
+            workers = list(self._running.values())
+            self._running.clear()
+            self._finish(workers)
 
     def _supervise(self) -> None:
         while not self._told_to_stop():
@@ -118,7 +120,7 @@ class Supervisor:
                 self._end(self._running.pop(number))
                 self._running[number] = old
                 return
-            self._stop_one(old)
+            self._finish([old])
             if self._told_to_stop():
                 return
 
@@ -170,18 +172,14 @@ class Supervisor:
                 raise ConfigError(said.decode() or "a worker died while it started; the log says why")
             self._drain_wakeups()
 
-    def _stop(self, numbers: list[int]) -> None:
-        workers = [self._running.pop(number) for number in numbers]
+    def _finish(self, workers: list[_Worker]) -> None:
+        """Let workers finish what they do, and end those that take too long."""
         for worker in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
         for worker in workers:
             self._await_end(worker, deadline)
-
-    def _stop_one(self, worker: _Worker) -> None:
-        os.kill(worker.pid, signal.SIGTERM)
-        self._await_end(worker, time.monotonic() + STOP_SECONDS)
 
     def _await_end(self, worker: _Worker, deadline: float) -> None:
         while os.waitpid(worker.pid, os.WNOHANG)[0] == 0:
