@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,33 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
-
+from bench.command import carry_out
 from bench.databases import KINDS, databases
 from bench.machine import machine
 from bench.peer import OURS, VERSION, Peer, peer
 from bench.readme import write_readme
 from bench.report import tables
 from bench.scenarios import BY_NAME, CEILING, Scenario, selected
-from bench.site import Site, has_workers, site
+from bench.site import Site, site
 from bench.tools import BUILD, Tool, find_h2load
-from bench.void import Void
 
 NAMES = (*BY_NAME, *OURS)
 
 
 def main() -> None:
     """Measure, check and print."""
-    options = _options()
-    try:
-        measured = _measure(options)
-    except (Void, grpc.RpcError) as problem:
-        raise SystemExit(f"void: {problem}") from None
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(measured, indent=1))
-    print(tables(measured))
-    if options.readme:
-        write_readme(measured)
+    carry_out(_options(), _measure, tables, write_readme)
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -54,7 +42,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     kinds = KINDS if options.database is None else (options.database,)
     peers = [name for name in OURS if (options.peer if options.only is None else name in options.only)]
     named = None if options.only is None else [OURS.get(name, name) for name in options.only]
-    scenarios = selected(named, (1, 2) if has_workers() else (1,))
+    scenarios = selected(named)
     programs = {"MLflow": VERSION} if peers else {}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelregistry-bench-")))

@@ -147,12 +147,12 @@ SCENARIOS = (
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
-def selected(names: Iterable[str] | None, workers: Iterable[int]) -> list[Scenario]:
+def selected(names: Iterable[str] | None) -> list[Scenario]:
     """The scenarios of these names, all if there are none, and those that they are put beside; in their order.
 
     Raises KeyError for a name that none has.
     """
-    chosen = {name for name, scenario in BY_NAME.items() if names is None and scenario.workers in workers}
+    chosen = set(BY_NAME if names is None else ())
     ahead = list(names or ())
     while ahead:
         scenario = BY_NAME[ahead.pop()]

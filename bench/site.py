@@ -142,25 +142,18 @@ class Site:
 def site(tool: Tool, folder: Path, database_url: str | None, workers: int) -> Iterator[Site]:
     """Serve a database, with what is to be read in it already there."""
     folder.mkdir()
-    arguments: list[str] = []
+    arguments = ["--workers", str(workers)]
     if database_url is not None:
         arguments += ["--database-url", database_url]
         migrated = run("migrate", "--database-url", database_url)
         if migrated.returncode:
             raise RuntimeError(migrated.stderr)
-    if has_workers():
-        arguments += ["--workers", str(workers)]
     with Server(folder / "server", *arguments) as server:
         open_site = Site(server, tool, folder, workers)
         try:
             yield open_site
         finally:
             open_site.close()
-
-
-def has_workers() -> bool:
-    """Whether a server can be told how many worker processes it shall have."""
-    return "--workers" in run("serve", "--help").stdout
 
 
 def _refusals(sample: Sample) -> dict[str, Any]:

@@ -177,11 +177,8 @@ class Server:
         """Stop the workers where they are, and return when they all are."""
         for worker in self.workers():
             worker.suspend()
-        deadline = time.monotonic() + DEADLINE_SECONDS
         # A signal stops the threads of a process one after another.
-        while not all(_is_stopped(worker) for worker in self.workers()):
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        until(lambda: all(states(worker.pid) == {"T"} for worker in self.workers()))
 
     def resume(self) -> None:
         """Let the workers go on."""
@@ -214,6 +211,15 @@ class Server:
         self._lines.put(None)
 
 
-def _is_stopped(process: psutil.Process) -> bool:
-    threads = Path(f"/proc/{process.pid}/task").iterdir()
-    return all((thread / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T" for thread in threads)
+def until(holds: Callable[[], bool]) -> None:
+    """Return once something holds that no event tells of."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def states(pid: int) -> set[str]:
+    """The states of a process's threads; `T` is stopped."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return {(task / "stat").read_text().rsplit(")", 1)[1].split()[0] for task in tasks}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import random
 import statistics
 import sys
@@ -26,12 +25,12 @@ from typing import Any
 import grpc
 import psutil
 
+from bench.command import carry_out
 from bench.databases import KINDS, databases
 from bench.growth.calls import CALLS, Call
 from bench.growth.fill import DEPTH, Filled, fill
 from bench.growth.report import tables, write_readme
 from bench.machine import machine
-from bench.site import has_workers
 from bench.stock import CALLER
 from bench.tools import BUILD
 from bench.void import Void
@@ -46,16 +45,7 @@ FEWEST = 3
 
 def main() -> None:
     """Fill, measure, check and print."""
-    options = _options()
-    try:
-        measured = _measure(options)
-    except (Void, grpc.RpcError) as problem:
-        raise SystemExit(f"void: {problem}") from None
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(measured, indent=1))
-    print(tables(measured))
-    if options.readme:
-        write_readme(measured)
+    carry_out(_options(), _measure, tables, write_readme)
 
 
 @dataclass
@@ -178,7 +168,7 @@ def _registry(kind: str, folder: Path, url: str, size: int, times: int) -> Itera
     begin = time.monotonic()
     filled = fill(url, size)
     print(f"{kind}: {size} versions in {time.monotonic() - begin:.0f} s", file=sys.stderr)
-    arguments = ["--database-url", url, *(["--workers", "1"] if has_workers() else [])]
+    arguments = ["--database-url", url, "--workers", "1"]
     starts = []
     for _ in range(times - 1):
         begin = time.monotonic()

@@ -13,8 +13,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.documents import table
-from tests.e2e.test_workers import until
-from tests.processes import Server, failure, run
+from tests.processes import Server, failure, run, until
 from tests.rpc.harness import SOME_MODEL
 
 OPERATIONS = (Path(__file__).parent.parent.parent / "docs" / "operations.md").read_text()

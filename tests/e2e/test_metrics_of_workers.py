@@ -15,8 +15,8 @@ import pytest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from tests.e2e.test_metrics import METRICS_ON, scrape, value
-from tests.e2e.test_workers import HEALTH, until, workers_of
-from tests.processes import DEADLINE_SECONDS, Server
+from tests.e2e.test_workers import HEALTH, workers_of
+from tests.processes import DEADLINE_SECONDS, Server, states, until
 
 CONNECTIONS = 24
 WATCH = "/grpc.health.v1.Health/Watch"
@@ -103,12 +103,6 @@ def test_a_worker_that_is_killed_takes_along_what_it_did_and_not_what_it_had_don
             watch.cancel()
         until(lambda: workers.in_flight() == 0)
         assert len(list(workers.folder.rglob("counter_*.db"))) <= 3
-
-
-def states(pid: int) -> set[str]:
-    """The states of a process's threads; `T` is stopped."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return {(task / "stat").read_text().rsplit(")", 1)[1].split()[0] for task in tasks}
 
 
 @contextmanager

@@ -14,9 +14,8 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.e2e.collector import Collector, attributes, collecting
-from tests.processes import Server, failure, run
+from tests.processes import Server, failure, run, until
 from tests.rpc.harness import User
-from tests.rpc.test_model_files import until
 
 WORKERS = 2
 SPAN_ID = "00f067aa0ba902b7"

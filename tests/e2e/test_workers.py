@@ -8,22 +8,19 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
 
-from tests.processes import DEADLINE_SECONDS, Server, failure, run
+from tests.processes import DEADLINE_SECONDS, Server, failure, run, until
 
 HEALTH = "/grpc.health.v1.Health/Check"
 
 
 def workers_of(server: Server) -> set[int]:
-    """The processes that the server has forked."""
-    pid = server.process.pid
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    """The processes that serve calls, by id."""
+    return {worker.pid for worker in server.workers()}
 
 
 def is_running(pid: int) -> bool:
@@ -31,14 +28,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Return once something holds that no event tells of."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def answers(address: str) -> bool:

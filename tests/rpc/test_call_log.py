@@ -11,8 +11,8 @@ from sqlalchemy import text
 from server.logs import JsonFormatter
 from tests.builders import FOLDER, model_api
 from tests.conftest import OpenRepository
+from tests.processes import until
 from tests.rpc.harness import SOME_MODEL, Registry, User, serving
-from tests.rpc.test_model_files import until
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACE_PARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"

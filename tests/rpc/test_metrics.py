@@ -12,8 +12,8 @@ from server.observability.observers import name_of
 from server.observability.prometheus import Prometheus
 from tests.builders import FOLDER
 from tests.conftest import OpenRepository
+from tests.processes import until
 from tests.rpc.harness import SOME_MODEL, Registry, User, serving
-from tests.rpc.test_model_files import until
 from tests.rpc.test_transfers import Stalled, begun
 
 SERVICE = "modelregistry.v1.ModelService"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -15,6 +13,7 @@ from modelregistry.v1.model_files_pb2 import DillModelFiles, ModelFiles, Uploade
 from modelregistry.v1.model_pb2 import Model
 from modelregistry.v1.model_service_pb2 import UploadModelFilesRequest
 from tests.builders import model_api
+from tests.processes import until
 from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, SOME_VERSION, Failure, Registry, User, failure_of
 from tests.rpc.test_no_oracle import ABSENT_MODEL, normalised
 
@@ -41,14 +40,6 @@ def upload_failure(user: User, *parts: UploadModelFilesRequest) -> Failure:
     with pytest.raises(grpc.RpcError) as caught:
         user.send_parts(parts)
     return failure_of(caught.value)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what nobody announces."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def sha256(data: bytes) -> str:

@@ -16,8 +16,8 @@ from server.observability.tracing import Tracing
 from server.storage.sql.repository import SqlRepository
 from tests.builders import model_api
 from tests.conftest import OpenRepository
+from tests.processes import until
 from tests.rpc.harness import SOME_MODEL, Registry, User, serving
-from tests.rpc.test_model_files import until
 
 SPAN_ID = "00f067aa0ba902b7"
 

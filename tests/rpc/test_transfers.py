@@ -13,8 +13,9 @@ from modelregistry.v1.model_pb2 import Model
 from modelregistry.v1.model_service_pb2 import DownloadModelFilesRequest, UploadModelFilesRequest
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from server.rpc import transfers
+from tests.processes import until
 from tests.rpc.harness import DEADLINE_SECONDS, Registry, User, failure_of
-from tests.rpc.test_model_files import DATA, UPLOAD, model, sha256, until, upload_failure
+from tests.rpc.test_model_files import DATA, UPLOAD, model, sha256, upload_failure
 
 __all__ = ["model"]  # a fixture
 
