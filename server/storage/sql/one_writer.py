@@ -34,35 +34,49 @@ class OneWriter:
         self._connections = connections
         self._turns = Turns(database)
         self._waiting: deque[_Job[Any]] = deque()
-        self._writing = threading.Lock()
+        # Whoever leads writes for the others; only this is decided under the lock.
+        self._deciding = threading.Lock()
+        self._is_led = False
 
     def run(self, change: Callable[[Connection], T]) -> T:
         """Run a change in a transaction, perhaps with others. Raises Overloaded if its turn does not come."""
         job = _Job(change)
-        self._waiting.append(job)
-        if not self._writing.acquire(timeout=WAIT_SECONDS):
-            self._withdraw(job)
-        else:
-            try:
-                # Whoever comes to write does so for all who wait, and these find it done.
-                while not job.is_done.is_set():
-                    self._write([self._waiting.popleft() for _ in range(min(MANY, len(self._waiting)))])
-            finally:
-                self._writing.release()
+        with self._deciding:
+            self._waiting.append(job)
+            leads, self._is_led = not self._is_led, True
+        if not leads:
+            self._wait(job)
+        if not job.is_done:
+            self._lead()
         return job.result()
 
     def close(self) -> None:
         """Give up the place in the queue."""
         self._turns.close()
 
-    def _withdraw(self, job: _Job[Any]) -> None:
-        """Take back a job, unless it is being carried out. Raises Overloaded."""
-        try:
-            self._waiting.remove(job)
-        except ValueError:
-            job.is_done.wait()
-        else:
-            raise Overloaded
+    def _wait(self, job: _Job[Any]) -> None:
+        """Return once a job is done, or the first that waits and nobody leads. Raises Overloaded."""
+        if job.woken.acquire(timeout=WAIT_SECONDS):
+            return
+        with self._deciding:
+            if job in self._waiting and job.woken.locked():
+                self._waiting.remove(job)
+                raise Overloaded
+        # It is being carried out, or its turn to lead has come just now.
+        job.woken.acquire()
+
+    def _lead(self) -> None:
+        """Write for all who wait; the first who came meanwhile does so next, and the others find it done."""
+        with self._deciding:
+            jobs = [self._waiting.popleft() for _ in range(min(MANY, len(self._waiting)))]
+        self._write(jobs)
+        with self._deciding:
+            self._is_led = bool(self._waiting)
+            if self._is_led:
+                self._waiting[0].woken.release()
+        for job in jobs:
+            job.is_done = True
+            job.woken.release()
 
     def _write(self, jobs: list[_Job[Any]]) -> None:
         try:
@@ -72,8 +86,6 @@ class OneWriter:
         except BaseException as error:
             for job in jobs:
                 job.fail(error)
-        for job in jobs:
-            job.is_done.set()
 
 
 class Turns:
@@ -119,7 +131,10 @@ class _Job(Generic[T]):
     """A change, and what came of it."""
 
     def __init__(self, change: Callable[[Connection], T]):
-        self.is_done = threading.Event()
+        self.is_done = False
+        # Held until the job is done, or its thread shall lead.
+        self.woken = threading.Lock()
+        self.woken.acquire()
         self._change = change
         self._returned: T
         self._error: BaseException | None = None
