@@ -15,9 +15,10 @@ from modelregistry.v1.model_pb2 import ModelVersion
 from server.caller import Caller
 from server.storage.promotions import Comparison, Plain
 from server.storage.sql.access import model_is_visible, role_on_model
+from server.storage.sql.keys import is_head
 from server.storage.sql.prepared import Prepared, for_callers, principals
 from server.storage.sql.promotions import head_and_policy, stored_request, stored_verdict
-from server.storage.sql.reader import is_head
+from server.storage.sql.rows import appended_to
 from server.storage.sql.tables import branches, models, promotions, requests, versions
 
 _source_model = models.alias("source_model")
@@ -164,20 +165,7 @@ _claim = Prepared(
 _extend = Prepared(
     update(branches).where(branches.c.id == bindparam("branch_key")).values(version_count=bindparam("number"))
 )
-_append = Prepared(
-    insert(versions)
-    .values(
-        rid=bindparam("new_rid"),
-        branch_id=bindparam("branch_key"),
-        version_number=bindparam("number"),
-        content_digest=bindparam("digest"),
-        source=bindparam("source_message"),
-        root_rid=bindparam("root"),
-        created_time=bindparam("created_ms"),
-        created_by=bindparam("creator"),
-    )
-    .returning(versions.c.id)
-)
+_append = Prepared(appended_to(bindparam("branch_key")).returning(versions.c.id))
 _record = Prepared(
     insert(promotions).values(
         rid=bindparam("promotion_rid"),

@@ -12,7 +12,8 @@ from server.errors import StorageUnavailable
 from server.storage.repository import StoredFile, UploadKey
 from server.storage.sql.cache import VersionCache
 from server.storage.sql.engine import upsert
-from server.storage.sql.reader import SqlReader, model_id
+from server.storage.sql.keys import model_id
+from server.storage.sql.reader import SqlReader
 from server.storage.sql.rows import timestamp
 from server.storage.sql.tables import contents, files, identity, uploads
 

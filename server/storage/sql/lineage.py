@@ -16,7 +16,6 @@ from server.storage.repository import Page, PageRequest
 from server.storage.sql.access import model_is_visible
 from server.storage.sql.files import SqlFileReader
 from server.storage.sql.opaque import Opaque
-from server.storage.sql.reader import ENVELOPE_BYTES
 from server.storage.sql.rows import AnyRow
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, versions
 
@@ -78,7 +77,7 @@ class SqlLineageReader(SqlFileReader):
     def _that_fit(self, nodes: list[LineageNode]) -> list[LineageNode]:
         """Return as many of the nodes as fit into one message, and at least one."""
         filled = accumulate(node.ByteSize() + _OVERHEAD_BYTES for node in nodes)
-        fitting = sum(bytes_ <= self._max_message_bytes - ENVELOPE_BYTES for bytes_ in filled)
+        fitting = sum(bytes_ <= self._fitting_bytes for bytes_ in filled)
         return nodes[: max(fitting, 1)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from inspect import isfunction
 from itertools import starmap
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ class Prepared:
     """A statement whose parameters have names."""
 
     def __init__(self, statement: Any):
+        """Take a statement, or what makes it for a connection: not all are the same in each dialect."""
         self._statement = statement
         self._compiled: dict[str, _Compiled] = {}
 
@@ -32,17 +34,20 @@ class Prepared:
         """Run the statement, and return its rows, whose fields have the names of the columns."""
         # Whoever listens to statements shall hear of these, too.
         if connection.engine.dispatch.before_cursor_execute:
-            result = connection.execute(self._statement, dict(parameters))
+            result = connection.execute(self._for(connection), dict(parameters))
             return result.all() if result.returns_rows else ()
         compiled = self._compiled.get(connection.dialect.name)
         if compiled is None:
-            compiled = self._compiled[connection.dialect.name] = _Compiled(self._statement, connection)
+            compiled = self._compiled[connection.dialect.name] = _Compiled(self._for(connection), connection)
         return compiled.run(connection, parameters)
 
     def one_or_none(self, connection: Connection, parameters: Mapping[str, Any]) -> Any | None:
         """Run a statement that has one row at most, and return that."""
         rows = self.all(connection, parameters)
         return rows[0] if rows else None
+
+    def _for(self, connection: Connection) -> Any:
+        return self._statement(connection) if isfunction(self._statement) else self._statement
 
 
 class _Compiled:

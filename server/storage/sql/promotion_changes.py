@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from sqlalchemy import insert, literal, select
+from sqlalchemy import bindparam, insert, select
 
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion, PromotionKind
 from server.storage.promotions import BranchEnd, Comparison, EarlierRequest, RequestKey, Verdict
 from server.storage.sql.engine import upsert, wait_for_standbys
 from server.storage.sql.files import SqlFileTransaction
+from server.storage.sql.keys import model_id
+from server.storage.sql.prepared import Prepared
 from server.storage.sql.promotions import SqlPromotionReader, branch_end, to_branch_end
-from server.storage.sql.reader import model_id
 from server.storage.sql.tables import branch_policies, branches, promotions, requests, verdicts, versions
 
 
@@ -31,7 +32,8 @@ class SqlPromotionTransaction(SqlPromotionReader, SqlFileTransaction):
     def extend_branch(self, model_rid: str, branch: str) -> BranchEnd:
         """See the contract."""
         key, number = self._lock_branch(model_rid, branch, numbers=1)
-        return to_branch_end(self.connection.execute(branch_end(key, branch, number)).one())
+        [end] = branch_end.all(self.connection, {"branch_key": key, "to_branch": branch, "number": number})
+        return to_branch_end(end)
 
     def add_verdict(self, comparison: Comparison, findings: Promotion) -> Verdict:
         """See the contract."""
@@ -44,10 +46,15 @@ class SqlPromotionTransaction(SqlPromotionReader, SqlFileTransaction):
 
     def claim_request(self, key: RequestKey, request: EarlierRequest) -> EarlierRequest | None:
         """See the contract."""
-        row = {"digest": request.digest, "results": " ".join(request.results), "created_time": self._clock_ms()}
-        statement = upsert(self.connection, requests).values(**key._asdict(), **row)
-        claimed = self.connection.execute(statement.on_conflict_do_nothing().returning(requests.c.digest))
-        if claimed.one_or_none() is not None:
+        values = {
+            "request_caller": key.caller,
+            "request_rpc": key.rpc,
+            "request_key": key.request_id,
+            "request_digest": request.digest,
+            "made": " ".join(request.results),
+            "now_ms": self._clock_ms(),
+        }
+        if _claim.one_or_none(self.connection, values) is not None:
             return None
         # The COMMIT that carried it out may have been interrupted while it waited for a standby.
         wait_for_standbys(self.connection)
@@ -55,24 +62,16 @@ class SqlPromotionTransaction(SqlPromotionReader, SqlFileTransaction):
 
     def add_promotion(self, promotion: Promotion, verdict: Verdict | None) -> None:
         """See the contract."""
-        given = {
-            "rid": promotion.rid,
-            "kind": promotion.kind,
-            "source_model_rid": promotion.source_model_rid,
-            "source_rid": promotion.source_model_version_rid,
-            "verdict_id": None if verdict is None else verdict.key,
-            "reason": promotion.reason if promotion.HasField("reason") else None,
+        values = {
+            "promotion_rid": promotion.rid,
+            "promotion_kind": promotion.kind,
+            "source_model": promotion.source_model_rid,
+            "source_version": promotion.source_model_version_rid,
+            "verdict_key": None if verdict is None else verdict.key,
+            "given_reason": promotion.reason if promotion.HasField("reason") else None,
+            "version": promotion.model_version_rid,
         }
-        made = {
-            "version_id": versions.c.id,
-            "model_id": branches.c.model_id,
-            "created_time": versions.c.created_time,
-            "created_by": versions.c.created_by,
-        }
-        values = [literal(value, promotions.c[name].type) for name, value in given.items()]
-        row = select(*values, *made.values()).join_from(versions, branches)
-        row = row.where(versions.c.rid == promotion.model_version_rid)
-        self.connection.execute(insert(promotions).from_select([*given, *made], row))
+        _record.all(self.connection, values)
         self.promoted.append(promotion.kind)
 
     def add_policy(
@@ -95,14 +94,58 @@ class SqlPromotionTransaction(SqlPromotionReader, SqlFileTransaction):
 
         Return its key and the last number taken.
         """
-        statement = (
-            upsert(self.connection, branches)
-            .values(model_id=model_id(model_rid), name=branch, version_count=numbers)
-            .on_conflict_do_update(
-                index_elements=[branches.c.model_id, branches.c.name],
-                set_={"version_count": branches.c.version_count + numbers},
-            )
-            .returning(branches.c.id, branches.c.version_count)
-        )
-        key, number = self.connection.execute(statement).one()
+        values = {"to_model": model_rid, "to_branch": branch, "numbers": numbers}
+        [(key, number)] = _lock.all(self.connection, values)
         return key, number
+
+
+_lock = Prepared(
+    lambda connection: (
+        upsert(connection, branches)
+        .values(
+            model_id=model_id(bindparam("to_model")), name=bindparam("to_branch"), version_count=bindparam("numbers")
+        )
+        .on_conflict_do_update(
+            index_elements=[branches.c.model_id, branches.c.name],
+            set_={"version_count": branches.c.version_count + bindparam("numbers")},
+        )
+        .returning(branches.c.id, branches.c.version_count)
+    )
+)
+_claim = Prepared(
+    lambda connection: (
+        upsert(connection, requests)
+        .values(
+            caller=bindparam("request_caller"),
+            rpc=bindparam("request_rpc"),
+            request_id=bindparam("request_key"),
+            digest=bindparam("request_digest"),
+            results=bindparam("made"),
+            created_time=bindparam("now_ms"),
+        )
+        .on_conflict_do_nothing()
+        .returning(requests.c.digest)
+    )
+)
+_given = {
+    "rid": "promotion_rid",
+    "kind": "promotion_kind",
+    "source_model_rid": "source_model",
+    "source_rid": "source_version",
+    "verdict_id": "verdict_key",
+    "reason": "given_reason",
+}
+_made = {
+    "version_id": versions.c.id,
+    "model_id": branches.c.model_id,
+    "created_time": versions.c.created_time,
+    "created_by": versions.c.created_by,
+}
+_record = Prepared(
+    insert(promotions).from_select(
+        [*_given, *_made],
+        select(*(bindparam(name, type_=promotions.c[column].type) for column, name in _given.items()), *_made.values())
+        .join_from(versions, branches)
+        .where(versions.c.rid == bindparam("version")),
+    )
+)

@@ -18,10 +18,10 @@ from server.storage.promotions import PromotionFilter
 from server.storage.repository import Page, PageRequest
 from server.storage.sql.access import model_is_visible
 from server.storage.sql.each import first_of_each
+from server.storage.sql.fitting import that_fit, with_payloads
 from server.storage.sql.lineage import SqlLineageReader
 from server.storage.sql.model_lists import MANY, visible_model_keys
 from server.storage.sql.opaque import Opaque
-from server.storage.sql.reader import that_fit
 from server.storage.sql.rows import MAX_BYTES_A_CHARACTER, AnyRow
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, verdicts, versions
 
@@ -85,7 +85,10 @@ class SqlPromotionRecordReader(SqlLineageReader):
             return Page([], None)
         query = _promotions(caller).add_columns(promotions.c.id, _promotion_bytes().label("size"))
         query = query.where(promotions.c.id.in_([row.id for row in chosen[: page.size]]))
-        rows = self.with_payloads(query, verdicts, "verdict_id", lambda row: (row.created_time.desc(), row.id.desc()))
+        newest_first = with_payloads(
+            query, verdicts, "verdict_id", lambda row: (row.created_time.desc(), row.id.desc())
+        )
+        rows = self.connection.execute(newest_first, {"most_bytes": self._fitting_bytes}).all()
         listed = that_fit(rows)
         following = opaque.position(listed[-1].created_time, listed[-1].id) if len(listed) < len(chosen) else None
         return Page([_to_promotion(row) for row in listed], following)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, func, select
+from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, func, select
 
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
 from modelregistry.v1.model_api_pb2 import ModelApi
@@ -20,9 +20,10 @@ from server.storage.promotions import (
     Verdict,
 )
 from server.storage.repository import StoredVersion
+from server.storage.sql.keys import branch_id, is_head, model_id
 from server.storage.sql.prepared import Prepared
 from server.storage.sql.promotion_records import SqlPromotionRecordReader
-from server.storage.sql.reader import branch_id, is_head, model_id, stored_versions
+from server.storage.sql.reader import stored_versions
 from server.storage.sql.rows import AnyRow, timestamp, to_stored_version
 from server.storage.sql.tables import (
     branch_policies,
@@ -125,17 +126,18 @@ def head_and_policy(branch: str | BindParameter[str]) -> list[ColumnElement[Any]
     ]
 
 
-def branch_end(branch_key: int, branch: str, next_number: int) -> Select[Any]:
-    """Return the query for where a branch goes on whose next number is taken already."""
-    return (
-        select(branches.c.version_count.label("next_number"), *head_and_policy(branch))
-        .join_from(branches, models)
-        .outerjoin(versions, and_(versions.c.branch_id == branches.c.id, versions.c.version_number == next_number - 1))
-        .where(branches.c.id == branch_key)
-    )
-
-
 def to_branch_end(row: AnyRow) -> BranchEnd:
     """Return the end of a branch as its row says."""
     head = None if row.rid is None else Head(row.rid, row.content_digest, row.created_time)
     return BranchEnd(row.next_number, head, row.compatibility)
+
+
+# Where a branch goes on that has taken its next number already.
+branch_end = Prepared(
+    select(branches.c.version_count.label("next_number"), *head_and_policy(bindparam("to_branch")))
+    .join_from(branches, models)
+    .outerjoin(
+        versions, and_(versions.c.branch_id == branches.c.id, versions.c.version_number == bindparam("number") - 1)
+    )
+    .where(branches.c.id == bindparam("branch_key"))
+)

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
-    ScalarSelect,
     Select,
-    Table,
     and_,
     bindparam,
     exists,
-    func,
-    literal,
-    or_,
     select,
 )
 
@@ -27,26 +21,20 @@ from server.errors import BranchNotFound, ModelNotFound
 from server.storage.repository import Page, PageRequest, StoredVersion, VisibleModel
 from server.storage.sql.access import model_is_visible, role_on, role_on_model
 from server.storage.sql.cache import VersionCache
+from server.storage.sql.fitting import ENVELOPE_BYTES, page_of, that_fit
+from server.storage.sql.keys import is_head
 from server.storage.sql.model_lists import first_models
 from server.storage.sql.prepared import Prepared, for_callers, principals
 from server.storage.sql.rows import (
-    MAX_BYTES_A_CHARACTER,
     VERSION_COLUMNS,
     AnyRow,
     to_branch,
     to_model,
     to_stored_version,
     to_version,
-    version_bytes,
 )
 from server.storage.sql.tables import branches, contents, grants, models, versions
-
-T = TypeVar("T")
-
-# Of a message, what the largest version leaves to what is not content, and a page to its token.
-ENVELOPE_BYTES = 8 * 2**10
-
-is_head = and_(versions.c.branch_id == branches.c.id, versions.c.version_number == branches.c.version_count)
+from server.storage.sql.version_lists import BEHIND_ALL, branches_of_model, versions_of_branch
 
 
 class SqlReader:
@@ -54,7 +42,8 @@ class SqlReader:
 
     def __init__(self, connection: Connection, max_message_bytes: int, versions: VersionCache):
         self.connection = connection
-        self._max_message_bytes = max_message_bytes
+        # What content may take of a message.
+        self._fitting_bytes = max_message_bytes - ENVELOPE_BYTES
         self._versions = versions
 
     def get_model(self, model_rid: str, caller: Caller) -> VisibleModel:
@@ -93,45 +82,13 @@ class SqlReader:
 
     def list_branches(self, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
         """See the contract."""
-        self.get_model(model_rid, caller)
-        query = (
-            select(
-                *VERSION_COLUMNS,
-                literal(model_rid).label("model_rid"),
-                branches.c.name.label("branch"),
-                # A branch and its head both hold the name.
-                version_bytes(model_rid, 2 * MAX_BYTES_A_CHARACTER * func.length(branches.c.name)).label("size"),
-            )
-            .join_from(branches, versions, is_head)
-            .join(contents, contents.c.digest == versions.c.content_digest)
-            .where(branches.c.model_id == model_id(model_rid))
-            .order_by(branches.c.name)
-            .limit(page.size + 1)
-        )
-        if page.after is not None:
-            query = query.where(branches.c.name > page.after)
-        rows = self.with_payloads(query, contents, "content_digest", lambda row: (row.branch,))
+        rows = self._listed(branches_of_model, model_rid, caller, page, after=page.after or "")
         return page_of(rows, that_fit(rows[: page.size]), "branch", to_branch)
 
     def list_versions(self, model_rid: str, branch: str, caller: Caller, page: PageRequest) -> Page[ModelVersion]:
         """See the contract."""
-        self.get_model(model_rid, caller)
-        query = (
-            select(
-                *VERSION_COLUMNS,
-                literal(model_rid).label("model_rid"),
-                literal(branch).label("branch"),
-                version_bytes(model_rid, literal(len(branch.encode()))).label("size"),
-            )
-            .join_from(versions, contents, contents.c.digest == versions.c.content_digest)
-            # As a value and not as a join: only then does PostgreSQL walk the index instead of sorting the branch.
-            .where(versions.c.branch_id == branch_id(model_rid, branch))
-            .order_by(versions.c.version_number.desc())
-            .limit(page.size + 1)
-        )
-        if page.after is not None:
-            query = query.where(versions.c.version_number < page.after)
-        rows = self.with_payloads(query, contents, "content_digest", lambda row: (row.version_number.desc(),))
+        before = BEHIND_ALL if page.after is None else page.after
+        rows = self._listed(versions_of_branch, model_rid, caller, page, branch=branch, before=before)
         return page_of(rows, that_fit(rows[: page.size]), "version_number", to_version)
 
     def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
@@ -151,38 +108,25 @@ class SqlReader:
         """Return the row of a statement for callers; None if it has none."""
         return prepared(caller).one_or_none(self.connection, parameters | principals(caller))
 
+    def _listed(
+        self,
+        prepared: Callable[[Caller], Prepared],
+        model_rid: str,
+        caller: Caller,
+        page: PageRequest,
+        **parameters: object,
+    ) -> Sequence[AnyRow]:
+        """Return the rows of a list in a model, one more than a page has if there are so many. Raises ModelNotFound."""
+        parameters |= {"model_rid": model_rid, "count": page.size + 1, "most_bytes": self._fitting_bytes}
+        rows = prepared(caller).all(self.connection, parameters | principals(caller))
+        if not rows:
+            raise ModelNotFound(model_rid=model_rid)
+        return [row for row in rows if row.rid is not None]
+
     def _kept(self, version: StoredVersion) -> StoredVersion:
         """Return a version that was read, and keep it for the next who asks."""
         self._versions.put(version)
         return version
-
-    def with_payloads(
-        self,
-        query: Select[*tuple[Any, ...]],
-        shared: Table,
-        reference: str,
-        order: Callable[[Any], Sequence[ColumnElement[Any]]],
-    ) -> Sequence[AnyRow]:
-        """Run a query of rows with their `size`; add the `payload` to as many as fit into one message.
-
-        Payloads are in a table that rows share, and a column refers to its key. Those of the other rows are NULL, and
-        are not read: a thousand can be larger than memory. Whether a row is one that `fits` is in its column.
-        """
-        listed = query.subquery()
-        # How much each row and those before it fill.
-        filled = func.sum(listed.c.size).over(order_by=order(listed.c), rows=(None, 0)).label("filled")
-        measured = select(listed, filled).subquery()
-        fits = or_(
-            measured.c.filled <= self._max_message_bytes - ENVELOPE_BYTES,
-            measured.c.filled == measured.c.size,  # the first one
-        )
-        key = shared.primary_key.columns[0]
-        payloads = (
-            select(measured, fits.label("fits"), shared.c.payload)
-            .outerjoin(shared, and_(key == measured.c[reference], fits))
-            .order_by(*order(measured.c))
-        )
-        return self.connection.execute(payloads).all()
 
 
 def stored_versions(caller: Caller) -> Select[*tuple[Any, ...]]:
@@ -223,28 +167,6 @@ def _branch(caller: Caller) -> Select[*tuple[Any, ...]]:
         .outerjoin(versions, is_head)
         .where(models.c.rid == bindparam("model_rid"), model_is_visible(caller))
     )
-
-
-def model_id(model_rid: str) -> ScalarSelect[int]:
-    """The key of the model with this RID."""
-    return select(models.c.id).where(models.c.rid == model_rid).scalar_subquery()
-
-
-def branch_id(model_rid: str, branch: str) -> ScalarSelect[int]:
-    """The key of the branch of this name, of the model with this RID."""
-    query = select(branches.c.id).where(branches.c.model_id == model_id(model_rid), branches.c.name == branch)
-    return query.scalar_subquery()
-
-
-def that_fit(rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
-    """The rows that fit into one message."""
-    return [row for row in rows if row.fits]
-
-
-def page_of(rows: Sequence[AnyRow], kept: Sequence[AnyRow], position: str, to_item: Callable[[AnyRow], T]) -> Page[T]:
-    """Make a page of the first rows, the kept ones; what is left of `rows` says that another page follows."""
-    following = getattr(kept[-1], position) if len(kept) < len(rows) else None
-    return Page([to_item(row) for row in kept], following)
 
 
 def _to_grant(row: AnyRow) -> Grant:

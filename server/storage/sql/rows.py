@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy import ColumnElement, Row, func
+from sqlalchemy import ColumnElement, Insert, Row, bindparam, func, insert
 
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from server.storage.repository import StoredVersion
@@ -29,7 +29,8 @@ VERSION_COLUMNS = (
 # What versions share; the rest is each version's own.
 CONTENT_FIELDS = frozenset({"model_api", "conda_requirements", "backing_repositories", "linked_experiment"})
 
-AnyRow = Row[*tuple[Any, ...]]
+AnyColumns: TypeAlias = tuple[Any, ...]
+AnyRow = Row[*AnyColumns]
 
 
 # Of UTF-8; databases count characters.
@@ -62,9 +63,23 @@ def content_of(version: ModelVersion, file_digest: bytes | None = None) -> Conte
     return Content(hashlib.sha256(addressed).digest(), payload)
 
 
-def version_bytes(model_rid: str, branch_bytes: ColumnElement[int]) -> ColumnElement[int]:
+def appended_to(branch: Any) -> Insert:
+    """The statement for a new version of a branch, which is given by its key."""
+    return insert(versions).values(
+        rid=bindparam("new_rid"),
+        branch_id=branch,
+        version_number=bindparam("number"),
+        content_digest=bindparam("digest"),
+        source=bindparam("source_message"),
+        root_rid=bindparam("root"),
+        created_time=bindparam("created_ms"),
+        created_by=bindparam("creator"),
+    )
+
+
+def version_bytes(model_rid: ColumnElement[str], branch_bytes: ColumnElement[int]) -> ColumnElement[int]:
     """Return the size at most, as a message, of a version of `versions` with its content in `contents`."""
-    texts = func.length(versions.c.rid) + func.length(versions.c.root_rid) + len(model_rid)
+    texts = func.length(versions.c.rid) + func.length(versions.c.root_rid) + func.length(model_rid)
     creator = MAX_BYTES_A_CHARACTER * func.length(versions.c.created_by)
     source = func.coalesce(func.length(versions.c.source), 0)
     return contents.c.size + texts + creator + source + branch_bytes + _OVERHEAD_BYTES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sqlalchemy import delete, insert
+from sqlalchemy import bindparam, delete, insert
 
 from modelregistry.v1.access_service_pb2 import Grant, Role
 from modelregistry.v1.model_pb2 import Model, ModelVersion
@@ -12,10 +12,11 @@ from server.errors import RequestTooLarge, ResourceNameAlreadyExists
 from server.storage.promotions import BranchEnd
 from server.storage.repository import StoredVersion
 from server.storage.sql.engine import upsert
+from server.storage.sql.keys import branch_id
+from server.storage.sql.prepared import Prepared
 from server.storage.sql.promotion_changes import SqlPromotionTransaction
-from server.storage.sql.reader import ENVELOPE_BYTES, branch_id
-from server.storage.sql.rows import content_of
-from server.storage.sql.tables import contents, grant_changes, grants, models, versions
+from server.storage.sql.rows import appended_to, content_of
+from server.storage.sql.tables import contents, grant_changes, grants, models
 
 
 class SqlTransaction(SqlPromotionTransaction):
@@ -47,11 +48,10 @@ class SqlTransaction(SqlPromotionTransaction):
     def put_content(self, version: ModelVersion, file_digest: bytes | None = None) -> bytes:
         """See the contract."""
         digest, payload = content_of(version, file_digest)
-        if len(payload) > self._max_message_bytes - ENVELOPE_BYTES:
+        if len(payload) > self._fitting_bytes:
             raise RequestTooLarge
-        row = {"digest": digest, "payload": payload, "size": len(payload), "file_digest": file_digest}
-        statement = upsert(self.connection, contents).values(row)
-        self.connection.execute(statement.on_conflict_do_nothing(index_elements=[contents.c.digest]))
+        row = {"content_digest": digest, "content": payload, "bytes": len(payload), "digest_of_files": file_digest}
+        _put_content.all(self.connection, row)
         return digest
 
     def append_version(
@@ -73,18 +73,20 @@ class SqlTransaction(SqlPromotionTransaction):
             # Read under the lock, and a clock that was set back does not show.
             created_ms = max(self._clock_ms(), end.head.created_ms if end.head else 0)
         stored.created_time.FromMilliseconds(created_ms)
-        self.connection.execute(
-            insert(versions).values(
-                rid=stored.rid,
-                branch_id=branch_id(version.model_rid, version.branch),
-                version_number=stored.version_number,
-                content_digest=content_digest,
-                source=None if legacy_source else stored.source.SerializeToString(deterministic=True),
-                legacy_source=legacy_source,
-                root_rid=stored.root_model_version_rid,
-                created_time=created_ms,
-                created_by=stored.created_by,
-            )
+        _append.all(
+            self.connection,
+            {
+                "to_model": version.model_rid,
+                "to_branch": version.branch,
+                "new_rid": stored.rid,
+                "number": stored.version_number,
+                "digest": content_digest,
+                "source_message": None if legacy_source else stored.source.SerializeToString(deterministic=True),
+                "legacy": legacy_source,
+                "root": stored.root_model_version_rid,
+                "created_ms": created_ms,
+                "creator": stored.created_by,
+            },
         )
         return stored
 
@@ -124,3 +126,20 @@ class SqlTransaction(SqlPromotionTransaction):
     def _kept(self, version: StoredVersion) -> StoredVersion:
         """Keep nothing that may still be rolled back."""
         return version
+
+
+_put_content = Prepared(
+    lambda connection: (
+        upsert(connection, contents)
+        .values(
+            digest=bindparam("content_digest"),
+            payload=bindparam("content"),
+            size=bindparam("bytes"),
+            file_digest=bindparam("digest_of_files"),
+        )
+        .on_conflict_do_nothing(index_elements=[contents.c.digest])
+    )
+)
+_append = Prepared(
+    appended_to(branch_id(bindparam("to_model"), bindparam("to_branch"))).values(legacy_source=bindparam("legacy"))
+)

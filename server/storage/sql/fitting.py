@@ -1,0 +1,60 @@
+"""Rows of large values, of which a page has as many as fit into one message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, FromClause, Select, Table, and_, bindparam, func, or_, select, true
+
+from server.storage.repository import Page
+from server.storage.sql.rows import AnyRow
+
+T = TypeVar("T")
+
+# Of a message, what the largest version leaves to what is not content, and a page to its token.
+ENVELOPE_BYTES = 8 * 2**10
+
+
+def with_payloads(
+    query: Select[*tuple[Any, ...]],
+    shared: Table,
+    reference: str,
+    order: Callable[[Any], Sequence[ColumnElement[Any]]],
+    behind: FromClause | None = None,
+) -> Select[*tuple[Any, ...]]:
+    """The query of rows with their `size`, and with the `payload` of as many as fit into `most_bytes`, a parameter.
+
+    Payloads are in a table that rows share, and a column refers to its key. Those of the other rows are NULL, and are
+    not read: a thousand can be larger than memory. Whether a row is one that `fits` is in its column.
+
+    They come behind a row of something else, if that is given: none if there is none, and one of NULLs if only they
+    are lacking.
+    """
+    listed = query.subquery("listed")
+    # How much each row and those before it fill.
+    filled = func.sum(listed.c.size).over(order_by=order(listed.c), rows=(None, 0)).label("filled")
+    measured = select(listed, filled).subquery("measured")
+    fits = or_(
+        measured.c.filled <= bindparam("most_bytes"),
+        measured.c.filled == measured.c.size,  # the first one
+    )
+    key = shared.primary_key.columns[0]
+    rows = measured if behind is None else behind.outerjoin(measured, true())
+    return (
+        select(measured, fits.label("fits"), shared.c.payload)
+        .select_from(rows)
+        .outerjoin(shared, and_(key == measured.c[reference], fits))
+        .order_by(*order(measured.c))
+    )
+
+
+def that_fit(rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
+    """The rows that fit into one message."""
+    return [row for row in rows if row.fits]
+
+
+def page_of(rows: Sequence[AnyRow], kept: Sequence[AnyRow], position: str, to_item: Callable[[AnyRow], T]) -> Page[T]:
+    """Make a page of the first rows, the kept ones; what is left of `rows` says that another page follows."""
+    following = getattr(kept[-1], position) if len(kept) < len(rows) else None
+    return Page([to_item(row) for row in kept], following)
