@@ -1,7 +1,7 @@
 """Logs as JSON, one object a line: escaping makes it impossible to forge a line from within a request.
 
-A call does not wait for its line to be written, since a thread that writes gives way to all others first. A thread of
-its own writes what came together.
+A call does not wait for its line to be made and written: a thread of its own does so for all lines that came together,
+which takes less time for each.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LineHandler(logging.Handler):
         super().__init__()
         self.setFormatter(JsonFormatter())
         self._stream = stream
-        self._waiting: deque[str] = deque()
+        self._waiting: deque[logging.LogRecord] = deque()
         self._dropped = 0
         self._writing = threading.Lock()
         self._writer: threading.Thread | None = None
@@ -70,7 +70,7 @@ class LineHandler(logging.Handler):
         if len(self._waiting) >= MAX_WAITING:
             self._dropped += 1
             return
-        self._waiting.append(self.format(record) + "\n")
+        self._waiting.append(record)
         if record.levelno >= logging.WARNING:
             self.flush()
         elif self._writer is None:
@@ -96,11 +96,23 @@ class LineHandler(logging.Handler):
 
     def _taken(self) -> Iterator[bytes]:
         while self._waiting:
-            yield self._waiting.popleft().encode()
+            record = self._waiting.popleft()
+            try:
+                yield f"{self.format(record)}\n".encode()
+            except Exception:
+                self.handleError(record)
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             record = logging.LogRecord(__name__, logging.WARNING, "", 0, "%d lines were dropped", (dropped,), None)
             yield f"{self.format(record)}\n".encode()
+
+
+def log_fields(logger: logging.Logger, message: str, fields: dict[str, object]) -> None:
+    """Log a message with fields, at INFO: as `logger.info` would, without what no line says."""
+    if logger.isEnabledFor(logging.INFO):
+        record = logging.LogRecord.__new__(logging.LogRecord)
+        record.__dict__.update(_USUAL, name=logger.name, msg=message, created=time.time(), fields=fields)
+        logger.handle(record)
 
 
 def configure_logs() -> None:
@@ -110,6 +122,10 @@ def configure_logs() -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=logging.INFO, handlers=[LineHandler(sys.stderr.buffer)], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+# What every record has, even if nobody said so.
+_USUAL = vars(logging.LogRecord("", logging.INFO, "", 0, "", (), None))
 
 
 @lru_cache(2)

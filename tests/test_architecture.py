@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "importing": RULES | {"models", "json_form", "import_rows"},
     "rpc": RULES
     | {"promotion", "promotion_check", "promotion_records", "policies", "repetition", "models", "model_files", "grants"}
-    | {"rpc", "auth", "validation", "storage.paging", "storage.files"},
+    | {"rpc", "auth", "logs", "validation", "storage.paging", "storage.files"},
     # The description of HTTP says what the rules for fields are; to judge them is left to the server.
     "gateway": {"gateway", "errors", "json_form", "json_paths", "rpc.status", "validation"},
     # They see calls as the chain does, and nothing of what these do.

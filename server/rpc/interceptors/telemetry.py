@@ -13,6 +13,7 @@ import grpc
 
 from server.caller import Caller
 from server.errors import RegistryError
+from server.logs import log_fields
 from server.rpc.status import grpc_code, message_of
 
 log = logging.getLogger("modelregistry.calls")
@@ -74,7 +75,7 @@ class CallRecord:
             self._log()
 
     def _log(self) -> None:
-        fields = {
+        fields: dict[str, object] = {
             "method": self.method,
             "code": self.code,
             "milliseconds": round(self.seconds * 1000, 1),
@@ -84,7 +85,7 @@ class CallRecord:
         }
         if self.error:
             fields |= {"error_instance_id": self.error.instance_id, "error": message_of(self.error)}
-        log.info("call", extra={"fields": fields})
+        log_fields(log, "call", fields)
 
 
 # Sees a call begin, and returns what sees it end. One for each method, made before its first call.
