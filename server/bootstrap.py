@@ -26,7 +26,7 @@ from server.gateway.server import HttpServer
 from server.observability.observers import Observers
 from server.ports import Ports, listen_for_grpc, tls_context
 from server.rpc.health import Health
-from server.rpc.interceptors import CREATION_THREADS, Chain
+from server.rpc.interceptors import CREATION_THREADS, WRITE_THREADS, Chain
 from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES, build_server
 from server.storage.files import FileStore, open_file_store
@@ -131,7 +131,7 @@ def open_repository(
     observers = observers or Observers()
     with _explained():
         # One connection for each thread that serves calls, and one for the question whether the database is there.
-        engine = _engine(database_url, data_dir, pool_size=threads + CREATION_THREADS + 1)
+        engine = _engine(database_url, data_dir, pool_size=threads + WRITE_THREADS + CREATION_THREADS + 1)
         if is_embedded(engine):
             migrate(engine)
         else:

@@ -13,10 +13,11 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from modelregistry.v1.model_pb2 import Model
-from modelregistry.v1.model_service_pb2 import GetModelRequest
+from modelregistry.v1.model_service_pb2 import CreateModelRequest, GetModelRequest
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from server.rpc.call_threads import WAITING_PER_THREAD
-from server.storage.repository import Reader
+from server.rpc.interceptors import WRITE_THREADS
+from server.storage.repository import Reader, Transaction
 from server.storage.sql.engine import open_engine
 from server.storage.sql.repository import SqlRepository
 from tests.builders import add_model
@@ -65,3 +66,38 @@ def test_calls_beyond_the_bound_are_refused_at_once_and_the_others_are_answered(
         stuck.goes_on.set()
         assert [ended.get(timeout=DEADLINE_SECONDS).result() for _ in range(PLACES)] == [model] * PLACES
         assert admin("GetModel", model_rid=model.rid) == model
+
+
+class StuckWrites(SqlRepository):
+    """A storage whose changes wait for a test."""
+
+    def __init__(self, sound: SqlRepository):
+        super().__init__(open_engine(sound._engine.url))
+        self.goes_on = threading.Event()
+
+    def write(self, change: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
+        assert self.goes_on.wait(DEADLINE_SECONDS)
+        return super().write(change, repeatable=repeatable)
+
+
+def test_reads_are_answered_while_all_threads_for_changes_wait(
+    new_database: NewDatabase, open_repository: OpenRepository, tmp_path: Path
+) -> None:
+    sound = open_repository(new_database("sqlite", migrated=True))
+    model = add_model(sound)
+    stuck = StuckWrites(sound)
+    with serving(stuck, files=file_store(sound, tmp_path)) as registry:
+        admin = registry.user("admin")
+        create = ModelServiceStub(registry.channel).CreateModel
+        waiting = [
+            create.future(
+                CreateModelRequest(name=str(number), parent_folder_rid=model.parent_folder_rid),
+                metadata=admin.metadata,
+                timeout=DEADLINE_SECONDS,
+            )
+            for number in range(WRITE_THREADS + 1)
+        ]
+        assert admin("GetModel", model_rid=model.rid) == model
+        assert not any(call.done() for call in waiting)
+        stuck.goes_on.set()
+        assert {call.result().name for call in waiting} == {str(number) for number in range(WRITE_THREADS + 1)}

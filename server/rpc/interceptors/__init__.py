@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from server.auth.access import is_open
+from server.auth.access import MODELS_WRITE, PERMISSIONS, is_open
 from server.auth.tokens import TokenVerifier
 from server.errors import Overloaded
 from server.rpc.call_threads import CallThreads
@@ -34,6 +34,8 @@ PROBE_THREADS = 2
 STREAM_THREADS = 256
 # More than may transfer model files at a time, so that the others are told so at once.
 TRANSFER_THREADS = 64
+# Calls that change something wait for each other, and share what a commit costs; so there are more of them at a time.
+WRITE_THREADS = 16
 # Those who bring a version with its files wait for the file store, which no other call does.
 CREATE_MODEL_VERSION = "/modelregistry.v1.ModelService/CreateModelVersion"
 CREATION_THREADS = 4
@@ -47,7 +49,7 @@ class Chain(grpc.ServerInterceptor):
 
     def __init__(self, verifier: TokenVerifier, watches_of: Sequence[WatchOf] = (), threads: int = 4):
         self._verifier = verifier
-        # The server's own: all calls that have no others.
+        # The server's own: all calls that have no others, which are those that only read.
         self.threads = CallThreads(threads, "rpc")
         self._watches_of = watches_of
         self._wrapped: dict[str, Handler] = {}
@@ -58,6 +60,8 @@ class Chain(grpc.ServerInterceptor):
         self._stream_threads = ThreadPoolExecutor(STREAM_THREADS, thread_name_prefix="streams")
         # Nor do streams of files keep other calls waiting.
         self._transfer_threads = ThreadPoolExecutor(TRANSFER_THREADS, thread_name_prefix="transfers")
+        # However many wait for a branch, reads are answered.
+        self._write_threads = CallThreads(WRITE_THREADS, "writes")
         self._creation_threads = CallThreads(CREATION_THREADS, "creations")
         self._refusals = ThreadPoolExecutor(1, thread_name_prefix="refusals")
         # By method, those whose threads are bounded, and what answers where these are full.
@@ -148,7 +152,9 @@ class Chain(grpc.ServerInterceptor):
             return self._stream_threads if handler.response_streaming else self._probes
         if method == CREATE_MODEL_VERSION:
             return self._creation_threads
-        return self._transfer_threads if handler.request_streaming or handler.response_streaming else self.threads
+        if handler.request_streaming or handler.response_streaming:
+            return self._transfer_threads
+        return self._write_threads if PERMISSIONS[method].scope == MODELS_WRITE else self.threads
 
     def _remembered(self, behaviour: Behaviour) -> Behaviour:
         """Keep the contexts of a streaming handler's calls for as long as they are open."""
