@@ -6,7 +6,6 @@ A message can have many thousand fields, so nothing here looks at a descriptor w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -26,8 +25,10 @@ MAX_VIOLATIONS = 1000
 def find_broken(message: Message) -> list[tuple[str, Broken]]:
     """Return what is broken, each with the path of its field, in the order of the fields; at most MAX_VIOLATIONS."""
     walk = _Walk()
-    with suppress(_Enough):
+    try:
         _step_for(message.DESCRIPTOR)(message, "", walk)
+    except _Enough:  # noqa: SIM105 - a context manager takes longer than most messages
+        pass
     return walk.found
 
 
@@ -159,13 +160,18 @@ def _default(field: FieldDescriptor) -> Rule | None:
 
 def _value(name: str, rule: Rule) -> _Step:
     get = attrgetter(name)
-    return lambda message, prefix, walk: walk.report(prefix + name, rule(get(message)))
+
+    def step(message: Any, prefix: str, walk: _Walk) -> None:
+        if broken := rule(get(message)):
+            walk.report(prefix + name, broken)
+
+    return step
 
 
 def _value_if_set(name: str, rule: Rule) -> _Step:
     def step(message: Any, prefix: str, walk: _Walk) -> None:
-        if message.HasField(name):
-            walk.report(prefix + name, rule(getattr(message, name)))
+        if message.HasField(name) and (broken := rule(getattr(message, name))):
+            walk.report(prefix + name, broken)
 
     return step
 

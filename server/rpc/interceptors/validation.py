@@ -19,6 +19,8 @@ def parser(method: str, deserialize: Callable[[bytes], Any]) -> Callable[[bytes]
     `server.validation.validate` raises, in this order.
     """
 
+    takes_preview = "preview" in deserialize(b"").DESCRIPTOR.fields_by_name
+
     def parse(request_bytes: bytes) -> Any:
         try:
             return deserialize(request_bytes)
@@ -29,7 +31,7 @@ def parser(method: str, deserialize: Callable[[bytes], Any]) -> Callable[[bytes]
         request = parse(request_bytes)
         # What this server does not know must not come back in an answer and then be missing from the stored version.
         request.DiscardUnknownFields()
-        if "preview" in request.DESCRIPTOR.fields_by_name and not request.preview:
+        if takes_preview and not request.preview:
             raise ApiFeaturePreviewUsageOnly
         validate(request)
         return request
