@@ -142,7 +142,8 @@ def test_the_environment_holds_no_tools_of_developers(image: Image) -> None:
 
 def test_the_server_serves_from_its_volume_and_is_healthy(image: Image) -> None:
     variables = image.environment()
-    listens = [variables["MODELREGISTRY_LISTEN"], variables.pop("MODELREGISTRY_HTTP_LISTEN")]
+    elsewhere = [variables.pop(f"MODELREGISTRY_{name}_LISTEN") for name in ("HTTP", "METRICS")]
+    listens = [variables["MODELREGISTRY_LISTEN"], *elsewhere]
     assert listens == [f"0.0.0.0:{port}" for port in only("EXPOSE").split()]
     entrypoint, command = json.loads(only("ENTRYPOINT")), json.loads(only("CMD"))
     assert (entrypoint, command[0]) == (["modelregistry"], "serve")
