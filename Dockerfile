@@ -15,10 +15,11 @@ RUN install --directory --owner 65532 --group 65532 --mode 0700 /data
 USER 65532:65532
 WORKDIR /data
 VOLUME /data
-EXPOSE 50051 8080
+EXPOSE 50051 8080 9464
 ENV PATH=/opt/modelregistry/bin:$PATH \
     MODELREGISTRY_LISTEN=0.0.0.0:50051 \
     MODELREGISTRY_HTTP_LISTEN=0.0.0.0:8080 \
+    MODELREGISTRY_METRICS_LISTEN=0.0.0.0:9464 \
     MODELREGISTRY_DATA_DIR=/data
 # -I: whatever lies in the working directory is not the server's code.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \

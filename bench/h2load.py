@@ -20,26 +20,38 @@ from bench.tools import Tool
 _TRAFFIC = re.compile(r"^traffic: .*\((\d+)\) data$", re.MULTILINE)
 _REQUESTS = re.compile(r"^requests: .* (\d+) failed, (\d+) errored, (\d+) timeout$", re.MULTILINE)
 _TIME_TO_SPARE = 30
-# The start of many processes, and their connections, are no part of what is measured.
+# The start of many processes, and their connections, are no part of what is measured; nor is what was asked meanwhile
+# at a fixed rate, and is caught up with.
 _WARM_UP_SECONDS = 0.6
+_CATCH_UP_SECONDS = 1.0
+# Who was held back asks within this time of the answer that was waited for, in microseconds.
+_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
 class Load:
     """Calls of one RPC with these requests, in turn by different callers.
 
-    Each request has its share of the callers, and of the rate if there is one.
+    Each request has its share of the callers, and of the rate if there is one; with a rate, there are as many requests
+    as callers. A caller has so many `streams`, which are calls under way at a time.
     """
 
     path: str
     requests: tuple[bytes, ...]
     callers: int
     rate: float | None = None
+    streams: int = 1
 
     @property
-    def streams(self) -> int:
-        """How many calls a caller may have under way. At a fixed rate, a slow answer keeps no question back."""
-        return 1 if self.rate is None else 8
+    def warm_up_seconds(self) -> float:
+        """For how long the load is there before it is measured."""
+        return _WARM_UP_SECONDS + (0 if self.rate is None else _CATCH_UP_SECONDS)
+
+    @property
+    def interval(self) -> float:
+        """From one question of a caller to the next at the fixed rate, in microseconds."""
+        assert self.rate is not None
+        return self.callers / self.rate * 1_000_000
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,9 @@ class Generator:
         if load.rate is None:
             # Whoever asks all the time tells better when it began.
             started = [log[0].start for log in logs if log]
-        begin, end = _middle(started, seconds)
+        else:
+            logs = [from_when_they_were_due(log, load.interval) for log in logs]
+        begin, end = _middle(started, load.warm_up_seconds, seconds)
         calls = [call for log in logs for call in log]
         answered = sum(begin <= call.start + call.duration < end for call in calls)
         late = [call for call in calls if call.start >= begin] or calls
@@ -102,7 +116,7 @@ class Generator:
             per_second=answered / (end - begin) * 1_000_000,
             milliseconds=sorted(call.duration / 1000 for call in late),
             answered_bytes=sum(int(_TRAFFIC.findall(text)[0]) for text in said),
-            processor_share=spent / (seconds + _WARM_UP_SECONDS),
+            processor_share=spent / (seconds + load.warm_up_seconds),
         )
 
     def _start(self, address: str, load: Load, number: int, request: bytes, seconds: float) -> subprocess.Popen[str]:
@@ -114,7 +128,7 @@ class Generator:
         options = [
             f"--clients={share}",
             f"--max-concurrent-streams={load.streams}",
-            f"--duration={int((seconds + _WARM_UP_SECONDS) * 1000)}ms",
+            f"--duration={int((seconds + load.warm_up_seconds) * 1000)}ms",
             *rate,
             f"--data={body}",
             f"--log-file={self._log(number)}",
@@ -143,16 +157,33 @@ class Call(NamedTuple):
     duration: int
 
 
+def from_when_they_were_due(calls: list[Call], interval: float) -> list[Call]:
+    """The calls of one caller at a fixed rate, as they would have been begun had none waited for the one before.
+
+    h2load takes the time from when it asks. Where a slow answer kept the next questions back, they would look quick,
+    and what is slow would be counted once only.
+    """
+    found: list[Call] = []
+    due, free = 0.0, 0
+    for call in calls:
+        held_back = bool(found) and call.start <= free + _AT_ONCE
+        due = min(due + interval, call.start) if held_back else call.start
+        end = call.start + call.duration
+        found.append(Call(round(due), end - round(due)))
+        free = max(free, end)
+    return found
+
+
 def _read(log: Path) -> list[Call]:
     rows = (line.split("\t") for line in log.read_text().splitlines())
     return sorted(Call(int(row[0]), int(row[2])) for row in rows)
 
 
-def _middle(started: list[float] | list[int], seconds: float) -> tuple[float, float]:
+def _middle(started: list[float] | list[int], warm_up: float, seconds: float) -> tuple[float, float]:
     """The time in which every process is at work, and none begins, in microseconds."""
     if not started:
         raise RuntimeError("the load is too short: not one call was answered")
-    planned = min(started) + _WARM_UP_SECONDS * 1_000_000
+    planned = min(started) + warm_up * 1_000_000
     begin, end = max(planned, *started), planned + seconds * 1_000_000
     if end <= begin:
         raise RuntimeError("the load is too short: some callers were done before others began")

@@ -36,6 +36,8 @@ _IN_ITS_FAVOUR = {
     # A copy holds one connection and asks for another: with the default pool, 32 callers wait 30 s for each other.
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "80",
 }
+# By default it hangs up on a caller who rests for 5 s, as the first does while the others make their first calls.
+_KEEPS_CONNECTIONS = "--timeout-keep-alive 600"
 _API = "/api/2.0/mlflow"
 _START_SECONDS = 120
 
@@ -111,7 +113,7 @@ def peer(folder: Path, database_url: str | None) -> Iterator[Peer]:
     host, _, port = address.rpartition(":")
     url = database_url or f"sqlite:///{folder / 'mlflow.db'}"
     options = ["--backend-store-uri", url, "--artifacts-destination", str(folder / "artifacts")]
-    options += ["--host", host, "--port", port, "--workers", "1"]
+    options += ["--host", host, "--port", port, "--workers", "1", "--uvicorn-opts", _KEEPS_CONNECTIONS]
     environment = {**os.environ, **_IN_ITS_FAVOUR, "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -10,8 +10,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.goals import RATIOS
 from bench.machine import described
-from bench.report import GOALS, KIND_TITLES, series, spread, tables
+from bench.report import KIND_TITLES, series, spread, tables
 from bench.scenarios import BY_NAME, CEILING
 
 README = Path(__file__).with_name("README.md")
@@ -60,8 +61,8 @@ def _plot(measured: dict[str, Any]) -> Figure:
         reach = [[median - lowest for median, lowest, _ in found], [highest - median for median, _, highest in found]]
         axes.barh(places, medians, width, xerr=reach, label=KIND_TITLES[kind], color=COLOURS[kind])
         for place, name in zip(places, names, strict=True):
-            if goal := GOALS.get(name, {}).get(kind):
-                axes.plot([goal, goal], [place - width / 2, place + width / 2], color="black", linewidth=2)
+            if goal := RATIOS.get(name, {}).get(kind):
+                axes.plot([goal.bound, goal.bound], [place - width / 2, place + width / 2], color="black", linewidth=2)
     axes.set_yticks(range(len(names)), [BY_NAME[name].title for name in names])
     axes.invert_yaxis()
     axes.set_xlabel("calls a second, beside an empty call on the same server (black: the goal)")

@@ -6,20 +6,10 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bench.peer import COPY, GET, TITLES
+from bench.goals import PEERS, RATIOS, REFUSALS, TAILS, WORKERS
+from bench.peer import TITLES
 from bench.scenarios import BY_NAME, CEILING
 
-# What was aimed at, beside the ceiling; SQLite and PostgreSQL.
-GOALS = {
-    "get_version": {"sqlite": 0.75, "postgresql": 0.75},
-    "get_branch": {"sqlite": 0.65, "postgresql": 0.55},
-    "promote_many": {"sqlite": 0.50, "postgresql": 0.45},
-    "promote_hot": {"sqlite": 0.45, "postgresql": 0.37},
-}
-SPREAD_GOAL = 4  # of a promotion's p99 to its p50
-WORKERS_GOAL = 1.7
-REFUSAL_GOAL = 10
-PEER_GOALS = {COPY: 60, GET: 25}
 KIND_TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 Result = dict[str, Any]
@@ -59,18 +49,20 @@ def _ceiling(measured: dict[str, Any]) -> str:
         "p99 ms",
         "p99.9 ms",
         "p99/p50",
+        "goal",
         "server's CPU",
         "load's CPU",
     ]
 
     def row(kind: str, name: str, results: list[Result]) -> list[str]:
-        goal = GOALS.get(name, {}).get(kind)
+        goal = RATIOS.get(name, {}).get(kind)
         tail = statistics.median(result["p99"] / result["p50"] for result in results)
         return [
             *_rate_and_ratio(results),
-            f"≥ {goal:.2f}" if goal else "",
+            goal.judged(_median(results, "ratio")) if goal else "",
             *_latencies(results),
-            f"{tail:.1f}" + (f" (goal: ≤ {SPREAD_GOAL})" if name.startswith("promote") else ""),
+            f"{tail:.1f}",
+            TAILS[name].judged(tail) if name in TAILS else "",
             f"{_median(results, 'server_share'):.0%}",
             f"{_median(results, 'generator_share'):.0%}",
         ]
@@ -91,14 +83,15 @@ def _fixed(measured: dict[str, Any]) -> str:
 
 def _workers(measured: dict[str, Any]) -> str:
     def row(kind: str, name: str, results: list[Result]) -> list[str]:
-        return [*_rate_and_ratio(results), *_latencies(results)]
+        return [*_rate_and_ratio(results), WORKERS[name].judged(_median(results, "ratio")), *_latencies(results)]
 
     names = [name for name, each in BY_NAME.items() if each.workers > 1]
     head = [
         "two workers",
         "database",
         "a second",
-        f"beside one worker (goal: ≥ {WORKERS_GOAL})",
+        "beside one worker",
+        "goal",
         "p50 ms",
         "p99 ms",
         "p99.9 ms",
@@ -118,6 +111,7 @@ def _overload(measured: dict[str, Any]) -> str:
             "none refused" if p99 is None else f"{_median(refusals, 'refused_p50'):.1f}",
             "" if p99 is None else f"{p99:.1f}",
             "" if p99 is None else f"**{p99 / empty:.1f}**",
+            f"{REFUSALS[name]}: nothing refused" if p99 is None else REFUSALS[name].judged(p99 / empty),
             f"{_median(results, 'recovered_milliseconds'):.0f}",
         ]
 
@@ -126,7 +120,8 @@ def _overload(measured: dict[str, Any]) -> str:
     head += [
         "refusal p50 ms",
         "refusal p99 ms",
-        f"refusal p99 / empty call's p50 (goal: < {REFUSAL_GOAL})",
+        "refusal p99 / empty call's p50",
+        "goal",
         "first call afterwards ms",
     ]
     return _table(head, measured, names, row)
@@ -137,7 +132,7 @@ def _peer(measured: dict[str, Any]) -> str:
         median, lowest, highest = spread(result["times"] for result in results)
         rates = (f"{_median(results, key):.0f}" for key in ("per_second", "ours"))
         times = f"**{median:.0f}×** ({lowest:.0f} to {highest:.0f})"
-        return [*rates, times, f"≥ {PEER_GOALS[name]}×", *_latencies(results)]
+        return [*rates, times, PEERS[name].judged(median), *_latencies(results)]
 
     head = [
         "the peer",

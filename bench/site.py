@@ -25,6 +25,8 @@ _SETTLE_SECONDS = 20
 # The caller on the side asks seldom where it only looks for failures, and steadily where it looks for refusals.
 _SIDE: dict[str, Any] = {"callers": 1, "pause": 0.05}
 _SIDE_OF_OVERLOAD: dict[str, Any] = {"callers": 4, "pause": 0.002}
+# More than a worker takes, which are 100: otherwise callers who wait for answers would overload nothing.
+_STREAMS_OF_OVERLOAD = 8
 
 
 class Site:
@@ -50,7 +52,7 @@ class Site:
         if rate is not None:
             # In one process, callers at a fixed rate would ask all at the same moment, and wait for each other.
             requests = tuple(itertools.islice(itertools.cycle(requests), CALLERS))
-        load = Load(scenario.path, requests, CALLERS, rate)
+        load = Load(scenario.path, requests, CALLERS, rate, _STREAMS_OF_OVERLOAD if scenario.overloads else 1)
         models = tuple(scenario.writes_to(self._stock)) if scenario.writes_to else ()
         self._written |= {model.rid: model for model in models}
         before = self._stored(models)

@@ -7,18 +7,22 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
+from bench.databases import KINDS
+from bench.goals import PEERS, RATIOS, REFUSALS, TAILS, WORKERS
 from bench.growth.calls import CALLS
 from bench.growth.report import tables as growth_tables
 from bench.growth.report import write_readme as write_growth
-from bench.h2load import Load, Measured
+from bench.h2load import Call, Load, Measured, from_when_they_were_due
+from bench.peer import COPY, GET, OURS, TITLES
 from bench.readme import write_readme
 from bench.report import tables
 from bench.sampler import Answer, Sample
-from bench.scenarios import BY_NAME
+from bench.scenarios import BY_NAME, CALLERS, CEILING
 from bench.void import Void, check
 from tests.rpc.harness import METHODS
 
@@ -95,10 +99,10 @@ def test_a_short_run_measures_both_interfaces_and_finds_every_promotion_stored()
     assert int(counted[1]) > 2
 
 
-def judge(name: str, stored: int = 0, answered_bytes: int = 10_500, *answers: Answer) -> None:
+def judge(name: str, stored: int = 0, answered_bytes: int = 10_500, *answers: Answer, streams: int = 1) -> None:
     """Check a load of 100 calls by 32 callers, beside which one caller got these answers, of 100 bytes if good."""
     measured = Measured(100, 100.0, [1.0], answered_bytes, 0.1)
-    check(BY_NAME[name], measured, Sample([*answers]), Load("", (b"",), 32), stored)
+    check(BY_NAME[name], measured, Sample([*answers]), Load("", (b"",), 32, streams=streams), stored)
 
 
 GOOD = Answer(OK, 1.0, b"." * 100)
@@ -132,7 +136,58 @@ def test_reads_are_void_if_not_every_answer_was_as_long_as_a_good_one(answered_b
         judge("get_version", 0, answered_bytes, GOOD)
 
 
-def test_overload_counts_with_refusals_but_not_if_what_was_acknowledged_is_lost() -> None:
-    judge("overload", 1, 0, GOOD, BAD)
-    with pytest.raises(Void):
-        judge("overload", 0, 0, GOOD, BAD)
+@pytest.mark.parametrize("stored", [48, 319])
+def test_overload_counts_with_refusals_if_as_many_are_stored_as_there_were_good_answers(stored: int) -> None:
+    judge("overload", stored, 52 * 105, GOOD, GOOD, BAD, streams=8)
+
+
+@pytest.mark.parametrize("stored", [47, 320])
+def test_overload_is_void_if_more_or_fewer_are_stored(stored: int) -> None:
+    with pytest.raises(Void, match="48 to 319 versions should have been stored"):
+        judge("overload", stored, 52 * 105, GOOD, GOOD, BAD, streams=8)
+
+
+def test_overload_is_void_if_the_caller_on_the_side_saw_another_failure_than_a_refusal() -> None:
+    with pytest.raises(Void, match="INTERNAL"):
+        judge("overload", 53, 52 * 105, GOOD, BAD, Answer(grpc.StatusCode.INTERNAL, 1.0, b""), streams=8)
+
+
+def test_at_a_fixed_rate_who_was_held_back_is_timed_from_when_the_call_was_due() -> None:
+    # One every 10 ms. The second takes 35 ms, so that the next three are asked late; then all is well, and the last
+    # one is 2 ms late because the load generator was.
+    asked = [Call(0, 1_000), Call(10_000, 35_000), Call(45_010, 1_000), Call(46_020, 1_000), Call(47_030, 4_000)]
+    calls = [*asked, Call(60_000, 1_000), Call(72_000, 1_000)]
+
+    found = from_when_they_were_due(calls, interval=10_000)
+
+    assert [call.start for call in found] == [0, 10_000, 20_000, 30_000, 40_000, 60_000, 72_000]
+    assert [call.duration for call in found] == [1_000, 35_000, 26_010, 17_020, 11_030, 1_000, 1_000]
+
+
+def found(ratio: float, tail: float, refusal: float, times: float) -> dict[str, Any]:
+    """A run in which every line comes to the same."""
+    alike = dict.fromkeys(("per_second", "p50", "p99.9", "server_share", "generator_share"), 1.0)
+    alike |= dict.fromkeys(("asked_per_second", "stored_per_second", "recovered_milliseconds", "ours"), 1.0)
+    refusals = {"refused": 1, "refused_p50": 1.0, "refused_p99": refusal}
+    result = {**alike, **refusals, "ratio": ratio, "p99": tail, "times": times}
+    names = (*BY_NAME, *TITLES)
+    return {"rounds": [{kind: dict.fromkeys(names, result) for kind in KINDS}]}
+
+
+def test_the_tables_say_of_each_goal_whether_it_is_met() -> None:
+    good = tables(found(ratio=1.7, tail=4.0, refusal=9.9, times=60.0))
+    bad = tables(found(ratio=0.36, tail=4.1, refusal=10.0, times=24.9))
+
+    goals = sum(map(len, RATIOS.values())) + len(KINDS) * sum(map(len, (TAILS, WORKERS, REFUSALS, PEERS)))
+    assert goals == 22
+    assert (good.count(": met"), good.count(": **missed**")) == (goals, 0)
+    assert (bad.count(": met"), bad.count(": **missed**")) == (0, goals)
+
+
+def test_what_is_measured_is_what_the_goals_are_about() -> None:
+    assert {*RATIOS, *TAILS, *WORKERS, *REFUSALS, *PEERS} <= {*BY_NAME, *TITLES}
+    ceiling = BY_NAME[CEILING]
+    assert (ceiling.path, ceiling.workers, CALLERS) == ("/grpc.health.v1.Health/Check", 1, 32)
+    assert {BY_NAME[name].beside for name in (*RATIOS, *TAILS)} == {CEILING}
+    assert {(BY_NAME[name].workers, BY_NAME[BY_NAME[name].beside].workers) for name in WORKERS} == {(2, 1)}
+    assert {OURS[COPY], OURS[GET]} == {"promote_many", "get_version"}

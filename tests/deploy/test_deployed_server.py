@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -19,11 +21,11 @@ from sqlalchemy import make_url
 from tests.auth.forge import KeyPair, claims, jwks, key_pair
 from tests.auth.test_key_sources import Site
 from tests.conftest import NewDatabase
-from tests.deploy.manifests import EXAMPLE, EXAMPLE_MIGRATION, container_of, environment_of, only
+from tests.deploy.manifests import EXAMPLE, EXAMPLE_MIGRATION, container_of, environment_of, only, pod_of
 from tests.deploy.test_kubernetes import PROBES
 from tests.e2e.database_proxy import DatabaseProxy
 from tests.object_store import BUCKET, object_store
-from tests.processes import Server, run
+from tests.processes import Server, run, until
 from tests.rpc.harness import User
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -76,6 +78,8 @@ def deployed(new_database: NewDatabase, tmp_path: Path) -> Iterator[Deployed]:
             "TMPDIR": str(volumes["tmp"]),
             "HOME": str(tmp_path / "nobody"),
             "MODELREGISTRY_DATA_DIR": str(volumes["data"]),
+            # Its own port may be taken here.
+            "MODELREGISTRY_METRICS_LISTEN": "127.0.0.1:0",
         }
         migration = only(EXAMPLE_MIGRATION, "Job")
         job = run(*container_of(migration)["args"], **environment_of(EXAMPLE_MIGRATION, migration) | here)
@@ -97,9 +101,19 @@ def test_the_server_of_the_example_serves_and_writes_nothing_that_it_would_miss(
         assert deployed.user(channel, sub="jane").failure("GetModel", model_rid=target.rid).name == "ModelNotFound"
 
     assert list(deployed.volumes["data"].iterdir()) == []
-    written = [path for path in deployed.volumes["tmp"].rglob("*") if path.is_file()]
-    assert written == []  # a socket is none
+    written = [path for path in deployed.volumes["tmp"].rglob("*") if path.is_file()]  # a socket is none
+    assert [path for path in written if not path.parent.name.startswith("modelregistry-metrics-")] == []
+    assert sum(path.stat().st_size for path in written) < 64 * 2**20 / 4  # of the volume, for one worker
     assert not Path(deployed.variables["HOME"]).exists()
+
+
+def test_prometheus_gets_the_numbers_of_the_example_without_credentials(deployed: Deployed) -> None:
+    with grpc.insecure_channel(deployed.server.address) as channel:
+        deployed.probe(channel, "readinessProbe")
+    annotations = pod_of(only(EXAMPLE, "Deployment"))["metadata"]["annotations"]
+    url = urlsplit(deployed.server.line("metrics on "))
+    assert url.path == annotations["prometheus.io/path"]
+    until(lambda: 'grpc_method="Check"' in urlopen(url.geturl(), timeout=DEADLINE_SECONDS).read().decode())
 
 
 def test_a_lost_database_makes_a_replica_unready_and_never_dead(deployed: Deployed) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
+from server.config import DEFAULT_HTTP_LISTEN, DEFAULT_LISTEN
 from server.lifecycle import DRAIN_SECONDS
+from server.observability.scrapes import PATH as METRICS_PATH
 from server.rpc.health import LIVENESS
 from server.rpc.server import SERVICES
 from tests.cli.test_options import commands, options_of
@@ -45,6 +47,17 @@ each_workload = pytest.mark.parametrize(("folder", "kind"), WORKLOADS)
 
 def kustomization_name(folder: Path) -> str:
     return str(folder.relative_to(KUBERNETES))
+
+
+def listens_of_the_image() -> dict[str, str]:
+    """Where the image has its server listen, by the names that the Deployment gives the ports."""
+    variables = dict(pair.split("=", 1) for pair in only_instruction("ENV").split())
+    names = {"grpc": "LISTEN", "http": "HTTP_LISTEN", "metrics": "METRICS_LISTEN"}
+    return {name: variables[f"MODELREGISTRY_{variable}"] for name, variable in names.items()}
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -125,7 +138,11 @@ def test_a_workload_can_do_no_more_than_it_needs(folder: Path, kind: str) -> Non
 def test_ports_are_those_of_the_image_wherever_they_are_named() -> None:
     container = container_of(only(BASE, "Deployment"))
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert list(ports) == ["grpc", "http", "metrics"]
     assert [str(number) for number in ports.values()] == only_instruction("EXPOSE").split()
+    assert {name: port_of(address) for name, address in listens_of_the_image().items()} == ports
+    for default, name in ((DEFAULT_LISTEN, "grpc"), (DEFAULT_HTTP_LISTEN, "http")):
+        assert port_of(default) == ports[name]
     assert all(container[probe]["grpc"]["port"] == ports["grpc"] for probe in PROBES)
     services = [each for each in objects(BASE) if each["kind"] == "Service"]
     for service in services:
@@ -134,6 +151,31 @@ def test_ports_are_those_of_the_image_wherever_they_are_named() -> None:
             assert (port["name"], port["port"]) == (port["targetPort"], ports[port["targetPort"]])
     # One address for everybody, and one that is the addresses of all replicas.
     assert [service["spec"].get("clusterIP") for service in services] == [None, "None"]
+
+
+def test_prometheus_is_told_where_the_metrics_are() -> None:
+    for folder in (BASE, EXAMPLE):
+        workload = only(folder, "Deployment")
+        ports = {port["name"]: port["containerPort"] for port in container_of(workload)["ports"]}
+        listen = environment_of(folder, workload)["MODELREGISTRY_METRICS_LISTEN"]
+        assert listen == f"0.0.0.0:{ports['metrics']}" == listens_of_the_image()["metrics"]
+        assert pod_of(workload)["metadata"]["annotations"] == {
+            "prometheus.io/scrape": "true",
+            "prometheus.io/port": str(ports["metrics"]),
+            "prometheus.io/path": METRICS_PATH,
+        }
+    assert (
+        f"--metrics-listen {listens_of_the_image()['metrics']}`"
+        in (KUBERNETES.parents[1] / "docs/operations.md").read_text()
+    )
+
+
+def test_there_is_a_worker_for_each_core_that_a_replica_requests() -> None:
+    for folder in (BASE, EXAMPLE):
+        workload = only(folder, "Deployment")
+        resources = container_of(workload)["resources"]
+        assert environment_of(folder, workload)["MODELREGISTRY_WORKERS"] == resources["requests"]["cpu"]
+        assert "cpu" not in resources["limits"]
 
 
 def test_only_readiness_depends_on_the_database() -> None:

@@ -142,19 +142,22 @@ def test_the_environment_holds_no_tools_of_developers(image: Image) -> None:
 
 def test_the_server_serves_from_its_volume_and_is_healthy(image: Image) -> None:
     variables = image.environment()
-    listens = [variables["MODELREGISTRY_LISTEN"], variables.pop("MODELREGISTRY_HTTP_LISTEN")]
+    elsewhere = [variables.pop(f"MODELREGISTRY_{name}_LISTEN") for name in ("HTTP", "METRICS")]
+    listens = [variables["MODELREGISTRY_LISTEN"], *elsewhere]
     assert listens == [f"0.0.0.0:{port}" for port in only("EXPOSE").split()]
     entrypoint, command = json.loads(only("ENTRYPOINT")), json.loads(only("CMD"))
     assert (entrypoint, command[0]) == (["modelregistry"], "serve")
     assert image.data.stat().st_mode & 0o777 == 0o700
-    # The default port may be taken here.
+    # The default ports may be taken here.
     del variables["MODELREGISTRY_LISTEN"]
+    variables["MODELREGISTRY_METRICS_LISTEN"] = "127.0.0.1:0"
     installed = image.venv / "bin" / entrypoint[0]
     with Server(image.folder / "cwd", *command[1:], command=installed, listen="0.0.0.0:0", **variables) as server:
         assert list((image.folder / "cwd").iterdir()) == []
         assert {file.name for file in image.data.iterdir()} >= {"modelregistry.db", "local-key.pem"}
         variables["MODELREGISTRY_LISTEN"] = server.address
         assert healthcheck(image, variables) == 0
+        assert server.line("metrics on ").endswith("/metrics")
         token = run("token", command=installed, **variables).stdout.rstrip("\n")
         target = {"MODELREGISTRY_TARGET": server.address.replace("0.0.0.0", "127.0.0.1"), "MODELREGISTRY_TOKEN": token}
         request = json.loads(run("demo", "--prepare", command=installed, **target).stdout)

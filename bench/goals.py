@@ -1,0 +1,51 @@
+"""What is aimed at. Every goal is here, and every table says of each whether it was met."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.peer import COPY, GET
+
+_HOLDS: dict[str, Callable[[float, float], bool]] = {"≥": operator.ge, "≤": operator.le, "<": operator.lt}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound for what is measured, which is the median of the rounds."""
+
+    relation: str
+    bound: float
+    decimals: int = 0
+    unit: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.relation} {self.bound:.{self.decimals}f}{self.unit}"
+
+    def judged(self, value: float) -> str:
+        """The goal, and whether this value meets it. What is rounded for the table is compared before."""
+        return f"{self}: {'met' if _HOLDS[self.relation](value, self.bound) else '**missed**'}"
+
+
+def _ratio(bound: float) -> Goal:
+    return Goal("≥", bound, decimals=2)
+
+
+# Calls a second beside the ceiling, by scenario and kind of database.
+RATIOS = {
+    "get_version": {"sqlite": _ratio(0.75), "postgresql": _ratio(0.75)},
+    "get_branch": {"sqlite": _ratio(0.65), "postgresql": _ratio(0.55)},
+    "promote_many": {"sqlite": _ratio(0.50), "postgresql": _ratio(0.45)},
+    "promote_hot": {"sqlite": _ratio(0.45), "postgresql": _ratio(0.37)},
+}
+# The p99 beside the p50, with 32 callers.
+_TAIL = Goal("≤", 4)
+TAILS = {"promote_many": _TAIL, "promote_hot": _TAIL}
+# Calls a second of two workers beside those of one.
+_TWO_WORKERS = Goal("≥", 1.7, decimals=1)
+WORKERS = {"get_version_two_workers": _TWO_WORKERS, "get_branch_two_workers": _TWO_WORKERS}
+# The p99 of a refusal beside the p50 of an empty call.
+REFUSALS = {"overload": Goal("<", 10)}
+# Ours beside the peer's, calls a second.
+PEERS = {COPY: Goal("≥", 60, unit="×"), GET: Goal("≥", 25, unit="×")}
