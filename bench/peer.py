@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from bench.load import base64_of, put
+from bench.machine import on_processors
 from bench.scenarios import CALLERS
 from bench.tools import BUILD
 from bench.void import Void
@@ -115,7 +116,7 @@ def peer(folder: Path, database_url: str | None) -> Iterator[Peer]:
     options = ["--backend-store-uri", url, "--artifacts-destination", str(folder / "artifacts")]
     options += ["--host", host, "--port", port, "--workers", "1", "--uvicorn-opts", _KEEPS_CONNECTIONS]
     environment = {**os.environ, **_IN_ITS_FAVOUR, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "log").open("wb") as log:
+    with (folder / "log").open("wb") as log, on_processors(None, 1):
         process = subprocess.Popen(
             [program, "server", *options],
             cwd=folder,

@@ -13,6 +13,7 @@ import grpc
 import psutil
 
 from bench.h2load import Generator, Load
+from bench.machine import on_processors
 from bench.sampler import Sample, ask_once, sampling
 from bench.scenarios import CALLERS, Scenario
 from bench.stock import CALLER, Stock
@@ -59,7 +60,10 @@ class Site:
         server_before, machine_before = self._processor_seconds(), psutil.cpu_times()
         begin = time.monotonic()
         side = _SIDE_OF_OVERLOAD if scenario.overloads else _SIDE
-        with sampling(self._server.address, scenario.path, requests, self._token, **side) as sample:
+        with (
+            sampling(self._server.address, scenario.path, requests, self._token, **side) as sample,
+            on_processors(self.workers),
+        ):
             measured = self._generator.run(self._server.address, load, seconds)
         elapsed = time.monotonic() - begin
         server_spent = self._processor_seconds() - server_before
@@ -150,7 +154,10 @@ def site(tool: Tool, folder: Path, database_url: str | None, workers: int) -> It
         migrated = run("migrate", "--database-url", database_url)
         if migrated.returncode:
             raise RuntimeError(migrated.stderr)
-    with Server(folder / "server", *arguments) as server:
+    # A worker as it is where there are as many as processors, and none is in the way of those who call.
+    with on_processors(None, workers):
+        server = Server(folder / "server", *arguments)
+    with server:
         open_site = Site(server, tool, folder, workers)
         try:
             yield open_site

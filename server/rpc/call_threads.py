@@ -10,8 +10,8 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# How many calls may wait for each thread. Most take less than a millisecond of it.
-WAITING_PER_THREAD = 24
+# How many calls may wait for threads of one kind. Most take less than a millisecond of one.
+WAITING = 96
 
 
 class CallThreads(ThreadPoolExecutor):
@@ -19,7 +19,7 @@ class CallThreads(ThreadPoolExecutor):
 
     def __init__(self, count: int, name: str):
         super().__init__(count, thread_name_prefix=name)
-        self._most = count * (1 + WAITING_PER_THREAD)
+        self._most = count + WAITING
         self._taken = 0
         self._counting = threading.Lock()
 

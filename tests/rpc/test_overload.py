@@ -15,7 +15,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from modelregistry.v1.model_pb2 import Model
 from modelregistry.v1.model_service_pb2 import CreateModelRequest, GetModelRequest
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
-from server.rpc.call_threads import WAITING_PER_THREAD
+from server.rpc.call_threads import WAITING
 from server.rpc.interceptors import WRITE_THREADS
 from server.storage.repository import Reader, Transaction
 from server.storage.sql.engine import open_engine
@@ -26,7 +26,7 @@ from tests.rpc.harness import THREADS, failure_of, file_store, serving
 
 T = TypeVar("T")
 
-PLACES = THREADS * (1 + WAITING_PER_THREAD)
+PLACES = THREADS + WAITING
 TOO_MANY = 20
 DEADLINE_SECONDS = 60
 
