@@ -20,6 +20,8 @@ from server.storage.sql.conflicts import is_read_only
 
 # How many shapes of a statement are kept, that is, callers with so many different numbers of groups.
 _SHAPES = 128
+# Of how many callers the parameters are.
+_CALLERS = 1024
 
 
 class Prepared:
@@ -63,7 +65,7 @@ class _Compiled:
         self._row: Any = namedtuple("Row", columns) if columns else None
 
     def run(self, connection: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
-        values = {**self._fixed, **parameters}
+        values = {**self._fixed, **parameters} if self._fixed else parameters
         given: Any = values if self._order is None else [values[name] for name in self._order]
         driver: Any = connection.connection.dbapi_connection
         try:
@@ -84,8 +86,9 @@ def for_callers(build: Callable[[Caller], Any]) -> Callable[[Caller], Prepared]:
     return lambda caller: of_shape(0 if caller.is_admin else len(caller.principals), caller.is_admin)
 
 
+@lru_cache(_CALLERS)
 def principals(caller: Caller) -> dict[str, Any]:
-    """Return the parameters that are the caller's, of a statement for callers."""
+    """Return the parameters that are the caller's, of a statement for callers; not to be changed."""
     if caller.is_admin:
         return {}
     return {_parameter(number): principal for number, principal in enumerate(caller.principals)}
