@@ -176,12 +176,11 @@ class SqlReader:
             measured.c.filled <= self._max_message_bytes - ENVELOPE_BYTES,
             measured.c.filled == measured.c.size,  # the first one
         )
+        # A subquery for a row and not a join: where PostgreSQL expects more rows than there are, it would rather read
+        # all that is shared than look for some of it.
         key = shared.primary_key.columns[0]
-        payloads = (
-            select(measured, fits.label("fits"), shared.c.payload)
-            .outerjoin(shared, and_(key == measured.c[reference], fits))
-            .order_by(*order(measured.c))
-        )
+        payload = select(shared.c.payload).where(key == measured.c[reference], fits).scalar_subquery()
+        payloads = select(measured, fits.label("fits"), payload.label("payload")).order_by(*order(measured.c))
         return self.connection.execute(payloads).all()
 
 
