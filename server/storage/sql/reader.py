@@ -18,6 +18,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    tuple_,
 )
 
 from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED, Grant, Role
@@ -94,6 +95,7 @@ class SqlReader:
     def list_branches(self, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
         """See the contract."""
         self.get_model(model_rid, caller)
+        key, place = model_id(model_rid), tuple_(branches.c.model_id, branches.c.name)
         query = (
             select(
                 *VERSION_COLUMNS,
@@ -104,12 +106,12 @@ class SqlReader:
             )
             .join_from(branches, versions, is_head)
             .join(contents, contents.c.digest == versions.c.content_digest)
-            .where(branches.c.model_id == model_id(model_rid))
-            .order_by(branches.c.name)
+            # A range of the index in its own order: by an equal key, PostgreSQL expects the few branches that most
+            # models have, and would as soon sort all of those as walk along them. No name is empty.
+            .where(place > tuple_(key, page.after or ""), branches.c.model_id <= key)
+            .order_by(branches.c.model_id, branches.c.name)
             .limit(page.size + 1)
         )
-        if page.after is not None:
-            query = query.where(branches.c.name > page.after)
         rows = self.with_payloads(query, contents, "content_digest", lambda row: (row.branch,))
         return page_of(rows, that_fit(rows[: page.size]), "branch", to_branch)
 
