@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -21,7 +22,7 @@ from server.storage.sql.repository import SqlRepository
 from tests.conftest import NewDatabase
 from tests.rpc.harness import METHODS, User, serving
 from tests.storage.inspection import Executed, statements
-from tests.storage.plans import plan_on_postgresql, rows_read, steps_on_sqlite
+from tests.storage.plans import explained, nodes, plan_on_postgresql, rows_read, steps_on_sqlite
 
 SMALL, LARGE = 2_000, 20_000
 # Rows for a page of a hundred: a look at four times as many and one, each of which is asked something.
@@ -89,8 +90,8 @@ def _steps(repository: SqlRepository, engine: Engine, registry: Filled) -> dict[
 def test_no_call_makes_postgresql_scan_a_table_or_read_more_than_some_pages(filled: Fill) -> None:
     """So it sorts no more either. Also as a prepared statement, for which it settles on a plan after five calls."""
     repository, engine, registry = filled("postgresql", LARGE)
-    with engine.connect() as connection:
-        sizes = dict(connection.execute(text("SELECT relname, reltuples FROM pg_class WHERE relkind = 'r'")).all())
+    _widen(engine, registry)
+    sizes = _sizes(engine)
     asked: dict[str, list[Executed]] = {}
     for call, make in ready_calls(repository, registry):
         with statements(engine) as executed:
@@ -102,8 +103,78 @@ def test_no_call_makes_postgresql_scan_a_table_or_read_more_than_some_pages(fill
         for each in executed:
             for calls in (1, 10):
                 for node in plan_on_postgresql(engine, each, calls):
-                    seen = f"{name}, call {calls}: {node}\n{each.statement}"
-                    if node["Node Type"] == "Seq Scan":
-                        assert sizes[node["Relation Name"]] < SMALL_TABLE, seen
-                    if "Actual Rows" in node:
-                        assert rows_read(node) <= MOST_ROWS, seen
+                    _require_bounded(node, sizes, f"{name}, call {calls}: {node}\n{each.statement}")
+
+
+def test_nor_do_the_statements_inside_of_functions_and_constraints(filled: Fill) -> None:
+    """What changes something is carried out here, and not only planned."""
+    repository, engine, registry = filled("postgresql", LARGE)
+    _widen(engine, registry)
+    sizes = _sizes(engine)
+    with explained(engine) as plans:
+        for call, make in ready_calls(repository, registry):
+            plans.clear()
+            make()
+            assert plans, call.name
+            for plan in plans:
+                for node in nodes(plan):
+                    _require_bounded(node, sizes, f"{call.name}: {node}")
+
+
+def test_promotions_at_once_are_planned_once(filled: Fill) -> None:
+    """A plan for values has them in it. PostgreSQL made one for each call where it expected a little less of that."""
+    repository, engine, registry = filled("postgresql", LARGE)
+    _widen(engine, registry)
+    chance = random.Random(5)
+    (call,) = (each for each in BOUNDED if each.name == "PromoteVersion, with an id")
+    with explained(engine) as plans, serving(repository) as served:
+        user: User = served.user(CALLER)
+        for _ in range(10):
+            plans.clear()
+            fields = call.fields(registry, chance)
+            user(call.rpc, **fields)
+
+    conditions = [node["Index Cond"] for plan in plans for node in nodes(plan) if "Index Cond" in node]
+    assert any("rid = " in condition for condition in conditions)
+    assert [each for each in conditions if fields["model_rid"] in each] == []
+
+
+# A registry of this size has few branches in a model, and few contents, verdicts and grants, beside what others have.
+WIDE = 5_000
+WIDEN = (
+    "INSERT INTO branches (model_id, name, version_count)"
+    " SELECT id, 'a-' || n, 1 FROM models, generate_series(1, :wide) n WHERE rid = :model",
+    "INSERT INTO versions (rid, branch_id, version_number, content_digest, root_rid, created_time, created_by)"
+    " SELECT 'ri.models.main.model-version.wide-' || id, id, 1, (SELECT min(digest) FROM contents), '', 0, ''"
+    " FROM branches WHERE name LIKE 'a-%'",
+    "INSERT INTO contents (digest, payload, size)"
+    " SELECT sha256(n::text::bytea), '', 0 FROM generate_series(1, :wide) n",
+    "INSERT INTO verdicts (head_digest, candidate_digest, rules, error_count, payload, size)"
+    " SELECT digest, digest, 0, 0, '', 0 FROM contents WHERE size = 0",
+    "INSERT INTO grants (resource_rid, principal, role)"
+    " SELECT 'ri.models.main.model.wide-' || n, 'group:wide-' || n, 1 FROM generate_series(1, :wide) n",
+)
+
+
+def _widen(engine: Engine, registry: Filled) -> None:
+    """Add branches of the wide model, contents, verdicts and grants, on PostgreSQL."""
+    with engine.begin() as connection:
+        for statement in WIDEN:
+            values = {"wide": WIDE, "model": registry.wide_model}
+            connection.execute(text(statement), {name: values[name] for name in values if f":{name}" in statement})
+        connection.execute(text("ANALYZE"))
+    engine.dispose()
+
+
+def _sizes(engine: Engine) -> dict[str, int]:
+    with engine.connect() as connection:
+        sizes = dict(connection.execute(text("SELECT relname, reltuples FROM pg_class WHERE relkind = 'r'")).all())
+    engine.dispose()  # of connections that were opened too early for who wants to watch them
+    return sizes
+
+
+def _require_bounded(node: dict[str, Any], sizes: dict[str, int], seen: str) -> None:
+    if node["Node Type"] == "Seq Scan":
+        assert sizes[node["Relation Name"]] < SMALL_TABLE, seen
+    if "Actual Rows" in node:
+        assert rows_read(node) <= MOST_ROWS, seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,15 @@ from sqlalchemy import Engine, event
 from tests.storage.inspection import Executed
 
 CHANGES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM|FROM promote_at_once_\d)\b")
+
+# They come as notices.
+_EXPLAIN_ALL = {
+    "auto_explain.log_min_duration": "0",
+    "auto_explain.log_nested_statements": "on",
+    "auto_explain.log_analyze": "on",
+    "auto_explain.log_format": "json",
+    "client_min_messages": "log",
+}
 
 
 def plan_on_postgresql(engine: Engine, executed: Executed, calls: int) -> list[dict[str, Any]]:
@@ -34,6 +44,34 @@ def plan_on_postgresql(engine: Engine, executed: Executed, calls: int) -> list[d
             [[[explained]]] = ran.fetchall()
         run("DEALLOCATE listing")
     return list(nodes(explained["Plan"]))
+
+
+@contextmanager
+def explained(engine: Engine) -> Iterator[list[dict[str, Any]]]:
+    """The plans with which PostgreSQL carries out statements meanwhile, also those inside of functions and constraints.
+
+    Of connections that are opened meanwhile.
+    """
+    plans: list[dict[str, Any]] = []
+
+    def note(diagnostic: psycopg.errors.Diagnostic) -> None:
+        _, is_plan, plan = (diagnostic.message_primary or "").partition("plan:")
+        if is_plan:
+            plans.append(json.loads(plan)["Plan"])
+
+    def watch(connection: Any, *_: object) -> None:
+        connection.add_notice_handler(note)
+        connection.autocommit = True
+        connection.execute("LOAD 'auto_explain'")
+        for name, value in _EXPLAIN_ALL.items():
+            connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+        connection.autocommit = False
+
+    event.listen(engine, "connect", watch)
+    try:
+        yield plans
+    finally:
+        event.remove(engine, "connect", watch)
 
 
 def literal(value: object) -> str:

@@ -23,7 +23,7 @@ from server.storage.sql.tables import branches, models, promotions, requests, ve
 
 _source_model = models.alias("source_model")
 
-# The parameters of promote_at_once_1, in order; migration 0007 has the function.
+# The parameters of promote_at_once_1, in order; migration 0007 has the function, 0008 says how it is planned.
 _PARAMETERS = (
     "to_model",
     "to_branch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, FromClause, Select, Table, and_, bindparam, func, or_, select, true
+from sqlalchemy import ColumnElement, FromClause, Select, Table, bindparam, func, or_, select, true
 
 from server.storage.repository import Page
 from server.storage.sql.rows import AnyRow
@@ -39,12 +39,13 @@ def with_payloads(
         measured.c.filled <= bindparam("most_bytes"),
         measured.c.filled == measured.c.size,  # the first one
     )
+    # A subquery for a row and not a join: where PostgreSQL expects more rows than there are, it would rather read all
+    # that is shared than look for some of it.
     key = shared.primary_key.columns[0]
-    rows = measured if behind is None else behind.outerjoin(measured, true())
+    payload = select(shared.c.payload).where(key == measured.c[reference], fits).scalar_subquery()
     return (
-        select(measured, fits.label("fits"), shared.c.payload)
-        .select_from(rows)
-        .outerjoin(shared, and_(key == measured.c[reference], fits))
+        select(measured, fits.label("fits"), payload.label("payload"))
+        .select_from(measured if behind is None else behind.outerjoin(measured, true()))
         .order_by(*order(measured.c))
     )
 

@@ -36,6 +36,8 @@ _FURTHEST_LOOK = 10_000
 
 # What the fields add to the bytes of their values, and the fields of a fixed size, at most.
 _OVERHEAD_BYTES = 160
+# At most; rather than to look for it twice.
+_REPLACED_RID_BYTES = 255
 
 
 # Where a walk through promotions is: behind one with this time and key.
@@ -61,6 +63,7 @@ class SqlPromotionRecordReader(SqlLineageReader):
     def find_promotion(self, promotion_rid: str, caller: Caller) -> Promotion | None:
         """See the contract."""
         query = _promotions(caller).add_columns(verdicts.c.payload)
+        query = query.outerjoin(verdicts, verdicts.c.id == promotions.c.verdict_id)
         row = self.connection.execute(
             query.where(promotions.c.rid == promotion_rid, model_is_visible(caller))
         ).one_or_none()
@@ -215,6 +218,15 @@ def _walk(wanted: _Wanted, after: _Place | None, count: int) -> Select[Any]:
 def _promotions(caller: Caller) -> Select[Any]:
     """Return the query for promotions, with what a caller may see of each who may see its target."""
     source_is_visible = and_(_source_model.c.id.is_not(None), model_is_visible(caller, _source_model))
+    # Not by a join, of which PostgreSQL expects more rows the larger the branches are, and plans the rest for them.
+    replaced_rid = (
+        select(_replaced.c.rid)
+        .where(
+            _replaced.c.branch_id == versions.c.branch_id,
+            _replaced.c.version_number == versions.c.version_number - 1,
+        )
+        .scalar_subquery()
+    )
     return (
         select(
             promotions.c.rid,
@@ -230,34 +242,28 @@ def _promotions(caller: Caller) -> Select[Any]:
             branches.c.name.label("branch"),
             versions.c.rid.label("version_rid"),
             versions.c.version_number,
-            _replaced.c.rid.label("replaced_rid"),
+            replaced_rid.label("replaced_rid"),
         )
         .join_from(promotions, versions, versions.c.id == promotions.c.version_id)
         .join(branches, branches.c.id == versions.c.branch_id)
         .join(models, models.c.id == promotions.c.model_id)
-        .outerjoin(
-            _replaced,
-            and_(
-                _replaced.c.branch_id == versions.c.branch_id,
-                _replaced.c.version_number == versions.c.version_number - 1,
-            ),
-        )
         .outerjoin(_source, _source.c.rid == promotions.c.source_rid)
         .outerjoin(_source_branch, _source_branch.c.id == _source.c.branch_id)
         .outerjoin(_source_model, _source_model.c.id == _source_branch.c.model_id)
-        .outerjoin(verdicts, verdicts.c.id == promotions.c.verdict_id)
     )
 
 
 def _promotion_bytes() -> ColumnElement[int]:
     """The size at most, as a message, of a promotion."""
     rids = (promotions.c.rid, promotions.c.source_model_rid, promotions.c.source_rid, models.c.rid, versions.c.rid)
+    # Like the payload, for the same reason not by a join.
+    findings = select(verdicts.c.size).where(verdicts.c.id == promotions.c.verdict_id).scalar_subquery()
     names = (branches.c.name, promotions.c.created_by, func.coalesce(promotions.c.reason, ""))
     return (
         sum(func.length(rid) for rid in rids)
-        + func.coalesce(func.length(_replaced.c.rid), 0)
+        + _REPLACED_RID_BYTES
         + sum(MAX_BYTES_A_CHARACTER * func.length(name) for name in names)
-        + func.coalesce(verdicts.c.size, 0)
+        + func.coalesce(findings, 0)
         + _OVERHEAD_BYTES
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BindParameter, ColumnElement, Select, Subquery, bindparam, func, select
+from sqlalchemy import BindParameter, ColumnElement, Select, Subquery, bindparam, func, select, tuple_
 
 from server.caller import Caller
 from server.storage.sql.access import model_is_visible
@@ -44,6 +44,7 @@ def versions_of_branch(caller: Caller) -> Select[*AnyColumns]:
 def branches_of_model(caller: Caller) -> Select[*AnyColumns]:
     """The branches behind the name `after`, with their heads, at most `count`; no row without a visible model."""
     # A branch and its head both hold the name.
+    key = model_id(_model_rid)
     names: ColumnElement[int] = 2 * MAX_BYTES_A_CHARACTER * func.length(branches.c.name)
     query = (
         select(
@@ -54,8 +55,12 @@ def branches_of_model(caller: Caller) -> Select[*AnyColumns]:
         )
         .join_from(branches, versions, is_head)
         .join(contents, contents.c.digest == versions.c.content_digest)
-        .where(branches.c.model_id == model_id(_model_rid), branches.c.name > bindparam("after"))
-        .order_by(branches.c.name)
+        # A range of the index in its own order: by an equal key, PostgreSQL expects the few branches that most models
+        # have, and would as soon sort all of those as walk along them. No name is empty.
+        .where(
+            tuple_(branches.c.model_id, branches.c.name) > tuple_(key, bindparam("after")), branches.c.model_id <= key
+        )
+        .order_by(branches.c.model_id, branches.c.name)
         .limit(bindparam("count"))
     )
     return with_payloads(query, contents, "content_digest", lambda row: (row.branch,), _visible_model(caller))
