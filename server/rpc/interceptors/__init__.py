@@ -35,7 +35,7 @@ STREAM_THREADS = 256
 # More than may transfer model files at a time, so that the others are told so at once.
 TRANSFER_THREADS = 64
 # Calls that change something wait for each other, and share what a commit costs; so there are more of them at a time.
-WRITE_THREADS = 16
+WRITE_THREADS = 8
 # Those who bring a version with its files wait for the file store, which no other call does.
 CREATE_MODEL_VERSION = "/modelregistry.v1.ModelService/CreateModelVersion"
 CREATION_THREADS = 4
