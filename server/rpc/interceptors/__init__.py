@@ -24,6 +24,7 @@ from server.auth.tokens import TokenVerifier
 from server.errors import Overloaded
 from server.rpc.call_threads import CallThreads
 from server.rpc.interceptors.authentication import authenticator
+from server.rpc.interceptors.deadlines import follow
 from server.rpc.interceptors.errors import answer
 from server.rpc.interceptors.telemetry import CallRecord, Watch, WatchOf
 from server.rpc.interceptors.validation import parser
@@ -102,6 +103,9 @@ class Chain(grpc.ServerInterceptor):
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             record = CallRecord(method, context, watches)
             try:
+                # Streams end by themselves with their clients, and clear up what they leave.
+                if not probe and not handler.request_streaming:
+                    follow(context)
                 authenticate(record)
                 return behaviour(parse(request), context)
             except Exception as raised:

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection
 
+from server.deadline import CallOver, acquire, current_call
 from server.errors import Overloaded, StorageUnavailable
 from server.storage.sql.connections import Connections
 from server.storage.sql.engine import WAIT_SECONDS
@@ -37,16 +38,25 @@ class OneWriter:
         self._writing = threading.Lock()
 
     def run(self, change: Callable[[Connection], T]) -> T:
-        """Run a change in a transaction, perhaps with others. Raises Overloaded if its turn does not come."""
+        """Run a change in a transaction, perhaps with others.
+
+        Raises Overloaded if its turn does not come, and CallOver if nobody waits for it before it does.
+        """
         job = _Job(change)
         self._waiting.append(job)
-        if not self._writing.acquire(timeout=WAIT_SECONDS):
-            self._withdraw(job)
+        try:
+            if not acquire(self._writing, WAIT_SECONDS):
+                raise Overloaded
+        except (CallOver, Overloaded):
+            if self._withdraw(job):
+                raise
+            # It is being carried out, which does not take long.
+            job.is_done.wait()
         else:
             try:
                 # Whoever comes to write does so for all who wait, and these find it done.
                 while not job.is_done.is_set():
-                    self._write([self._waiting.popleft() for _ in range(min(MANY, len(self._waiting)))])
+                    self._write(job)
             finally:
                 self._writing.release()
         return job.result()
@@ -55,25 +65,42 @@ class OneWriter:
         """Give up the place in the queue."""
         self._turns.close()
 
-    def _withdraw(self, job: _Job[Any]) -> None:
-        """Take back a job, unless it is being carried out. Raises Overloaded."""
+    def _withdraw(self, job: _Job[Any]) -> bool:
+        """Take back a job, and return whether it could be: not if it is being carried out."""
         try:
             self._waiting.remove(job)
         except ValueError:
-            job.is_done.wait()
-        else:
-            raise Overloaded
+            return False
+        return True
 
-    def _write(self, jobs: list[_Job[Any]]) -> None:
+    def _write(self, own: _Job[Any]) -> None:
+        """Write for those who wait; for whom it is done, `own` among them, they are done."""
+        jobs: list[_Job[Any]] = []
         try:
-            with self._turns.take(), self._connections.transaction() as connection:
+            with self._turns.take(), self._connections.transaction(is_shared=True) as connection:
+                # Only now: who does not want to wait any longer for our turn can withdraw until then.
+                jobs = self._next_jobs()
                 for job in jobs:
                     job.run(connection, alone=len(jobs) == 1)
+        except CallOver as error:
+            # Before it was our turn, which the others wait for as before.
+            if self._withdraw(own):
+                jobs = [own]
+            own.fail(error)
         except BaseException as error:
+            jobs = jobs or self._next_jobs()
             for job in jobs:
                 job.fail(error)
         for job in jobs:
             job.is_done.set()
+
+    def _next_jobs(self) -> list[_Job[Any]]:
+        jobs: list[_Job[Any]] = []
+        # Others may withdraw theirs meanwhile.
+        with contextlib.suppress(IndexError):
+            while len(jobs) < MANY:
+                jobs.append(self._waiting.popleft())
+        return jobs
 
 
 class Turns:
@@ -120,12 +147,17 @@ class _Job(Generic[T]):
 
     def __init__(self, change: Callable[[Connection], T]):
         self.is_done = threading.Event()
+        # Others may run it, and for them the call is another.
+        self._call = current_call()
         self._change = change
         self._returned: T
         self._error: BaseException | None = None
 
     def run(self, connection: Connection, alone: bool) -> None:
-        """Run the change. Raises what it raises if that ends the whole transaction."""
+        """Run the change, if somebody waits for it. Raises what it raises if that ends the whole transaction."""
+        if self._call is not None and self._call.is_over:
+            self._error = CallOver()
+            return
         if alone:
             self._returned = self._change(connection)
             return
