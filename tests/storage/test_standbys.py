@@ -24,6 +24,7 @@ from tests import builders
 from tests.builders import ADMIN, add_model, append
 from tests.conftest import OpenRepository, migrate
 from tests.postgres import PostgresServer, create_database
+from tests.processes import until
 
 DEADLINE_SECONDS = 30
 INTERRUPTIONS = ["pg_cancel_backend", "pg_terminate_backend"]
@@ -172,3 +173,16 @@ def test_a_commit_waits_for_its_standby_though_its_call_is_over(lonely: Lonely, 
         lonely.stop_waiting()
         made = running.result(DEADLINE_SECONDS)
     assert stored() == [made.rid, *before]
+
+
+def test_a_commit_waits_for_its_standby_for_longer_than_a_statement_may_take(lonely: Lonely) -> None:
+    lonely.execute("ALTER SYSTEM SET statement_timeout = '300ms'")
+    lonely.execute("SELECT pg_reload_conf()")
+    until(lambda: lonely.execute("SHOW statement_timeout") == [("300ms",)])
+    with lonely.promoting(repeatable=False) as running:
+        waiting = lonely.await_waiting(running)
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            lonely.execute("SELECT pg_sleep(3600)")
+        assert lonely.await_waiting(running) == waiting
+        lonely.stop_waiting()
+        assert running.result(DEADLINE_SECONDS).version_number == 1

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # How long a call waits for a connection or for a lock before it is told that the service is overloaded.
 WAIT_SECONDS = 10
 CONNECT_SECONDS = 5
+# How long a statement may take at most, also for a call without a deadline, or whose end did not reach the database. It
+# is more than any takes that is in order, those of commands included; and PostgreSQL does not count a COMMIT.
+STATEMENT_SECONDS = 300
 
 # What a connection's info has once the database has warned of something.
 _WARNED = "modelregistry_warned"
@@ -208,9 +211,10 @@ def _open_postgresql(url: URL, pool_size: int) -> Engine:
         # A replica that dies in mid-transaction must not keep its locks.
         dbapi_connection.autocommit = True
         dbapi_connection.execute(
-            "SELECT set_config(name, %s, false) FROM pg_settings WHERE setting = '0'"
-            " AND name IN ('lock_timeout', 'idle_in_transaction_session_timeout')",
-            [f"{WAIT_SECONDS}s"],
+            "SELECT set_config(name, CASE name WHEN 'statement_timeout' THEN %s ELSE %s END, false) FROM pg_settings"
+            " WHERE setting = '0'"
+            " AND name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout')",
+            [f"{STATEMENT_SECONDS}s", f"{WAIT_SECONDS}s"],
         )
         dbapi_connection.execute(
             "SELECT CASE WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
