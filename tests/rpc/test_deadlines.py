@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import sqlite3
 import threading
@@ -168,6 +169,31 @@ def test_a_promotion_with_time_goes_the_longer_way_where_the_short_one_would_wai
         until(lambda: waits_in("INSERT INTO branches"))
     assert call.result(timeout=DEADLINE_SECONDS).version_number == 2
     assert scene.version_count() == 2
+
+
+def test_among_many_who_give_up_the_others_are_served(scene: Scene) -> None:
+    """Whenever an interruption comes, it hits no call but its own; and what was given up is there as a whole or not."""
+    rpcs = itertools.cycle(["PromoteVersion", "BatchPromoteVersions", "PromoteVersion"])
+    patient, hasty = [], []
+    for number in range(40):
+        patient.append(scene.begin_write(next(rpcs), DEADLINE_SECONDS))
+        # From one that is over on its way here to one that may just be answered.
+        hasty.append(scene.begin_write(next(rpcs), 0.001 * (1 + number % 20)))
+        hasty.append(scene.begin_write(next(rpcs), DEADLINE_SECONDS))
+        hasty[-1].cancel()
+    assert [call.exception(timeout=DEADLINE_SECONDS) for call in patient] == [None] * len(patient)
+    # What was sent before this is there when it is answered.
+    assert scene.version_count() > len(patient)
+    until(lambda: scene.registry.chain.threads._taken == 0)
+
+    listed = scene.admin("ListModelVersions", model_rid=scene.target.rid, page_size=1000)
+    numbers = [version.version_number for version in listed.model_versions]
+    assert numbers == [*range(len(numbers), 0, -1)]
+    answered = 1 + len(patient) + sum(1 for call in hasty if not call.cancelled() and call.exception() is None)
+    assert answered <= len(numbers) <= 1 + len(patient) + len(hasty)
+    records = scene.admin("ListPromotions", model_rid=scene.target.rid, page_size=1000).promotions
+    assert len(records) == len(numbers)
+    assert [record for record in scene.log.records if record.levelname in {"WARNING", "ERROR", "CRITICAL"}] == []
 
 
 class Stuck(SqlRepository):
