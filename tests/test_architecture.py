@@ -25,6 +25,7 @@ SERVICES = (model_service_pb2.DESCRIPTOR, promotion_service_pb2.DESCRIPTOR, acce
 RULES = {"errors", "rids", "caller", "branches", "auth.access", "storage.repository", "storage.promotions"}
 MAY_IMPORT: dict[str, set[str]] = {
     "error_base": set(),
+    "deadline": set(),
     "errors": {"error_base", "promotion_errors"},
     "promotion_errors": {"error_base"},
     "rids": set(),
@@ -36,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "json_paths": set(),
     "validation": {"errors", "rids", "caller", "validation"},
     "auth": {"errors", "caller", "auth"},
-    "storage": {"errors", "caller", "rids", "storage"},
+    "storage": {"errors", "caller", "deadline", "rids", "storage"},
     "compatibility": {"data_types"},
     "data_types": set(),
     "repetition": RULES,
@@ -54,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "importing": RULES | {"models", "json_form", "import_rows"},
     "rpc": RULES
     | {"promotion", "promotion_check", "promotion_records", "policies", "repetition", "models", "model_files", "grants"}
-    | {"rpc", "auth", "logs", "validation", "storage.paging", "storage.files"},
+    | {"rpc", "auth", "deadline", "logs", "validation", "storage.paging", "storage.files"},
     # The description of HTTP says what the rules for fields are; to judge them is left to the server.
     "gateway": {"gateway", "errors", "json_form", "json_paths", "rpc.status", "validation"},
     # They see calls as the chain does, and nothing of what these do.

@@ -10,8 +10,9 @@ import json
 import re
 import uuid
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from importlib.metadata import version
+from typing import Any, TypeVar
 
 import grpc.aio
 from starlette.applications import Starlette
@@ -30,6 +31,8 @@ from server.gateway.openapi import openapi_of
 from server.gateway.requests import request_of, wants_preview
 from server.gateway.routes import Route
 from server.json_form import dumps
+
+T = TypeVar("T")
 
 LARGE_BODY_BYTES = 64 * 2**10
 
@@ -131,11 +134,30 @@ class _RpcHandler:
                 raise ApiFeaturePreviewUsageOnly from None
             raise
         request.state.is_repeatable |= is_repeatable(message)
-        answer = await self._caller.call(message, request.headers, request_id, seconds)
+        answer = await _unless_gone(request, self._caller.call(message, request.headers, request_id, seconds))
         return _json(200, dumps(answer))
 
     def _keys_of(self, request: Request) -> list[str]:
         return request.headers.getlist(HEADER) if takes_key(self._route.method.input_type) else []
+
+
+async def _unless_gone(request: Request, call: Coroutine[Any, Any, T]) -> T:
+    """Return what a call returns. Raises ClientDisconnect, and cancels the call, if the client goes away before."""
+    answered, gone = asyncio.ensure_future(call), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answered.done():
+            raise ClientDisconnect
+        return answered.result()
+    finally:
+        answered.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has closed its connection; what has arrived of the request was read, or is not wanted."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _always(text: str) -> Handler:

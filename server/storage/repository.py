@@ -1,7 +1,8 @@
 """The contract of storage. The docstrings are binding: the conformance suite holds every backend to each sentence.
 
 Reads look through a caller's eyes: what the caller may not see is answered like what does not exist, and is filtered
-before paging. Any call can raise StorageUnavailable, and Overloaded where certainly nothing was done.
+before paging. Any call can raise StorageUnavailable, and Overloaded where certainly nothing was done. What is done for
+a call of `server.deadline` ends with it, by CallOver; a change has then been committed as a whole or not at all.
 """
 
 from __future__ import annotations

@@ -38,16 +38,21 @@ class Asked:
 
 @dataclass
 class Backend(grpc.GenericRpcHandler):
-    """Answers every call alike, with a model or with a failure that says nothing more, as soon as it may."""
+    """Answers every call alike, with a model or with a failure that says nothing more, as soon as it may.
+
+    It tells which calls are asked, and which are over, answered or not.
+    """
 
     answer: Model = field(default_factory=lambda: MODEL)
     failure: grpc.StatusCode | None = None
     asked: queue.SimpleQueue[Asked] = field(default_factory=queue.SimpleQueue)
+    over: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
     may_answer: threading.Event = field(default_factory=threading.Event)
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
             metadata = {key: str(value) for key, value in context.invocation_metadata()}
+            context.add_callback(lambda: self.over.put(details.method))
             self.asked.put(Asked(details.method, metadata, context.time_remaining()))
             assert self.may_answer.wait(DEADLINE_SECONDS)
             if self.failure is not None:

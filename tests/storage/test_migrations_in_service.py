@@ -11,11 +11,14 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
+from psycopg import sql
 from sqlalchemy import Connection, Engine, event, inspect, text
 
 from server.storage.sql import schema
 from server.storage.sql.engine import open_engine
 from tests.conftest import NewDatabase
+from tests.postgres import database_name
+from tests.processes import until
 
 SECONDS = 60
 SCRIPTS = ScriptDirectory(str(Path(schema.__file__).parent / "migrations"))
@@ -26,6 +29,10 @@ IN_THE_WAY = text(
     " WHERE pid = pg_backend_pid() AND relkind = 'r'"
     " AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"
 )
+WAITING_MIGRATIONS = """
+    SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 # Released before there was the rule. They lock more than one table, each against writes alone but for one.
 BEFORE_THE_RULE = {"0002", "0003"}
 
@@ -100,6 +107,24 @@ def test_a_migration_that_can_never_have_a_table_is_given_up(
         with pytest.raises(Exception, match="lock timeout"):
             schema.migrate(engine)
     schema.migrate(engine)
+    schema.check(engine)
+
+
+def test_a_migration_takes_as_long_as_it_takes(url: str, engine: Engine) -> None:
+    """Here it waits for another one, for longer than the database lets statements take."""
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute(
+            sql.SQL("ALTER DATABASE {} SET statement_timeout = '300ms'").format(sql.Identifier(database_name(url)))
+        )
+        owner.execute("SELECT pg_advisory_lock(%s)", [schema._MIGRATION_LOCK])
+        with ThreadPoolExecutor(1) as thread:
+            migrating = thread.submit(schema.migrate, engine)
+            until(lambda: owner.execute(WAITING_MIGRATIONS).rowcount == 1)
+            with psycopg.connect(url) as other, pytest.raises(psycopg.errors.QueryCanceled):
+                other.execute("SELECT pg_sleep(3600)")
+            assert not migrating.done()
+            owner.execute("SELECT pg_advisory_unlock_all()")
+            migrating.result(SECONDS)
     schema.check(engine)
 
 

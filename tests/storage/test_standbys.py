@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,16 +12,19 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
+from server.deadline import Call, CallOver, begin
 from server.errors import StorageUnavailable
-from server.promotion import promote_version
+from server.promotion import promote, promote_version
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, add_model, append
 from tests.conftest import OpenRepository, migrate
 from tests.postgres import PostgresServer, create_database
+from tests.processes import until
 
 DEADLINE_SECONDS = 30
 INTERRUPTIONS = ["pg_cancel_backend", "pg_terminate_backend"]
@@ -29,10 +33,13 @@ WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND xac
 
 
 class Lonely:
-    """A primary that waits for a standby which is not there, and a promotion on it."""
+    """A primary that waits for a standby which is not there, and a promotion on it of a version."""
 
-    def __init__(self, url: str, repository: SqlRepository, request: PromoteVersionRequest) -> None:
+    def __init__(
+        self, url: str, repository: SqlRepository, source: ModelVersion, request: PromoteVersionRequest
+    ) -> None:
         self.repository = repository
+        self.source = source
         self._url = url
         self._request = request
 
@@ -48,6 +55,35 @@ class Lonely:
                 yield pool.submit(promote)
             finally:
                 self.stop_waiting()
+
+    @contextlib.contextmanager
+    def promoting_for(self, call: Call, request: PromoteVersionRequest) -> Iterator[Future[ModelVersion]]:
+        """Promote for a call, as its RPC does, in a thread, inside; what waits at the end waits no more."""
+
+        def run() -> ModelVersion:
+            begin(call)
+            return promote(self.repository, ADMIN, request)
+
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                yield pool.submit(contextvars.Context().run, run)
+            finally:
+                self.stop_waiting()
+
+    def interrupt_another(self) -> None:
+        """Return when a read was interrupted, since its call is over."""
+        call = Call()
+
+        def read(reader: Any) -> None:
+            call.end()
+            reader.connection.execute(text("SELECT pg_sleep(3600)"))
+
+        def run() -> None:
+            begin(call)
+            self.repository.read(read)
+
+        with pytest.raises(CallOver):
+            contextvars.Context().run(run)
 
     def execute(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(self._url, autocommit=True) as connection:
@@ -82,7 +118,7 @@ def lonely(open_repository: OpenRepository) -> Iterator[Lonely]:
             request_id="6a3e0c3f-8e7b-4b58-9d9c-0d3c3ff1a3a7",
             preview=True,
         )
-        lonely = Lonely(server.url(), repository, request)
+        lonely = Lonely(server.url(), repository, source, request)
         lonely.execute("ALTER SYSTEM SET synchronous_standby_names = 'absent'")
         server.stop()
         server.start()
@@ -112,3 +148,41 @@ def test_a_change_whose_commit_was_not_waited_for_has_an_unknown_end(lonely: Lon
         error = running.exception(DEADLINE_SECONDS)
     assert isinstance(error, StorageUnavailable)
     assert error.retry_after is None
+
+
+@pytest.mark.parametrize("branch", ["master", "new"])
+def test_a_commit_waits_for_its_standby_though_its_call_is_over(lonely: Lonely, branch: str) -> None:
+    """Otherwise others would see what may not last. Where the branch has a head, one statement does and commits it."""
+    into, call = lonely.source.model_rid, Call()
+    request = PromoteVersionRequest(
+        model_rid=into, source_model_version_rid=lonely.source.rid, branch=branch, preview=True
+    )
+
+    def stored() -> list[str]:
+        versions = lonely.repository.read(lambda reader: builders.all_versions(reader, into, branch))
+        return [version.rid for version in versions]
+
+    before = stored()
+    with lonely.promoting_for(call, request) as running:
+        waiting = lonely.await_waiting(running)
+        call.end()
+        # What would have come of it has come by then.
+        lonely.interrupt_another()
+        assert lonely.await_waiting(running) == waiting
+        assert stored() == before
+        lonely.stop_waiting()
+        made = running.result(DEADLINE_SECONDS)
+    assert stored() == [made.rid, *before]
+
+
+def test_a_commit_waits_for_its_standby_for_longer_than_a_statement_may_take(lonely: Lonely) -> None:
+    lonely.execute("ALTER SYSTEM SET statement_timeout = '300ms'")
+    lonely.execute("SELECT pg_reload_conf()")
+    until(lambda: lonely.execute("SHOW statement_timeout") == [("300ms",)])
+    with lonely.promoting(repeatable=False) as running:
+        waiting = lonely.await_waiting(running)
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            lonely.execute("SELECT pg_sleep(3600)")
+        assert lonely.await_waiting(running) == waiting
+        lonely.stop_waiting()
+        assert running.result(DEADLINE_SECONDS).version_number == 1

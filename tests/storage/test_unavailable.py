@@ -8,10 +8,11 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from sqlalchemy import event, make_url
+from sqlalchemy import make_url
 
 from server.errors import Overloaded, StorageUnavailable
 from server.storage.repository import PageRequest, Repository
+from server.storage.sql import engine
 from server.storage.sql.repository import ATTEMPTS
 from tests import builders
 from tests.builders import ADMIN, add_model, append
@@ -86,11 +87,13 @@ def test_a_call_after_an_interruption_meets_one_lost_connection_of_many(
         repository.ping()
 
 
-def test_sqlite_answers_overloaded_where_another_process_holds_the_lock(new_database: NewDatabase) -> None:
+def test_sqlite_answers_overloaded_where_another_process_holds_the_lock(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And certainly did nothing then."""
+    monkeypatch.setattr(engine, "WAIT_SECONDS", 0.1)
     url = new_database("sqlite", migrated=True)
-    with opened(url) as (engine, repository), opened(url) as (other, _):
-        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 100"))
+    with opened(url) as (_, repository), opened(url) as (other, _):
         with other.begin(), pytest.raises(Overloaded):
             add_model(repository)
         assert repository.read(lambda reader: reader.list_models(ADMIN, None, PageRequest(1))).items == []

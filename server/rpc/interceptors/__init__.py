@@ -4,8 +4,9 @@ Before them stands admission: where too many calls wait for threads, one more is
 
 1. telemetry       one log line a call, metrics and traces; it stands outside to see what the others refuse.
 2. errors          whatever is raised further in becomes a status; nothing leaves as UNKNOWN.
-3. authentication  before parsing: strangers make us work as little as can be. Then the scope.
-4. validation      bytes become a request here and not in grpcio, whose own answer to bad ones is INTERNAL; then
+3. deadlines       what is done for a call ends with it, and nothing is begun for one that is over.
+4. authentication  before parsing: strangers make us work as little as can be. Then the scope.
+5. validation      bytes become a request here and not in grpcio, whose own answer to bad ones is INTERNAL; then
                    `preview`, then the shape of every field.
 
 Services open to anyone (health, reflection) pass the same way, but need no credentials and have no shape of ours.
@@ -24,6 +25,7 @@ from server.auth.tokens import TokenVerifier
 from server.errors import Overloaded
 from server.rpc.call_threads import CallThreads
 from server.rpc.interceptors.authentication import authenticator
+from server.rpc.interceptors.deadlines import follow
 from server.rpc.interceptors.errors import answer
 from server.rpc.interceptors.telemetry import CallRecord, Watch, WatchOf
 from server.rpc.interceptors.validation import parser
@@ -106,6 +108,9 @@ class Chain(grpc.ServerInterceptor):
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             record = CallRecord(method, context, watches)
             try:
+                # Streams end by themselves with their clients, and clear up what they leave.
+                if not probe and not handler.request_streaming:
+                    follow(context)
                 authenticate(record)
                 return behaviour(parse(request), context)
             except Exception as raised:

@@ -6,6 +6,7 @@ import logging
 
 import grpc
 
+from server.deadline import CallOver
 from server.errors import Internal, RegistryError
 from server.rpc.interceptors.telemetry import CallRecord
 from server.rpc.status import abort
@@ -19,6 +20,10 @@ def answer(raised: Exception, context: grpc.ServicerContext, record: CallRecord)
         # From the requests of a stream that was cancelled: there is nobody to answer, and grpcio knows it.
         record.cancelled = True
         raise raised
+    if isinstance(raised, CallOver):
+        # Whoever called knows already, unless we noticed first that the time is up.
+        record.cancelled = True
+        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "")
     if isinstance(raised, RegistryError):
         error = raised
         if error.__cause__ is not None:

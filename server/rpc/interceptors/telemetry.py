@@ -14,6 +14,7 @@ import grpc
 from server.caller import Caller
 from server.errors import RegistryError
 from server.logs import log_fields
+from server.rpc.interceptors.deadlines import how_it_ended
 from server.rpc.status import grpc_code, message_of
 
 log = logging.getLogger("modelregistry.calls")
@@ -68,7 +69,10 @@ class CallRecord:
         """Log the call, which has ended; a probe that went well is not worth a line."""
         self.seconds = time.perf_counter() - self.start
         self.cancelled = self.cancelled or (self.error is None and not context.is_active())
-        self.code = "CANCELLED" if self.cancelled else grpc_code(self.error) if self.error is not None else "OK"
+        if self.cancelled:
+            self.code = how_it_ended(context, self.seconds)
+        else:
+            self.code = grpc_code(self.error) if self.error is not None else "OK"
         for end in self._ends:
             end(self)
         if self.error is not None or not is_probe:

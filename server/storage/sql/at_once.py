@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, case, func, insert, select, update
 
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_OFF
 from modelregistry.v1.model_pb2 import ModelVersion
@@ -48,14 +48,26 @@ _PARAMETERS = (
     "request_key",
     "request_digest",
 )
-_called = func.promote_at_once_1(*map(bindparam, _PARAMETERS)).table_valued("number", "created_ms")
+# Set before the function begins, since it needs it, and for no longer than this one statement.
+_patience = func.set_config("lock_timeout", bindparam("patience"), True)
+_to_model = case((_patience.is_not(None), bindparam(_PARAMETERS[0])))
+_called = func.promote_at_once_1(_to_model, *map(bindparam, _PARAMETERS[1:])).table_valued("number", "created_ms")
 _call = Prepared(select(_called.c.number, _called.c.created_ms))
 
 
-def with_function(connection: Connection, plain: Plain, caller: Caller, now_ms: int) -> ModelVersion | None:
-    """Promote on a connection without a transaction."""
+def with_function(
+    connection: Connection, plain: Plain, caller: Caller, now_ms: int, patience_seconds: float
+) -> ModelVersion | None:
+    """Promote on a connection without a transaction, where others keep no lock from it for longer than that."""
     row = _call.one_or_none(
-        connection, _values(plain, now_ms) | {"principals": list(caller.principals), "is_admin": caller.is_admin}
+        connection,
+        _values(plain, now_ms)
+        | {
+            "principals": list(caller.principals),
+            "is_admin": caller.is_admin,
+            # Zero would be for ever.
+            "patience": f"{max(1, int(patience_seconds * 1000))}ms",
+        },
     )
     return None if row is None else _stored(plain, row.number, row.created_ms)
 

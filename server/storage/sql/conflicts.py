@@ -34,6 +34,16 @@ def is_in_use(error: DBAPIError) -> bool:
     return _sqlstate(error) in _IN_USE
 
 
+def is_busy(error: DBAPIError) -> bool:
+    """Whether SQLite gave up to wait for somebody else who writes: nothing was done."""
+    return _sqlite_code(error) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def is_held(error: DBAPIError) -> bool:
+    """Whether PostgreSQL gave up to wait for a lock that somebody else holds: nothing was done."""
+    return _sqlstate(error) == "55P03"
+
+
 def is_read_only(error: BaseException | None) -> bool:
     """Whether the database has become a standby, so that a new connection may find the primary."""
     return getattr(error, "sqlstate", None) == "25006"
@@ -44,7 +54,7 @@ def translate(error: DBAPIError | PoolTimeout) -> RegistryError | None:
     if isinstance(error, PoolTimeout):
         return Overloaded()
     state, code = _sqlstate(error) or "", _sqlite_code(error) & 0xFF
-    if state in _TIMEOUTS or code == sqlite3.SQLITE_BUSY or is_conflict(error):
+    if state in _TIMEOUTS or is_busy(error) or is_conflict(error):
         return Overloaded()
     if state == _INSUFFICIENT_PRIVILEGE:
         return StorageUnavailable(retry_after=None)  # Until somebody grants what is missing.

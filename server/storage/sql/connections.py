@@ -1,22 +1,30 @@
-"""Connections that stay open and in order from one call to the next."""
+"""Connections that stay open and in order from one call to the next; what they do for a call ends with it."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar, cast
 
 from sqlalchemy import Connection, Engine, QueuePool
 from sqlalchemy.exc import DBAPIError
 
+from server.deadline import CallOver, acquire, current_call
 from server.errors import Overloaded
 from server.storage.repository import ConnectionUse
 from server.storage.sql.conflicts import is_conflict
-from server.storage.sql.engine import WAIT_SECONDS, autocommitting, begin_statement, was_warned
+from server.storage.sql.engine import WAIT_SECONDS, autocommitting, begin, was_warned
+from server.storage.sql.interruption import Interruption
 from server.storage.sql.statements import watched
 from server.storage.values import StatementWatch
+
+T = TypeVar("T")
+
+# How many threads tell databases that a call is over; each takes as long as it takes to connect.
+INTERRUPTERS = 4
 
 
 class OutcomeUnknown(Exception):
@@ -32,17 +40,20 @@ class Connections:
     def __init__(self, engine: Engine, watch: StatementWatch | None = None):
         self._watch = watch
         self._engine = autocommitting(engine)
-        self._begin = begin_statement(engine)
         # Of the pool, which is where they come from, so that nobody waits for one there.
         self._limit = cast("QueuePool", engine.pool).size()
         self._free = threading.Semaphore(self._limit)
         self._lent: set[Connection] = set()
         # The one used last is used next, so that few are in use while little is to be done.
         self._idle: deque[Connection] = deque()
+        self._interrupters = ThreadPoolExecutor(INTERRUPTERS, thread_name_prefix="interrupters")
 
     def take(self) -> Connection:
-        """Return a connection, which has to be given back. Raises Overloaded if there is none for WAIT_SECONDS."""
-        if not self._free.acquire(timeout=WAIT_SECONDS):
+        """Return a connection, which has to be given back.
+
+        Raises Overloaded if there is none for WAIT_SECONDS, and CallOver.
+        """
+        if not acquire(self._free, WAIT_SECONDS):
             raise Overloaded
         try:
             connection = self._last_idle() or self._engine.connect()
@@ -59,29 +70,51 @@ class Connections:
         """
         self._lent.discard(connection)
         try:
-            if not isinstance(raised, DBAPIError | OutcomeUnknown):
+            if not connection.invalidated and not isinstance(raised, DBAPIError | OutcomeUnknown):
                 self._idle.append(connection)
                 return
-            if connection.invalidated:
+            if connection.invalidated and not isinstance(raised, CallOver):
                 # The others were probably lost with it. The pool knows which are older than that, and makes them anew.
                 self.close()
             connection.close()
         finally:
             self._free.release()
 
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """Run a query, which changes nothing, and return what it returns. Raises CallOver."""
+        connection, raised = self.take(), None
+        try:
+            call = current_call()
+            if call is None:
+                return query(connection)
+            with Interruption(connection, call, self._interrupters):
+                return query(connection)
+        except BaseException as error:
+            raised = error
+            raise
+        finally:
+            self.give_back(connection, raised)
+
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, *, is_shared: bool = False) -> Iterator[Connection]:
         """Lend a connection in a transaction: commit at the end of the block, roll back if it raises.
 
-        Raises OutcomeUnknown if the COMMIT was interrupted.
+        One that is shared by calls goes on when one of them is over. Raises OutcomeUnknown if the COMMIT was
+        interrupted, and CallOver.
         """
+        call = None if is_shared else current_call()
         with self._one() as connection:
-            connection.exec_driver_sql(self._begin)
-            try:
-                yield connection
-            except BaseException:
-                _roll_back(connection)
-                raise
+            with Interruption(connection, call, self._interrupters) if call else contextlib.nullcontext():
+                begin(connection)
+                try:
+                    yield connection
+                    if call and call.is_over:
+                        raise CallOver
+                except BaseException:
+                    _roll_back(connection)
+                    raise
+            # Nothing interrupts a COMMIT: PostgreSQL would only stop to wait for a standby, and show others what may
+            # not last.
             with watched("COMMIT", self._watch):
                 _commit(connection)
 
@@ -89,7 +122,8 @@ class Connections:
     def statement(self) -> Iterator[Connection]:
         """Lend a connection for one statement that changes something, and so is a transaction of its own.
 
-        Raises OutcomeUnknown if it may have been carried out, or if that does not last.
+        It is not interrupted, since its COMMIT would be, too, and so should not take long. Raises OutcomeUnknown if it
+        may have been carried out, or if that does not last.
         """
         with self._one() as connection:
             try:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, Table, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from server.storage.sql.conflicts import is_read_only
+from server.deadline import LOOK_SECONDS, require_wanted
+from server.storage.sql.conflicts import is_busy, is_read_only
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql, sqlite
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 # How long a call waits for a connection or for a lock before it is told that the service is overloaded.
 WAIT_SECONDS = 10
 CONNECT_SECONDS = 5
+# How long a statement may take at most, also for a call without a deadline, or whose end did not reach the database. It
+# is more than any takes that is in order, those of commands included; and PostgreSQL does not count a COMMIT.
+STATEMENT_SECONDS = 300
 
 # What a connection's info has once the database has warned of something.
 _WARNED = "modelregistry_warned"
@@ -65,6 +70,40 @@ def begin_statement(engine: Engine) -> str:
     """Return what begins a transaction that changes something."""
     # One that began by reading could not always become a writing one; and PostgreSQL's default may be another.
     return "BEGIN IMMEDIATE" if engine.dialect.name == "sqlite" else "BEGIN ISOLATION LEVEL READ COMMITTED"
+
+
+def begin(connection: Connection) -> None:
+    """Begin a transaction that changes something, on a connection of an autocommitting engine.
+
+    Raises CallOver if nobody waits for it any more before it is its turn.
+    """
+    statement = begin_statement(connection.engine)
+    if connection.dialect.name != "sqlite":
+        connection.exec_driver_sql(statement)
+        return
+    # SQLite cannot be interrupted while it waits for another program that writes, so it waits for a moment at a time.
+    driver: Any = connection.connection.dbapi_connection
+    until = time.monotonic() + WAIT_SECONDS
+    _wait_for_others(driver, LOOK_SECONDS)
+    try:
+        while True:
+            require_wanted()
+            try:
+                connection.exec_driver_sql(statement)
+                return
+            except DBAPIError as error:
+                if not is_busy(error) or time.monotonic() > until:
+                    raise
+    finally:
+        _wait_for_others(driver, WAIT_SECONDS)
+
+
+def interrupt(driver: Any) -> None:
+    """Have what a driver's connection is doing for another thread fail, soon, if it does anything."""
+    if isinstance(driver, sqlite3.Connection):
+        driver.interrupt()
+    else:
+        driver.cancel_safe(timeout=CONNECT_SECONDS)
 
 
 def is_embedded(engine: Engine) -> bool:
@@ -132,6 +171,10 @@ def _open_sqlite(url: URL, pool_size: int) -> Engine:
     return engine
 
 
+def _wait_for_others(dbapi_connection: sqlite3.Connection, seconds: float) -> None:
+    dbapi_connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+
+
 def _log_ahead(dbapi_connection: sqlite3.Connection) -> None:
     """Switch to write-ahead logging; whatever its timeout, SQLite does not wait here for another who does."""
     deadline = time.monotonic() + WAIT_SECONDS
@@ -168,9 +211,10 @@ def _open_postgresql(url: URL, pool_size: int) -> Engine:
         # A replica that dies in mid-transaction must not keep its locks.
         dbapi_connection.autocommit = True
         dbapi_connection.execute(
-            "SELECT set_config(name, %s, false) FROM pg_settings WHERE setting = '0'"
-            " AND name IN ('lock_timeout', 'idle_in_transaction_session_timeout')",
-            [f"{WAIT_SECONDS}s"],
+            "SELECT set_config(name, CASE name WHEN 'statement_timeout' THEN %s ELSE %s END, false) FROM pg_settings"
+            " WHERE setting = '0'"
+            " AND name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout')",
+            [f"{STATEMENT_SECONDS}s", f"{WAIT_SECONDS}s"],
         )
         dbapi_connection.execute(
             "SELECT CASE WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"

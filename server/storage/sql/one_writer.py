@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection
 
+from server.deadline import CallOver, acquire, current_call
 from server.errors import Overloaded, StorageUnavailable
 from server.storage.sql.connections import Connections
 from server.storage.sql.engine import WAIT_SECONDS
@@ -39,7 +40,10 @@ class OneWriter:
         self._is_led = False
 
     def run(self, change: Callable[[Connection], T]) -> T:
-        """Run a change in a transaction, perhaps with others. Raises Overloaded if its turn does not come."""
+        """Run a change in a transaction, perhaps with others.
+
+        Raises Overloaded if its turn does not come, and CallOver if nobody waits for it before it does.
+        """
         job = _Job(change)
         with self._deciding:
             self._waiting.append(job)
@@ -47,7 +51,7 @@ class OneWriter:
         if not leads:
             self._wait(job)
         if not job.is_done:
-            self._lead()
+            self._lead(job)
         return job.result()
 
     def close(self) -> None:
@@ -55,21 +59,35 @@ class OneWriter:
         self._turns.close()
 
     def _wait(self, job: _Job[Any]) -> None:
-        """Return once a job is done, or the first that waits and nobody leads. Raises Overloaded."""
-        if job.woken.acquire(timeout=WAIT_SECONDS):
-            return
-        with self._deciding:
-            if job in self._waiting and job.woken.locked():
-                self._waiting.remove(job)
+        """Return once a job is done, or the first that waits and nobody leads. Raises Overloaded and CallOver."""
+        try:
+            if not acquire(job.woken, WAIT_SECONDS):
                 raise Overloaded
-        # It is being carried out, or its turn to lead has come just now.
-        job.woken.acquire()
+        except (CallOver, Overloaded):
+            with self._deciding:
+                if job in self._waiting and job.woken.locked():
+                    self._waiting.remove(job)
+                    raise
+            # It is being carried out, which does not take long, or its turn to lead has come just now.
+            job.woken.acquire()
 
-    def _lead(self) -> None:
-        """Write for all who wait; the first who came meanwhile does so next, and the others find it done."""
-        with self._deciding:
-            jobs = [self._waiting.popleft() for _ in range(min(MANY, len(self._waiting)))]
-        self._write(jobs)
+    def _lead(self, own: _Job[Any]) -> None:
+        """Write for all who wait, and first for `own`; who came meanwhile is led by the first of them."""
+        jobs: list[_Job[Any]] = []
+        try:
+            with self._turns.take(), self._connections.transaction(is_shared=True) as connection:
+                # Only now: who does not want to wait any longer for our turn can withdraw until then.
+                jobs = self._taken(MANY)
+                for job in jobs:
+                    job.run(connection, alone=len(jobs) == 1)
+        except CallOver as error:
+            # Before it was our turn, which the others wait for as before.
+            jobs = jobs or self._taken(1)
+            own.fail(error)
+        except BaseException as error:
+            jobs = jobs or self._taken(MANY)
+            for job in jobs:
+                job.fail(error)
         with self._deciding:
             self._is_led = bool(self._waiting)
             if self._is_led:
@@ -78,14 +96,9 @@ class OneWriter:
             job.is_done = True
             job.woken.release()
 
-    def _write(self, jobs: list[_Job[Any]]) -> None:
-        try:
-            with self._turns.take(), self._connections.transaction() as connection:
-                for job in jobs:
-                    job.run(connection, alone=len(jobs) == 1)
-        except BaseException as error:
-            for job in jobs:
-                job.fail(error)
+    def _taken(self, most: int) -> list[_Job[Any]]:
+        with self._deciding:
+            return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
 
 class Turns:
@@ -135,12 +148,17 @@ class _Job(Generic[T]):
         # Held until the job is done, or its thread shall lead.
         self.woken = threading.Lock()
         self.woken.acquire()
+        # Others may run it, and for them the call is another.
+        self._call = current_call()
         self._change = change
         self._returned: T
         self._error: BaseException | None = None
 
     def run(self, connection: Connection, alone: bool) -> None:
-        """Run the change. Raises what it raises if that ends the whole transaction."""
+        """Run the change, if somebody waits for it. Raises what it raises if that ends the whole transaction."""
+        if self._call is not None and self._call.is_over:
+            self._error = CallOver()
+            return
         if alone:
             self._returned = self._change(connection)
             return

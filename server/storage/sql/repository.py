@@ -15,12 +15,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.caller import Caller
+from server.deadline import current_call, require_wanted
 from server.errors import Overloaded, StorageUnavailable
 from server.storage.promotions import Plain
 from server.storage.repository import ConnectionUse, Reader, StoredVersion, Transaction
 from server.storage.sql import at_once
 from server.storage.sql.cache import VersionCache
-from server.storage.sql.conflicts import is_conflict, translate
+from server.storage.sql.conflicts import is_conflict, is_held, translate
 from server.storage.sql.connections import Connections, OutcomeUnknown
 from server.storage.sql.engine import one_writer_file
 from server.storage.sql.one_writer import OneWriter
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 ATTEMPTS = 5
 BACKOFF_SECONDS = 0.01
+# How long a promotion at once waits for another into the same branch.
+PATIENCE_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -101,14 +104,9 @@ class SqlRepository:
         self._engine.dispose()
 
     def _read(self, query: Callable[[SqlPromotionReader], T]) -> T:
-        connection, raised = self._connections.take(), None
-        try:
-            return query(SqlPromotionReader(connection, self._max_message_bytes, self._versions))
-        except BaseException as error:
-            raised = error
-            raise
-        finally:
-            self._connections.give_back(connection, raised)
+        return self._connections.read(
+            lambda connection: query(SqlPromotionReader(connection, self._max_message_bytes, self._versions))
+        )
 
     def _write(self, change: Callable[[Transaction], T]) -> T:
         def run(connection: Connection) -> tuple[T, list[PromotionKind.ValueType]]:
@@ -130,11 +128,22 @@ class SqlRepository:
                 lambda connection: at_once.in_steps(connection, promotion, caller, self._clock_ms())
             )
         else:
-            with self._connections.statement() as connection:
-                promoted = at_once.with_function(connection, promotion, caller, self._clock_ms())
+            promoted = self._promote_with_function(promotion, caller)
         if promoted is not None:
             self._tell([promotion.record.kind])
         return promoted
+
+    def _promote_with_function(self, promotion: Plain, caller: Caller) -> ModelVersion | None:
+        call = current_call()
+        # What commits is not interrupted. So where others keep it waiting, it is left to what can be.
+        seconds = min(PATIENCE_SECONDS, call.seconds_left) if call else PATIENCE_SECONDS
+        try:
+            with self._connections.statement() as connection:
+                return at_once.with_function(connection, promotion, caller, self._clock_ms(), seconds)
+        except DBAPIError as error:
+            if is_held(error):
+                return None
+            raise
 
     def _tell(self, promoted: Iterable[PromotionKind.ValueType]) -> None:
         if self._promoted is not None:
@@ -144,10 +153,12 @@ class SqlRepository:
     def _until_settled(self, run: Callable[[], T], repeatable: bool = False) -> T:
         """Run, and run again after a conflict or a lost connection: neither leaves anything behind.
 
-        After a COMMIT that may have been applied, only what is repeatable is run again.
+        After a COMMIT that may have been applied, only what is repeatable is run again. Nothing is run for a call that
+        is over.
         """
         may_be_done = False
         for attempt in range(1, ATTEMPTS + 1):
+            require_wanted()
             try:
                 return run()
             except OutcomeUnknown as error:

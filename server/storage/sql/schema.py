@@ -60,6 +60,7 @@ def _try_next(engine: Engine) -> bool:
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             # For as long as it takes; but once it is our turn, no table may keep all traffic waiting behind us.
+            connection.execute(text("SELECT set_config('statement_timeout', '0', true)"))
             connection.execute(text("SELECT set_config('lock_timeout', '0', true)"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             connection.execute(text(f"SELECT set_config('lock_timeout', '{WAIT_SECONDS}s', true)"))

@@ -1,0 +1,87 @@
+"""Whether anybody still waits for the work: what is done for a call ends with the call, by its deadline or otherwise.
+
+The chain of the RPCs says which call a thread works for; what waits, or has others wait, asks here. Where no call was
+begun, as in commands, nothing ends early.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+
+# How often a wait that nothing can wake looks whether it is still wanted.
+LOOK_SECONDS = 0.05
+
+
+class CallOver(Exception):
+    """Nobody waits for the answer any more, so the work was given up. What it has committed before stays."""
+
+
+class Call:
+    """What is to be known of a call by those who work for it. One thread does, and any other may end it."""
+
+    __slots__ = ("_deadline", "_has_ended", "_interrupt")
+
+    def __init__(self, seconds: float = math.inf):
+        self._deadline = time.monotonic() + seconds
+        self._has_ended = False
+        self._interrupt: Callable[[], None] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self._has_ended or time.monotonic() >= self._deadline
+
+    @property
+    def seconds_left(self) -> float:
+        """How long somebody waits for it yet."""
+        return 0.0 if self._has_ended else max(0.0, self._deadline - time.monotonic())
+
+    def end(self) -> None:
+        """Let nobody wait for it any more, and have what it is doing interrupted, without waiting for that."""
+        # In this order, and `interrupt_by` in the other, so that one of the two notices whatever comes between.
+        self._has_ended = True
+        interrupt = self._interrupt
+        if interrupt is not None:
+            interrupt()
+
+    def interrupt_by(self, interrupt: Callable[[], None] | None) -> None:
+        """Say what interrupts what is done from now on; None for nothing. It may be called twice, and must not wait."""
+        self._interrupt = interrupt
+        if interrupt is not None and self._has_ended:
+            interrupt()
+
+
+_call: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+def begin(call: Call) -> None:
+    """Let this context work for a call."""
+    _call.set(call)
+
+
+def current_call() -> Call | None:
+    """Return the call that this context works for; None if it works for no call."""
+    return _call.get()
+
+
+def require_wanted() -> None:
+    """Return if somebody waits for what is being done. Raises CallOver."""
+    call = _call.get()
+    if call is not None and call.is_over:
+        raise CallOver
+
+
+def acquire(lock: threading.Lock | threading.Semaphore, seconds: float) -> bool:
+    """Acquire a lock within so many seconds, and return whether it was. Raises CallOver if nobody waits any more."""
+    if lock.acquire(blocking=False):
+        return True
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        require_wanted()
+        if lock.acquire(timeout=min(left, LOOK_SECONDS)):
+            return True
+    return False
