@@ -18,6 +18,7 @@ from server.storage.repository import ConnectionUse
 from server.storage.sql.conflicts import is_conflict
 from server.storage.sql.engine import WAIT_SECONDS, autocommitting, begin, was_warned
 from server.storage.sql.interruption import Interruption
+from server.storage.sql.prepared import commit, roll_back
 from server.storage.sql.statements import watched
 from server.storage.values import StatementWatch
 
@@ -163,7 +164,7 @@ class Connections:
 
 def _commit(connection: Connection) -> None:
     try:
-        connection.commit()
+        commit(connection)
     except DBAPIError as error:
         if is_conflict(error):
             raise
@@ -182,6 +183,6 @@ def _require_lasting(connection: Connection) -> None:
 def _roll_back(connection: Connection) -> None:
     """Roll back, or give up a connection on which that fails: it is closed, and so has nothing to undo."""
     try:
-        connection.rollback()
+        roll_back(connection)
     except DBAPIError:
         connection.invalidate()

@@ -13,6 +13,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from server.deadline import LOOK_SECONDS, require_wanted
 from server.storage.sql.conflicts import is_busy, is_read_only
+from server.storage.sql.prepared import run
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql, sqlite
@@ -79,7 +80,7 @@ def begin(connection: Connection) -> None:
     """
     statement = begin_statement(connection.engine)
     if connection.dialect.name != "sqlite":
-        connection.exec_driver_sql(statement)
+        run(connection, statement)
         return
     # SQLite cannot be interrupted while it waits for another program that writes, so it waits for a moment at a time.
     driver: Any = connection.connection.dbapi_connection
@@ -89,7 +90,7 @@ def begin(connection: Connection) -> None:
         while True:
             require_wanted()
             try:
-                connection.exec_driver_sql(statement)
+                run(connection, statement)
                 return
             except DBAPIError as error:
                 if not is_busy(error) or time.monotonic() > until:

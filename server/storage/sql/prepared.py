@@ -5,8 +5,9 @@ Building, and looking up what was compiled before, would take a hundred times as
 
 from __future__ import annotations
 
+import contextlib
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from inspect import isfunction
 from itertools import starmap
@@ -67,12 +68,40 @@ class _Compiled:
     def run(self, connection: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
         values = {**self._fixed, **parameters} if self._fixed else parameters
         given: Any = values if self._order is None else [values[name] for name in self._order]
-        driver: Any = connection.connection.dbapi_connection
         try:
-            cursor = driver.execute(self._text, given)
+            cursor = _driver(connection).execute(self._text, given)
             return () if self._row is None else [*starmap(self._row, cursor.fetchall())]
         except connection.dialect.loaded_dbapi.Error as error:
             raise _as_raised_by_sqlalchemy(error, connection, self._text) from error
+
+
+def run(connection: Connection, text: str) -> None:
+    """Run a statement that has neither parameters nor rows."""
+    # Whoever listens to statements, or to what becomes of the transaction, shall hear of these, too.
+    heard = connection.engine.dispatch
+    if heard.before_cursor_execute or heard.commit:
+        connection.exec_driver_sql(text)
+        return
+    with _errors_as_raised_by_sqlalchemy(connection, text):
+        _driver(connection).execute(text)
+
+
+def commit(connection: Connection) -> None:
+    """Commit what was run, past SQLAlchemy or not."""
+    if connection.in_transaction():
+        connection.commit()
+        return
+    with _errors_as_raised_by_sqlalchemy(connection, "COMMIT"):
+        _driver(connection).commit()
+
+
+def roll_back(connection: Connection) -> None:
+    """Undo what was run, past SQLAlchemy or not."""
+    if connection.in_transaction():
+        connection.rollback()
+        return
+    with _errors_as_raised_by_sqlalchemy(connection, "ROLLBACK"):
+        _driver(connection).rollback()
 
 
 def for_callers(build: Callable[[Caller], Any]) -> Callable[[Caller], Prepared]:
@@ -96,6 +125,18 @@ def principals(caller: Caller) -> dict[str, Any]:
 
 def _parameter(number: int) -> str:
     return f"principal_{number}"
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.dbapi_connection
+
+
+@contextlib.contextmanager
+def _errors_as_raised_by_sqlalchemy(connection: Connection, text: str) -> Iterator[None]:
+    try:
+        yield
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _as_raised_by_sqlalchemy(error, connection, text) from error
 
 
 def _as_raised_by_sqlalchemy(error: Any, connection: Connection, text: str) -> BaseException:
