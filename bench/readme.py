@@ -12,20 +12,23 @@ from matplotlib.figure import Figure
 
 from bench.goals import RATIOS
 from bench.machine import described
-from bench.report import KIND_TITLES, series, spread, tables
+from bench.report import KIND_TITLES, capacity, series, spread, tables
 from bench.scenarios import BY_NAME, CEILING
 
 README = Path(__file__).with_name("README.md")
+OPERATIONS = README.parents[1] / "docs" / "operations.md"
 COLOURS = {"sqlite": "#4c78a8", "postgresql": "#f58518"}
 
 
-def write_readme(measured: dict[str, Any], readme: Path = README) -> None:
-    """Put the tables of a run into the README, and its plot beside it."""
+def write_readme(measured: dict[str, Any], readme: Path = README, operations: Path = OPERATIONS) -> None:
+    """Put the tables of a run into the README, its plot beside it, and the capacity into docs/operations.md."""
     picture = readme.with_name("bench.png")
     _plot(measured).savefig(picture, dpi=110, metadata={"Software": ""})
     seconds, rounds = f"{measured['seconds']:g}", len(measured["rounds"])
     run = f"{described(measured['machine'])} {rounds} rounds of {seconds} s for each line."
     put_between(readme, "bench", f"{run}\n\n{tables(measured)}\n\n![ratios beside the ceiling]({picture.name})")
+    if table := capacity(measured):
+        put_between(operations, "capacity", table)
 
 
 def put_between(readme: Path, mark: str, text: str) -> None:

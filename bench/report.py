@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from bench.databases import SQLITE
 from bench.goals import PEERS, RATIOS, REFUSALS, TAILS, WORKERS
 from bench.peer import TITLES
 from bench.scenarios import BY_NAME, CEILING
@@ -19,6 +20,42 @@ def tables(measured: dict[str, Any]) -> str:
     """All tables of a run; those alone that it measured something for."""
     said = (_ceiling(measured), _fixed(measured), _workers(measured), _overload(measured), _peer(measured))
     return "\n\n".join(filter(None, said))
+
+
+def capacity(measured: dict[str, Any]) -> str:
+    """What a core of a server does, and what that takes of the database: the table by which machines are counted.
+
+    Nothing if not all of it was measured.
+    """
+    kinds = list(measured["rounds"][0])
+    if not all(series(measured, kind, name) for kind in kinds for name in RATIOS):
+        return ""
+
+    def row(title: str, name: str, value: Callable[[Result], float], decimals: str, own: str = "") -> list[str]:
+        found = {kind: series(measured, kind, name) for kind in kinds}
+        # SQLite is a part of the server.
+        return [
+            title,
+            *(own if own and kind == SQLITE else format(_median_of(found[kind], value), decimals) for kind in kinds),
+        ]
+
+    def per_core(result: Result) -> float:
+        return float(result["per_second"] / result["server_share"])
+
+    def milliseconds(result: Result) -> float:
+        return float(result["database_seconds"] * 1000)
+
+    return markdown(
+        ["", *(KIND_TITLES[kind] for kind in kinds)],
+        [
+            row("reads (GetModelVersion) per second and core of a server, *R*", "get_version", per_core, ".0f"),
+            row("reads (GetBranch) per second and core of a server", "get_branch", per_core, ".0f"),
+            row("promotions per second and core, into many branches, *W*", "promote_many", per_core, ".0f"),
+            row("promotions per second into one branch", "promote_hot", lambda result: result["per_second"], ".0f"),
+            row("core-milliseconds of the database for a read, *d_r*", "get_version", milliseconds, ".2f", "in *R*"),
+            row("… for a promotion, *d_w*", "promote_many", milliseconds, ".2f", "in *W*"),
+        ],
+    )
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -171,5 +208,9 @@ def _latencies(results: list[Result]) -> list[str]:
     return [f"{_median(results, name):.1f}" for name in ("p50", "p99", "p99.9")]
 
 
+def _median_of(results: Iterable[Result], value: Callable[[Result], float]) -> float:
+    return float(statistics.median(map(value, results)))
+
+
 def _median(results: Iterable[Result], name: str) -> float:
-    return float(statistics.median(result[name] for result in results))
+    return _median_of(results, lambda result: float(result[name]))

@@ -57,7 +57,7 @@ class Site:
         models = tuple(scenario.writes_to(self._stock)) if scenario.writes_to else ()
         self._written |= {model.rid: model for model in models}
         before = self._stored(models)
-        server_before, machine_before = self._processor_seconds(), psutil.cpu_times()
+        server_before, database_before, machine_before = *self._processor_seconds(), psutil.cpu_times()
         begin = time.monotonic()
         side = _SIDE_OF_OVERLOAD if scenario.overloads else _SIDE
         with (
@@ -66,7 +66,7 @@ class Site:
         ):
             measured = self._generator.run(self._server.address, load, seconds)
         elapsed = time.monotonic() - begin
-        server_spent = self._processor_seconds() - server_before
+        server_after, database_after = self._processor_seconds()
         result: dict[str, Any] = {
             "per_second": measured.per_second,
             "p50": measured.percentile(0.5),
@@ -75,7 +75,8 @@ class Site:
             "calls": measured.calls,
             "sampled": sample.codes,
             "generator_share": measured.processor_share,
-            "server_share": server_spent / elapsed,
+            "server_share": (server_after - server_before) / elapsed,
+            "database_seconds": (database_after - database_before) / measured.calls,
             "machine_share": _busy(machine_before),
         }
         if rate is not None:
@@ -138,10 +139,18 @@ class Site:
                 break
         return stored
 
-    def _processor_seconds(self) -> float:
+    def _processor_seconds(self) -> tuple[float, float]:
+        """What the server has taken of the processors by now, and what PostgreSQL has, which nobody else uses."""
         server = psutil.Process(self._server.process.pid)
-        times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
-        return float(sum(each.user + each.system for each in times))
+        ours = psutil.Process().children(recursive=True)
+        return _spent([server, *server.children(recursive=True)]), _spent(
+            each for each in ours if each.name() == "postgres"
+        )
+
+
+def _spent(processes: Iterable[psutil.Process]) -> float:
+    times = [process.cpu_times() for process in processes]
+    return float(sum(each.user + each.system for each in times))
 
 
 @contextmanager

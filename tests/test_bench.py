@@ -20,7 +20,7 @@ from bench.growth.report import write_readme as write_growth
 from bench.h2load import Call, Load, Measured, from_when_they_were_due
 from bench.peer import COPY, GET, OURS, TITLES
 from bench.readme import write_readme
-from bench.report import tables
+from bench.report import capacity, tables
 from bench.sampler import Answer, Sample
 from bench.scenarios import BY_NAME, CALLERS, CEILING
 from bench.void import Void, check
@@ -64,6 +64,14 @@ def test_a_short_run_measures_reads_and_writes_on_both_databases_and_finds_store
     assert tables(measured) in rest
     assert "old" not in rest
     assert (tmp_path / "bench.png").read_bytes().startswith(PNG)
+
+
+def test_the_capacity_is_what_a_whole_core_would_do(tmp_path: Path) -> None:
+    results = {name: {"per_second": 900.0, "server_share": 0.9, "database_seconds": 0.0002} for name in RATIOS}
+    table = capacity({"rounds": [{"sqlite": results, "postgresql": results}]})
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines()[2:]]
+    assert rows == [["1000", "1000"]] * 3 + [["900", "900"], ["in *R*", "0.20"], ["in *W*", "0.20"]]
+    assert capacity({"rounds": [{"sqlite": {"get_version": results["get_version"]}}]}) == ""
 
 
 def test_a_short_run_makes_each_call_in_registries_of_two_sizes(tmp_path: Path) -> None:
