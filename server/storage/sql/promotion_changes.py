@@ -14,6 +14,7 @@ from server.storage.sql.files import SqlFileTransaction
 from server.storage.sql.keys import model_id
 from server.storage.sql.prepared import Prepared
 from server.storage.sql.promotions import SqlPromotionReader, branch_end, to_branch_end
+from server.storage.sql.rows import timestamp
 from server.storage.sql.tables import branch_policies, branches, promotions, requests, verdicts, versions
 
 
@@ -78,16 +79,24 @@ class SqlPromotionTransaction(SqlPromotionReader, SqlFileTransaction):
         self, model_rid: str, branch: str, mode: CompatibilityMode.ValueType, changed_by: str
     ) -> BranchPolicy:
         """See the contract."""
+        changed_ms = self._clock_ms()
         self.connection.execute(
             insert(branch_policies).values(
                 model_id=model_id(model_rid),
                 branch=branch,
                 compatibility=mode,
                 changed_by=changed_by,
-                changed_time=self._clock_ms(),
+                changed_time=changed_ms,
             )
         )
-        return self.get_policy(model_rid, branch)
+        # And not what is read now, which somebody else may have set meanwhile.
+        return BranchPolicy(
+            model_rid=model_rid,
+            branch=branch,
+            compatibility=mode,
+            changed_by=changed_by,
+            changed_time=timestamp(changed_ms),
+        )
 
     def _lock_branch(self, model_rid: str, branch: str, numbers: int) -> tuple[int, int]:
         """Take the next numbers of a branch; others wait for it until this transaction ends.
