@@ -22,7 +22,7 @@ import orjson
 
 # How long a line waits at most, unless it is a warning or worse: that is written at once.
 WRITE_SECONDS = 0.1
-# What a reader that has stalled costs: older lines are dropped, and how many is told.
+# What a reader that has stalled costs: further lines are dropped, and how many is told.
 MAX_WAITING = 10_000
 # What a pipe takes in one piece, so that processes that share it do not write into each other's lines.
 _PIECE_BYTES = 4096

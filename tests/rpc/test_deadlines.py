@@ -20,10 +20,12 @@ from sqlalchemy import make_url
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.storage.sql.engine import WAIT_SECONDS, open_engine
 from server.storage.sql.repository import SqlRepository
-from tests.builders import file_store
+from tests import builders
+from tests.builders import add_model, append, file_store
 from tests.conftest import NewDatabase, OpenRepository
 from tests.processes import until
 from tests.rpc.harness import METHODS, THREADS, Registry, User, path_of, request_of, serving
+from tests.storage.inspection import opened, statements
 
 DEADLINE_SECONDS = 60
 # Of a call that is to be over before what holds it up, and after it has begun.
@@ -237,3 +239,17 @@ def test_a_call_that_was_over_before_a_thread_took_it_up_is_not_executed(
         until(lambda: registry.chain.threads._taken == 0)
         assert stuck.reads.empty()
     stuck.close()
+
+
+@pytest.mark.parametrize(("of_the_url", "patience"), [("", "1000ms"), ("?options=-clock_timeout%3D200ms", "200ms")])
+def test_a_promotion_waits_no_longer_for_a_lock_than_the_database_is_set_to(
+    new_database: NewDatabase, of_the_url: str, patience: str
+) -> None:
+    with opened(new_database("postgresql", migrated=True) + of_the_url) as (engine, repository):
+        source, target = add_model(repository), add_model(repository)
+        version = append(repository, builders.version(source.rid))
+        append(repository, builders.version(target.rid))
+        with serving(repository) as registry, statements(engine) as sent:
+            admin = registry.user("admin")
+            admin("PromoteVersion", model_rid=target.rid, source_model_version_rid=version.rid, preview=True)
+    assert [each.parameters["patience"] for each in sent if "promote_at_once" in each.statement] == [patience]

@@ -10,9 +10,11 @@ from threading import Barrier
 import pytest
 from sqlalchemy import make_url
 
+from modelregistry.v1.model_pb2 import Model
 from server.errors import Overloaded, StorageUnavailable
-from server.storage.repository import PageRequest, Repository
+from server.storage.repository import PageRequest, Repository, Transaction
 from server.storage.sql import engine
+from server.storage.sql import repository as sql_repository
 from server.storage.sql.repository import ATTEMPTS
 from tests import builders
 from tests.builders import ADMIN, add_model, append
@@ -85,6 +87,42 @@ def test_a_call_after_an_interruption_meets_one_lost_connection_of_many(
         proxy.open()
 
         repository.ping()
+
+
+@pytest.mark.parametrize("how", ["read", "written to", "lost in the middle"])
+def test_so_does_one_whose_statements_are_run_past_sqlalchemy(
+    new_database: NewDatabase, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    url = make_url(new_database("postgresql", migrated=True))
+    assert url.host
+    assert url.port
+    # What is met beside the one that was lost is one too many.
+    monkeypatch.setattr(sql_repository, "ATTEMPTS", 2)
+    with DatabaseProxy((url.host, url.port)) as proxy:
+        through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        repository = open_repository(through, pool_size=CONNECTIONS)
+        model = add_model(repository)
+        together = Barrier(CONNECTIONS, timeout=60)
+        at_once(CONNECTIONS, lambda _: repository.read(lambda reader: together.wait()))
+        runs: list[object] = []
+
+        def lose(tx: Transaction) -> Model:
+            runs.append(tx)
+            if len(runs) == 1:
+                proxy.close()
+                proxy.open()
+            return tx.get_model(model.rid, ADMIN).model
+
+        if how == "lost in the middle":
+            assert repository.write(lose) == model
+            assert len(runs) == 2
+        else:
+            proxy.close()
+            proxy.open()
+            if how == "read":
+                assert repository.read(lambda reader: reader.get_model(model.rid, ADMIN)).model == model
+            else:
+                assert append(repository, builders.version(model.rid)).version_number == 1
 
 
 def test_sqlite_answers_overloaded_where_another_process_holds_the_lock(

@@ -15,6 +15,7 @@ from modelregistry.v1.model_pb2 import ModelVersion
 from server.caller import Caller
 from server.storage.promotions import Comparison, Plain
 from server.storage.sql.access import model_is_visible, role_on_model
+from server.storage.sql.engine import lock_timeout_ms
 from server.storage.sql.keys import is_head
 from server.storage.sql.prepared import Prepared, for_callers, principals
 from server.storage.sql.promotions import head_and_policy, stored_request, stored_verdict
@@ -65,8 +66,8 @@ def with_function(
         | {
             "principals": list(caller.principals),
             "is_admin": caller.is_admin,
-            # Zero would be for ever.
-            "patience": f"{max(1, int(patience_seconds * 1000))}ms",
+            # As little as it is set to wait anyway. Zero would be for ever.
+            "patience": f"{max(1, min(int(patience_seconds * 1000), lock_timeout_ms(connection)))}ms",
         },
     )
     return None if row is None else _stored(plain, row.number, row.created_ms)

@@ -75,8 +75,10 @@ class Connections:
                 self._idle.append(connection)
                 return
             if connection.invalidated and not isinstance(raised, CallOver):
-                # The others were probably lost with it. The pool knows which are older than that, and makes them anew.
-                self.close()
+                # The others were probably lost with it, and each that was would cost a call an attempt.
+                while idle := self._last_idle():
+                    idle.invalidate()
+                    idle.close()
             connection.close()
         finally:
             self._free.release()
@@ -143,6 +145,7 @@ class Connections:
         """Give the connections back to the pool."""
         while connection := self._last_idle():
             connection.close()
+        self._interrupters.shutdown(wait=False)
 
     @contextlib.contextmanager
     def _one(self) -> Iterator[Connection]:
@@ -182,6 +185,8 @@ def _require_lasting(connection: Connection) -> None:
 
 def _roll_back(connection: Connection) -> None:
     """Roll back, or give up a connection on which that fails: it is closed, and so has nothing to undo."""
+    if connection.invalidated:  # Otherwise it would connect anew, to roll back nothing.
+        return
     try:
         roll_back(connection)
     except DBAPIError:

@@ -27,6 +27,8 @@ STATEMENT_SECONDS = 300
 
 # What a connection's info has once the database has warned of something.
 _WARNED = "modelregistry_warned"
+# And for how many milliseconds it waits for a lock.
+_LOCK_TIMEOUT = "modelregistry_lock_timeout"
 
 # What a URL does not say itself. A peer that vanished is noticed while a call waits for it, and while none does.
 _LIBPQ_DEFAULTS = {
@@ -137,6 +139,11 @@ def was_warned(connection: Connection) -> bool:
     return bool(connection.info.pop(_WARNED, False))
 
 
+def lock_timeout_ms(connection: Connection) -> int:
+    """How long PostgreSQL waits for a lock on this connection."""
+    return int(connection.info[_LOCK_TIMEOUT])
+
+
 def wait_for_standbys(connection: Connection) -> None:
     """Let the COMMIT to come wait until a standby has all that is committed by now, where there are any to wait for."""
     if connection.dialect.name == "postgresql":
@@ -217,6 +224,8 @@ def _open_postgresql(url: URL, pool_size: int) -> Engine:
             " AND name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout')",
             [f"{STATEMENT_SECONDS}s", f"{WAIT_SECONDS}s"],
         )
+        waits = dbapi_connection.execute("SELECT setting::integer FROM pg_settings WHERE name = 'lock_timeout'")
+        record.info[_LOCK_TIMEOUT] = waits.fetchone()[0]
         dbapi_connection.execute(
             "SELECT CASE WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
             " THEN set_config('synchronous_commit', 'on', false) END"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -50,7 +51,8 @@ class Interruption:
 
     def _interrupt_soon(self) -> None:
         # It takes a connection of its own to PostgreSQL, for which those who end calls cannot wait.
-        self._interrupters.submit(self._interrupt)
+        with contextlib.suppress(RuntimeError):  # At the end of the process there are no threads for it any more.
+            self._interrupters.submit(self._interrupt)
 
     def _interrupt(self) -> None:
         # Again and again: one that comes between two statements has no effect.

@@ -10,17 +10,20 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection
 
-from server.deadline import CallOver, acquire, current_call
+from server.deadline import LOOK_SECONDS, CallOver, acquire, current_call, require_wanted
 from server.errors import Overloaded, StorageUnavailable
 from server.storage.sql.connections import Connections
 from server.storage.sql.engine import WAIT_SECONDS
+from server.storage.sql.prepared import run
 
 T = TypeVar("T")
 
@@ -51,7 +54,7 @@ class OneWriter:
         if not leads:
             self._wait(job)
         if not job.is_done:
-            self._lead(job)
+            self._lead()
         return job.result()
 
     def close(self) -> None:
@@ -71,10 +74,11 @@ class OneWriter:
             # It is being carried out, which does not take long, or its turn to lead has come just now.
             job.woken.acquire()
 
-    def _lead(self, own: _Job[Any]) -> None:
-        """Write for all who wait, and first for `own`; who came meanwhile is led by the first of them."""
+    def _lead(self) -> None:
+        """Write for all who wait, of whom we are the first; who came meanwhile is led by the first of them."""
         jobs: list[_Job[Any]] = []
         try:
+            require_wanted()
             with self._turns.take(), self._connections.transaction(is_shared=True) as connection:
                 # Only now: who does not want to wait any longer for our turn can withdraw until then.
                 jobs = self._taken(MANY)
@@ -83,7 +87,8 @@ class OneWriter:
         except CallOver as error:
             # Before it was our turn, which the others wait for as before.
             jobs = jobs or self._taken(1)
-            own.fail(error)
+            for job in jobs:
+                job.fail(error)
         except BaseException as error:
             jobs = jobs or self._taken(MANY)
             for job in jobs:
@@ -102,7 +107,7 @@ class OneWriter:
 
 
 class Turns:
-    """Processes that write to the same file take turns.
+    """Processes that write to the same file take turns; a process asks for one at a time.
 
     Whoever waits for the lock holds the place behind it, so that nobody who had it can take it again before.
     """
@@ -110,27 +115,60 @@ class Turns:
     def __init__(self, database: Path):
         self._database = database
         self._files: tuple[int, int] | None = None
+        # Nothing ends a wait for a lock of the file system, so it has a thread of its own.
+        self._queue = ThreadPoolExecutor(1, thread_name_prefix="turns")
+        self._deciding = threading.Lock()
+        # The turn for which nobody waits any more; whoever wants the next one gets it.
+        self._left: Future[bool] | None = None
 
     @contextlib.contextmanager
     def take(self) -> Iterator[None]:
-        """Have the turn for the block. Raises StorageUnavailable if there is no queue beside the database."""
+        """Have the turn for the block.
+
+        Raises StorageUnavailable if there is no queue beside the database, Overloaded if the turn does not come for
+        WAIT_SECONDS, and CallOver.
+        """
         try:
-            turn, place = self._files = self._files or self._open()
-            fcntl.flock(place, fcntl.LOCK_EX)
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            fcntl.flock(place, fcntl.LOCK_UN)
+            files = self._files = self._files or self._open()
+            if self._left is not None or not _is_free(files):
+                self._wait(files)
         except OSError as error:
             raise StorageUnavailable from error
         try:
             yield
         finally:
-            fcntl.flock(turn, fcntl.LOCK_UN)
+            fcntl.flock(files[0], fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the files."""
+        self._queue.shutdown(wait=False)
         for file in self._files or ():
             os.close(file)
         self._files = None
+
+    def _wait(self, files: tuple[int, int]) -> None:
+        with self._deciding:
+            turn, self._left = self._left or self._queue.submit(_line_up, files), None
+        until = time.monotonic() + WAIT_SECONDS
+        try:
+            while not wait([turn], LOOK_SECONDS).done:
+                require_wanted()
+                if time.monotonic() > until:
+                    raise Overloaded
+        except (CallOver, Overloaded):
+            self._leave(turn, files[0])
+            raise
+        turn.result()
+
+    def _leave(self, turn: Future[bool], file: int) -> None:
+        def give_up(_: object) -> None:
+            with self._deciding:
+                if self._left is turn:
+                    self._left = None
+                    fcntl.flock(file, fcntl.LOCK_UN)
+
+        self._left = turn
+        turn.add_done_callback(give_up)
 
     def _open(self) -> tuple[int, int]:
         turn, place = (
@@ -138,6 +176,26 @@ class Turns:
             for name in ("turn", "next")
         )
         return turn, place
+
+
+def _is_free(files: tuple[int, int]) -> bool:
+    """Take the turn if nobody has it, and nobody waits for it."""
+    return _line_up(files, fcntl.LOCK_NB)
+
+
+def _line_up(files: tuple[int, int], how: int = 0) -> bool:
+    turn, place = files
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | how)
+    except BlockingIOError:
+        return False
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX | how)
+    except BlockingIOError:
+        return False
+    finally:
+        fcntl.flock(place, fcntl.LOCK_UN)
+    return True
 
 
 class _Job(Generic[T]):
@@ -163,15 +221,15 @@ class _Job(Generic[T]):
             self._returned = self._change(connection)
             return
         driver: Any = connection.connection.dbapi_connection
-        driver.execute("SAVEPOINT change")
+        run(connection, "SAVEPOINT change")
         try:
             self._returned = self._change(connection)
         except BaseException as error:
             if not driver.in_transaction:
                 raise
             self._error = error
-            driver.execute("ROLLBACK TO change")
-        driver.execute("RELEASE change")
+            run(connection, "ROLLBACK TO change")
+        run(connection, "RELEASE change")
 
     def fail(self, error: BaseException) -> None:
         """Let the whole transaction have failed; who had failed before did so for a reason of its own."""
