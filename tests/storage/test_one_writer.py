@@ -16,7 +16,7 @@ from sqlalchemy import event
 from server import deadline
 from server.deadline import Call, CallOver
 from server.errors import Overloaded, StorageUnavailable
-from server.storage.sql import connections, one_writer
+from server.storage.sql import connections, turns
 from server.storage.sql.connections import OutcomeUnknown
 from server.storage.sql.repository import SqlRepository
 from tests import builders
@@ -110,7 +110,7 @@ def turn_held(url: str) -> Iterator[None]:
 def test_who_waits_for_the_turn_of_another_process_does_not_do_so_for_ever(
     url: str, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(one_writer, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(turns, "WAIT_SECONDS", 0.1)
     repository = open_repository(url)
     model = add_model(repository)
     with turn_held(url):

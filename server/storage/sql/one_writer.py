@@ -1,29 +1,24 @@
 """For a database that takes one writer at a time: those who wait go together, in one transaction.
 
-What makes a commit last takes longer than what is committed, so it is shared. Processes take turns at locks of the file
-system, for the database's own waiters only look now and then, and the unlucky ones too late.
+What makes a commit last takes longer than what is committed, so it is shared. Processes take turns.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection
 
-from server.deadline import LOOK_SECONDS, CallOver, acquire, current_call, require_wanted
-from server.errors import Overloaded, StorageUnavailable
+from server.deadline import CallOver, acquire, current_call, require_wanted
+from server.errors import Overloaded
 from server.storage.sql.connections import Connections
 from server.storage.sql.engine import WAIT_SECONDS
 from server.storage.sql.prepared import run
+from server.storage.sql.turns import Turns
 
 T = TypeVar("T")
 
@@ -104,98 +99,6 @@ class OneWriter:
     def _taken(self, most: int) -> list[_Job[Any]]:
         with self._deciding:
             return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
-
-
-class Turns:
-    """Processes that write to the same file take turns; a process asks for one at a time.
-
-    Whoever waits for the lock holds the place behind it, so that nobody who had it can take it again before.
-    """
-
-    def __init__(self, database: Path):
-        self._database = database
-        self._files: tuple[int, int] | None = None
-        # Nothing ends a wait for a lock of the file system, so it has a thread of its own.
-        self._queue = ThreadPoolExecutor(1, thread_name_prefix="turns")
-        self._deciding = threading.Lock()
-        # The turn for which nobody waits any more; whoever wants the next one gets it.
-        self._left: Future[bool] | None = None
-
-    @contextlib.contextmanager
-    def take(self) -> Iterator[None]:
-        """Have the turn for the block.
-
-        Raises StorageUnavailable if there is no queue beside the database, Overloaded if the turn does not come for
-        WAIT_SECONDS, and CallOver.
-        """
-        try:
-            files = self._files = self._files or self._open()
-            if self._left is not None or not _is_free(files):
-                self._wait(files)
-        except OSError as error:
-            raise StorageUnavailable from error
-        try:
-            yield
-        finally:
-            fcntl.flock(files[0], fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        """Close the files."""
-        self._queue.shutdown(wait=False)
-        for file in self._files or ():
-            os.close(file)
-        self._files = None
-
-    def _wait(self, files: tuple[int, int]) -> None:
-        with self._deciding:
-            turn, self._left = self._left or self._queue.submit(_line_up, files), None
-        until = time.monotonic() + WAIT_SECONDS
-        try:
-            while not wait([turn], LOOK_SECONDS).done:
-                require_wanted()
-                if time.monotonic() > until:
-                    raise Overloaded
-        except (CallOver, Overloaded):
-            self._leave(turn, files[0])
-            raise
-        turn.result()
-
-    def _leave(self, turn: Future[bool], file: int) -> None:
-        def give_up(_: object) -> None:
-            with self._deciding:
-                if self._left is turn:
-                    self._left = None
-                    fcntl.flock(file, fcntl.LOCK_UN)
-
-        self._left = turn
-        turn.add_done_callback(give_up)
-
-    def _open(self) -> tuple[int, int]:
-        turn, place = (
-            os.open(f"{self._database}-{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            for name in ("turn", "next")
-        )
-        return turn, place
-
-
-def _is_free(files: tuple[int, int]) -> bool:
-    """Take the turn if nobody has it, and nobody waits for it."""
-    return _line_up(files, fcntl.LOCK_NB)
-
-
-def _line_up(files: tuple[int, int], how: int = 0) -> bool:
-    turn, place = files
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX | how)
-    except BlockingIOError:
-        return False
-    try:
-        fcntl.flock(turn, fcntl.LOCK_EX | how)
-    except BlockingIOError:
-        return False
-    finally:
-        fcntl.flock(place, fcntl.LOCK_UN)
-    return True
 
 
 class _Job(Generic[T]):
