@@ -22,10 +22,12 @@ from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, add_model, append, caller, promote
 from tests.conftest import NewDatabase
-from tests.storage.inspection import Executed, rows, statements
+from tests.storage.inspection import Executed, opened, rows, statements
 from tests.storage.plans import plan_on_postgresql, rows_read
 
 VERSIONS = 5000
+# How many branches a model has, and how many others have one.
+WIDE = 1000
 PAGE_SIZE = 10
 # An administrator who promotes once in a while.
 RARELY = Caller(principals=("user:joe",), is_admin=True)
@@ -106,6 +108,43 @@ def test_a_page_of_versions_is_found_by_the_index_on_sqlite(filled: Filled) -> N
         index = re.compile(r"SEARCH versions USING INDEX \S+ \(branch_id=\? AND version_number<\?\)")
         assert any(index.fullmatch(detail) for detail in details), details
         assert not [detail for detail in details if re.match(r"SCAN (versions|contents|branches|models)", detail)]
+
+
+def test_a_page_of_branches_is_not_sorted_where_most_models_have_few(new_database: NewDatabase) -> None:
+    """PostgreSQL then expects so few of any model that it would as soon read and sort them all."""
+    url = new_database("postgresql", migrated=True)
+    with opened(url) as (engine, repository):
+        model = add_model(repository)
+        append(repository, builders.version(model.rid))
+        first = {
+            table: dict(rows(url, table)[0]._mapping) for table in (tables.models, tables.branches, tables.versions)
+        }
+        numbers = range(2, WIDE + 2)
+        few = [
+            {**first[tables.models], "id": n, "rid": f"{model.rid}-{n}", "name_digest": uuid.uuid4().bytes}
+            for n in numbers
+        ]
+        branches = [
+            {**first[tables.branches], "id": 2 * n + part, "model_id": (1, n)[part], "name": f"branch-{n:05}"}
+            for n in numbers
+            for part in (0, 1)
+        ]
+        heads = [
+            {**first[tables.versions], "id": each["id"], "rid": f"{model.rid}-{each['id']}", "branch_id": each["id"]}
+            for each in branches
+        ]
+        with engine.begin() as connection:
+            for table, filling in ((tables.models, few), (tables.branches, branches), (tables.versions, heads)):
+                connection.execute(insert(table), filling)
+            connection.exec_driver_sql("ANALYZE")
+        with statements(engine) as executed:
+            page = repository.read(lambda reader: reader.list_branches(model.rid, ADMIN, PageRequest(PAGE_SIZE)))
+        assert len(page.items) == PAGE_SIZE
+        [listing] = executed
+        for calls in (1, 10):
+            for node in plan_on_postgresql(engine, listing, calls):
+                if node.get("Relation Name") == "branches":
+                    assert rows_read(node) <= PAGE_SIZE + 1, f"call {calls}: {node}"
 
 
 def test_a_promotion_costs_the_same_whatever_the_size_of_the_content(backend: str, new_database: NewDatabase) -> None:
