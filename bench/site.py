@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,14 +143,19 @@ class Site:
         """What the server has taken of the processors by now, and what PostgreSQL has, which nobody else uses."""
         server = psutil.Process(self._server.process.pid)
         ours = psutil.Process().children(recursive=True)
-        return _spent([server, *server.children(recursive=True)]), _spent(
-            each for each in ours if each.name() == "postgres"
-        )
+        return _spent([server, *server.children(recursive=True)]), _spent(ours, "postgres")
 
 
-def _spent(processes: Iterable[psutil.Process]) -> float:
-    times = [process.cpu_times() for process in processes]
-    return float(sum(each.user + each.system for each in times))
+def _spent(processes: Iterable[psutil.Process], name: str | None = None) -> float:
+    """What processes have taken of the processors, or those of a name."""
+    seconds = 0.0
+    for process in processes:
+        # A database ends some of its own meanwhile.
+        with suppress(psutil.NoSuchProcess):
+            if name is None or process.name() == name:
+                times = process.cpu_times()
+                seconds += times.user + times.system
+    return seconds
 
 
 @contextmanager
