@@ -14,6 +14,7 @@ from server.cli import (
     file_commands,
     import_command,
     promotion_commands,
+    protos_command,
     record_commands,
     server_commands,
 )
@@ -38,6 +39,7 @@ def build_app() -> typer.Typer:
         access_commands,
         file_commands,
         demo_command,
+        protos_command,
     ):
         module.register(app)
     return app

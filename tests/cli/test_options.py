@@ -41,6 +41,7 @@ OPTIONS: dict[str, set[str]] = {
     "import": {"--database-url", "--data-dir", "--max-message-bytes"},
     "gc": {"--database-url", "--data-dir", "--files-url"},
     "demo": {"--prepare", *CLIENT_OPTIONS},
+    "protos": {"--out", "--descriptor-set"},
 }
 CLIENT_COMMANDS: dict[str, set[str]] = {
     "promote": {"--branch", "--yes", *PROMOTION_OPTIONS},

@@ -1,0 +1,81 @@
+"""What `modelregistry protos` writes is all that a compiler of protos, or grpcurl, needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from server.rpc.server import SERVICES
+from tests.processes import environment, run
+
+ROOT = Path(__file__).parents[2]
+OURS = sorted(path.relative_to(ROOT / "protos").as_posix() for path in (ROOT / "protos").rglob("*.proto"))
+
+
+def test_the_files_are_those_of_the_repository_and_can_be_compiled_with_nothing_else(tmp_path: Path) -> None:
+    out, stubs = tmp_path / "protos", tmp_path / "stubs"
+    stubs.mkdir()
+    written = run("protos", "--out", out)
+    assert (written.returncode, written.stderr) == (0, f"the .proto files are in {out}\n"), written
+    for name in OURS:
+        assert (out / name).read_text() == (ROOT / "protos" / name).read_text()
+    # Without grpc_tools' own wrapper, which adds a folder with more protos than those of the compiler.
+    compile_all = "import sys; from grpc_tools import protoc; sys.exit(protoc.main(sys.argv))"
+    compiled = subprocess.run(
+        [sys.executable, "-c", compile_all, f"-I{out}", f"-I{well_known()}", f"--python_out={stubs}", *OURS],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert compiled.returncode == 0, compiled.stderr
+    assert len(list(stubs.rglob("*_pb2.py"))) == len(OURS)
+
+
+def well_known() -> Path:
+    """Where the compiler has the protos that are a part of it, google/protobuf."""
+    import grpc_tools
+
+    return Path(grpc_tools.__file__).parent / "_proto"
+
+
+def test_the_descriptor_set_is_complete_in_order_and_has_the_comments(tmp_path: Path) -> None:
+    file = tmp_path / "api.binpb"
+    assert run("protos", "--descriptor-set", file).returncode == 0
+    described = FileDescriptorSet.FromString(file.read_bytes())
+    pool = DescriptorPool()
+    for each in described.file:
+        pool.AddSerializedFile(each.SerializeToString())  # fails if what it imports is not there yet
+    # The details of errors, which are in messages of any kind.
+    assert pool.FindMessageTypeByName("google.rpc.ErrorInfo").fields
+    for service in SERVICES:
+        assert pool.FindServiceByName(service).methods
+    ours = [each for each in described.file if each.name in OURS]
+    assert [each.name for each in ours if not each.source_code_info.location] == []
+    assert sorted(each.name for each in ours) == OURS
+
+
+def test_grpcurl_knows_the_services_by_it(tmp_path: Path) -> None:
+    file = tmp_path / "api.binpb"
+    run("protos", "--descriptor-set", file)
+    listed = subprocess.run(
+        ["grpcurl", "-protoset", file, "list"], capture_output=True, text=True, check=False, env=environment()
+    )
+    assert listed.stdout.split() == sorted(SERVICES), listed
+
+
+def test_nothing_is_written_without_being_told_where() -> None:
+    refused = run("protos")
+    assert refused.returncode != 0
+    assert "--descriptor-set" in refused.stderr
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused = run("protos", "--out", tmp_path / "file")
+    assert refused.returncode != 0
+    assert str(tmp_path / "file") in refused.stderr
+    assert "Traceback" not in refused.stderr
