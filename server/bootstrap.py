@@ -80,6 +80,7 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
         chain,
         health,
         max_message_bytes=settings.max_message_bytes,
+        reflection=settings.reflection,
     )
     try:
         listen_for_grpc(server, ports, settings)

@@ -41,6 +41,8 @@ class Settings:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    # Whether the server describes its services to whoever asks.
+    reflection: bool = True
     threads: int = 4
     # Of TRACES and METRICS.
     otlp: frozenset[str] = frozenset()

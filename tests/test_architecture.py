@@ -75,7 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Where each library that must not spread may be imported.
 CONFINED = {
     "grpc": {"rpc", "gateway", "cli", "ports", "bootstrap", "healthcheck", "observability"},
-    "grpc_health": {"rpc", "bootstrap", "healthcheck"},
+    "grpc_health": {"rpc", "bootstrap", "healthcheck", "cli"},
     "grpc_status": {"rpc", "cli"},
     "grpc_reflection": {"rpc"},
     "sqlalchemy": {"storage.sql", "bootstrap"},

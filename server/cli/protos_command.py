@@ -60,10 +60,13 @@ def _sources() -> Iterator[tuple[str, bytes]]:
 
 
 def _descriptor_set() -> FileDescriptorSet:
-    """Return all files, each behind those that it imports."""
+    """Return all files, each behind those that it imports, and that of the health service, which is served, too."""
+    from grpc_health.v1 import health_pb2
+
     described = files("modelregistry.v1").joinpath("described.binpb").read_bytes()
     with_comments = {file.name: file for file in FileDescriptorSet.FromString(described).file}
-    return FileDescriptorSet(file=(with_comments.get(file.name) or _plain(file) for file in _api()))
+    found: list[FileDescriptor] = [*_api(), health_pb2.DESCRIPTOR]
+    return FileDescriptorSet(file=(with_comments.get(file.name) or _plain(file) for file in found))
 
 
 def _plain(file: FileDescriptor) -> FileDescriptorProto:

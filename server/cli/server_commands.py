@@ -85,6 +85,9 @@ MaxMessageBytes = Annotated[
     ),
 ]
 
+NoReflection = Annotated[
+    bool, option("--no-reflection", "Describe the services to nobody; `modelregistry protos` does it for grpcurl.")
+]
 Workers = Annotated[
     int | None,
     option(
@@ -115,6 +118,7 @@ def serve(
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
     max_message_bytes: MaxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
+    no_reflection: NoReflection = False,
     workers: Workers = None,
 ) -> None:
     """Serve the model registry.
@@ -145,6 +149,7 @@ def serve(
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
             max_message_bytes=max_message_bytes,
+            reflection=not no_reflection,
             otlp=otlp_signals(os.environ),
         )
         from server import ports, serving

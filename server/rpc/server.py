@@ -46,6 +46,7 @@ def build_server(
     health: Health,
     *,
     max_message_bytes: int,
+    reflection: bool = True,
 ) -> grpc.Server:
     """Return a server that serves everything but has no port yet and is not started."""
     server = grpc.server(
@@ -69,5 +70,6 @@ def build_server(
     )
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(repository, current_caller), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    add_reflection(server, (*SERVICES, HEALTH))
+    if reflection:
+        add_reflection(server, (*SERVICES, HEALTH))
     return server

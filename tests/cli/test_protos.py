@@ -9,7 +9,7 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from server.rpc.server import SERVICES
+from server.rpc.server import HEALTH, SERVICES
 from tests.processes import environment, run
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def test_grpcurl_knows_the_services_by_it(tmp_path: Path) -> None:
     listed = subprocess.run(
         ["grpcurl", "-protoset", file, "list"], capture_output=True, text=True, check=False, env=environment()
     )
-    assert listed.stdout.split() == sorted(SERVICES), listed
+    assert listed.stdout.split() == sorted((*SERVICES, HEALTH)), listed
 
 
 def test_nothing_is_written_without_being_told_where() -> None:

@@ -12,7 +12,7 @@ from google.protobuf import json_format
 
 from modelregistry.v1.model_pb2 import ModelVersion
 from server.json_form import to_json
-from tests.processes import Server, environment
+from tests.processes import Server, environment, run
 
 MODELS = "modelregistry.v1.ModelService"
 NO_MODEL = "ri.models.main.model.none"
@@ -86,3 +86,22 @@ def test_a_call_without_a_token_is_told_what_to_send(server: Server) -> None:
     assert refused.returncode == 64 + 16
     assert "MissingCredentials: " in refused.stderr
     assert "authorization: Bearer" in refused.stderr
+
+
+def test_a_server_that_describes_nothing_is_called_with_a_descriptor_set(tmp_path: Path) -> None:
+    api = tmp_path / "api.binpb"
+    assert run("protos", "--descriptor-set", api).returncode == 0
+    with Server(tmp_path / "server", "--no-reflection") as silent:
+        refused = grpcurl(silent, silent.address, "list")
+        assert "does not support the reflection API" in refused.stderr
+        missing = grpcurl(
+            silent,
+            *("-protoset", str(api), "-d", json.dumps({"modelRid": NO_MODEL})),
+            *(silent.address, f"{MODELS}/GetModel"),
+            token=silent.token(),
+        )
+        assert "Code: NotFound" in missing.stderr
+        # Also what is in the details, which are messages of any kind.
+        assert "MODEL_NOT_FOUND" in missing.stderr
+        healthy = grpcurl(silent, "-protoset", str(api), silent.address, "grpc.health.v1.Health/Check")
+        assert json.loads(healthy.stdout) == {"status": "SERVING"}
