@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from google.protobuf.descriptor import FileDescriptor
@@ -65,7 +65,7 @@ def _descriptor_set() -> FileDescriptorSet:
 
     described = files("modelregistry.v1").joinpath("described.binpb").read_bytes()
     with_comments = {file.name: file for file in FileDescriptorSet.FromString(described).file}
-    found: list[FileDescriptor] = [*_api(), health_pb2.DESCRIPTOR]
+    found = [*_api(), cast("FileDescriptor", health_pb2.DESCRIPTOR)]
     return FileDescriptorSet(file=(with_comments.get(file.name) or _plain(file) for file in found))
 
 
