@@ -7,7 +7,7 @@ PROTOS := $(sort $(wildcard protos/modelregistry/v1/*.proto))
 SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iprotos -I$(SITE)
 
-.PHONY: demo test test-ha check bench bench-growth gen wheel clean
+.PHONY: demo test test-ha check bench bench-growth gen released wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/installed
@@ -30,6 +30,7 @@ check: $(VENV)/installed
 	mkdir -p build
 	$(PROTOC) --include_imports --include_source_info --descriptor_set_out=build/protos.binpb $(PROTOS)
 	$(BIN)/buf lint build/protos.binpb --config protos/buf.yaml
+	$(BIN)/buf breaking build/protos.binpb --against protos/released.binpb --config protos/buf.yaml
 	cd protos && ../$(BIN)/buf format --diff --exit-code .
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,6 +42,10 @@ check: $(VENV)/installed
 gen: $(VENV)/installed
 	rm -rf gen && mkdir -p gen
 	$(call generate,gen)
+
+# With each release: what the next ones must not break.
+released: $(VENV)/installed
+	$(PROTOC) --include_imports --descriptor_set_out=protos/released.binpb $(PROTOS)
 
 # The stubs, with type stubs beside them, and what the stubs leave out: the comments, which /openapi.json quotes, and the
 # protos themselves, which `modelregistry protos` writes.
