@@ -47,14 +47,12 @@ gen: $(VENV)/installed
 released: $(VENV)/installed
 	$(PROTOC) --include_imports --descriptor_set_out=protos/released.binpb $(PROTOS)
 
-# The stubs, with type stubs beside them, and what the stubs leave out: the comments, which /openapi.json quotes, and the
-# protos themselves, which `modelregistry protos` writes.
+# The stubs, with type stubs beside them, and what the stubs leave out: the comments, which /openapi.json quotes.
 define generate
 	mkdir -p $(1)/modelregistry/v1
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PROTOC) --python_out=$(1) --grpc_python_out=$(1) \
 		--mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) \
 		--include_source_info --descriptor_set_out=$(1)/modelregistry/v1/described.binpb $(PROTOS)
-	cp $(PROTOS) $(1)/modelregistry/v1
 endef
 
 # What the image does, step by step: an empty environment, the wheel, and the wheel installed into it.
