@@ -18,9 +18,10 @@ from server.storage.sql.access import model_is_visible, role_on_model
 from server.storage.sql.engine import lock_timeout_ms
 from server.storage.sql.keys import is_head
 from server.storage.sql.prepared import Prepared, for_callers, principals
-from server.storage.sql.promotions import head_and_policy, stored_request, stored_verdict
+from server.storage.sql.promotion_changes import claim
+from server.storage.sql.promotions import head_and_policy, stored_verdict
 from server.storage.sql.rows import appended_to
-from server.storage.sql.tables import branches, models, promotions, requests, versions
+from server.storage.sql.tables import branches, models, promotions, versions
 
 _source_model = models.alias("source_model")
 
@@ -88,10 +89,8 @@ def in_steps(connection: Connection, plain: Plain, caller: Caller, now_ms: int) 
         if verdict is None or (found.compatibility == COMPATIBILITY_MODE_ENFORCE and verdict.error_count):
             return None
         verdict_key = verdict.id
-    if plain.claim is not None:
-        if stored_request.one_or_none(connection, plain.claim[0]._asdict()) is not None:
-            return None
-        _claim.all(connection, values)
+    if plain.claim is not None and claim.one_or_none(connection, values | {"made": plain.version.rid}) is None:
+        return None
     values |= {
         "branch_key": found.branch_key,
         "model_key": found.model_key,
@@ -165,16 +164,6 @@ def _branch(caller: Caller) -> Select[*tuple[Any, ...]]:
     )
 
 
-_claim = Prepared(
-    insert(requests).values(
-        caller=bindparam("request_caller"),
-        rpc=bindparam("request_rpc"),
-        request_id=bindparam("request_key"),
-        digest=bindparam("request_digest"),
-        results=bindparam("new_rid"),
-        created_time=bindparam("now_ms"),
-    )
-)
 _extend = Prepared(
     update(branches).where(branches.c.id == bindparam("branch_key")).values(version_count=bindparam("number"))
 )

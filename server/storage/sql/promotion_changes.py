@@ -55,7 +55,7 @@ class SqlPromotionTransaction(SqlPromotionReader, SqlFileTransaction):
             "made": " ".join(request.results),
             "now_ms": self._clock_ms(),
         }
-        if _claim.one_or_none(self.connection, values) is not None:
+        if claim.one_or_none(self.connection, values) is not None:
             return None
         # The COMMIT that carried it out may have been interrupted while it waited for a standby.
         wait_for_standbys(self.connection)
@@ -121,7 +121,8 @@ _lock = Prepared(
         .returning(branches.c.id, branches.c.version_count)
     )
 )
-_claim = Prepared(
+# Claims a request for what it makes, and has a row only if nobody did before.
+claim = Prepared(
     lambda connection: (
         upsert(connection, requests)
         .values(
