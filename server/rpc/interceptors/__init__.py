@@ -98,6 +98,8 @@ class Chain(grpc.ServerInterceptor):
 
         authenticate = authenticator(method, self._verifier)
         probe = is_open(method)
+        # Streams end by themselves with their clients, and clear up what they leave.
+        follows = not probe and not handler.request_streaming
         watches = tuple(watch for watch_of in self._watches_of if (watch := watch_of(method)) is not None)
 
         def parse(request: Any) -> Any:
@@ -108,8 +110,7 @@ class Chain(grpc.ServerInterceptor):
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             record = CallRecord(method, context, watches)
             try:
-                # Streams end by themselves with their clients, and clear up what they leave.
-                if not probe and not handler.request_streaming:
+                if follows:
                     follow(context)
                 authenticate(record)
                 return behaviour(parse(request), context)
