@@ -16,6 +16,8 @@ from server.cli.output import fail, say
 
 # Part of every compiler of protos, none of which would look for them elsewhere.
 _OF_THE_COMPILER = "google/protobuf/"
+# What clients do well to set, in the form that gRPC libraries take.
+_SERVICE_CONFIG = "modelregistry/v1/service_config.json"
 
 
 def protos(
@@ -52,11 +54,11 @@ def register(app: typer.Typer) -> None:
 
 
 def _sources() -> Iterator[tuple[str, bytes]]:
-    """Return the .proto files that protoc does not bring itself, each with its name."""
-    for file in _api():
-        if not file.name.startswith(_OF_THE_COMPILER):
-            package, _, name = file.name.rpartition("/")
-            yield file.name, files(package.replace("/", ".")).joinpath(name).read_bytes()
+    """Return the .proto files that protoc does not bring itself, and the service config, each with its name."""
+    ours = [file.name for file in _api() if not file.name.startswith(_OF_THE_COMPILER)]
+    for path in (*ours, _SERVICE_CONFIG):
+        package, _, name = path.rpartition("/")
+        yield path, files(package.replace("/", ".")).joinpath(name).read_bytes()
 
 
 def _descriptor_set() -> FileDescriptorSet:

@@ -1,9 +1,8 @@
-"""The service config of docs/clients.md in the hands of a real client: what it repeats, and where it goes."""
+"""The service config beside the protos in the hands of a real client: what it repeats, and where it goes."""
 
 from __future__ import annotations
 
 import json
-import re
 import threading
 import uuid
 from collections.abc import Iterator
@@ -25,8 +24,7 @@ from tests.conftest import NewDatabase, OpenRepository
 from tests.rpc.fronts import Front, listening
 from tests.rpc.harness import METHODS, Registry, User, path_of, serving
 
-PAGE = (Path(__file__).parents[2] / "docs/clients.md").read_text()
-[CONFIG] = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+CONFIG = (Path(__file__).parents[2] / "protos/modelregistry/v1/service_config.json").read_text()
 
 ENTRIES: list[dict[str, Any]] = json.loads(CONFIG)["methodConfig"]
 CALLS = 20
