@@ -7,7 +7,7 @@ PROTOS := $(sort $(wildcard protos/modelregistry/v1/*.proto))
 SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iprotos -I$(SITE)
 
-.PHONY: demo test test-ha check bench bench-growth gen released wheel clean
+.PHONY: demo test test-ha test-interop check bench bench-growth gen released wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/installed
@@ -15,6 +15,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses auto
+
+# Needs Go, a JDK of 17 or newer with Maven, and Node.js of 20 or newer.
+test-interop: $(VENV)/installed
+	$(BIN)/python -m pytest tests/interop
 
 test-ha: $(VENV)/installed
 	$(BIN)/python -m pytest tests/ha

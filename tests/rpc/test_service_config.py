@@ -62,7 +62,7 @@ def registry(new_database: NewDatabase, open_repository: OpenRepository) -> Iter
 
 @pytest.fixture
 def front(registry: Registry) -> Front:
-    return Front(registry)
+    return Front(registry.channel)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_the_errors_of_the_server_have_a_form_that_libraries_repeat(
 
 
 def test_calls_take_turns_at_the_replicas_that_are_healthy(registry: Registry) -> None:
-    one, other = Front(registry), Front(registry)
+    one, other = Front(registry.channel), Front(registry.channel)
     with listening(one) as port, listening(other) as other_port, client(registry, port, other_port) as admin:
         until_calls_reach(admin, one, other)
         for front, spared in ((one, other), (other, one)):
@@ -197,7 +197,7 @@ def until_calls_spare(admin: User, front: Front) -> None:
 
 def test_a_call_waits_for_a_replica_that_is_being_replaced(registry: Registry, front: Front) -> None:
     model = registry.user("admin").create_model("m")
-    successor, down = Front(registry), threading.Event()
+    successor, down = Front(registry.channel), threading.Event()
     with ExitStack() as first, ThreadPoolExecutor(1) as thread:
         port = first.enter_context(listening(front))
         with client(registry, port) as admin:

@@ -1,0 +1,67 @@
+"""One server with TLS for the clients in all languages, and the shell lines of the pages that tell how to make them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import Authority
+from tests.processes import Server, environment
+
+ROOT = Path(__file__).parents[2]
+# A cold build downloads what it needs.
+BUILD_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running server and its certificates."""
+
+    server: Server
+    authority: Authority
+    cert: Path
+    key: Path
+
+    def variables(self, address: str | None = None) -> dict[str, str]:
+        """The environment in which clients find the server, or what stands in front of it at an address."""
+        return {
+            "MODELREGISTRY_TARGET": address or self.server.address,
+            "MODELREGISTRY_TOKEN": self.server.token(),
+            "MODELREGISTRY_CA_CERT": str(self.authority.cert),
+        }
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The one server that all clients call."""
+    folder = tmp_path_factory.mktemp("interop")
+    authority = Authority(folder / "authority")
+    cert, key = authority.issue("server")
+    with Server(folder / "server", "--tls-cert", cert, "--tls-key", key) as server:
+        yield Service(server, authority, cert, key)
+
+
+def shell_blocks(page: str) -> list[str]:
+    """The blocks of a page, or of one of its sections, that are marked to be pasted into a shell."""
+    return re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+
+
+def pasted(lines: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What comes of lines that are pasted into a shell; none of them may fail."""
+    result = subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", lines],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=environment(**variables),
+        stdin=subprocess.DEVNULL,
+        timeout=BUILD_SECONDS,
+    )
+    assert result.returncode == 0, f"{lines}\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
+    return result
