@@ -80,6 +80,7 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
         chain,
         health,
         max_message_bytes=settings.max_message_bytes,
+        max_connection_age_seconds=settings.max_connection_age_seconds,
         reflection=settings.reflection,
     )
     try:

@@ -15,6 +15,9 @@ NOWHERE = "none"
 TRACES = "traces"
 METRICS = "metrics"
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
+# Clients that balance their calls ask for the addresses of replicas anew when a connection ends, so each ends now and
+# then, if only when its calls do: otherwise a new replica would get no work from them.
+DEFAULT_MAX_CONNECTION_AGE_SECONDS = 300
 
 
 class ConfigError(Exception):
@@ -41,6 +44,7 @@ class Settings:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    max_connection_age_seconds: int = DEFAULT_MAX_CONNECTION_AGE_SECONDS
     # Whether the server describes its services to whoever asks.
     reflection: bool = True
     threads: int = 4

@@ -21,6 +21,7 @@ from server.cli.output import fail, say
 from server.config import (
     DEFAULT_HTTP_LISTEN,
     DEFAULT_LISTEN,
+    DEFAULT_MAX_CONNECTION_AGE_SECONDS,
     DEFAULT_MAX_MESSAGE_BYTES,
     NOWHERE,
     ConfigError,
@@ -84,7 +85,16 @@ MaxMessageBytes = Annotated[
         metavar="BYTES",
     ),
 ]
-
+MaxConnectionAge = Annotated[
+    int,
+    option(
+        "--max-connection-age",
+        "When to end a gRPC connection in order, so that clients look for new replicas.",
+        min=1,
+        max=24 * 60 * 60,
+        metavar="SECONDS",
+    ),
+]
 NoReflection = Annotated[
     bool, option("--no-reflection", "Describe the services to nobody; `modelregistry protos` does it for grpcurl.")
 ]
@@ -118,6 +128,7 @@ def serve(
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
     max_message_bytes: MaxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
+    max_connection_age: MaxConnectionAge = DEFAULT_MAX_CONNECTION_AGE_SECONDS,
     no_reflection: NoReflection = False,
     workers: Workers = None,
 ) -> None:
@@ -149,6 +160,7 @@ def serve(
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
             max_message_bytes=max_message_bytes,
+            max_connection_age_seconds=max_connection_age,
             reflection=not no_reflection,
             otlp=otlp_signals(os.environ),
         )

@@ -29,9 +29,6 @@ SERVICES = tuple(
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 MAX_METADATA_BYTES = 16 * 2**10
-# Clients that balance their calls ask for the addresses of replicas anew when a connection ends, so each ends now and
-# then, if only when its calls do: otherwise a new replica would get no work from them.
-MAX_CONNECTION_AGE_SECONDS = 300.0
 # How often a client may ask whether its connection is still one. The library's own 5 minutes are longer than many a
 # load balancer remembers a connection.
 MIN_PING_SECONDS = 10.0
@@ -46,6 +43,7 @@ def build_server(
     health: Health,
     *,
     max_message_bytes: int,
+    max_connection_age_seconds: float,
     reflection: bool = True,
 ) -> grpc.Server:
     """Return a server that serves everything but has no port yet and is not started."""
@@ -59,7 +57,7 @@ def build_server(
             ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
             # Between worker processes, whose supervisor keeps others away.
             ("grpc.so_reuseport", 1),
-            ("grpc.max_connection_age_ms", int(MAX_CONNECTION_AGE_SECONDS * 1000)),
+            ("grpc.max_connection_age_ms", int(max_connection_age_seconds * 1000)),
             ("grpc.http2.min_ping_interval_without_data_ms", int(MIN_PING_SECONDS * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
         ],

@@ -34,6 +34,7 @@ OPTIONS: dict[str, set[str]] = {
         "--tls-key",
         "--tls-client-ca",
         "--max-message-bytes",
+        "--max-connection-age",
         "--no-reflection",
         "--workers",
     },

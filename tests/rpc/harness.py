@@ -204,20 +204,22 @@ def serving(
     max_message_bytes: int = 4 * 2**20,
     files: FileStore | None = None,
     watches_of: Sequence[WatchOf] = (),
+    max_connection_age_seconds: float = 300,
 ) -> Iterator[Registry]:
     """Serve a repository on a loopback port."""
     with tempfile.TemporaryDirectory() as folder:
         store = files or file_store(repository, Path(folder))
-        yield from _serving(repository, max_message_bytes, store, watches_of)
+        limits = {"max_message_bytes": max_message_bytes, "max_connection_age_seconds": max_connection_age_seconds}
+        yield from _serving(repository, store, watches_of, limits)
 
 
 def _serving(
-    repository: Repository, max_message_bytes: int, store: FileStore, watches_of: Sequence[WatchOf]
+    repository: Repository, store: FileStore, watches_of: Sequence[WatchOf], limits: dict[str, Any]
 ) -> Iterator[Registry]:
     key, health = key_pair(), Health(SERVED)
     verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
     chain = Chain(verifier, watches_of, THREADS)
-    server = build_server(repository, store, chain, health, max_message_bytes=max_message_bytes)
+    server = build_server(repository, store, chain, health, **limits)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:

@@ -17,10 +17,10 @@ SECONDS = 60
 
 
 def test_connections_are_renewed_and_neither_calls_nor_streams_notice(
-    new_database: NewDatabase, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch
+    new_database: NewDatabase, open_repository: OpenRepository
 ) -> None:
-    monkeypatch.setattr(server, "MAX_CONNECTION_AGE_SECONDS", 0.5)
-    with serving(open_repository(new_database("sqlite", migrated=True))) as registry:
+    repository = open_repository(new_database("sqlite", migrated=True))
+    with serving(repository, max_connection_age_seconds=0.5) as registry:
         ended = threading.Semaphore(0)
         registry.channel.subscribe(lambda state: ended.release() if state != grpc.ChannelConnectivity.READY else None)
         stub = health_pb2_grpc.HealthStub(registry.channel)
