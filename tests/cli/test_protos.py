@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
@@ -33,6 +34,27 @@ def test_the_files_are_those_of_the_repository_and_can_be_compiled_with_nothing_
     )
     assert compiled.returncode == 0, compiled.stderr
     assert len(list(stubs.rglob("*_pb2.py"))) == len(OURS)
+
+
+@pytest.mark.parametrize(
+    ("language", "named"),
+    [
+        ("cpp", "namespace modelregistry"),
+        ("csharp", "namespace ModelRegistry.V1"),
+        ("java", "package io.modelregistry.v1;"),
+        ("php", r"namespace ModelRegistry\V1;"),
+        ("ruby", "module ModelRegistry"),
+    ],
+)
+def test_compilers_name_the_stubs_as_is_usual_in_each_language(language: str, named: str, tmp_path: Path) -> None:
+    assert run("protos", "--out", tmp_path / "protos").returncode == 0
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    line = ["protoc", f"-I{tmp_path / 'protos'}", f"--{language}_out={stubs}", *OURS]
+    subprocess.run(line, check=True, env=environment())
+    written = [file.read_text() for file in stubs.rglob("*") if file.is_file()]
+    assert len(written) >= len(OURS)
+    assert any(named in text for text in written)
 
 
 def well_known() -> Path:

@@ -24,14 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelregistry/v1/model_files.proto\x12\x10modelregistry.v1\"\x80\x01\n\nModelFiles\x12\x30\n\x04\x64ill\x18\x01 \x01(\x0b\x32 .modelregistry.v1.DillModelFilesH\x00\x12\x38\n\x08uploaded\x18\x02 \x01(\x0b\x32$.modelregistry.v1.UploadedModelFilesH\x00\x42\x06\n\x04type\"3\n\x0e\x44illModelFiles\x12!\n\x19serialized_model_function\x18\x01 \x01(\t\"\'\n\x12UploadedModelFiles\x12\x11\n\tupload_id\x18\x01 \x01(\tBJ\n\x13io.modelregistry.v1B\x0fModelFilesProtoP\x01Z modelregistry/v1;modelregistryv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelregistry/v1/model_files.proto\x12\x10modelregistry.v1\"\x80\x01\n\nModelFiles\x12\x30\n\x04\x64ill\x18\x01 \x01(\x0b\x32 .modelregistry.v1.DillModelFilesH\x00\x12\x38\n\x08uploaded\x18\x02 \x01(\x0b\x32$.modelregistry.v1.UploadedModelFilesH\x00\x42\x06\n\x04type\"3\n\x0e\x44illModelFiles\x12!\n\x19serialized_model_function\x18\x01 \x01(\t\"\'\n\x12UploadedModelFiles\x12\x11\n\tupload_id\x18\x01 \x01(\tB\x84\x01\n\x13io.modelregistry.v1B\x0fModelFilesProtoP\x01Z modelregistry/v1;modelregistryv1\xaa\x02\x10ModelRegistry.V1\xca\x02\x10ModelRegistry\\V1\xea\x02\x11ModelRegistry::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelregistry.v1.model_files_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\023io.modelregistry.v1B\017ModelFilesProtoP\001Z modelregistry/v1;modelregistryv1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\023io.modelregistry.v1B\017ModelFilesProtoP\001Z modelregistry/v1;modelregistryv1\252\002\020ModelRegistry.V1\312\002\020ModelRegistry\\V1\352\002\021ModelRegistry::V1'
   _globals['_MODELFILES']._serialized_start=57
   _globals['_MODELFILES']._serialized_end=185
   _globals['_DILLMODELFILES']._serialized_start=187
