@@ -25,7 +25,7 @@ from tests.e2e.load import Promotions
 from tests.postgres import unused_port
 from tests.processes import COMMAND, Server, failure, run
 from tests.records import consistent_records
-from tests.rpc.test_clients_page import CONFIG
+from tests.rpc.test_service_config import CONFIG
 
 CLIENTS = 4
 SOME = 30
