@@ -30,7 +30,8 @@ class Service:
     def variables(self, address: str | None = None) -> dict[str, str]:
         """The environment in which clients find the server, or what stands in front of it at an address."""
         return {
-            "MODELREGISTRY_TARGET": address or self.server.address,
+            # By name: not all libraries take an address for the name of a server with TLS.
+            "MODELREGISTRY_TARGET": (address or self.server.address).replace("127.0.0.1", "localhost"),
             "MODELREGISTRY_TOKEN": self.server.token(),
             "MODELREGISTRY_CA_CERT": str(self.authority.cert),
         }

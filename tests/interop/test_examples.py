@@ -18,7 +18,11 @@ from tests.interop.conftest import BUILD_SECONDS, ROOT, Service, pasted, shell_b
 from tests.rpc.fronts import Front, listening
 
 # Each folder of examples, with the programs in it.
-PROGRAMS = {"go": ["bin/client"], "python": ["client.py"]}
+PROGRAMS = {
+    "go": ["bin/client"],
+    "python": ["client.py"],
+    "typescript": ["dist/connect.js", "dist/grpc-js.js"],
+}
 EACH = [(language, program) for language, programs in PROGRAMS.items() for program in programs]
 
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
