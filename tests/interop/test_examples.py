@@ -20,6 +20,7 @@ from tests.rpc.fronts import Front, listening
 # Each folder of examples, with the programs in it.
 PROGRAMS = {
     "go": ["bin/client"],
+    "java": ["example.Client"],
     "python": ["client.py"],
     "typescript": ["dist/connect.js", "dist/grpc-js.js"],
 }
