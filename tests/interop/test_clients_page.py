@@ -12,7 +12,7 @@ from tests.interop.conftest import BUILD_SECONDS, ROOT, pasted, shell_blocks
 from tests.processes import Server
 
 PAGE = (ROOT / "docs/clients.md").read_text()
-LANGUAGES = ["Go", "TypeScript", "Python"]
+LANGUAGES = ["Go", "Java", "TypeScript", "Python"]
 # Where the page expects the server.
 ADDRESS = "127.0.0.1:50051"
 
