@@ -94,7 +94,7 @@ func (l load) run(concurrency int) outcome {
 	return total(outcomes)
 }
 
-// call reads and promotes in turns, and tells when the first call has succeeded.
+// call reads and promotes in turns, and tells when the first read has succeeded.
 func (l load) call(ended <-chan struct{}, succeeded func()) (came outcome) {
 	// The deadlines are those of the service config.
 	ctx := context.Background()
@@ -106,10 +106,10 @@ func (l load) call(ended <-chan struct{}, succeeded func()) (came outcome) {
 		}
 		if _, err := l.client.GetBranch(ctx, &registry.GetBranchRequest{ModelRid: l.model}); err != nil {
 			came.Failures = append(came.Failures, err.Error())
-		} else {
-			came.Reads++
-			succeeded()
+			continue
 		}
+		came.Reads++
+		succeeded()
 		promoted, err := l.client.PromoteVersion(ctx, &registry.PromoteVersionRequest{
 			ModelRid:              l.model,
 			SourceModelVersionRid: l.version,
@@ -118,10 +118,9 @@ func (l load) call(ended <-chan struct{}, succeeded func()) (came outcome) {
 		})
 		if err != nil {
 			came.Failures = append(came.Failures, err.Error())
-		} else {
-			came.Versions = append(came.Versions, promoted.GetRid())
-			succeeded()
+			continue
 		}
+		came.Versions = append(came.Versions, promoted.GetRid())
 	}
 }
 
