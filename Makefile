@@ -57,6 +57,7 @@ define generate
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PROTOC) --python_out=$(1) --grpc_python_out=$(1) \
 		--mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) \
 		--include_source_info --descriptor_set_out=$(1)/modelregistry/v1/described.binpb $(PROTOS)
+	touch $(1)/modelregistry/v1/py.typed
 endef
 
 # What the image does, step by step: an empty environment, the wheel, and the wheel installed into it.

@@ -141,6 +141,12 @@ def test_imports_run_one_way(module: str) -> None:
     assert not strays, f"server.{module} must not import {strays}"
 
 
+def test_the_python_client_knows_nothing_of_the_server() -> None:
+    modules = list((ROOT / "clients/python/modelregistry_client").glob("*.py"))
+    assert len(modules) > 3
+    assert not any(is_within(name, "server") for path in modules for name in imports_of(path))
+
+
 def test_only_the_wiring_knows_the_sql_behind_the_contract() -> None:
     importers = {
         module

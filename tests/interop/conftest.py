@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from tests.processes import Server, environment
 ROOT = Path(__file__).parents[2]
 # A cold build downloads what it needs.
 BUILD_SECONDS = 600
+
+Built = Callable[[str], tuple[Path, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,24 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     cert, key = authority.issue("server")
     with Server(folder / "server", "--tls-cert", cert, "--tls-key", key) as server:
         yield Service(server, authority, cert, key)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Builds an example in a copy of its folder, once; returns that folder, and the lines that run its programs."""
+
+    @cache
+    def build(language: str) -> tuple[Path, list[str]]:
+        folder = tmp_path_factory.mktemp("examples") / language
+        tracked = pasted("git ls-files", ROOT / "examples" / language).stdout.split()
+        for name in tracked:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / "examples" / language / name, folder / name)
+        make, run = shell_blocks((folder / "README.md").read_text())
+        pasted(make, folder)
+        return folder, run.splitlines()
+
+    return build
 
 
 def shell_blocks(page: str) -> list[str]:

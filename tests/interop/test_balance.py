@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +16,7 @@ import pytest
 
 from tests.conftest import NewDatabase
 from tests.interop.balance.names import Names
-from tests.interop.conftest import BUILD_SECONDS, ROOT
+from tests.interop.conftest import BUILD_SECONDS, ROOT, pasted
 from tests.postgres import unused_port
 from tests.processes import DEADLINE_SECONDS, Server, environment, until
 
@@ -23,7 +24,7 @@ CONFIG = ROOT / "protos/modelregistry/v1/service_config.json"
 FIRST, SECOND = "127.0.0.1", "127.0.0.2"
 # Enough that shares of 40 to 60 % are no matter of chance.
 CALLS = 400
-CLIENTS: dict[str, Sequence[str | Path]] = {"python": (sys.executable, "-m", "tests.interop.balance.load")}
+HERE = Path(__file__).parent
 
 pytestmark = pytest.mark.timeout(BUILD_SECONDS)
 
@@ -135,13 +136,25 @@ class Client:
 Calling = Callable[[str], Any]
 
 
-@pytest.fixture(params=CLIENTS)
-def calling(request: pytest.FixtureRequest, replicas: Replicas, model_and_version: tuple[str, str]) -> Calling:
-    """Lets a client in each language call a target."""
+@pytest.fixture(params=["go", "python"])
+def command(request: pytest.FixtureRequest) -> Sequence[str | Path]:
+    """The load program in each language."""
+    if request.param == "python":
+        return sys.executable, "-m", "tests.interop.balance.load"
+    folder, _ = request.getfixturevalue("built")("go")
+    (folder / "load").mkdir(exist_ok=True)
+    shutil.copy(HERE / "balance/load.go", folder / "load/main.go")
+    pasted("go build -o bin/load ./load", folder)
+    return (folder / "bin/load",)
+
+
+@pytest.fixture
+def calling(command: Sequence[str | Path], replicas: Replicas, model_and_version: tuple[str, str]) -> Calling:
+    """Lets a client call a target."""
 
     @contextmanager
     def run(target: str) -> Iterator[Client]:
-        client = Client(CLIENTS[request.param], target, replicas[FIRST].token(), *model_and_version)
+        client = Client(command, target, replicas[FIRST].token(), *model_and_version)
         try:
             client.await_first_calls()
             yield client

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import rfc8785
 
-from tests.interop.conftest import BUILD_SECONDS, ROOT, Service, pasted, shell_blocks
+from tests.interop.conftest import BUILD_SECONDS, ROOT, Built, Service, pasted
 from tests.rpc.fronts import Front, listening
 
 # Each folder of examples, with the programs in it.
@@ -40,26 +37,6 @@ listed 2 models in 2 pages
 RFC_3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z"
 
 pytestmark = pytest.mark.timeout(BUILD_SECONDS)
-
-Built = Callable[[str], tuple[Path, list[str]]]
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Builds an example in a copy of its folder, once; returns that folder, and the lines that run its programs."""
-
-    @cache
-    def build(language: str) -> tuple[Path, list[str]]:
-        folder = tmp_path_factory.mktemp("examples") / language
-        tracked = pasted("git ls-files", ROOT / "examples" / language).stdout.split()
-        for name in tracked:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / "examples" / language / name, folder / name)
-        make, run = shell_blocks((folder / "README.md").read_text())
-        pasted(make, folder)
-        return folder, run.splitlines()
-
-    return build
 
 
 @pytest.fixture(params=EACH, ids=[program for _, program in EACH])

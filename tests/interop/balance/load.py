@@ -11,24 +11,20 @@ import json
 import os
 import sys
 import threading
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from modelregistry.v1.model_service_pb2 import GetBranchRequest, PromoteVersionRequest
-from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
+from modelregistry_client import Registry, RegistryError, connect
 
 
 class Load:
     """The calls of some callers, and what came of them."""
 
-    def __init__(self, service: ModelServiceStub, token: str, model: str, version: str, concurrency: int) -> None:
-        self._service = service
-        self._metadata = (("authorization", f"Bearer {token}"),)
+    def __init__(self, registry: Registry, model: str, version: str, concurrency: int) -> None:
+        self._models = registry.models
         self._model = model
         self._version = version
         self._concurrency = concurrency
@@ -55,16 +51,13 @@ class Load:
         reads, versions, failures = 0, [], []
         while not self._ends.is_set():
             try:
-                self._service.GetBranch(GetBranchRequest(model_rid=self._model), metadata=self._metadata)
+                self._models.GetBranch(GetBranchRequest(model_rid=self._model))
                 reads += 1
                 request = PromoteVersionRequest(
-                    model_rid=self._model,
-                    source_model_version_rid=self._version,
-                    preview=True,
-                    request_id=str(uuid.uuid4()),
+                    model_rid=self._model, source_model_version_rid=self._version, preview=True
                 )
-                versions.append(self._service.PromoteVersion(request, metadata=self._metadata).rid)
-            except grpc.RpcError as error:
+                versions.append(self._models.PromoteVersion(request).rid)
+            except RegistryError as error:
                 failures.append(str(error))
             if reads == 1:
                 self._ready.wait()
@@ -83,9 +76,9 @@ def main() -> None:
         ("grpc.service_config", given.config.read_text()),
         ("grpc.dns_min_time_between_resolutions_ms", int(given.resolve.removesuffix("ms"))),
     ]
-    with grpc.insecure_channel(os.environ["MODELREGISTRY_TARGET"], options) as channel:
-        token = os.environ["MODELREGISTRY_TOKEN"]
-        load = Load(ModelServiceStub(channel), token, given.model, given.version, given.concurrency)
+    target, token = os.environ["MODELREGISTRY_TARGET"], os.environ["MODELREGISTRY_TOKEN"]
+    with connect(target, token, plaintext=True, options=options) as registry:
+        load = Load(registry, given.model, given.version, given.concurrency)
         print(json.dumps(load.run()))
 
 
