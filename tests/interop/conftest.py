@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Authority
+from tests.conftest import NewDatabase
+from tests.interop.balance.replicas import FIRST, SECOND, Replicas
 from tests.processes import Server, environment
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +70,25 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         return folder, run.splitlines()
 
     return build
+
+
+@pytest.fixture
+def replicas(new_database: NewDatabase, tmp_path: Path) -> Iterator[Replicas]:
+    started = Replicas(tmp_path, new_database("postgresql", migrated=True))
+    started.start(FIRST)
+    started.start(SECOND)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def model_and_version(replicas: Replicas) -> tuple[str, str]:
+    """Where to promote, and what."""
+    request = json.loads(replicas[FIRST].run("demo", "--prepare").stdout)
+    model, version = request["model_rid"], request["source_model_version_rid"]
+    # So that there is a branch to read.
+    replicas[FIRST].json("promote", version, model)
+    return model, version
 
 
 def shell_blocks(page: str) -> list[str]:

@@ -29,6 +29,8 @@ class Front(grpc.GenericRpcHandler):
         self.health.tell(SERVING)
         self.calls = 0
         self.failed = 0
+        # What the last call had left of its deadline.
+        self.seconds_left: float | None = None
         self._channel = channel
         self._lock = threading.Lock()
         self._failures: list[tuple[grpc.StatusCode, bool]] = []
@@ -49,6 +51,7 @@ class Front(grpc.GenericRpcHandler):
         def call(request: bytes, context: grpc.ServicerContext) -> bytes:
             with self._lock:
                 self.calls += 1
+                self.seconds_left = context.time_remaining()
                 fails = self._failures and method.endswith(self._failing)
                 code, carried_out = self._failures.pop() if fails else (None, True)
             try:

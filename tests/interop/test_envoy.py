@@ -1,0 +1,238 @@
+"""deploy/envoy/envoy.yaml in front of real replicas, and of something that fails at the worst moment."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+
+from modelregistry.v1.model_files_pb2 import ModelFiles, UploadedModelFiles
+from modelregistry.v1.model_service_pb2 import (
+    CreateModelVersionRequest,
+    DownloadModelFilesRequest,
+    GetBranchRequest,
+    GetModelRequest,
+    PromoteVersionRequest,
+    UploadModelFilesRequest,
+)
+from modelregistry_client import Registry, RegistryError, connect, errors
+from server.rpc.health import NOT_SERVING, SERVING
+from tests.builders import model_api
+from tests.interop.balance.replicas import FIRST, SECOND, Replicas, fair
+from tests.interop.conftest import BUILD_SECONDS, ROOT
+from tests.postgres import unused_port
+from tests.processes import DEADLINE_SECONDS, until
+from tests.rpc.fronts import Front, listening
+
+ENVOY = Path(sys.executable).with_name("envoy")
+CALLERS = 4
+PART, PARTS = b"x" * 2**20, 20
+# The client does nothing of what Envoy is to do.
+PLAIN = [("grpc.service_config", "{}"), ("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+
+pytestmark = pytest.mark.timeout(BUILD_SECONDS)
+
+Connect = Callable[[str], Registry]
+
+
+@contextmanager
+def envoy(folder: Path, replicas: Sequence[tuple[str, int]]) -> Iterator[str]:
+    """Run Envoy as the file says, but for the addresses; yields its own, once it takes calls."""
+    config = yaml.safe_load((ROOT / "deploy/envoy/envoy.yaml").read_text())
+    port = unused_port()
+    [listener], [cluster] = config["static_resources"]["listeners"], config["static_resources"]["clusters"]
+    listener["address"] = socket_address("127.0.0.1", port)
+    [endpoints] = cluster["load_assignment"]["endpoints"]
+    assert len(endpoints["lb_endpoints"]) == len(replicas)
+    endpoints["lb_endpoints"] = [{"endpoint": {"address": socket_address(*each)}} for each in replicas]
+    file = folder / "envoy.yaml"
+    file.write_text(yaml.safe_dump(config))
+    with (folder / "envoy.log").open("wb") as log:
+        command = [ENVOY, "--config-path", file, "--use-dynamic-base-id", "--log-level", "warn"]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}", PLAIN) as channel:
+            grpc.channel_ready_future(channel).result(DEADLINE_SECONDS)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(DEADLINE_SECONDS)
+
+
+def socket_address(host: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+@pytest.fixture
+def proxy(replicas: Replicas, tmp_path: Path) -> Iterator[str]:
+    """Envoy in front of two servers."""
+    with envoy(tmp_path, [(FIRST, replicas.port), (SECOND, replicas.port)]) as address:
+        yield address
+
+
+@pytest.fixture
+def registry(proxy: str, replicas: Replicas) -> Iterator[Registry]:
+    """A client that calls through it."""
+    with connect(proxy, replicas[FIRST].token(), plaintext=True, options=PLAIN) as registry:
+        yield registry
+
+
+@pytest.fixture
+def fronts(replicas: Replicas) -> Iterator[tuple[Front, Front, Sequence[tuple[str, int]]]]:
+    """Two fronts of one server, and where they are."""
+    with ExitStack() as stack:
+        channel = stack.enter_context(grpc.insecure_channel(replicas[FIRST].address))
+        both = Front(channel), Front(channel)
+        yield *both, [("127.0.0.1", stack.enter_context(listening(front))) for front in both]
+
+
+def test_calls_take_turns_and_errors_arrive_whole(
+    registry: Registry, replicas: Replicas, model_and_version: tuple[str, str]
+) -> None:
+    branch = GetBranchRequest(model_rid=model_and_version[0])
+    with calling(lambda: registry.models.GetBranch(branch)) as failures:
+        assert fair(replicas.shares())
+    assert failures == []
+    with pytest.raises(errors.ModelNotFound) as failed:
+        registry.models.GetModel(GetModelRequest(model_rid="ri.models.main.model.none"))
+    assert failed.value.model_rid == "ri.models.main.model.none"
+    assert failed.value.error_instance_id
+
+
+def test_a_replica_that_is_started_again_loses_no_read(
+    registry: Registry, replicas: Replicas, model_and_version: tuple[str, str]
+) -> None:
+    branch = GetBranchRequest(model_rid=model_and_version[0])
+    with calling(lambda: registry.models.GetBranch(branch)) as failures:
+        for end in (replicas.stop, replicas.kill):
+            end(SECOND)
+            replicas.await_calls(FIRST)
+            replicas.start(SECOND)
+            replicas.await_calls(SECOND)
+    assert failures == []
+
+
+@contextmanager
+def calling(call: Callable[[], object]) -> Iterator[list[str]]:
+    """Let some callers call all the time; yields what failed."""
+    failures: list[str] = []
+    ends = threading.Event()
+
+    def loop() -> None:
+        while not ends.is_set():
+            try:
+                call()
+            except RegistryError as error:
+                failures.append(str(error))
+
+    with ThreadPoolExecutor(CALLERS) as threads:
+        for _ in range(CALLERS):
+            threads.submit(loop)
+        try:
+            yield failures
+        finally:
+            ends.set()
+
+
+def test_only_what_is_safe_is_repeated(
+    fronts: tuple[Front, Front, Sequence[tuple[str, int]]],
+    replicas: Replicas,
+    model_and_version: tuple[str, str],
+    tmp_path: Path,
+) -> None:
+    one, other, addresses = fronts
+    model, version = model_and_version
+    branch = GetBranchRequest(model_rid=model)
+    promotion = PromoteVersionRequest(model_rid=model, source_model_version_rid=version, preview=True)
+    with (
+        envoy(tmp_path, addresses) as proxy,
+        connect(proxy, replicas[FIRST].token(), plaintext=True, options=PLAIN) as registry,
+    ):
+
+        def fail_next(code: grpc.StatusCode, *, carried_out: bool) -> None:
+            for front in (one, other):
+                front.calls = 0
+                front.fail_next(code, carried_out=carried_out)
+
+        count = registry.models.GetBranch(branch).version_count
+        fail_next(grpc.StatusCode.UNAVAILABLE, carried_out=False)
+        assert registry.models.GetBranch(branch).version_count == count
+        assert one.calls + other.calls > 1
+        # Nobody knows whether it was carried out, but the client.
+        fail_next(grpc.StatusCode.UNAVAILABLE, carried_out=True)
+        with pytest.raises(RegistryError) as failed:
+            registry.models.PromoteVersion(promotion)
+        assert (failed.value.code(), one.calls + other.calls) == (grpc.StatusCode.UNAVAILABLE, 1)
+        fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, carried_out=False)
+        assert registry.models.PromoteVersion(promotion).version_number == count + 2
+        assert one.calls + other.calls > 1
+
+
+def test_health_and_deadlines_are_heeded(
+    fronts: tuple[Front, Front, Sequence[tuple[str, int]]],
+    replicas: Replicas,
+    model_and_version: tuple[str, str],
+    tmp_path: Path,
+) -> None:
+    one, other, addresses = fronts
+    branch = GetBranchRequest(model_rid=model_and_version[0])
+    with (
+        envoy(tmp_path, addresses) as proxy,
+        connect(proxy, replicas[FIRST].token(), plaintext=True, options=PLAIN) as registry,
+    ):
+
+        def spared(front: Front) -> bool:
+            front.calls = 0
+            for _ in range(4):
+                registry.models.GetBranch(branch, timeout=DEADLINE_SECONDS)
+            return front.calls == 0
+
+        assert not spared(one)
+        assert not spared(other)
+        one.health.tell(NOT_SERVING)
+        until(lambda: spared(one))
+        assert other.seconds_left is not None
+        # On the way it is rounded up.
+        assert DEADLINE_SECONDS / 2 < other.seconds_left < DEADLINE_SECONDS + 1
+        other.health.tell(NOT_SERVING)
+        with pytest.raises(RegistryError) as failed:
+            until(lambda: spared(other))
+        assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
+        one.health.tell(SERVING)
+        until(lambda: reaches(registry, branch))
+
+
+def reaches(registry: Registry, branch: GetBranchRequest) -> bool:
+    with suppress(RegistryError):
+        return bool(registry.models.GetBranch(branch).name)
+    return False
+
+
+def test_files_pass_in_both_directions(registry: Registry, model_and_version: tuple[str, str]) -> None:
+    model, _ = model_and_version
+    digest = hashlib.sha256(PART * PARTS)
+
+    def parts() -> Iterator[UploadModelFilesRequest]:
+        for _ in range(PARTS):
+            yield UploadModelFilesRequest(model_rid=model, chunk=PART)
+        yield UploadModelFilesRequest(sha256=digest.hexdigest())
+
+    uploaded = UploadedModelFiles(upload_id=registry.models.UploadModelFiles(parts()).upload_id)
+    version = registry.models.CreateModelVersion(
+        CreateModelVersionRequest(model_rid=model, model_api=model_api(), model_files=ModelFiles(uploaded=uploaded))
+    )
+    wanted = DownloadModelFilesRequest(model_rid=model, model_version_rid=version.rid)
+    received = hashlib.sha256()
+    for part in registry.models.DownloadModelFiles(wanted):
+        received.update(part.chunk)
+    assert received.digest() == digest.digest()
