@@ -5,8 +5,9 @@ import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { toJson } from "@bufbuild/protobuf";
+import { isFieldSet, toJson } from "@bufbuild/protobuf";
 import { type Client, Code, ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
+import { codeToString } from "@connectrpc/connect/protocol-connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 
 import { ErrorInfoSchema } from "./gen/google/rpc/error_details_pb.js";
@@ -20,19 +21,27 @@ const callTimeoutMs = 20_000;
 
 // What the service config says to libraries that take one. Connect takes none.
 const attempts = 5;
-const backoffMs = 1_000;
-const repeatable = new Set([Code.Unavailable, Code.ResourceExhausted]);
+const backoffMs = { reads: 200, writes: 1_000 };
 
-/** Repeats calls that fail for a moment. All that change something here have a request id, which makes that safe. */
+/** Repeats calls that fail for a moment, if to make them a second time gives what the first one would have given. */
 const retry: Interceptor = (next) => async (request) => {
+  if (request.stream) {
+    return next(request);
+  }
+  const { requestId } = request.method.input.field;
+  const first = requestId ? backoffMs.writes : backoffMs.reads;
+  // Without a request id a write whose answer was lost would be made twice.
+  const repeatable = !requestId || isFieldSet(request.message, requestId);
   for (let attempt = 1; ; attempt++) {
     try {
       return await next(request);
     } catch (error) {
-      if (request.stream || attempt === attempts || !repeatable.has(ConnectError.from(error).code)) {
+      const { code } = ConnectError.from(error);
+      const passing = code === Code.ResourceExhausted || (code === Code.Unavailable && repeatable);
+      if (!passing || attempt === attempts) {
         throw error;
       }
-      await sleep(backoffMs * 2 ** (attempt - 1) * (0.8 + 0.4 * Math.random()), undefined, { signal: request.signal });
+      await sleep(first * 2 ** (attempt - 1) * (0.8 + 0.4 * Math.random()), undefined, { signal: request.signal });
     }
   }
 };
@@ -41,22 +50,6 @@ const authenticate: Interceptor = (next) => (request) => {
   request.header.set("authorization", `Bearer ${MODELREGISTRY_TOKEN}`);
   return next(request);
 };
-
-/** Opens a connection with TLS; each call has the token and, if it says nothing else, a deadline. */
-function connect(): { client: Client<typeof ModelService>; close: () => void } {
-  const sessionManager = new Http2SessionManager(
-    baseUrl,
-    { pingIntervalMs: 30_000, pingIdleConnection: true },
-    { ca: readFileSync(MODELREGISTRY_CA_CERT!) },
-  );
-  const transport = createGrpcTransport({
-    baseUrl,
-    sessionManager,
-    defaultTimeoutMs: callTimeoutMs,
-    interceptors: [retry, authenticate],
-  });
-  return { client: createClient(ModelService, transport), close: () => sessionManager.abort() };
-}
 
 async function main(): Promise<void> {
   const { client, close } = connect();
@@ -100,6 +93,22 @@ async function main(): Promise<void> {
   }
 }
 
+/** Opens a connection with TLS; each call has the token and, if it says nothing else, a deadline. */
+function connect(): { client: Client<typeof ModelService>; close: () => void } {
+  const sessionManager = new Http2SessionManager(
+    baseUrl,
+    { pingIntervalMs: 30_000, pingIdleConnection: true },
+    { ca: readFileSync(MODELREGISTRY_CA_CERT!) },
+  );
+  const transport = createGrpcTransport({
+    baseUrl,
+    sessionManager,
+    defaultTimeoutMs: callTimeoutMs,
+    interceptors: [retry, authenticate],
+  });
+  return { client: createClient(ModelService, transport), close: () => sessionManager.abort() };
+}
+
 /** A deadline so near that no new connection can be made before. Connect takes one that has passed for none at all. */
 async function tellMissedDeadline(modelRid: string): Promise<void> {
   const { client, close } = connect();
@@ -130,11 +139,16 @@ async function tellFailure(call: Promise<unknown>): Promise<void> {
 function described(error: ConnectError): string {
   const [info] = error.findDetails(ErrorInfoSchema);
   if (!info) {
-    return Code[error.code].replace(/(?<=[a-z])(?=[A-Z])/g, "_").toUpperCase();
+    return codeToString(error.code).toUpperCase();
   }
   const { errorName, errorInstanceId, ...parameters } = info.metadata;
   const told = Object.entries(parameters).map(([key, value]) => `${key}=${value}`);
   return [errorName, ...told.sort(), `instance ${errorInstanceId}`].join(", ");
 }
 
-await main();
+try {
+  await main();
+} catch (error) {
+  console.error(`${error}`);
+  process.exitCode = 1;
+}

@@ -1,22 +1,20 @@
-// Promotes a model version from one model into another, as examples/README.md says: with @grpc/grpc-js, which learns
-// the API from the .proto files when it starts, so that nothing has to be generated.
+// Promotes a model version from one model into another, as examples/README.md says: with @grpc/grpc-js, and without
+// generated code. The API is read from a descriptor set when the program starts; requests and answers are proto3 JSON.
 
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 
+import { createFileRegistry, fromBinary, fromJson, type JsonObject, toBinary, toJson } from "@bufbuild/protobuf";
+import { type Any, FileDescriptorSetSchema } from "@bufbuild/protobuf/wkt";
 import * as grpc from "@grpc/grpc-js";
-import * as protoLoader from "@grpc/proto-loader";
-
-type Message = Record<string, any>;
-type Unary = (request: Message, options: grpc.CallOptions, done: grpc.requestCallback<Message>) => void;
 
 const { MODELREGISTRY_TARGET, MODELREGISTRY_TOKEN, MODELREGISTRY_CA_CERT } = process.env;
 const callSeconds = 20;
 
-const definitions = protoLoader.loadSync(
-  ["modelregistry/v1/model_service.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"],
-  { includeDirs: ["protos"], longs: String, enums: String },
-);
+const registry = createFileRegistry(fromBinary(FileDescriptorSetSchema, readFileSync("modelregistry.binpb")));
+const service = registry.getService("modelregistry.v1.ModelService")!;
+const statusSchema = registry.getMessage("google.rpc.Status")!;
+const errorInfoSchema = registry.getMessage("google.rpc.ErrorInfo")!;
 
 const names = ["id", "größe", "città", "年齢", "возраст", "العمر", "🦉", "e\u0301"];
 const types = [
@@ -34,7 +32,7 @@ const types = [
   { unsupported: { unsupportedType: "org.example.Point", params: { srid: "4326", axes: "纬度, 经度" } } },
 ];
 
-/** A table of 200 columns, of all data types. */
+/** A table of 200 columns, of all data types; null is unset. */
 const wideModelApi = {
   inputs: [
     {
@@ -44,7 +42,7 @@ const wideModelApi = {
         format: "TABULAR_FORMAT_SPARK",
         columns: Array.from({ length: 200 }, (_, i) => ({
           name: `${names[i % names.length]} ${i}`,
-          required: [undefined, true, false][i % 3],
+          required: [null, true, false][i % 3],
           dataType: types[i % types.length],
         })),
       },
@@ -57,34 +55,6 @@ const wideModelApi = {
     { parameter: { name: "label", required: true, dataType: { string: {} } } },
   ],
 };
-
-/** Opens a channel with TLS, the token, and the service config that comes with the protos. */
-function connect(): grpc.Client {
-  const token = grpc.credentials.createFromMetadataGenerator((_, done) => {
-    const metadata = new grpc.Metadata();
-    metadata.set("authorization", `Bearer ${MODELREGISTRY_TOKEN}`);
-    done(null, metadata);
-  });
-  const tls = grpc.credentials.createSsl(readFileSync(MODELREGISTRY_CA_CERT!));
-  const { modelregistry } = grpc.loadPackageDefinition(definitions) as Message;
-  return new modelregistry.v1.ModelService(
-    MODELREGISTRY_TARGET,
-    grpc.credentials.combineChannelCredentials(tls, token),
-    {
-      "grpc.service_config": readFileSync("protos/modelregistry/v1/service_config.json", "utf8"),
-      "grpc.keepalive_time_ms": 30_000,
-      "grpc.keepalive_permit_without_calls": 1,
-    },
-  );
-}
-
-function call(client: grpc.Client, method: string, request: Message, seconds = callSeconds): Promise<Message> {
-  const deadline = Date.now() + seconds * 1000;
-  const unary = (client as Message)[method].bind(client) as Unary;
-  return new Promise((resolve, reject) =>
-    unary(request, { deadline }, (error, response) => (error ? reject(error) : resolve(response!))),
-  );
-}
 
 async function main(): Promise<void> {
   const client = connect();
@@ -118,7 +88,7 @@ async function main(): Promise<void> {
     console.error(`repeated ${promoted.rid}`);
 
     const wanted = { modelRid: production.rid, modelVersionRid: promoted.rid };
-    console.log(JSON.stringify(versionToJson(await call(client, "getModelVersion", wanted)), null, 2));
+    console.log(JSON.stringify(await call(client, "getModelVersion", wanted), null, 2));
 
     await tellFailure(call(client, "getModel", { modelRid: `ri.models.main.model.${randomUUID()}` }));
     // A deadline that has passed already, so that it is certainly missed.
@@ -131,18 +101,47 @@ async function main(): Promise<void> {
   }
 }
 
-/** A version as proto3 JSON: what proto-loader makes of it is that already, but for the time. */
-function versionToJson({ createdTime, ...version }: Message): Message {
-  const milliseconds = Number(createdTime.seconds) * 1000 + (createdTime.nanos ?? 0) / 1e6;
-  return { ...version, createdTime: new Date(milliseconds).toISOString() };
+/** Opens a channel with TLS, the token, and the service config that comes with the protos. */
+function connect(): grpc.Client {
+  const token = grpc.credentials.createFromMetadataGenerator((_, done) => {
+    const metadata = new grpc.Metadata();
+    metadata.set("authorization", `Bearer ${MODELREGISTRY_TOKEN}`);
+    done(null, metadata);
+  });
+  const tls = grpc.credentials.createSsl(readFileSync(MODELREGISTRY_CA_CERT!));
+  return new grpc.Client(MODELREGISTRY_TARGET!, grpc.credentials.combineChannelCredentials(tls, token), {
+    "grpc.service_config": readFileSync("protos/modelregistry/v1/service_config.json", "utf8"),
+    "grpc.keepalive_time_ms": 30_000,
+    "grpc.keepalive_permit_without_calls": 1,
+  });
 }
 
-async function modelsByPage(client: grpc.Client, parentFolderRid: string): Promise<Message[][]> {
-  const pages: Message[][] = [];
+/** Calls a method with proto3 JSON. A name that the request does not have is an error, and is not left out unseen. */
+function call(client: grpc.Client, name: string, request: object, seconds = callSeconds): Promise<any> {
+  const { name: rpc, input, output } = service.method[name];
+  const bytes = Buffer.from(toBinary(input, fromJson(input, request as JsonObject)));
+  // Said in the service config, too, where grpc-js does not look for it.
+  const metadata = new grpc.Metadata({ waitForReady: true });
+  const options = { deadline: Date.now() + seconds * 1000 };
+  return new Promise((resolve, reject) =>
+    client.makeUnaryRequest(
+      `/${service.typeName}/${rpc}`,
+      (sent: Buffer) => sent,
+      (received: Buffer) => toJson(output, fromBinary(output, received)),
+      bytes,
+      metadata,
+      options,
+      (error, answer) => (error ? reject(error) : resolve(answer)),
+    ),
+  );
+}
+
+async function modelsByPage(client: grpc.Client, parentFolderRid: string): Promise<object[][]> {
+  const pages: object[][] = [];
   let pageToken: string | undefined;
   do {
-    const page = await call(client, "listModels", { parentFolderRid, pageSize: 1, pageToken });
-    pages.push(page.models);
+    const page = await call(client, "listModels", { parentFolderRid, pageSize: 1, ...(pageToken && { pageToken }) });
+    pages.push(page.data);
     pageToken = page.nextPageToken;
   } while (pageToken !== undefined);
   return pages;
@@ -158,23 +157,25 @@ async function tellFailure(failing: Promise<unknown>): Promise<void> {
 
 /** An error's name, parameters and instance id, as its ErrorInfo has them, or else its code. */
 function described(error: grpc.ServiceError): string {
-  for (const detail of detailsOf(error)) {
-    if (detail.type_url.endsWith("/google.rpc.ErrorInfo")) {
-      const { errorName, errorInstanceId, ...parameters } = message("google.rpc.ErrorInfo", detail.value).metadata;
-      const told = Object.entries(parameters).map(([key, value]) => `${key}=${value}`);
-      return [errorName, ...told.sort(), `instance ${errorInstanceId}`].join(", ");
-    }
+  const info = detailsOf(error).find((detail) => detail.typeUrl.endsWith(`/${errorInfoSchema.typeName}`));
+  if (!info) {
+    return grpc.status[error.code];
   }
-  return grpc.status[error.code];
+  const { metadata }: any = toJson(errorInfoSchema, fromBinary(errorInfoSchema, info.value));
+  const { errorName, errorInstanceId, ...parameters } = metadata;
+  const told = Object.entries(parameters).map(([key, value]) => `${key}=${value}`);
+  return [errorName, ...told.sort(), `instance ${errorInstanceId}`].join(", ");
 }
 
-function detailsOf(error: grpc.ServiceError): Message[] {
-  const [status] = error.metadata.get("grpc-status-details-bin");
-  return status ? (message("google.rpc.Status", status as Buffer).details ?? []) : [];
+function detailsOf(error: grpc.ServiceError): Any[] {
+  const [bytes] = error.metadata.get("grpc-status-details-bin");
+  const status: any = bytes ? fromBinary(statusSchema, bytes as Buffer) : undefined;
+  return status?.details ?? [];
 }
 
-function message(name: string, bytes: Buffer): Message {
-  return (definitions[name] as protoLoader.MessageTypeDefinition<object, object>).deserialize(bytes);
+try {
+  await main();
+} catch (error) {
+  console.error(`${error}`);
+  process.exitCode = 1;
 }
-
-await main();

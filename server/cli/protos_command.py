@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor import Descriptor, FileDescriptor
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
 
 from server.cli.options import option
 from server.cli.output import fail, say
@@ -74,7 +74,17 @@ def _descriptor_set() -> FileDescriptorSet:
 def _plain(file: FileDescriptor) -> FileDescriptorProto:
     plain = FileDescriptorProto()
     file.CopyToProto(plain)
+    for message in plain.message_type:
+        _name_for_json(message, file.message_types_by_name[message.name])
     return plain
+
+
+def _name_for_json(message: DescriptorProto, described: Descriptor) -> None:
+    """Fill in what protoc writes into each descriptor set and Python leaves out; not all readers make it up."""
+    for field in message.field:
+        field.json_name = described.fields_by_name[field.name].json_name
+    for nested in message.nested_type:
+        _name_for_json(nested, described.nested_types_by_name[nested.name])
 
 
 def _api() -> Iterable[FileDescriptor]:

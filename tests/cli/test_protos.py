@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from server.rpc.server import HEALTH, SERVICES
@@ -78,6 +79,33 @@ def test_the_descriptor_set_is_complete_in_order_and_has_the_comments(tmp_path: 
     ours = [each for each in described.file if each.name in OURS]
     assert [each.name for each in ours if not each.source_code_info.location] == []
     assert sorted(each.name for each in ours) == OURS
+
+
+def test_every_field_of_the_descriptor_set_has_its_json_name_as_from_protoc(tmp_path: Path) -> None:
+    written, compiled = tmp_path / "api.binpb", tmp_path / "protoc.binpb"
+    assert run("protos", "--out", tmp_path / "protos", "--descriptor-set", written).returncode == 0
+    line = ["protoc", f"-I{tmp_path / 'protos'}", "--include_imports", f"--descriptor_set_out={compiled}", *OURS]
+    subprocess.run(line, check=True, env=environment())
+    # Another release of the compiler may bring more fields of google/protobuf.
+    known = {name: of_json for name, of_json in json_names(compiled) if not name.startswith("google.protobuf.")}
+    named = dict(json_names(written))
+    assert {name: named[name] for name in known} == known
+    assert [name for name, of_json in named.items() if not of_json] == []
+
+
+def json_names(file: Path) -> Iterator[tuple[str, str]]:
+    """Each field of a descriptor set, by its full name, with its name in JSON."""
+
+    def of(message: DescriptorProto, package: str) -> Iterator[tuple[str, str]]:
+        name = f"{package}.{message.name}"
+        for field in message.field:
+            yield f"{name}.{field.name}", field.json_name
+        for nested in message.nested_type:
+            yield from of(nested, name)
+
+    for each in FileDescriptorSet.FromString(file.read_bytes()).file:
+        for message in each.message_type:
+            yield from of(message, each.package)
 
 
 def test_grpcurl_knows_the_services_by_it(tmp_path: Path) -> None:
