@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -41,8 +41,6 @@ PART, PARTS = b"x" * 2**20, 20
 PLAIN = [("grpc.service_config", "{}"), ("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
 
 pytestmark = pytest.mark.timeout(BUILD_SECONDS)
-
-Connect = Callable[[str], Registry]
 
 
 @contextmanager
@@ -87,13 +85,34 @@ def registry(proxy: str, replicas: Replicas) -> Iterator[Registry]:
         yield registry
 
 
+class Fronted(NamedTuple):
+    """Two fronts of one server, and a client that calls them through Envoy."""
+
+    one: Front
+    other: Front
+    registry: Registry
+
+    @property
+    def calls(self) -> int:
+        """How many calls have reached the fronts."""
+        return self.one.calls + self.other.calls
+
+    def fail_next(self, code: grpc.StatusCode, *, carried_out: bool) -> None:
+        """Let the next call of each front fail, and begin to count."""
+        for front in (self.one, self.other):
+            front.calls = 0
+            front.fail_next(code, carried_out=carried_out)
+
+
 @pytest.fixture
-def fronts(replicas: Replicas) -> Iterator[tuple[Front, Front, Sequence[tuple[str, int]]]]:
-    """Two fronts of one server, and where they are."""
+def fronted(replicas: Replicas, tmp_path: Path) -> Iterator[Fronted]:
     with ExitStack() as stack:
         channel = stack.enter_context(grpc.insecure_channel(replicas[FIRST].address))
-        both = Front(channel), Front(channel)
-        yield *both, [("127.0.0.1", stack.enter_context(listening(front))) for front in both]
+        one, other = Front(channel), Front(channel)
+        addresses = [("127.0.0.1", stack.enter_context(listening(front))) for front in (one, other)]
+        proxy = stack.enter_context(envoy(tmp_path, addresses))
+        registry = connect(proxy, replicas[FIRST].token(), plaintext=True, options=PLAIN)
+        yield Fronted(one, other, stack.enter_context(registry))
 
 
 def test_calls_take_turns_and_errors_arrive_whole(
@@ -144,72 +163,48 @@ def calling(call: Callable[[], object]) -> Iterator[list[str]]:
             ends.set()
 
 
-def test_only_what_is_safe_is_repeated(
-    fronts: tuple[Front, Front, Sequence[tuple[str, int]]],
-    replicas: Replicas,
-    model_and_version: tuple[str, str],
-    tmp_path: Path,
-) -> None:
-    one, other, addresses = fronts
+def test_only_what_is_safe_is_repeated(fronted: Fronted, model_and_version: tuple[str, str]) -> None:
     model, version = model_and_version
+    models = fronted.registry.models
     branch = GetBranchRequest(model_rid=model)
     promotion = PromoteVersionRequest(model_rid=model, source_model_version_rid=version, preview=True)
-    with (
-        envoy(tmp_path, addresses) as proxy,
-        connect(proxy, replicas[FIRST].token(), plaintext=True, options=PLAIN) as registry,
-    ):
-
-        def fail_next(code: grpc.StatusCode, *, carried_out: bool) -> None:
-            for front in (one, other):
-                front.calls = 0
-                front.fail_next(code, carried_out=carried_out)
-
-        count = registry.models.GetBranch(branch).version_count
-        fail_next(grpc.StatusCode.UNAVAILABLE, carried_out=False)
-        assert registry.models.GetBranch(branch).version_count == count
-        assert one.calls + other.calls > 1
-        # Nobody knows whether it was carried out, but the client.
-        fail_next(grpc.StatusCode.UNAVAILABLE, carried_out=True)
-        with pytest.raises(RegistryError) as failed:
-            registry.models.PromoteVersion(promotion)
-        assert (failed.value.code(), one.calls + other.calls) == (grpc.StatusCode.UNAVAILABLE, 1)
-        fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, carried_out=False)
-        assert registry.models.PromoteVersion(promotion).version_number == count + 2
-        assert one.calls + other.calls > 1
+    count = models.GetBranch(branch).version_count
+    fronted.fail_next(grpc.StatusCode.UNAVAILABLE, carried_out=False)
+    assert models.GetBranch(branch).version_count == count
+    assert fronted.calls > 1
+    # Nobody knows whether it was carried out, but the client.
+    fronted.fail_next(grpc.StatusCode.UNAVAILABLE, carried_out=True)
+    with pytest.raises(RegistryError) as failed:
+        models.PromoteVersion(promotion)
+    assert (failed.value.code(), fronted.calls) == (grpc.StatusCode.UNAVAILABLE, 1)
+    fronted.fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, carried_out=False)
+    assert models.PromoteVersion(promotion).version_number == count + 2
+    assert fronted.calls > 1
 
 
-def test_health_and_deadlines_are_heeded(
-    fronts: tuple[Front, Front, Sequence[tuple[str, int]]],
-    replicas: Replicas,
-    model_and_version: tuple[str, str],
-    tmp_path: Path,
-) -> None:
-    one, other, addresses = fronts
+def test_health_and_deadlines_are_heeded(fronted: Fronted, model_and_version: tuple[str, str]) -> None:
+    one, other, registry = fronted
     branch = GetBranchRequest(model_rid=model_and_version[0])
-    with (
-        envoy(tmp_path, addresses) as proxy,
-        connect(proxy, replicas[FIRST].token(), plaintext=True, options=PLAIN) as registry,
-    ):
 
-        def spared(front: Front) -> bool:
-            front.calls = 0
-            for _ in range(4):
-                registry.models.GetBranch(branch, timeout=DEADLINE_SECONDS)
-            return front.calls == 0
+    def spared(front: Front) -> bool:
+        front.calls = 0
+        for _ in range(4):
+            registry.models.GetBranch(branch, timeout=DEADLINE_SECONDS)
+        return front.calls == 0
 
-        assert not spared(one)
-        assert not spared(other)
-        one.health.tell(NOT_SERVING)
-        until(lambda: spared(one))
-        assert other.seconds_left is not None
-        # On the way it is rounded up.
-        assert DEADLINE_SECONDS / 2 < other.seconds_left < DEADLINE_SECONDS + 1
-        other.health.tell(NOT_SERVING)
-        with pytest.raises(RegistryError) as failed:
-            until(lambda: spared(other))
-        assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
-        one.health.tell(SERVING)
-        until(lambda: reaches(registry, branch))
+    assert not spared(one)
+    assert not spared(other)
+    one.health.tell(NOT_SERVING)
+    until(lambda: spared(one))
+    assert other.seconds_left is not None
+    # On the way it is rounded up.
+    assert DEADLINE_SECONDS / 2 < other.seconds_left < DEADLINE_SECONDS + 1
+    other.health.tell(NOT_SERVING)
+    with pytest.raises(RegistryError) as failed:
+        until(lambda: spared(other))
+    assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
+    one.health.tell(SERVING)
+    until(lambda: reaches(registry, branch))
 
 
 def reaches(registry: Registry, branch: GetBranchRequest) -> bool:
