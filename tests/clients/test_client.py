@@ -29,6 +29,7 @@ from modelregistry_client import Registry, RegistryError, aio, connect, errors
 from tests.builders import model_api, new_folder_rid
 from tests.certificates import Authority
 from tests.processes import Server
+from tests.rpc.fronts import Front, listening
 from tests.rpc.test_status import TABLE
 
 PARTS = [b"model " * 1000, b"files"]
@@ -162,6 +163,30 @@ def test_a_write_gets_an_id_and_the_request_of_the_caller_stays_as_it_is(registr
     listed = registry.models.ListModelVersions(ListModelVersionsRequest(model_rid=model.rid))
     assert [each.version_number for each in listed.model_versions] == [4, 3, 2, 1]
     assert registry.promotions.CheckPromotion(promotion(version)).would_succeed
+
+
+@pytest.mark.parametrize("calls", ["of threads", "of asyncio"])
+def test_a_promotion_whose_answer_is_lost_is_made_once(calls: str, registry: Registry, server: Server) -> None:
+    model = registry.models.CreateModel(new_model())
+    version = registry.models.CreateModelVersion(CreateModelVersionRequest(model_rid=model.rid, model_api=ModelApi()))
+
+    async def promote(target: str) -> ModelVersion:
+        async with aio.connect(target, server.token(), plaintext=True) as losing:
+            return await losing.models.PromoteVersion(promotion(version))
+
+    with grpc.insecure_channel(server.address) as behind:
+        front = Front(behind)
+        front.fail_next(grpc.StatusCode.UNAVAILABLE, carried_out=True, method="PromoteVersion")
+        with listening(front) as port:
+            target = f"127.0.0.1:{port}"
+            if calls == "of asyncio":
+                promoted = asyncio.run(promote(target))
+            else:
+                with connect(target, server.token(), plaintext=True) as losing:
+                    promoted = losing.models.PromoteVersion(promotion(version))
+    assert front.failed == 1
+    listed = registry.models.ListModelVersions(ListModelVersionsRequest(model_rid=model.rid))
+    assert list(listed.model_versions) == [promoted, version]
 
 
 def test_the_token_is_asked_for_before_each_call(server: Server) -> None:
