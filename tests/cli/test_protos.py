@@ -108,6 +108,13 @@ def json_names(file: Path) -> Iterator[tuple[str, str]]:
             yield from of(message, each.package)
 
 
+def test_a_compiler_needs_nothing_but_the_descriptor_set(tmp_path: Path) -> None:
+    run("protos", "--descriptor-set", tmp_path / "api.binpb")
+    line = ["protoc", "--descriptor_set_in=api.binpb", "--python_out=.", *OURS]
+    subprocess.run(line, check=True, env=environment(), cwd=tmp_path)
+    assert len(list(tmp_path.rglob("*_pb2.py"))) == len(OURS)
+
+
 def test_grpcurl_knows_the_services_by_it(tmp_path: Path) -> None:
     file = tmp_path / "api.binpb"
     run("protos", "--descriptor-set", file)

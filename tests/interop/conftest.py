@@ -98,7 +98,14 @@ def shell_blocks(page: str) -> list[str]:
 
 def pasted(lines: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """What comes of lines that are pasted into a shell; none of them may fail."""
-    result = subprocess.run(
+    result = in_shell(lines, folder, **variables)
+    assert result.returncode == 0, f"{lines}\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
+    return result
+
+
+def in_shell(lines: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What comes of lines in a shell, up to the first that fails."""
+    return subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", lines],
         capture_output=True,
         text=True,
@@ -108,5 +115,3 @@ def pasted(lines: str, folder: Path, **variables: str) -> subprocess.CompletedPr
         stdin=subprocess.DEVNULL,
         timeout=BUILD_SECONDS,
     )
-    assert result.returncode == 0, f"{lines}\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
-    return result

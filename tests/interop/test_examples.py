@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import rfc8785
 
-from tests.interop.conftest import BUILD_SECONDS, ROOT, Built, Service, pasted
+from tests.interop.conftest import BUILD_SECONDS, ROOT, Built, Service, in_shell, pasted
 from tests.rpc.fronts import Front, listening
 
 # Each folder of examples, with the programs in it.
@@ -40,14 +41,20 @@ pytestmark = pytest.mark.timeout(BUILD_SECONDS)
 
 
 @pytest.fixture(params=EACH, ids=[program for _, program in EACH])
-def program(request: pytest.FixtureRequest, built: Built) -> Callable[..., tuple[dict[str, str], dict[str, Any]]]:
-    """Runs each program in turn; returns what it told and the version that it printed."""
+def line(request: pytest.FixtureRequest, built: Built) -> tuple[str, Path]:
+    """What runs each program in turn, and where."""
     language, name = request.param
     folder, lines = built(language)
     [line] = [line for line in lines if name in line]
+    return line, folder
+
+
+@pytest.fixture
+def program(line: tuple[str, Path]) -> Callable[..., tuple[dict[str, str], dict[str, Any]]]:
+    """Runs the program; returns what it told and the version that it printed."""
 
     def run(**variables: str) -> tuple[dict[str, str], dict[str, Any]]:
-        ran = pasted(line, folder, **variables)
+        ran = pasted(*line, **variables)
         told = re.fullmatch(TOLD, ran.stderr)
         assert told, ran.stderr
         return told.groupdict(), json.loads(ran.stdout)
@@ -81,6 +88,15 @@ def normalised(version: dict[str, Any], told: dict[str, str]) -> dict[str, Any]:
         return names.get(value, value) if isinstance(value, str) else value
 
     return named(version)
+
+
+def test_a_program_that_is_refused_says_why_in_a_line(line: tuple[str, Path], service: Service) -> None:
+    variables = {**service.variables(), "MODELREGISTRY_TOKEN": "not.a.token"}
+    ran = in_shell(*line, **variables)
+    assert ran.returncode != 0
+    assert ran.stdout == ""
+    [told] = ran.stderr.strip().splitlines()
+    assert "InvalidCredentials" in told
 
 
 def test_a_lost_answer_is_asked_for_again_and_the_promotion_made_once(

@@ -52,6 +52,9 @@ public final class Client {
         connect(System.getenv("MODELREGISTRY_TARGET"), new File(System.getenv("MODELREGISTRY_CA_CERT")));
     try {
       new Client(channel, System.getenv("MODELREGISTRY_TOKEN")).run();
+    } catch (StatusRuntimeException error) {
+      System.err.println(error.getMessage());
+      System.exit(1);
     } finally {
       channel.shutdownNow();
     }
