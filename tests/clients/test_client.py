@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest
 from modelregistry_client import Registry, RegistryError, aio, connect, errors
 from tests.builders import model_api, new_folder_rid
 from tests.certificates import Authority
-from tests.processes import Server
+from tests.processes import Server, run
 from tests.rpc.fronts import Front, listening
 from tests.rpc.test_status import TABLE
 
@@ -124,6 +126,34 @@ def test_failures_of_asyncio_are_typed(server: Server) -> None:
                 [part async for part in registry.models.DownloadModelFiles(NO_FILES)]
             with pytest.raises(errors.ModelNotFound):
                 await registry.models.UploadModelFiles([UploadModelFilesRequest(model_rid=NO_MODEL, sha256="0" * 64)])
+
+    asyncio.run(calls())
+
+
+def test_asyncio_writes_and_reads_part_by_part(server: Server) -> None:
+    async def calls() -> None:
+        async with aio.connect(server.address, server.token(), plaintext=True) as registry:
+            models = registry.models
+            model = await models.CreateModel(new_model())
+            uploading = models.UploadModelFiles()
+            for part in upload(model):
+                await uploading.write(part)
+            await uploading.done_writing()
+            version = await models.CreateModelVersion(with_files(model, (await uploading).upload_id))
+            wanted = DownloadModelFilesRequest(model_rid=model.rid, model_version_rid=version.rid)
+            downloading = models.DownloadModelFiles(wanted)
+            parts = []
+            while (part := await downloading.read()) is not grpc.aio.EOF:
+                parts.append(part.chunk)
+            assert b"".join(parts) == b"".join(PARTS)
+            failing = models.UploadModelFiles()
+            await failing.write(UploadModelFilesRequest(model_rid=NO_MODEL, sha256="0" * 64))
+            await failing.done_writing()
+            with pytest.raises(errors.ModelNotFound):
+                await failing
+            assert await failing.code() == grpc.StatusCode.NOT_FOUND
+            with pytest.raises(errors.ModelVersionNotFound):
+                await models.DownloadModelFiles(NO_FILES).read()
 
     asyncio.run(calls())
 
@@ -225,6 +255,28 @@ def test_the_connection_has_tls_unless_it_is_said_otherwise(tmp_path: Path) -> N
             assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
     with pytest.raises(ValueError, match="client_key"):
         connect("localhost:1", "token", client_certificate=own_cert)
+
+
+def test_an_error_can_go_to_another_process(registry: Registry) -> None:
+    with pytest.raises(errors.ModelNotFound) as failed:
+        registry.models.GetModel(GetModelRequest(model_rid=NO_MODEL))
+    arrived = pickle.loads(pickle.dumps(failed.value))
+    assert type(arrived) is errors.ModelNotFound
+    assert (str(arrived), arrived.model_rid, arrived.code()) == (str(failed.value), NO_MODEL, grpc.StatusCode.NOT_FOUND)
+
+
+def test_a_registry_that_is_closed_says_so(server: Server) -> None:
+    """The call of a closed channel would crash the process, so this is another one."""
+    program = """
+from modelregistry.v1.model_service_pb2 import GetModelRequest
+from modelregistry_client import connect
+with connect("127.0.0.1:1", "token", plaintext=True) as registry:
+    pass
+registry.models.GetModel(GetModelRequest())
+"""
+    ended = run("-c", program, command=Path(sys.executable))
+    assert ended.returncode == 1
+    assert "ValueError: the registry is closed" in ended.stderr
 
 
 def test_options_of_the_caller_win(server: Server) -> None:

@@ -53,13 +53,15 @@ class Registry:
 
     def __init__(self, channel: grpc.Channel, token: str | Callable[[], str]) -> None:
         self._channel = channel
-        typed = grpc.intercept_channel(channel, Typed(token))
+        self._calls = Typed(token)
+        typed = grpc.intercept_channel(channel, self._calls)
         self.models = ModelServiceStub(typed)
         self.promotions = PromotionServiceStub(typed)
         self.access = AccessServiceStub(typed)
 
     def close(self) -> None:
         """End all calls that run, and the connections."""
+        self._calls.close()
         self._channel.close()
 
     def __enter__(self) -> Registry:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc.aio
 
@@ -50,9 +50,10 @@ class Registry:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
-        self.models: ModelServiceAsyncStub = ModelServiceStub(channel)
-        self.promotions: PromotionServiceAsyncStub = PromotionServiceStub(channel)
-        self.access: AccessServiceAsyncStub = AccessServiceStub(channel)
+        calls = cast("grpc.aio.Channel", _Typed(channel))
+        self.models: ModelServiceAsyncStub = ModelServiceStub(calls)
+        self.promotions: PromotionServiceAsyncStub = PromotionServiceStub(calls)
+        self.access: AccessServiceAsyncStub = AccessServiceStub(calls)
 
     async def close(self) -> None:
         """End all calls that run, and the connections."""
@@ -67,13 +68,72 @@ class Registry:
         await self.close()
 
 
+class _Typed:
+    """Stands between the stubs and a channel: the failures of its calls are typed errors."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+
+    def unary_unary(self, *arguments: Any, **more: Any) -> Callable[..., _Call]:
+        return _typed(self._channel.unary_unary(*arguments, **more))
+
+    def unary_stream(self, *arguments: Any, **more: Any) -> Callable[..., _Call]:
+        return _typed(self._channel.unary_stream(*arguments, **more))
+
+    def stream_unary(self, *arguments: Any, **more: Any) -> Callable[..., _Call]:
+        return _typed(self._channel.stream_unary(*arguments, **more))
+
+
+def _typed(method: Callable[..., Any]) -> Callable[..., _Call]:
+    return lambda *arguments, **more: _Call(method(*arguments, **more))
+
+
+class _Call:
+    """A call of gRPC's, whose failure is a typed error wherever it shows."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return _of(self._call).__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        try:
+            async for part in self._call:
+                yield part
+        except grpc.RpcError as error:
+            raise typed(error) from error
+
+    async def read(self) -> Any:
+        """Return the next part of the answer, or `grpc.aio.EOF`."""
+        return await _of(self._call.read())
+
+    async def write(self, request: Any) -> None:
+        """Send the next part of the request."""
+        await _of(self._call.write(request))
+
+    async def done_writing(self) -> None:
+        """Say that no part follows."""
+        await _of(self._call.done_writing())
+
+
+async def _of(awaited: Awaitable[Any]) -> Any:
+    try:
+        return await awaited
+    except grpc.RpcError as error:
+        raise typed(error) from error
+
+
 class _Authenticated:
     """Gives each call its token."""
 
     def __init__(self, token: Token) -> None:
         self._token = token
 
-    async def _authenticated(self, details: Any) -> Any:
+    async def _authenticated(self, details: Any) -> CallDetails:
         token = self._token if isinstance(self._token, str) else self._token()
         if inspect.isawaitable(token):
             token = await token
@@ -90,31 +150,14 @@ class _Authenticated:
 class _UnaryUnary(_Authenticated, grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         details = await self._authenticated(client_call_details)
-        return await _ended(await continuation(details, with_request_id(details.method.decode(), request)))
+        return await continuation(details, with_request_id(details.method.decode(), request))
 
 
 class _StreamUnary(_Authenticated, grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        return await _ended(await continuation(await self._authenticated(client_call_details), request_iterator))
+        return await continuation(await self._authenticated(client_call_details), request_iterator)
 
 
 class _UnaryStream(_Authenticated, grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return _parts(await continuation(await self._authenticated(client_call_details), request))
-
-
-async def _ended(call: Any) -> Any:
-    """Return a call when it has its answer. Raises a typed error if it gets none."""
-    try:
-        await call
-    except grpc.RpcError as error:
-        raise typed(error) from error
-    return call
-
-
-async def _parts(call: Any) -> AsyncIterator[Any]:
-    try:
-        async for part in call:
-            yield part
-    except grpc.RpcError as error:
-        raise typed(error) from error
+        return await continuation(await self._authenticated(client_call_details), request)

@@ -20,6 +20,11 @@ class Typed(
 
     def __init__(self, token: str | Callable[[], str]) -> None:
         self._token = token
+        self._closed = False
+
+    def close(self) -> None:
+        """Let no more calls through: on a channel that is closed, gRPC crashes the process."""
+        self._closed = True
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Call once, and get one answer."""
@@ -35,6 +40,8 @@ class Typed(
         return _Call(continuation(self._authenticated(client_call_details), request_iterator))
 
     def _authenticated(self, details: Any) -> CallDetails:
+        if self._closed:
+            raise ValueError("the registry is closed")
         token = self._token if isinstance(self._token, str) else self._token()
         return CallDetails(
             method=details.method,

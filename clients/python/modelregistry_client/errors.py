@@ -28,7 +28,10 @@ class RegistryError(grpc.RpcError):
     def __init__(self, error: Any, name: str | None = None, details: Mapping[type, Any] | None = None) -> None:
         super().__init__(error.details())
         found = details or {}
-        self._error = error
+        # And not the error itself, which cannot go to another process.
+        self._code: grpc.StatusCode = error.code()
+        self._initial_metadata = tuple((key, value) for key, value in error.initial_metadata() or ())
+        self._trailing_metadata = tuple((key, value) for key, value in error.trailing_metadata() or ())
         self.name = name
         """The name that docs/contract.md lists; None where gRPC itself failed."""
         info = dict(found[ErrorInfo].metadata) if ErrorInfo in found else {}
@@ -47,24 +50,33 @@ class RegistryError(grpc.RpcError):
 
     def code(self) -> grpc.StatusCode:
         """Return the status code of gRPC."""
-        code: grpc.StatusCode = self._error.code()
-        return code
+        return self._code
 
     def details(self) -> str:
         """Return a sentence for people."""
-        return self._error.details() or ""
+        return self.args[0] or ""
 
     def initial_metadata(self) -> Any:
         """Return the headers of the answer."""
-        return self._error.initial_metadata()
+        return self._initial_metadata
 
     def trailing_metadata(self) -> Any:
         """Return the trailers of the answer."""
-        return self._error.trailing_metadata()
+        return self._trailing_metadata
+
+    def __reduce__(self) -> Any:
+        return _restored, (type(self), self.args, vars(self))
 
     def __str__(self) -> str:
         instance = f" [{self.error_instance_id}]" if self.error_instance_id else ""
         return f"{self.code().name}: {self.details()}{instance}"
+
+
+def _restored(kind: type[RegistryError], args: tuple[Any, ...], state: Mapping[str, Any]) -> RegistryError:
+    """Return an error that was copied, or came from another process."""
+    error = kind.__new__(kind, *args)
+    vars(error).update(state)
+    return error
 
 
 class _Parameter:
