@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
 from modelregistry.v1.access_service_pb2_grpc import AccessServiceStub
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceStub
-from modelregistry_client.calls import Typed
+from modelregistry_client.calls import Calls
 from modelregistry_client.channels import channel_credentials, channel_options
 from modelregistry_client.errors import FieldViolation as FieldViolation
 from modelregistry_client.errors import RegistryError as RegistryError
@@ -53,15 +53,13 @@ class Registry:
 
     def __init__(self, channel: grpc.Channel, token: str | Callable[[], str]) -> None:
         self._channel = channel
-        self._calls = Typed(token)
-        typed = grpc.intercept_channel(channel, self._calls)
-        self.models = ModelServiceStub(typed)
-        self.promotions = PromotionServiceStub(typed)
-        self.access = AccessServiceStub(typed)
+        calls = cast("grpc.Channel", Calls(channel, token))
+        self.models = ModelServiceStub(calls)
+        self.promotions = PromotionServiceStub(calls)
+        self.access = AccessServiceStub(calls)
 
     def close(self) -> None:
         """End all calls that run, and the connections."""
-        self._calls.close()
         self._channel.close()
 
     def __enter__(self) -> Registry:

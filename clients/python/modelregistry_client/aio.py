@@ -13,8 +13,8 @@ from modelregistry.v1.access_service_pb2_grpc import AccessServiceStub
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceStub
 from modelregistry_client.channels import channel_credentials, channel_options
-from modelregistry_client.errors import typed
-from modelregistry_client.requests import CallDetails, with_request_id, with_token
+from modelregistry_client.errors import failures_typed
+from modelregistry_client.requests import with_request_id, with_token
 
 if TYPE_CHECKING:
     from modelregistry.v1.access_service_pb2_grpc import AccessServiceAsyncStub
@@ -101,11 +101,9 @@ class _Call:
         return _of(self._call).__await__()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        try:
+        with failures_typed():
             async for part in self._call:
                 yield part
-        except grpc.RpcError as error:
-            raise typed(error) from error
 
     async def read(self) -> Any:
         """Return the next part of the answer, or `grpc.aio.EOF`."""
@@ -119,12 +117,18 @@ class _Call:
         """Say that no part follows."""
         await _of(self._call.done_writing())
 
+    async def wait_for_connection(self) -> None:
+        """Wait until a server has taken the call."""
+        await _of(self._call.wait_for_connection())
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Let the callback have this call when it has ended."""
+        self._call.add_done_callback(lambda _: callback(self))
+
 
 async def _of(awaited: Awaitable[Any]) -> Any:
-    try:
+    with failures_typed():
         return await awaited
-    except grpc.RpcError as error:
-        raise typed(error) from error
 
 
 class _Authenticated:
@@ -133,18 +137,11 @@ class _Authenticated:
     def __init__(self, token: Token) -> None:
         self._token = token
 
-    async def _authenticated(self, details: Any) -> CallDetails:
+    async def _authenticated(self, details: Any) -> Any:
         token = self._token if isinstance(self._token, str) else self._token()
         if inspect.isawaitable(token):
             token = await token
-        return CallDetails(
-            method=details.method,
-            timeout=details.timeout,
-            metadata=grpc.aio.Metadata(*with_token(details.metadata, token)),
-            credentials=details.credentials,
-            wait_for_ready=details.wait_for_ready,
-            compression=None,
-        )
+        return details._replace(metadata=grpc.aio.Metadata(*with_token(details.metadata, token)))
 
 
 class _UnaryUnary(_Authenticated, grpc.aio.UnaryUnaryClientInterceptor):

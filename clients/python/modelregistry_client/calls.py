@@ -7,50 +7,74 @@ from typing import Any
 
 import grpc
 
-from modelregistry_client.errors import typed
-from modelregistry_client.requests import CallDetails, with_request_id, with_token
+from modelregistry_client.errors import failures_typed, typed
+from modelregistry_client.requests import with_request_id, with_token
 
 
-class Typed(
-    grpc.UnaryUnaryClientInterceptor,
-    grpc.UnaryStreamClientInterceptor,
-    grpc.StreamUnaryClientInterceptor,
-):
-    """Stands between the stubs and a channel."""
+class Calls:
+    """Stands between the stubs and a channel.
 
-    def __init__(self, token: str | Callable[[], str]) -> None:
+    It wraps the channel's methods, and is no interceptor: at each call those ask the channel for the method, and if it
+    was closed just then, gRPC crashes the process.
+    """
+
+    def __init__(self, channel: grpc.Channel, token: str | Callable[[], str]) -> None:
+        self._channel = channel
         self._token = token
-        self._closed = False
 
-    def close(self) -> None:
-        """Let no more calls through: on a channel that is closed, gRPC crashes the process."""
-        self._closed = True
+    def unary_unary(self, name: str, *arguments: Any, **more: Any) -> _Method:
+        """Return a method with one request and one answer."""
+        return _Method(self._channel.unary_unary(name, *arguments, **more), name, self._token)
 
-    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Call once, and get one answer."""
-        details = self._authenticated(client_call_details)
-        return _Call(continuation(details, with_request_id(details.method, request)))
+    def stream_unary(self, name: str, *arguments: Any, **more: Any) -> _Method:
+        """Return a method with a stream of requests and one answer."""
+        return _Method(self._channel.stream_unary(name, *arguments, **more), name, self._token)
 
-    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Call once, and get a stream."""
-        return _Call(continuation(self._authenticated(client_call_details), request))
+    def unary_stream(self, name: str, *arguments: Any, **more: Any) -> _Stream:
+        """Return a method with one request and a stream of answers."""
+        return _Stream(self._channel.unary_stream(name, *arguments, **more), name, self._token)
 
-    def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """Send a stream, and get one answer."""
-        return _Call(continuation(self._authenticated(client_call_details), request_iterator))
 
-    def _authenticated(self, details: Any) -> CallDetails:
-        if self._closed:
-            raise ValueError("the registry is closed")
+class _Method:
+    """A method of the channel."""
+
+    def __init__(self, method: Any, name: str, token: str | Callable[[], str]) -> None:
+        self._method = method
+        self._name = name
+        self._token = token
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        return self._called(self._method, *arguments, **more)
+
+    def with_call(self, *arguments: Any, **more: Any) -> Any:
+        """Return the answer, and the call that it came from."""
+        return self._called(self._method.with_call, *arguments, **more)
+
+    def future(self, *arguments: Any, **more: Any) -> _Call:
+        """Return a call that goes on."""
+        return _Call(self._called(self._method.future, *arguments, **more))
+
+    def _called(
+        self,
+        way: Callable[..., Any],
+        request: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        *arguments: Any,
+        request_iterator: Any = None,
+        **more: Any,
+    ) -> Any:
+        sent = request_iterator if request is None else with_request_id(self._name, request)
         token = self._token if isinstance(self._token, str) else self._token()
-        return CallDetails(
-            method=details.method,
-            timeout=details.timeout,
-            metadata=with_token(details.metadata, token),
-            credentials=details.credentials,
-            wait_for_ready=details.wait_for_ready,
-            compression=details.compression,
-        )
+        with failures_typed():
+            return way(sent, timeout, with_token(metadata, token), *arguments, **more)
+
+
+class _Stream(_Method):
+    """A method of the channel whose answers are a stream."""
+
+    def __call__(self, *arguments: Any, **more: Any) -> _Call:
+        return _Call(super().__call__(*arguments, **more))
 
 
 class _Call:
@@ -64,10 +88,8 @@ class _Call:
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the answer."""
-        try:
+        with failures_typed():
             return self._call.result(timeout)
-        except grpc.RpcError as error:
-            raise typed(error) from error
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return why there is no answer, or None if there is one."""
@@ -82,7 +104,5 @@ class _Call:
         return self
 
     def __next__(self) -> Any:
-        try:
+        with failures_typed():
             return next(self._call)
-        except grpc.RpcError as error:
-            raise typed(error) from error

@@ -6,140 +6,66 @@ that has no such name: of gRPC itself, or of a server that is newer than this cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import timedelta
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
-from grpc_status import rpc_status
+from google.rpc.status_pb2 import Status
 
+from modelregistry_client.error_base import FieldViolation as FieldViolation
+from modelregistry_client.error_base import Parameter
+from modelregistry_client.error_base import RegistryError as RegistryError
 
-class FieldViolation(NamedTuple):
-    """What is wrong with a field of a request: its path, like `model_api.inputs[0].tabular.name`, and a sentence."""
-
-    field: str
-    description: str
-
-
-class RegistryError(grpc.RpcError):
-    """A call failed. `code()`, `details()` and the like are those of gRPC's own error, which is the cause."""
-
-    def __init__(self, error: Any, name: str | None = None, details: Mapping[type, Any] | None = None) -> None:
-        super().__init__(error.details())
-        found = details or {}
-        # And not the error itself, which cannot go to another process.
-        self._code: grpc.StatusCode = error.code()
-        self._initial_metadata = tuple((key, value) for key, value in error.initial_metadata() or ())
-        self._trailing_metadata = tuple((key, value) for key, value in error.trailing_metadata() or ())
-        self.name = name
-        """The name that docs/contract.md lists; None where gRPC itself failed."""
-        info = dict(found[ErrorInfo].metadata) if ErrorInfo in found else {}
-        info.pop("errorName", None)
-        self.error_instance_id: str | None = info.pop("errorInstanceId", None)
-        """What the server's log has for this very failure."""
-        self.parameters: Mapping[str, str] = info
-        """The offending values by name, such as `modelRid`."""
-        bad = found[BadRequest].field_violations if BadRequest in found else ()
-        self.violations = tuple(FieldViolation(each.field, each.description) for each in bad)
-        """The fields of the request that are at fault."""
-        self.retry_after: timedelta | None = found[RetryInfo].retry_delay.ToTimedelta() if RetryInfo in found else None
-        """When the same request may succeed, and certainly was not carried out."""
-        self.call_id: str | None = found[RequestInfo].request_id if RequestInfo in found else None
-        """What the server's log has for this call."""
-
-    def code(self) -> grpc.StatusCode:
-        """Return the status code of gRPC."""
-        return self._code
-
-    def details(self) -> str:
-        """Return a sentence for people."""
-        return self.args[0] or ""
-
-    def initial_metadata(self) -> Any:
-        """Return the headers of the answer."""
-        return self._initial_metadata
-
-    def trailing_metadata(self) -> Any:
-        """Return the trailers of the answer."""
-        return self._trailing_metadata
-
-    def __reduce__(self) -> Any:
-        return _restored, (type(self), self.args, vars(self))
-
-    def __str__(self) -> str:
-        instance = f" [{self.error_instance_id}]" if self.error_instance_id else ""
-        return f"{self.code().name}: {self.details()}{instance}"
-
-
-def _restored(kind: type[RegistryError], args: tuple[Any, ...], state: Mapping[str, Any]) -> RegistryError:
-    """Return an error that was copied, or came from another process."""
-    error = kind.__new__(kind, *args)
-    vars(error).update(state)
-    return error
-
-
-class _Parameter:
-    """A parameter of an error as an attribute: `model_rid` is the parameter `modelRid`."""
-
-    def __set_name__(self, owner: type[RegistryError], name: str) -> None:
-        first, *rest = name.split("_")
-        self.key = first + "".join(word.capitalize() for word in rest)
-
-
-class _Text(_Parameter):
-    def __get__(self, error: RegistryError, owner: type[RegistryError]) -> str:
-        return error.parameters[self.key]
-
-
-class _Number(_Parameter):
-    def __get__(self, error: RegistryError, owner: type[RegistryError]) -> int:
-        return int(error.parameters[self.key])
+# Where gRPC puts a google.rpc.Status.
+_STATUS = "grpc-status-details-bin"
 
 
 class RequestIdAlreadyUsed(RegistryError):
     """The same caller has used the request id for another request of the same RPC."""
 
-    request_id = _Text()
+    request_id = Parameter(str)
 
 
 class BranchHeadChanged(RegistryError):
     """The branch has another head than the caller thinks; an empty actual RID means that it has none."""
 
-    model_rid = _Text()
-    branch_name = _Text()
-    expected_head_version_rid = _Text()
-    actual_head_version_rid = _Text()
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
+    expected_head_version_rid = Parameter(str)
+    actual_head_version_rid = Parameter(str)
 
 
 class ModelApiIncompatible(RegistryError):
     """The branch enforces compatibility, and the promotion would break somebody. The first findings are violations."""
 
-    model_rid = _Text()
-    branch_name = _Text()
-    error_count = _Number()
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
+    error_count = Parameter(int)
 
 
 class PromotionNotFound(RegistryError):
     """No such promotion, or none that the caller may see."""
 
-    promotion_rid = _Text()
+    promotion_rid = Parameter(str)
 
 
 class VersionNumberNotFound(RegistryError):
     """A branch that the caller sees has no version of that number."""
 
-    model_rid = _Text()
-    branch_name = _Text()
-    version_number = _Number()
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
+    version_number = Parameter(int)
 
 
 class VersionAlreadyHead(RegistryError):
     """The version to go back to is the head of the branch as it is."""
 
-    model_rid = _Text()
-    branch_name = _Text()
-    version_number = _Number()
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
+    version_number = Parameter(int)
 
 
 class MissingCredentials(RegistryError):
@@ -153,7 +79,7 @@ class InvalidCredentials(RegistryError):
 class ApiUsageDenied(RegistryError):
     """The token is good, but not for this RPC."""
 
-    missing_scope = _Text()
+    missing_scope = Parameter(str)
 
 
 class ApiFeaturePreviewUsageOnly(RegistryError):
@@ -167,32 +93,32 @@ class InvalidArgument(RegistryError):
 class InvalidModelApi(RegistryError):
     """A Model API that contradicts itself. `error_type`: DUPLICATE_NAME, EMPTY_NAME, TYPE_MISSING, NESTING_TOO_DEEP."""
 
-    error_type = _Text()
-    message = _Text()
+    error_type = Parameter(str)
+    message = Parameter(str)
 
 
 class InvalidBranchName(RegistryError):
     """A branch name that breaks the rules for names."""
 
-    branch_name = _Text()
+    branch_name = Parameter(str)
 
 
 class InvalidDisplayName(RegistryError):
     """A display name that breaks the rules for names."""
 
-    display_name = _Text()
+    display_name = Parameter(str)
 
 
 class InvalidPageSize(RegistryError):
     """A page size outside 0 to 1000."""
 
-    page_size = _Number()
+    page_size = Parameter(int)
 
 
 class InvalidPageToken(RegistryError):
     """A page token that this query did not hand out."""
 
-    page_token = _Text()
+    page_token = Parameter(str)
 
 
 class UnsupportedModelSource(RegistryError):
@@ -206,13 +132,13 @@ class RequestTooLarge(RegistryError):
 class PromoteVersionModelPermissionDenied(RegistryError):
     """The caller sees the target model, but may not promote into it."""
 
-    model_rid = _Text()
+    model_rid = Parameter(str)
 
 
 class CreateModelVersionPermissionDenied(RegistryError):
     """The caller sees the model, but may not create versions in it."""
 
-    model_rid = _Text()
+    model_rid = Parameter(str)
 
 
 class CreateModelPermissionDenied(RegistryError):
@@ -222,48 +148,48 @@ class CreateModelPermissionDenied(RegistryError):
 class AccessPermissionDenied(RegistryError):
     """The caller may not manage the resource's grants, nor the policies of its branches."""
 
-    resource_rid = _Text()
+    resource_rid = Parameter(str)
 
 
 class ModelNotFound(RegistryError):
     """No such model, or none that the caller may see."""
 
-    model_rid = _Text()
+    model_rid = Parameter(str)
 
 
 class ModelVersionNotFound(RegistryError):
     """No such version, or none that the caller may see."""
 
-    model_rid = _Text()
-    model_version_rid = _Text()
+    model_rid = Parameter(str)
+    model_version_rid = Parameter(str)
 
 
 class UploadNotFound(RegistryError):
     """No such upload: none of this caller for this model, none that is complete, or none any more."""
 
-    model_rid = _Text()
-    upload_id = _Text()
+    model_rid = Parameter(str)
+    upload_id = Parameter(str)
 
 
 class ModelFilesNotFound(RegistryError):
     """A version that the caller sees has no model files."""
 
-    model_rid = _Text()
-    model_version_rid = _Text()
+    model_rid = Parameter(str)
+    model_version_rid = Parameter(str)
 
 
 class BranchNotFound(RegistryError):
     """A model that the caller sees has no such branch."""
 
-    model_rid = _Text()
-    branch_name = _Text()
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
 
 
 class ResourceNameAlreadyExists(RegistryError):
     """The folder already holds a model of that name."""
 
-    parent_folder_rid = _Text()
-    display_name = _Text()
+    parent_folder_rid = Parameter(str)
+    display_name = Parameter(str)
 
 
 class Overloaded(RegistryError):
@@ -281,15 +207,41 @@ class Internal(RegistryError):
 _BY_NAME: Mapping[str, type[RegistryError]] = {each.__name__: each for each in RegistryError.__subclasses__()}
 
 
+@contextmanager
+def failures_typed() -> Iterator[None]:
+    """Raise what gRPC raises as the error that it stands for."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise typed(error) from error
+
+
 def typed(error: Any) -> RegistryError:
     """Return what gRPC raised as the error that it stands for."""
     if isinstance(error, RegistryError):
         return error
-    details: dict[type, Any] = {}
-    status = rpc_status.from_call(error)
-    for detail in status.details if status is not None else ():
-        for kind in (ErrorInfo, BadRequest, RetryInfo, RequestInfo):
-            if detail.Is(kind.DESCRIPTOR):
-                details[kind] = kind.FromString(detail.value)
+    try:
+        details = _details(error)
+    except DecodeError:
+        details = {}
     name = details[ErrorInfo].metadata.get("errorName") if ErrorInfo in details else None
     return _BY_NAME.get(name or "", RegistryError)(error, name, details)
+
+
+def _details(error: Any) -> dict[type, Any]:
+    """Return the details of a failure by their type; none if they are of another failure than its status code is.
+
+    A proxy may answer with a status of its own, and leave the server's trailers as they are.
+    """
+    details: dict[type, Any] = {}
+    for key, value in error.trailing_metadata() or ():
+        if key != _STATUS:
+            continue
+        status = Status.FromString(value)
+        if status.code != error.code().value[0]:
+            continue
+        for detail in status.details:
+            for kind in (ErrorInfo, BadRequest, RetryInfo, RequestInfo):
+                if detail.Is(kind.DESCRIPTOR):
+                    details[kind] = kind.FromString(detail.value)
+    return details

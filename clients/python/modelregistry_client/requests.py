@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
-import grpc
 from google.protobuf.message import Message
 
 # It changes nothing, and takes the request that PromoteVersion takes, with an id or without.
@@ -16,23 +15,15 @@ Metadata = Sequence[tuple[str, str | bytes]]
 Request = TypeVar("Request")
 
 
-class CallDetails(NamedTuple):
-    """What gRPC's interceptors hand on of a call."""
-
-    method: Any
-    timeout: float | None
-    metadata: Any
-    credentials: grpc.CallCredentials | None
-    wait_for_ready: bool | None
-    compression: Any
-
-
 def with_token(metadata: Iterable[tuple[str, str | bytes]] | None, token: str) -> Metadata:
-    """Return the metadata of a call with the token, unless it has one of its own."""
+    """Return the metadata of a call with the token, unless it has one of its own.
+
+    A token that was read from a file ends with the line.
+    """
     given = tuple(metadata or ())
     if any(key == "authorization" for key, _ in given):
         return given
-    return (*given, ("authorization", f"Bearer {token}"))
+    return (*given, ("authorization", f"Bearer {token.strip()}"))
 
 
 def with_request_id(method: str, request: Request) -> Request:
