@@ -37,8 +37,10 @@ const retry: Interceptor = (next) => async (request) => {
       return await next(request);
     } catch (error) {
       const { code } = ConnectError.from(error);
-      const passing = code === Code.ResourceExhausted || (code === Code.Unavailable && repeatable);
-      if (!passing || attempt === attempts) {
+      // A replica that ends cancels what has reached it and not begun.
+      const lost = code === Code.Unavailable || code === Code.Canceled;
+      const passing = code === Code.ResourceExhausted || (lost && repeatable);
+      if (!passing || attempt === attempts || request.signal.aborted) {
         throw error;
       }
       await sleep(first * 2 ** (attempt - 1) * (0.8 + 0.4 * Math.random()), undefined, { signal: request.signal });

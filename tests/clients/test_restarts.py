@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,13 @@ import pytest
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import GetBranchRequest, ListModelVersionsRequest, PromoteVersionRequest
 from modelregistry_client import aio, connect
+from modelregistry_client.channels import channel_options
 from tests.postgres import unused_port
 from tests.processes import Server, until
 
 CALLERS = 3
 MORE = 20
+AT_ONCE = 16
 
 End = Callable[[Server], None]
 ENDS: dict[str, End] = {"stopped": Server.stop, "killed": Server.kill}
@@ -68,12 +71,18 @@ def version(running: Callable[[], Server]) -> tuple[Server, ModelVersion]:
 def test_threads_notice_nothing(end: End, version: tuple[Server, ModelVersion], running: Callable[[], Server]) -> None:
     server, source = version
     load = Load(source)
-    with connect(server.address, server.token(), plaintext=True) as registry:
+    # A client that does not watch the server's health, and so goes on calling while that ends.
+    config = json.loads(dict(channel_options(()))["grpc.service_config"])
+    del config["healthCheckConfig"]
+    options = [("grpc.service_config", json.dumps(config))]
+    with connect(server.address, server.token(), plaintext=True, options=options) as registry:
 
         def call() -> None:
             while not load.ends.is_set():
                 load.promoted.append(registry.models.PromoteVersion(load.promotion).rid)
-                registry.models.GetBranch(load.branch)
+                # So many at a time that some reach the server just when it ends.
+                for read in [registry.models.GetBranch.future(load.branch) for _ in range(AT_ONCE)]:
+                    read.result()
 
         with ThreadPoolExecutor(CALLERS) as threads:
             callers = [threads.submit(call) for _ in range(CALLERS)]

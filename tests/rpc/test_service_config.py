@@ -84,7 +84,7 @@ def test_what_may_have_been_carried_out_is_repeated_only_where_that_does_no_harm
     has_id = "request_id" in METHODS[rpc].input_type.fields_by_name
     sets = rpc in {"SetBranchPolicy", "GrantRole", "RevokeRole"}
     if is_read or has_id or sets:
-        assert retried_codes(rpc) == {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
+        assert retried_codes(rpc) == {"UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED"}
     else:
         assert rpc == "UploadModelFiles"
         assert retried_codes(rpc) == set()
@@ -96,7 +96,9 @@ def test_those_with_an_id_have_an_entry_to_themselves() -> None:
     assert [{each["method"] for each in entry["name"]} for entry in ENTRIES][1] == with_id - {"CheckPromotion"}
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED]
+)
 def test_a_read_that_fails_for_a_moment_succeeds(admin: User, front: Front, code: grpc.StatusCode) -> None:
     model = admin.create_model("m")
     front.calls = 0
