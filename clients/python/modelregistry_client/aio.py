@@ -78,14 +78,14 @@ class _Typed:
         return _typed(self._channel.unary_unary(*arguments, **more))
 
     def unary_stream(self, *arguments: Any, **more: Any) -> Callable[..., _Call]:
-        return _typed(self._channel.unary_stream(*arguments, **more))
+        return _typed(self._channel.unary_stream(*arguments, **more), _Stream)
 
     def stream_unary(self, *arguments: Any, **more: Any) -> Callable[..., _Call]:
         return _typed(self._channel.stream_unary(*arguments, **more))
 
 
-def _typed(method: Callable[..., Any]) -> Callable[..., _Call]:
-    return lambda *arguments, **more: _Call(method(*arguments, **more))
+def _typed(method: Callable[..., Any], kind: type[_Call] | None = None) -> Callable[..., _Call]:
+    return lambda *arguments, **more: (kind or _Call)(method(*arguments, **more))
 
 
 class _Call:
@@ -124,6 +124,17 @@ class _Call:
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Let the callback have this call when it has ended."""
         self._call.add_done_callback(lambda _: callback(self))
+
+
+class _Stream(_Call):
+    """A call whose answers are a stream, which ends when nobody can read them any more.
+
+    gRPC's own goes on, and the server waits for a reader, of whom it has room for but so many.
+    """
+
+    def __del__(self) -> None:
+        if not self._call.done():
+            self._call.cancel()
 
 
 async def _of(awaited: Awaitable[Any]) -> Any:
