@@ -36,6 +36,7 @@ from tests.rpc.fronts import Front, listening
 
 ENVOY = Path(sys.executable).with_name("envoy")
 CALLERS = 4
+WATCHING = 16
 PART, PARTS = b"x" * 2**20, 20
 # The client does nothing of what Envoy is to do.
 PLAIN = [("grpc.service_config", "{}"), ("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
@@ -91,6 +92,8 @@ class Fronted(NamedTuple):
     one: Front
     other: Front
     registry: Registry
+    address: str
+    token: str
 
     @property
     def calls(self) -> int:
@@ -103,6 +106,13 @@ class Fronted(NamedTuple):
             front.calls = 0
             front.fail_next(code, carried_out=carried_out)
 
+    def spares(self, front: Front, branch: GetBranchRequest) -> bool:
+        """Whether calls go to the other front alone."""
+        front.calls = 0
+        for _ in range(4):
+            self.registry.models.GetBranch(branch, timeout=DEADLINE_SECONDS)
+        return front.calls == 0
+
 
 @pytest.fixture
 def fronted(replicas: Replicas, tmp_path: Path) -> Iterator[Fronted]:
@@ -111,8 +121,9 @@ def fronted(replicas: Replicas, tmp_path: Path) -> Iterator[Fronted]:
         one, other = Front(channel), Front(channel)
         addresses = [("127.0.0.1", stack.enter_context(listening(front))) for front in (one, other)]
         proxy = stack.enter_context(envoy(tmp_path, addresses))
-        registry = connect(proxy, replicas[FIRST].token(), plaintext=True, options=PLAIN)
-        yield Fronted(one, other, stack.enter_context(registry))
+        token = replicas[FIRST].token()
+        registry = stack.enter_context(connect(proxy, token, plaintext=True, options=PLAIN))
+        yield Fronted(one, other, registry, proxy, token)
 
 
 def test_calls_take_turns_and_errors_arrive_whole(
@@ -184,14 +195,11 @@ def test_only_what_is_safe_is_repeated(fronted: Fronted, model_and_version: tupl
 
 
 def test_health_and_deadlines_are_heeded(fronted: Fronted, model_and_version: tuple[str, str]) -> None:
-    one, other, registry = fronted
+    one, other, registry = fronted.one, fronted.other, fronted.registry
     branch = GetBranchRequest(model_rid=model_and_version[0])
 
     def spared(front: Front) -> bool:
-        front.calls = 0
-        for _ in range(4):
-            registry.models.GetBranch(branch, timeout=DEADLINE_SECONDS)
-        return front.calls == 0
+        return fronted.spares(front, branch)
 
     assert not spared(one)
     assert not spared(other)
@@ -206,6 +214,23 @@ def test_health_and_deadlines_are_heeded(fronted: Fronted, model_and_version: tu
     assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
     one.health.tell(SERVING)
     until(lambda: reaches(registry, branch))
+
+
+def test_one_replica_does_not_hold_up_a_client_that_watches_health(
+    fronted: Fronted, model_and_version: tuple[str, str]
+) -> None:
+    """Its question would go to any of them, so there are as many clients as make it certain that one asks either."""
+    branch = GetBranchRequest(model_rid=model_and_version[0])
+    own = [("grpc.use_local_subchannel_pool", 1)]
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(connect(fronted.address, fronted.token, plaintext=True, options=own))
+            for _ in range(WATCHING)
+        ]
+        assert all(client.models.GetBranch(branch).name for client in clients)
+        fronted.one.health.tell(NOT_SERVING)
+        until(lambda: fronted.spares(fronted.one, branch))
+        assert all(client.models.GetBranch(branch).name for client in clients)
 
 
 def reaches(registry: Registry, branch: GetBranchRequest) -> bool:
