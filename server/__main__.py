@@ -9,11 +9,12 @@ def main() -> None:
     """Run the command line."""
     # gRPC reads this when it is imported. Its core would write lines of its own among ours, which say the same.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull)  # noqa: SIM115 - for as long as the process runs
+    # A stream that was closed before the start. In this order each gets its own number, which nothing else then has.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115 - for as long as the process runs
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            _write_utf8(stream)
+        _write_utf8(stream)
     from server.cli import build_app
 
     try:

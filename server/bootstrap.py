@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import shutil
-import socket
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import grpc
@@ -23,8 +18,9 @@ from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings
 from server.errors import RegistryError
 from server.gateway.routes import routes_of
 from server.gateway.server import HttpServer
+from server.logs import get_logger
 from server.observability.observers import Observers
-from server.ports import Ports, listen_for_grpc, tls_context
+from server.ports import Ports, PrivateSocket, listen_for_grpc, listen_privately, tls_context
 from server.rpc.health import Health
 from server.rpc.interceptors import CREATION_THREADS, WRITE_THREADS, Chain
 from server.rpc.readiness import Readiness
@@ -35,7 +31,7 @@ from server.storage.sql.engine import embedded_database, is_embedded, open_engin
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.schema import SchemaOutdated, check, migrate
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # A lost file is bad luck; if all of so many are lost, we look at the wrong place.
 SAMPLE_FILES = 5
@@ -50,6 +46,7 @@ class Application:
     server: grpc.Server
     chain: Chain
     gateway: HttpServer | None
+    private: PrivateSocket
     readiness: Readiness
     repository: Repository
     files: FileStore
@@ -85,41 +82,28 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
     )
     try:
         listen_for_grpc(server, ports, settings)
-        gateway = _gateway(server, ports.http, settings) if ports.http else None
+        private = listen_privately(server)
     except ConfigError:
         repository.close()
         raise
+    gateway = None
+    if ports.http is not None:
+        gateway = HttpServer(
+            ports.http,
+            routes_of(SERVICES),
+            private.target,
+            max_body_bytes=settings.max_message_bytes,
+            tls=tls_context(settings),
+        )
     return Application(
         server=server,
         chain=chain,
         gateway=gateway,
-        readiness=Readiness(health, repository.ping),
+        private=private,
+        readiness=Readiness(health, chain.self_check, private.target),
         repository=repository,
         files=files,
         observers=observers,
-    )
-
-
-def _gateway(server: grpc.Server, listener: socket.socket, settings: Settings) -> HttpServer:
-    """Return the HTTP server, a client of the gRPC server over a socket in a folder that no other user can enter.
-
-    Raises ConfigError if there can be no such socket.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="modelregistry-"))
-    target = f"unix:{folder / 'grpc.sock'}"
-    try:
-        server.add_insecure_port(target)
-    except RuntimeError as error:
-        # The system bounds the path of a socket, to about a hundred bytes.
-        shutil.rmtree(folder)
-        raise ConfigError(f"no socket can be made in {folder}: let TMPDIR name a folder with a short path") from error
-    return HttpServer(
-        listener,
-        routes_of(SERVICES),
-        target,
-        max_body_bytes=settings.max_message_bytes,
-        tls=tls_context(settings),
-        close=partial(shutil.rmtree, folder, ignore_errors=True),
     )
 
 

@@ -32,8 +32,8 @@ def run(application: Application, announce: Callable[[], None]) -> None:
 def start(application: Application) -> None:
     """Take calls."""
     application.observers.start(application.repository.connections)
-    application.readiness.start()
     application.server.start()
+    application.readiness.start()
     if application.gateway is not None:
         application.gateway.start()
 
@@ -48,6 +48,7 @@ def stop_and_close(application: Application) -> None:
     stopped = application.server.stop(max(0.0, deadline - time.monotonic()))
     application.chain.cancel_streams()
     stopped.wait()
+    application.private.close()
     application.observers.close()
     application.files.close()
     application.repository.close()

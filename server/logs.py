@@ -7,16 +7,17 @@ which takes less time for each.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import logging
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -48,6 +49,31 @@ class JsonFormatter(logging.Formatter):
             return json.dumps(line, default=str)
 
 
+class ServingLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger for code that serves calls: a handler that raises costs a line, and never a call its answer."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Leave everything as it is; by default the adapter replaces `extra`."""
+        return msg, kwargs
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log. A failure of that has no place where it could be told: the log would be it."""
+        with contextlib.suppress(Exception):
+            super().log(level, msg, *args, **kwargs)
+
+    def log_fields(self, message: str, fields: dict[str, object]) -> None:
+        """Log a message with fields at INFO, in half the time of `info`: without looking for the line of code."""
+        if self.isEnabledFor(logging.INFO):
+            line = {"levelno": logging.INFO, "levelname": "INFO", "name": self.name, "msg": message, "fields": fields}
+            with contextlib.suppress(Exception):
+                self.logger.handle(logging.makeLogRecord(line))
+
+
+def get_logger(name: str) -> ServingLogger:
+    """Return the logger of this name."""
+    return ServingLogger(logging.getLogger(name))
+
+
 class LineHandler(logging.Handler):
     """Writes records to a stream, from a thread of its own."""
 
@@ -61,12 +87,15 @@ class LineHandler(logging.Handler):
         self._writer: threading.Thread | None = None
         atexit.register(self.flush)
 
-    def createLock(self) -> None:  # noqa: N802 - overrides logging's
-        """Have no lock around `emit`, which needs none."""
-        self.lock = None
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Take the record, without the lock around `emit`: behind it, calls would wait for what another one writes."""
+        passes = bool(self.filter(record))
+        if passes:
+            self.emit(record)
+        return passes
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have the record written: soon, and at once if it is a warning or worse."""
+        """Have the record written: soon, and at once if it is a warning or worse. Safe to share between threads."""
         if len(self._waiting) >= MAX_WAITING:
             self._dropped += 1
             return
@@ -74,19 +103,17 @@ class LineHandler(logging.Handler):
         if record.levelno >= logging.WARNING:
             self.flush()
         elif self._writer is None:
-            # Not before: who only warns may fork, and threads stay behind.
+            # Not before: a process that only warns may fork, and threads stay behind.
             self._writer = threading.Thread(target=self._write_on, name="logs", daemon=True)
             self._writer.start()
 
     def flush(self) -> None:
         """Write what waits."""
-        with self._writing:
-            try:
-                for piece in _pieces(self._taken()):
-                    self._stream.write(piece)
-                self._stream.flush()
-            except (OSError, ValueError):
-                return  # Nobody reads it any more; the server goes on serving.
+        # A reader that has gone, or a full disk, ends the log and not the server.
+        with self._writing, contextlib.suppress(OSError, ValueError):
+            for piece in _pieces(self._taken()):
+                self._stream.write(piece)
+            self._stream.flush()
 
     def _write_on(self) -> None:
         while True:
@@ -107,25 +134,12 @@ class LineHandler(logging.Handler):
             yield f"{self.format(record)}\n".encode()
 
 
-def log_fields(logger: logging.Logger, message: str, fields: dict[str, object]) -> None:
-    """Log a message with fields, at INFO: as `logger.info` would, without what no line says."""
-    if logger.isEnabledFor(logging.INFO):
-        record = logging.LogRecord.__new__(logging.LogRecord)
-        record.__dict__.update(_USUAL, name=logger.name, msg=message, created=time.time(), fields=fields)
-        logger.handle(record)
-
-
 def configure_logs() -> None:
     """Send everything from INFO up to standard error; standard output is for what people asked for."""
-    # What no line says need not be found out.
-    logging._srcfile = None  # which logging's own documentation advises
+    # What no line says need not be found out for each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=logging.INFO, handlers=[LineHandler(sys.stderr.buffer)], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
-# What every record has, even if nobody said so.
-_USUAL = vars(logging.LogRecord("", logging.INFO, "", 0, "", (), None))
 
 
 @lru_cache(2)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import ssl
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 
@@ -61,6 +64,31 @@ def listen_for_grpc(server: grpc.Server, ports: Ports, settings: Settings) -> No
             server.add_insecure_port(ports.grpc_address)
     except RuntimeError:
         raise _cannot_listen("--listen", settings.listen) from None
+
+
+@dataclass(frozen=True)
+class PrivateSocket:
+    """Where a process calls its own gRPC server: a socket in a folder that no other user can enter."""
+
+    target: str
+    _folder: Path
+
+    def close(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def listen_privately(server: grpc.Server) -> PrivateSocket:
+    """Let the gRPC server listen for this process itself. Raises ConfigError if there can be no such socket."""
+    folder = Path(tempfile.mkdtemp(prefix="modelregistry-"))
+    private = PrivateSocket(f"unix:{folder / 'grpc.sock'}", folder)
+    try:
+        server.add_insecure_port(private.target)
+    except RuntimeError as error:
+        # The system bounds the path of a socket, to about a hundred bytes.
+        private.close()
+        raise ConfigError(f"no socket can be made in {folder}: let TMPDIR name a folder with a short path") from error
+    return private
 
 
 def _reserve_grpc(settings: Settings) -> socket.socket:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +11,14 @@ from pathlib import Path
 from server import bootstrap, lifecycle, processors
 from server.auth import local_keys
 from server.config import Settings, host_of, is_loopback
+from server.logs import get_logger
 from server.ports import Ports
 from server.workers import Supervisor
 
 # After how many new objects, less those that are gone, garbage is collected. Each call leaves some for a while.
 GARBAGE = 10_000
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def serve(settings: Settings, ports: Ports, workers: int, announce: Callable[[], None]) -> None:

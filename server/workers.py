@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from server.config import ConfigError
+from server.logs import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # How long the supervisor waits before it starts a worker again that died soon: longer each time.
 FIRST_BACKOFF_SECONDS = 0.1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import orjson
 import pytest
 
-from server.logs import LineHandler, log_fields
+from server.logs import LineHandler, ServingLogger
 
 
 class Lines:
@@ -36,7 +38,7 @@ def lines() -> Iterator[Lines]:
 def test_fields_are_logged_as_the_library_would(lines: Lines) -> None:
     fields: dict[str, object] = {"method": "/a/B", "milliseconds": 1.5, "user": None}
     lines.logger.info("call", extra={"fields": fields})
-    log_fields(lines.logger, "call", fields)
+    ServingLogger(lines.logger).log_fields("call", fields)
     usual, ours = lines.written()
     assert usual.pop("time") <= ours.pop("time")  # type: ignore[operator]
     assert ours == usual == {"level": "INFO", "logger": "tests.lines", "message": "call", **fields}
@@ -44,7 +46,7 @@ def test_fields_are_logged_as_the_library_would(lines: Lines) -> None:
 
 def test_fields_below_the_level_are_not_logged(lines: Lines) -> None:
     lines.logger.setLevel(logging.WARNING)
-    log_fields(lines.logger, "call", {})
+    ServingLogger(lines.logger).log_fields("call", {})
     assert lines.written() == []
 
 
@@ -54,3 +56,44 @@ def test_a_line_that_cannot_be_made_takes_no_other_along(lines: Lines, capsys: p
     lines.logger.info("behind")
     assert [line["message"] for line in lines.written()] == ["before", "behind"]
     assert "%d is no number" in capsys.readouterr().err
+
+
+def test_a_handler_that_raises_costs_whoever_logs_nothing_but_the_line() -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError(record)
+
+    logger = logging.Logger("tests.broken", logging.INFO)
+    logger.addHandler(Broken())
+    with pytest.raises(RuntimeError):
+        logger.info("as it is")
+    serving = ServingLogger(logger)
+    serving.info("%s", "guarded", extra={"fields": {}})
+    serving.error("guarded", exc_info=True)
+    serving.log_fields("guarded", {})
+
+
+def test_a_stream_that_takes_nothing_gets_the_later_lines_once_it_takes_them_again(lines: Lines) -> None:
+    class Full(io.RawIOBase):
+        is_full = True
+        taken = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            if self.is_full:
+                raise OSError(errno.ENOSPC, "no space")
+            self.taken += bytes(data)
+            return len(data)
+
+    full = Full()
+    handler = LineHandler(io.BufferedWriter(full))
+    lines.logger.addHandler(handler)
+    for number in range(1000):
+        lines.logger.info("lost %d %s", number, "x" * 100)
+    handler.flush()
+    full.is_full = False
+    lines.logger.warning("told")
+    handler.close()
+    assert orjson.loads(full.taken.splitlines()[-1])["message"] == "told"

@@ -62,9 +62,17 @@ PERMISSIONS: dict[str, Permission] = {
     _ACCESS + "ListGrants": Permission(MODELS_READ, TO_MANAGE_GRANTS),
 }
 
+# A server asks itself for its health. `server.rpc.self_check` sees to it that others cannot.
+SELF_CHECK = "modelregistry.internal.SelfCheck"
+
 # Served to anyone: a load balancer's probe has no token, and a schema is no secret.
 OPEN_SERVICES = frozenset(
-    {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
+    {
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+        SELF_CHECK,
+    }
 )
 
 

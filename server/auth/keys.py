@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import threading
 import time
@@ -18,6 +17,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import jwt
 
+from server.logs import get_logger
+
 # Gives the JWKS document; raises OSError or ValueError if it cannot.
 Loader = Callable[[], bytes | str]
 
@@ -30,7 +31,7 @@ MAX_JWKS_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 16
 MIN_RSA_BITS = 2048
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class KeySet(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import stat
 import tempfile
@@ -22,6 +21,7 @@ from jwt.algorithms import OKPAlgorithm
 
 from server.auth.keys import JwksKeySet
 from server.auth.tokens import principal
+from server.logs import get_logger
 
 ISSUER = "modelregistry-local"
 AUDIENCE = "modelregistry"
@@ -30,7 +30,7 @@ ADMIN = "user:admin"
 KEY_FILE = "local-key.pem"
 ALGORITHM = "EdDSA"
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class LocalKeys:

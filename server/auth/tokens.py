@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import time
 from contextlib import suppress
@@ -14,6 +13,7 @@ import jwt
 from server.auth.keys import KeySet
 from server.caller import MAX_PRINCIPAL_BYTES, Caller
 from server.errors import InvalidCredentials
+from server.logs import get_logger
 
 LEEWAY = 10.0  # Seconds that the issuer's clock and ours may differ.
 MAX_AUTHORIZATION_LENGTH = 16 * 1024  # What gRPC takes as a call's metadata at the very most.
@@ -24,7 +24,7 @@ MAX_REMEMBERED = 4096
 _BEARER = re.compile(r"(?i:bearer) +([\w-]+\.[\w-]+\.[\w-]+)", re.ASCII)
 _NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # Control characters, and halves of surrogate pairs.
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class TokenVerifier:

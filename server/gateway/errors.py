@@ -13,9 +13,10 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from server.errors import HTTP_STATUS, Internal, RegistryError
 from server.gateway.routes import Route
 from server.json_paths import json_path
+from server.logs import get_logger
 from server.rpc.status import message_of, to_status
 
-log = logging.getLogger("modelregistry.http")
+log = get_logger("modelregistry.http")
 
 # The public SDK sends a POST again after a 429 or 503 that does not say so.
 DO_NOT_RETRY = {"QoS-Retry-Hint": "do-not-retry"}

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import grpc.aio
 import uvicorn
@@ -27,7 +27,7 @@ _CHANNEL_OPTIONS = (
 
 
 class HttpServer:
-    """Serves routes on a socket, with calls of the gRPC server at `target`; `close` is called when it has stopped."""
+    """Serves routes on a socket, with calls of the gRPC server at `target`."""
 
     def __init__(
         self,
@@ -37,14 +37,12 @@ class HttpServer:
         *,
         max_body_bytes: int,
         tls: ssl.SSLContext | None,
-        close: Callable[[], object],
     ):
         self._listener = listener
         self._routes = routes
         self._target = target
         self._max_body_bytes = max_body_bytes
         self._tls = tls
-        self._close = close
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._started = threading.Event()
         self._uvicorn: uvicorn.Server | None = None
@@ -63,7 +61,6 @@ class HttpServer:
         self._uvicorn.config.timeout_graceful_shutdown = max(1, int(grace_seconds))
         self._uvicorn.should_exit = True
         self._thread.join()
-        self._close()
 
     def _run(self) -> None:
         try:

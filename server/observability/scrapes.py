@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -12,12 +11,14 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
+from server.logs import get_logger
+
 PATH = "/metrics"
 # How often numbers are brought up to date, for whichever process is asked.
 SAMPLE_SECONDS = 0.25
 CLIENT_SECONDS = 10.0
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class MetricsServer:
@@ -27,8 +28,8 @@ class MetricsServer:
     """
 
     def __init__(self, listener: socket.socket, registry: CollectorRegistry, sample: Callable[[], None]):
-        self._sample = sample
-        self._server = _Server(listener, registry, sample)
+        self._server = _Server(listener, registry, self._sample)
+        self._bring_up_to_date = sample
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(SAMPLE_SECONDS,), name="metrics", daemon=True
         )
@@ -43,6 +44,13 @@ class MetricsServer:
         self._server.shutdown()
         self._sample()
         self._server.server_close()
+
+    def _sample(self) -> None:
+        """Bring the numbers up to date, unless that fails: the next time it may work, and the server goes on."""
+        try:
+            self._bring_up_to_date()
+        except Exception:
+            log.warning("the metrics cannot be brought up to date", exc_info=True)
 
 
 class _Server(ThreadingHTTPServer):

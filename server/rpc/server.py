@@ -68,6 +68,7 @@ def build_server(
     )
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(repository, current_caller), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    chain.self_check.add_to(server, repository.ping)
     if reflection:
         add_reflection(server, (*SERVICES, HEALTH))
     return server

@@ -7,7 +7,6 @@ object has a random name, and is complete before any transaction says so.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from server.errors import RegistryError, StorageUnavailable
+from server.logs import get_logger
 
 READ_BYTES = 2**20
 # What an object store gets at a time, and what each object being written keeps in memory. It takes 10,000 such parts.
@@ -28,7 +28,7 @@ WRITE_BYTES = 16 * 2**20
 # How long the end of a server waits for the removal of objects; what stays then is garbage.
 CLOSE_SECONDS = 1.0
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class FileStore:

@@ -100,11 +100,10 @@ def gateway(monkeypatch: pytest.MonkeyPatch, tls: ssl.SSLContext | None = None) 
     server.start()
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
-    http = HttpServer(
-        listener, routes_of(SERVICES), target, max_body_bytes=2**20, tls=tls, close=lambda: server.stop(0).wait()
-    )
+    http = HttpServer(listener, routes_of(SERVICES), target, max_body_bytes=2**20, tls=tls)
     http.start()
     try:
         yield Gateway(address, backend, ended)
     finally:
         http.stop(1)
+        server.stop(0).wait()

@@ -28,9 +28,11 @@ from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from server.auth.access import SCOPES
 from server.auth.keys import JwksKeySet
 from server.auth.tokens import TokenVerifier
+from server.ports import listen_privately
 from server.rpc.health import Health
 from server.rpc.interceptors import Chain
 from server.rpc.interceptors.telemetry import WatchOf
+from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES as SERVED
 from server.rpc.server import build_server
 from server.storage.files import FileStore
@@ -183,6 +185,7 @@ class Registry:
     health: Health
     chain: Chain
     files: FileStore
+    readiness: Readiness
 
     def user(self, name: str, *groups: str, scopes: tuple[str, ...] = SCOPES) -> User:
         """Someone with an honest token; `admin` is an administrator."""
@@ -221,10 +224,15 @@ def _serving(
     chain = Chain(verifier, watches_of, THREADS)
     server = build_server(repository, store, chain, health, **limits)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    private = listen_privately(server)
+    # It is not started: most tests tell by themselves how healthy the server is.
+    readiness = Readiness(health, chain.self_check, private.target)
     server.start()
     try:
         with grpc.insecure_channel(address) as channel:
-            yield Registry(address, channel, key, repository, health, chain, store)
+            yield Registry(address, channel, key, repository, health, chain, store, readiness)
     finally:
+        readiness.stop()
         server.stop(0).wait()
+        private.close()
         store.close()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -13,10 +14,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.rpc.health import LIVENESS
-from server.rpc.readiness import Readiness
+from server.rpc.interceptors.telemetry import CallRecord
+from server.rpc.readiness import CALL_SECONDS, MAX_FAILURES
+from server.rpc.self_check import METHOD
 from server.rpc.server import SERVICES
 from server.storage.sql import schema
 from server.storage.sql.engine import open_engine
+from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.conftest import NewDatabase, OpenRepository
 from tests.postgres import PostgresServer
@@ -47,36 +51,97 @@ def test_readiness_follows_the_database_down_and_up_again(open_repository: OpenR
         repository = open_repository(postgres.url())
         with serving(repository) as registry:
             stub = health_pb2_grpc.HealthStub(registry.channel)
-            readiness = Readiness(registry.health, repository.ping)
-            readiness.start()
-            try:
-                assert stub.Check(health_pb2.HealthCheckRequest()).status == SERVING
-                until(stub, NOT_SERVING, after=postgres.kill)
-                failure = registry.user("admin").failure("ListModels")
-                assert (failure.code, failure.name) == (grpc.StatusCode.UNAVAILABLE, "StorageUnavailable")
-                assert failure.retry_seconds
-                until(stub, SERVING, after=postgres.start)
-                assert registry.user("admin")("ListModels") is not None
-            finally:
-                readiness.stop()
+            registry.readiness.start()
+            assert stub.Check(health_pb2.HealthCheckRequest()).status == SERVING
+            until(stub, NOT_SERVING, after=postgres.kill)
+            failure = registry.user("admin").failure("ListModels")
+            assert (failure.code, failure.name) == (grpc.StatusCode.UNAVAILABLE, "StorageUnavailable")
+            assert failure.retry_seconds
+            until(stub, SERVING, after=postgres.start)
+            assert registry.user("admin")("ListModels") is not None
+            registry.readiness.stop()
             assert stub.Check(health_pb2.HealthCheckRequest()).status == NOT_SERVING
 
 
-def test_a_database_that_hangs_is_not_ready(registry: Registry) -> None:
-    asked, answer = threading.Event(), threading.Event()
+class Ping:
+    """A question to the storage whose answer can be held back."""
 
-    def hang() -> None:
-        if asked.is_set():
-            answer.wait(DEADLINE_SECONDS)
-        asked.set()
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.answers.set()
+        self.asked: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    readiness = Readiness(registry.health, hang)
-    readiness.start()
-    try:
-        until(health_pb2_grpc.HealthStub(registry.channel), NOT_SERVING, after=lambda: None)
-    finally:
-        answer.set()
-        readiness.stop()
+    def __call__(self) -> None:
+        self.asked.put(None)
+        assert self.answers.wait(DEADLINE_SECONDS)
+
+    def wait_until_asked(self) -> None:
+        self.asked.get(timeout=DEADLINE_SECONDS)
+
+
+@pytest.fixture
+def ping(repository: SqlRepository, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ping]:
+    """The question that the servers of this test ask."""
+    ping = Ping()
+    monkeypatch.setattr(repository, "ping", ping)
+    yield ping
+    ping.answers.set()
+
+
+def test_a_database_that_hangs_is_not_ready(ping: Ping, registry: Registry) -> None:
+    registry.readiness.start()
+    stub = health_pb2_grpc.HealthStub(registry.channel)
+    until(stub, NOT_SERVING, after=ping.answers.clear)
+    until(stub, SERVING, after=ping.answers.set)
+
+
+def test_one_answer_that_takes_long_is_no_outage(ping: Ping, registry: Registry) -> None:
+    registry.readiness.start()
+    watch = health_pb2_grpc.HealthStub(registry.channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+    assert next(watch).status == SERVING
+    ping.wait_until_asked()
+    ping.answers.clear()
+    ping.wait_until_asked()
+    # The next one waits for the thread that this one has, and for no longer than the server's patience.
+    with pytest.raises(queue.Empty):
+        ping.asked.get(timeout=CALL_SECONDS)
+    ping.answers.set()
+    for _ in range(MAX_FAILURES + 1):
+        ping.wait_until_asked()
+    registry.health.close()
+    assert next(watch).status == NOT_SERVING
+    watch.cancel()
+    assert ping.asked.empty()
+
+
+def test_a_server_that_carries_calls_out_and_answers_none_is_not_ready(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.readiness.start()
+
+    def lose_the_answer(*_: object) -> None:
+        raise RuntimeError
+
+    stub = health_pb2_grpc.HealthStub(registry.channel)
+    until(stub, NOT_SERVING, after=lambda: monkeypatch.setattr(CallRecord, "end", lose_the_answer))
+    # And lives, so that no kubelet restarts what a restart would not mend.
+    until(stub, SERVING, after=monkeypatch.undo)
+    assert stub.Check(health_pb2.HealthCheckRequest(service=LIVENESS)).status == SERVING
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [(), (("x-self-check", ""),), (("x-self-check", "0" * 32),), (("x-self-check", "\u00e9".encode().hex()),)],
+)
+def test_the_self_check_is_not_there_for_others(registry: Registry, metadata: tuple[tuple[str, str], ...]) -> None:
+    call = registry.channel.unary_unary(METHOD)
+    with pytest.raises(grpc.RpcError) as refused:
+        call(b"", metadata=metadata, timeout=DEADLINE_SECONDS)
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    twice = registry.chain.self_check.credentials * 2
+    with pytest.raises(grpc.RpcError) as refused:
+        call(b"", metadata=twice, timeout=DEADLINE_SECONDS)
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_probes_are_answered_while_every_thread_waits_for_a_branch(
@@ -87,10 +152,10 @@ def test_probes_are_answered_while_every_thread_waits_for_a_branch(
         admin = registry.user("admin")
         model = admin.create_model("m")
         source = admin.create_version(model)
-        registry.health.tell(SERVING)
         with builders.held(repository, source):
             waiting = [threads.submit(admin.promote, source, model) for _ in range(THREADS)]
             stub = health_pb2_grpc.HealthStub(registry.channel)
+            registry.readiness.start()
             assert stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == SERVING
             assert not any(promotion.done() for promotion in waiting)
         numbers = sorted(promotion.result().version_number for promotion in waiting)
@@ -99,13 +164,9 @@ def test_probes_are_answered_while_every_thread_waits_for_a_branch(
 
 @pytest.mark.parametrize("service", ["", *SERVICES])
 def test_each_service_tells_its_health_without_credentials(registry: Registry, service: str) -> None:
-    readiness = Readiness(registry.health, registry.repository.ping)
-    readiness.start()
-    try:
-        stub = health_pb2_grpc.HealthStub(registry.channel)
-        assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == SERVING
-    finally:
-        readiness.stop()
+    registry.readiness.start()
+    stub = health_pb2_grpc.HealthStub(registry.channel)
+    assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == SERVING
 
 
 def test_the_health_of_every_service_is_listed(registry: Registry) -> None:

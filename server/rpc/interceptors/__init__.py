@@ -27,8 +27,10 @@ from server.rpc.call_threads import CallThreads
 from server.rpc.interceptors.authentication import authenticator
 from server.rpc.interceptors.deadlines import follow
 from server.rpc.interceptors.errors import answer
-from server.rpc.interceptors.telemetry import CallRecord, Watch, WatchOf
+from server.rpc.interceptors.telemetry import CallRecord, Watch, WatchOf, watches_for
 from server.rpc.interceptors.validation import parser
+from server.rpc.self_check import METHOD as SELF_CHECK_METHOD
+from server.rpc.self_check import SelfCheck
 
 Behaviour = Callable[..., Any]
 PROBE_THREADS = 2
@@ -65,6 +67,9 @@ class Chain(grpc.ServerInterceptor):
         # However many wait for a branch, reads are answered.
         self._write_threads = CallThreads(WRITE_THREADS, "writes")
         self._creation_threads = CallThreads(CREATION_THREADS, "creations")
+        # The server's calls of itself, and a thread that nothing else keeps busy.
+        self.self_check = SelfCheck()
+        self._self_check_threads = ThreadPoolExecutor(1, thread_name_prefix="self-check")
         self._refusals = ThreadPoolExecutor(1, thread_name_prefix="refusals")
         # By method, those whose threads are bounded, and what answers where these are full.
         self._bounded: dict[str, tuple[CallThreads, Handler]] = {}
@@ -76,6 +81,8 @@ class Chain(grpc.ServerInterceptor):
     ) -> Handler | None:
         """Return the wrapped handler; None for a method that is not served, which grpcio answers itself."""
         method = handler_call_details.method
+        if method == SELF_CHECK_METHOD and not self.self_check.may_call(handler_call_details):
+            return None
         if method not in self._wrapped:
             handler = continuation(handler_call_details)
             if handler is None:
@@ -99,8 +106,8 @@ class Chain(grpc.ServerInterceptor):
         authenticate = authenticator(method, self._verifier)
         probe = is_open(method)
         # Streams end by themselves with their clients, and clear up what they leave.
-        follows = not probe and not handler.request_streaming
-        watches = tuple(watch for watch_of in self._watches_of if (watch := watch_of(method)) is not None)
+        follows = not handler.request_streaming
+        watches = () if method == SELF_CHECK_METHOD else tuple(watches_for(method, self._watches_of))
 
         def parse(request: Any) -> Any:
             return map(parse_one, request) if handler.request_streaming else parse_one(request)
@@ -154,6 +161,8 @@ class Chain(grpc.ServerInterceptor):
 
     def _pool(self, method: str, handler: Handler) -> ThreadPoolExecutor:
         """Return the threads for a method's calls."""
+        if method == SELF_CHECK_METHOD:
+            return self._self_check_threads
         if is_open(method):
             return self._stream_threads if handler.response_streaming else self._probes
         if method == CREATE_MODEL_VERSION:

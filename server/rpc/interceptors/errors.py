@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-
 import grpc
 
 from server.deadline import CallOver
 from server.errors import Internal, RegistryError
+from server.logs import get_logger
 from server.rpc.interceptors.telemetry import CallRecord
 from server.rpc.status import abort
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def answer(raised: Exception, context: grpc.ServicerContext, record: CallRecord) -> None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import grpc
 
 from server.caller import Caller
 from server.errors import RegistryError
-from server.logs import log_fields
+from server.logs import get_logger
 from server.rpc.interceptors.deadlines import how_it_ended
 from server.rpc.status import grpc_code, message_of
 
-log = logging.getLogger("modelregistry.calls")
+log = get_logger("modelregistry.calls")
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 # Of W3C's Trace Context. Later versions may have more at the end, the first one has not; and ids are not zero.
@@ -63,10 +62,27 @@ class CallRecord:
             elif key == "traceparent":
                 self.trace_id = _trace_id(str(value))
         self.request_id = self.request_id or _new_request_id()
-        self._ends = [watch(self, context) for watch in watches] if watches else ()
+        self._ends = [*self._begin(watches, context)] if watches else ()
+
+    def _begin(self, watches: Sequence[Watch], context: grpc.ServicerContext) -> Iterator[Callable[[CallRecord], None]]:
+        """Let watches see the call begin, and return what sees it end."""
+        for watch in watches:
+            try:
+                yield watch(self, context)
+            except Exception:
+                _warn()
 
     def end(self, context: grpc.ServicerContext, is_probe: bool) -> None:
-        """Log the call, which has ended; a probe that went well is not worth a line."""
+        """Log the call, which has ended; a probe that went well is not worth a line. Raises nothing.
+
+        The answer is made already, and is not sent yet: what raised here would take its place.
+        """
+        try:
+            self._end(context, is_probe)
+        except Exception:
+            _warn()
+
+    def _end(self, context: grpc.ServicerContext, is_probe: bool) -> None:
         self.seconds = time.perf_counter() - self.start
         self.cancelled = self.cancelled or (self.error is None and not context.is_active())
         if self.cancelled:
@@ -74,7 +90,10 @@ class CallRecord:
         else:
             self.code = grpc_code(self.error) if self.error is not None else "OK"
         for end in self._ends:
-            end(self)
+            try:
+                end(self)
+            except Exception:
+                _warn()
         if self.error is not None or not is_probe:
             self._log()
 
@@ -89,13 +108,29 @@ class CallRecord:
         }
         if self.error:
             fields |= {"error_instance_id": self.error.instance_id, "error": message_of(self.error)}
-        log_fields(log, "call", fields)
+        log.log_fields("call", fields)
 
 
 # Sees a call begin, and returns what sees it end. One for each method, made before its first call.
 Watch: TypeAlias = Callable[[CallRecord, grpc.ServicerContext], Callable[[CallRecord], None]]
 # Returns the watch of a method, which is given as `/package.Service/Method`; None if its calls are not worth watching.
 WatchOf: TypeAlias = Callable[[str], Watch | None]
+
+
+def watches_for(method: str, watches_of: Iterable[WatchOf]) -> Iterator[Watch]:
+    """Return what watches the calls of a method."""
+    for watch_of in watches_of:
+        try:
+            watch = watch_of(method)
+        except Exception:
+            _warn()
+        else:
+            if watch is not None:
+                yield watch
+
+
+def _warn() -> None:
+    log.warning("what watches calls failed, and the call goes on", exc_info=True)
 
 
 def _trace_id(trace_parent: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from concurrent.futures import Executor
@@ -12,9 +11,10 @@ from types import TracebackType
 from sqlalchemy import Connection
 
 from server.deadline import LOOK_SECONDS, Call, CallOver
+from server.logs import get_logger
 from server.storage.sql.engine import interrupt
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class Interruption:

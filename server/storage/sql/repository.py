@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.caller import Caller
 from server.deadline import current_call, require_wanted
 from server.errors import Overloaded, StorageUnavailable
+from server.logs import get_logger
 from server.storage.promotions import Plain
 from server.storage.repository import ConnectionUse, Reader, StoredVersion, Transaction
 from server.storage.sql import at_once
@@ -26,7 +26,7 @@ from server.storage.sql.connections import Connections, OutcomeUnknown
 from server.storage.sql.engine import one_writer_file
 from server.storage.sql.one_writer import OneWriter
 from server.storage.sql.promotions import SqlPromotionReader
-from server.storage.sql.statements import watch_statements
+from server.storage.sql.statements import unfailing, watch_statements
 from server.storage.sql.tables import models
 from server.storage.sql.transaction import SqlTransaction
 from server.storage.values import StatementWatch
@@ -38,7 +38,7 @@ BACKOFF_SECONDS = 0.01
 # How long a promotion at once waits for another into the same branch.
 PATIENCE_SECONDS = 1.0
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def now_ms() -> int:
@@ -62,6 +62,7 @@ class SqlRepository:
         `promoted` is told of each promotion once it is committed, `watch` of each statement.
         """
         if watch is not None:
+            watch = unfailing(watch)
             watch_statements(engine, watch)
         self._engine = engine
         self._promoted = promoted
@@ -146,9 +147,13 @@ class SqlRepository:
             raise
 
     def _tell(self, promoted: Iterable[PromotionKind.ValueType]) -> None:
-        if self._promoted is not None:
-            for kind in promoted:
+        if self._promoted is None:
+            return
+        for kind in promoted:
+            try:
                 self._promoted(kind)
+            except Exception:  # What is committed is no failure for its caller.
+                log.warning("what counts promotions failed", exc_info=True)
 
     def _until_settled(self, run: Callable[[], T], repeatable: bool = False) -> T:
         """Run, and run again after a conflict or a lost connection: neither leaves anything behind.

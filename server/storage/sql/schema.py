@@ -5,13 +5,13 @@ Alembic takes longer to load than all the rest of a start. It is loaded only whe
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from server.logs import get_logger
 from server.storage.sql.conflicts import is_in_use
 from server.storage.sql.engine import WAIT_SECONDS
 
@@ -26,7 +26,7 @@ ATTEMPTS = 5
 # Any constant will do, as long as nobody else takes the same advisory lock in this database.
 _MIGRATION_LOCK = 6_044_121_873_905
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class SchemaOutdated(Exception):

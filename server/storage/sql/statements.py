@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 
+from server.logs import get_logger
 from server.storage.values import StatementWatch
 
 _END = "modelregistry_statement_end"
+
+log = get_logger(__name__)
+
+
+def unfailing(watch: StatementWatch) -> StatementWatch:
+    """Return a watch that raises nothing: a statement that has worked must not fail for what looks on."""
+
+    def begin(statement: str) -> Callable[[BaseException | None], None] | None:
+        try:
+            end = watch(statement)
+        except Exception:
+            _warn()
+            return None
+
+        def told(error: BaseException | None) -> None:
+            try:
+                if end is not None:
+                    end(error)
+            except Exception:
+                _warn()
+
+        return told
+
+    return begin
 
 
 def watch_statements(engine: Engine, watch: StatementWatch) -> None:
@@ -47,3 +72,7 @@ def watched(statement: str, watch: StatementWatch | None) -> Iterator[None]:
         raise
     if end is not None:
         end(None)
+
+
+def _warn() -> None:
+    log.warning("what watches statements failed, and the statement goes on", exc_info=True)

@@ -1,0 +1,50 @@
+"""A server whose log, metrics or traces cannot be kept answers as ever."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.processes import COMMAND, Server
+from tests.rpc.harness import SOME_MODEL, User
+
+
+def assert_answers(server: Server) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        admin = server.user(channel)
+        source, target = admin.create_version(admin.create_model("source")), admin.create_model("target")
+        assert admin.promote(source, target).version_number == 1
+        assert admin.failure("GetModel", model_rid=SOME_MODEL).name == "ModelNotFound"
+        assert User(channel, ()).failure("GetModel", model_rid=SOME_MODEL).name == "MissingCredentials"
+
+
+def command(folder: Path, standard_error: str) -> Path:
+    """The command with its standard error elsewhere."""
+    script = folder / "modelregistry"
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(COMMAND))} "$@" 2>{standard_error}\n')
+    script.chmod(0o700)
+    return script
+
+
+@pytest.mark.parametrize("standard_error", ["/dev/full", "&-"], ids=["full disk", "closed"])
+def test_the_log_has_no_place(tmp_path: Path, standard_error: str) -> None:
+    with Server(tmp_path / "cwd", command=command(tmp_path, standard_error)) as server:
+        assert_answers(server)
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """Where connections are taken, and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_the_collector_answers_nothing(tmp_path: Path, silent: str) -> None:
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": silent, "OTEL_BSP_SCHEDULE_DELAY": "10"}
+    with Server(tmp_path / "cwd", **variables, OTEL_METRIC_EXPORT_INTERVAL="10") as server:
+        assert_answers(server)

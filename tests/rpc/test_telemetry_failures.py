@@ -1,0 +1,97 @@
+"""What fails in telemetry never costs a call its answer: here each part of it fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from server.rpc.interceptors.telemetry import WatchOf
+from tests.conftest import OpenRepository
+from tests.rpc.harness import SOME_MODEL, Registry, User, serving
+
+
+def fail(*_: Any) -> Any:
+    raise RuntimeError("telemetry fails")
+
+
+def assert_all_is_answered(registry: Registry) -> None:
+    """Calls of each kind that the chain tells apart are answered as usual, and carried out once."""
+    admin = registry.user("admin")
+    source = admin.create_version(admin.create_model("source"))
+    target = admin.create_model("target")
+    assert admin.promote(source, target).version_number == 1
+    assert [version.version_number for version in admin("ListModelVersions", model_rid=target.rid).model_versions] == [
+        1
+    ]
+    assert admin.download(admin.create_version_with_files(target, b"weights")) == b"weights"
+    missing = admin.failure("GetModel", model_rid=SOME_MODEL)
+    assert (missing.code, missing.name) == (grpc.StatusCode.NOT_FOUND, "ModelNotFound")
+    stranger = registry.nobody().failure("GetModel", model_rid=SOME_MODEL)
+    assert (stranger.code, stranger.name) == (grpc.StatusCode.UNAUTHENTICATED, "MissingCredentials")
+    forged = User(registry.channel, (("authorization", "Bearer a.b.c"),)).failure("GetModel", model_rid=SOME_MODEL)
+    assert (forged.code, forged.name) == (grpc.StatusCode.UNAUTHENTICATED, "InvalidCredentials")
+
+
+class Broken(logging.Handler):
+    """A handler that keeps no promise of the library."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        raise RuntimeError("no line can be written")
+
+
+@contextmanager
+def broken_log() -> Iterator[None]:
+    root, handler = logging.getLogger(), Broken()
+    level = root.level
+    root.setLevel(logging.INFO)
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+def test_a_log_handler_that_raises(registry: Registry) -> None:
+    with broken_log():
+        assert_all_is_answered(registry)
+
+
+def test_a_log_handler_that_raises_where_another_failure_is_logged(
+    open_repository: OpenRepository, migrated_url: str
+) -> None:
+    repository = open_repository(migrated_url, promoted=fail, watch=fail)
+    with serving(repository, watches_of=[fail]) as registry, broken_log():
+        assert_all_is_answered(registry)
+
+
+WATCHES: dict[str, WatchOf] = {
+    "of a method": fail,
+    "of the begin of a call": lambda method: fail,
+    "of the end of a call": lambda method: lambda record, context: fail,
+}
+
+
+@pytest.mark.parametrize("watch_of", WATCHES.values(), ids=WATCHES)
+def test_a_metric_or_a_span_of_calls(open_repository: OpenRepository, migrated_url: str, watch_of: WatchOf) -> None:
+    ended: list[str] = []
+    others: WatchOf = lambda method: lambda record, context: lambda record: ended.append(record.code)  # noqa: E731
+    with serving(open_repository(migrated_url), watches_of=[watch_of, others]) as registry:
+        assert_all_is_answered(registry)
+    assert {"OK", "NOT_FOUND", "UNAUTHENTICATED"} <= set(ended)
+
+
+@pytest.mark.parametrize("watch", [fail, lambda statement: fail], ids=["begin", "end"])
+def test_a_span_of_statements(open_repository: OpenRepository, migrated_url: str, watch: Callable[[str], Any]) -> None:
+    with serving(open_repository(migrated_url, watch=watch)) as registry:
+        assert_all_is_answered(registry)
+
+
+def test_a_count_of_promotions(open_repository: OpenRepository, migrated_url: str) -> None:
+    with serving(open_repository(migrated_url, promoted=fail)) as registry:
+        assert_all_is_answered(registry)
