@@ -7,7 +7,7 @@ PROTOS := $(sort $(wildcard protos/modelregistry/v1/*.proto))
 SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iprotos -I$(SITE)
 
-.PHONY: demo test test-ha test-interop check bench bench-growth gen released wheel clean
+.PHONY: demo test test-ha test-interop test-pooler test-pythons check bench bench-growth gen released wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/installed
@@ -19,6 +19,14 @@ test: $(VENV)/installed
 # Needs Go, a JDK of 17 or newer with Maven, and Node.js of 20 or newer.
 test-interop: $(VENV)/installed
 	$(BIN)/python -m pytest tests/interop
+
+# Needs PgBouncer: apt-get install pgbouncer.
+test-pooler: $(VENV)/installed
+	$(BIN)/python -m pytest tests/pooler
+
+# The wheel on each supported version of Python that is on the PATH, or that pyenv has.
+test-pythons: $(VENV)/installed
+	$(BIN)/python -m pytest tests/pythons
 
 test-ha: $(VENV)/installed
 	$(BIN)/python -m pytest tests/ha

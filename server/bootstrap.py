@@ -27,9 +27,10 @@ from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES, build_server
 from server.storage.files import FileStore, open_file_store
 from server.storage.repository import Repository
-from server.storage.sql.engine import embedded_database, is_embedded, open_engine
+from server.storage.sql.engine import embedded_database, is_embedded, open_engine, require_writable
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.schema import SchemaOutdated, check, migrate
+from server.storage.unavailable import DatabaseUnsuitable
 
 log = get_logger(__name__)
 
@@ -169,6 +170,7 @@ def _engine(database_url: str | None, data_dir: Path, pool_size: int) -> Engine:
     engine = open_engine(database_url or embedded_database(data_dir / DATABASE_FILE), pool_size)
     if is_embedded(engine):
         Path(engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        require_writable(engine)
     return engine
 
 
@@ -181,7 +183,7 @@ def _explained() -> Iterator[None]:
         raise ConfigError(
             "the database's schema is older than this server: run `modelregistry migrate --database-url …`"
         ) from None
-    except (SQLAlchemyError, RegistryError, ValueError, OSError) as error:
+    except (SQLAlchemyError, RegistryError, DatabaseUnsuitable, ValueError, OSError) as error:
         # Migrations run in one transaction: one that fails leaves nothing behind. Of what a driver says, the first line
         # tells what is wrong.
         said = error.__cause__ if isinstance(error, RegistryError) and error.__cause__ else error

@@ -194,12 +194,14 @@ class Standby(PostgresServer):
         self._call("pg_basebackup", "--pgdata", self._data, "--dbname", self._primary.url(), *follow)
 
 
-def create_database(server_url: str, template: str = "template1") -> str:
+def create_database(server_url: str, template: str = "template1", encoding: str = "UTF8") -> str:
     """Create a database with a name of its own, as a copy of the template, and return its URL."""
     name = f"modelregistry_test_{uuid.uuid4().hex}"
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING {}").format(
+                sql.Identifier(name), sql.Identifier(template), sql.Literal(encoding)
+            )
         )
     return make_url(server_url).set(database=name).render_as_string(hide_password=False)
 

@@ -17,25 +17,40 @@ def option(flag: str, help_text: str, **settings: Any) -> Any:
     return typer.Option(flag, help=help_text, **settings)
 
 
+def url_option(flag: str, help_text: str) -> Any:
+    """Return an option for a URL, which often comes from a file with a line end, or in the quotes of another file."""
+    return option(flag, help_text, metavar="URL", callback=_unwrapped)
+
+
+def _unwrapped(url: str | None) -> str | None:
+    if url is None:
+        return None
+    url = url.strip()
+    if len(url) > 1 and url[0] == url[-1] and url[0] in "'\"":
+        url = url[1:-1].strip()
+    if not url:
+        # And not taken for one that is absent: then a server would go on with a database of its own.
+        raise typer.BadParameter("is empty")
+    return url
+
+
 DataDir = Annotated[
     Path,
     option("--data-dir", "Where the server keeps its own key pair and, by default, its database.", metavar="DIR"),
 ]
 DatabaseUrl = Annotated[
     str | None,
-    option(
+    url_option(
         "--database-url",
         "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; by default a file in the data folder.",
-        metavar="URL",
     ),
 ]
 FilesUrl = Annotated[
     str | None,
-    option(
+    url_option(
         "--files-url",
         "Where model files are kept: s3://BUCKET/FOLDER, or any URL that fsspec knows; by default a folder in the data"
         " folder.",
-        metavar="URL",
     ),
 ]
 Target = Annotated[str, option("--target", "The server to call.", metavar="HOST:PORT")]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.auth.access import SCOPES
-from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option
+from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option, url_option
 from server.cli.otlp import otlp_signals
 from server.cli.output import fail, say
 from server.config import (
@@ -63,7 +63,7 @@ Admin = Annotated[
 ]
 Admins = Annotated[str | None, option("--admins", "More such principals, separated by commas.", metavar="PRINCIPAL,…")]
 JwksFile = Annotated[Path | None, option("--jwks-file", "The keys of the tokens' issuer.", metavar="FILE")]
-JwksUrl = Annotated[str | None, option("--jwks-url", "Where the keys of the tokens' issuer are.", metavar="URL")]
+JwksUrl = Annotated[str | None, url_option("--jwks-url", "Where the keys of the tokens' issuer are.")]
 Issuer = Annotated[str | None, option("--issuer", "The `iss` that tokens must have.", metavar="ISS")]
 Audience = Annotated[str | None, option("--audience", "The `aud` that tokens must have.", metavar="AUD")]
 AllowLocalKeys = Annotated[

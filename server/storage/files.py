@@ -7,6 +7,7 @@ object has a random name, and is complete before any transaction says so.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-from server.errors import RegistryError, StorageUnavailable
+from server.errors import RegistryError
 from server.logs import get_logger
+from server.storage.unavailable import unavailable
 
 READ_BYTES = 2**20
 # What an object store gets at a time, and what each object being written keeps in memory. It takes 10,000 such parts.
@@ -43,6 +45,8 @@ class FileStore:
         if self._is_local:
             Path(self._folder).mkdir(mode=0o700, parents=True, exist_ok=True)
             _sync_folder(os.path.dirname(self._folder))
+            if not os.access(self._folder, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "cannot be written by the user of this process", self._folder)
             return
         # Its parents are not ours to make: in an object store, that would be a bucket of whatever name was mistyped.
         with contextlib.suppress(FileExistsError):
@@ -190,7 +194,5 @@ def _explained() -> Iterator[None]:
         yield
     except RegistryError:
         raise
-    except FileNotFoundError as error:
-        raise StorageUnavailable(retry_after=None) from error
     except Exception as error:
-        raise StorageUnavailable from error
+        raise unavailable(error) from error

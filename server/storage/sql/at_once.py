@@ -15,7 +15,7 @@ from modelregistry.v1.model_pb2 import ModelVersion
 from server.caller import Caller
 from server.storage.promotions import Comparison, Plain
 from server.storage.sql.access import model_is_visible, role_on_model
-from server.storage.sql.engine import lock_timeout_ms
+from server.storage.sql.engine import settings_of
 from server.storage.sql.keys import is_head
 from server.storage.sql.prepared import Prepared, for_callers, principals
 from server.storage.sql.promotion_changes import claim
@@ -50,9 +50,12 @@ _PARAMETERS = (
     "request_key",
     "request_digest",
 )
-# Set before the function begins, since it needs it, and for no longer than this one statement.
-_patience = func.set_config("lock_timeout", bindparam("patience"), True)
-_to_model = case((_patience.is_not(None), bindparam(_PARAMETERS[0])))
+# Set before the function begins, since it needs them, and for no longer than this one statement.
+_settings = and_(
+    func.set_config("lock_timeout", bindparam("patience"), True).is_not(None),
+    func.set_config("synchronous_commit", bindparam("synchronous_commit"), True).is_not(None),
+)
+_to_model = case((_settings, bindparam(_PARAMETERS[0])))
 _called = func.promote_at_once_1(_to_model, *map(bindparam, _PARAMETERS[1:])).table_valued("number", "created_ms")
 _call = Prepared(select(_called.c.number, _called.c.created_ms))
 
@@ -61,6 +64,7 @@ def with_function(
     connection: Connection, plain: Plain, caller: Caller, now_ms: int, patience_seconds: float
 ) -> ModelVersion | None:
     """Promote on a connection without a transaction, where others keep no lock from it for longer than that."""
+    settings = settings_of(connection)
     row = _call.one_or_none(
         connection,
         _values(plain, now_ms)
@@ -68,7 +72,8 @@ def with_function(
             "principals": list(caller.principals),
             "is_admin": caller.is_admin,
             # As little as it is set to wait anyway. Zero would be for ever.
-            "patience": f"{max(1, min(int(patience_seconds * 1000), lock_timeout_ms(connection)))}ms",
+            "patience": f"{max(1, min(int(patience_seconds * 1000), int(settings['lock_timeout'])))}ms",
+            "synchronous_commit": settings["synchronous_commit"],
         },
     )
     return None if row is None else _stored(plain, row.number, row.created_ms)

@@ -19,7 +19,8 @@ _IN_USE = {"40P01", "55P03"}
 # connection_exception, read_only_sql_transaction, insufficient_resources, operator_intervention, system_error
 _AWAY = ("08", "25006", "53", "57", "58")
 _INSUFFICIENT_PRIVILEGE = "42501"
-_SQLITE_AWAY = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+# Of a file that may not be written, or is damaged: until an operator mends it.
+_SQLITE_LASTING = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 
 
 def is_conflict(error: DBAPIError) -> bool:
@@ -56,9 +57,10 @@ def translate(error: DBAPIError | PoolTimeout) -> RegistryError | None:
     state, code = _sqlstate(error) or "", _sqlite_code(error) & 0xFF
     if state in _TIMEOUTS or is_busy(error) or is_conflict(error):
         return Overloaded()
-    if state == _INSUFFICIENT_PRIVILEGE:
-        return StorageUnavailable(retry_after=None)  # Until somebody grants what is missing.
-    if error.connection_invalidated or state.startswith(_AWAY) or code in _SQLITE_AWAY:
+    # Until an operator grants what is missing, or mends the file.
+    if state == _INSUFFICIENT_PRIVILEGE or code in _SQLITE_LASTING:
+        return StorageUnavailable(retry_after=None)
+    if error.connection_invalidated or state.startswith(_AWAY):
         return StorageUnavailable()
     return StorageUnavailable() if isinstance(error, OperationalError | InterfaceError) else None
 

@@ -16,7 +16,7 @@ from server.deadline import CallOver, acquire, current_call
 from server.errors import Overloaded
 from server.storage.repository import ConnectionUse
 from server.storage.sql.conflicts import is_conflict
-from server.storage.sql.engine import WAIT_SECONDS, autocommitting, begin, was_warned
+from server.storage.sql.engine import WAIT_SECONDS, autocommitting, begin, is_pooled, was_warned
 from server.storage.sql.interruption import Interruption
 from server.storage.sql.prepared import commit, roll_back
 from server.storage.sql.statements import watched
@@ -89,9 +89,9 @@ class Connections:
         try:
             call = current_call()
             if call is None:
-                return query(connection)
+                return _read(connection, query)
             with Interruption(connection, call, self._interrupters):
-                return query(connection)
+                return _read(connection, query)
         except BaseException as error:
             raised = error
             raise
@@ -163,6 +163,17 @@ class Connections:
             return self._idle.pop()
         except IndexError:
             return None
+
+
+def _read(connection: Connection, query: Callable[[Connection], T]) -> T:
+    """Run a query, each of whose statements stands alone, unless it needs a transaction for its waits to be bounded."""
+    if not is_pooled(connection):
+        return query(connection)
+    begin(connection)
+    try:
+        return query(connection)
+    finally:
+        _roll_back(connection)
 
 
 def _commit(connection: Connection) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from server.deadline import LOOK_SECONDS, require_wanted
 from server.storage.sql.conflicts import is_busy, is_read_only
 from server.storage.sql.prepared import run
+from server.storage.unavailable import DatabaseUnsuitable
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql, sqlite
@@ -27,11 +30,24 @@ STATEMENT_SECONDS = 300
 
 # What a connection's info has once the database has warned of something.
 _WARNED = "modelregistry_warned"
-# And for how many milliseconds it waits for a lock.
-_LOCK_TIMEOUT = "modelregistry_lock_timeout"
+# The settings of PostgreSQL that promises depend on, and what begins a transaction with them. They are set in each: a
+# pooler may have every transaction carried out by another process, which knows nothing of what was set before.
+_SETTINGS = "modelregistry_settings"
+_BEGIN = "modelregistry_begin"
+# And whether there is a pooler.
+_IS_POOLED = "modelregistry_is_pooled"
+
+_TIMEOUTS = {
+    "statement_timeout": STATEMENT_SECONDS,
+    "lock_timeout": WAIT_SECONDS,
+    # A replica that dies in mid-transaction must not keep its locks.
+    "idle_in_transaction_session_timeout": WAIT_SECONDS,
+}
 
 # What a URL does not say itself. A peer that vanished is noticed while a call waits for it, and while none does.
 _LIBPQ_DEFAULTS = {
+    # Whatever the role, the database or the environment says: what is stored is Unicode.
+    "client_encoding": "utf8",
     "connect_timeout": CONNECT_SECONDS,
     "tcp_user_timeout": WAIT_SECONDS * 1000,
     "keepalives_idle": WAIT_SECONDS,
@@ -40,14 +56,20 @@ _LIBPQ_DEFAULTS = {
 }
 
 _AUTOCOMMIT = "modelregistry_autocommit"
+# One that began by reading could not always become a writing one.
+_BEGIN_SQLITE = "BEGIN IMMEDIATE"
+# What the SQL here is made for, whatever the database's default.
+_READ_COMMITTED = "ISOLATION LEVEL READ COMMITTED"
 
 
 def open_engine(url: str | URL, pool_size: int = 8) -> Engine:
     """Open `sqlite:///FILE` or `postgresql://…`, with at most `pool_size` connections.
 
-    Raises ValueError for any other URL. Connects only when it is first used.
+    Raises ValueError for any other URL. Connects only when it is first used, and then raises DatabaseUnsuitable.
     """
     parsed = make_url(url)
+    if parsed.drivername == "postgres":  # as many platforms write it
+        parsed = parsed.set(drivername="postgresql")
     match parsed.get_backend_name():
         case "sqlite":
             return _open_sqlite(parsed, pool_size)
@@ -63,16 +85,10 @@ def embedded_database(file: Path) -> URL:
 
 
 def autocommitting(engine: Engine) -> Engine:
-    """The same engine and pool without transactions of its own: what begins one is `begin_statement`."""
+    """The same engine and pool without transactions of its own: what begins one is `begin`."""
     if engine.dialect.name == "sqlite":
         return engine.execution_options(**{_AUTOCOMMIT: True})
     return engine.execution_options(isolation_level="AUTOCOMMIT")
-
-
-def begin_statement(engine: Engine) -> str:
-    """Return what begins a transaction that changes something."""
-    # One that began by reading could not always become a writing one; and PostgreSQL's default may be another.
-    return "BEGIN IMMEDIATE" if engine.dialect.name == "sqlite" else "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 
 def begin(connection: Connection) -> None:
@@ -80,9 +96,8 @@ def begin(connection: Connection) -> None:
 
     Raises CallOver if nobody waits for it any more before it is its turn.
     """
-    statement = begin_statement(connection.engine)
     if connection.dialect.name != "sqlite":
-        run(connection, statement)
+        run(connection, connection.info[_BEGIN])
         return
     # SQLite cannot be interrupted while it waits for another program that writes, so it waits for a moment at a time.
     driver: Any = connection.connection.dbapi_connection
@@ -92,7 +107,7 @@ def begin(connection: Connection) -> None:
         while True:
             require_wanted()
             try:
-                run(connection, statement)
+                run(connection, _BEGIN_SQLITE)
                 return
             except DBAPIError as error:
                 if not is_busy(error) or time.monotonic() > until:
@@ -112,6 +127,18 @@ def interrupt(driver: Any) -> None:
 def is_embedded(engine: Engine) -> bool:
     """Whether the database is a file of this machine, which nobody else has prepared for us."""
     return engine.dialect.name == "sqlite"
+
+
+def require_writable(engine: Engine) -> None:
+    """Return if this process may write an embedded database, or make it. Raises DatabaseUnsuitable."""
+    file = Path(engine.url.database or "")
+    beside = [file.with_name(f"{file.name}-{name}") for name in ("wal", "shm", "turn", "next")]
+    for path in (file.parent, *(each for each in (file, *beside) if each.exists())):
+        if not os.access(path, os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)):
+            raise DatabaseUnsuitable(
+                f"{path} cannot be written by the user of this process: change its owner or mode, or name another place"
+                " with --data-dir or --database-url"
+            )
 
 
 def one_writer_file(engine: Engine) -> Path | None:
@@ -139,9 +166,15 @@ def was_warned(connection: Connection) -> bool:
     return bool(connection.info.pop(_WARNED, False))
 
 
-def lock_timeout_ms(connection: Connection) -> int:
-    """How long PostgreSQL waits for a lock on this connection."""
-    return int(connection.info[_LOCK_TIMEOUT])
+def settings_of(connection: Connection) -> Mapping[str, str | int]:
+    """Return the settings of PostgreSQL that promises depend on, by name; times are in milliseconds."""
+    settings: Mapping[str, str | int] = connection.info[_SETTINGS]
+    return settings
+
+
+def is_pooled(connection: Connection) -> bool:
+    """Whether a pooler stands before the database, so that nothing that is set lasts longer than a transaction."""
+    return bool(connection.info.get(_IS_POOLED))
 
 
 def wait_for_standbys(connection: Connection) -> None:
@@ -174,9 +207,31 @@ def _open_sqlite(url: URL, pool_size: int) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         if not connection.get_execution_options().get(_AUTOCOMMIT):
-            connection.exec_driver_sql(begin_statement(engine))
+            connection.exec_driver_sql(_BEGIN_SQLITE)
 
     return engine
+
+
+def _needed_settings(dbapi_connection: Any) -> dict[str, str | int]:
+    """Return what the settings have to be; other timeouts, and a stronger synchronous_commit, are a choice."""
+    names = ["synchronous_commit", *_TIMEOUTS]
+    found = dict(
+        dbapi_connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY (%s)", [names]).fetchall()
+    )
+    lasting = found["synchronous_commit"] if found["synchronous_commit"] in ("on", "remote_apply") else "on"
+    timeouts = {name: int(found[name]) or seconds * 1000 for name, seconds in _TIMEOUTS.items()}
+    return {"synchronous_commit": lasting, **timeouts}
+
+
+def _require_unicode(dbapi_connection: Any) -> None:
+    """Return if the database can hold every name. Raises DatabaseUnsuitable."""
+    [encoding] = dbapi_connection.execute("SHOW server_encoding").fetchone()
+    encoding = encoding.decode() if isinstance(encoding, bytes) else encoding
+    if encoding != "UTF8":
+        raise DatabaseUnsuitable(
+            f"its encoding is {encoding}, in which not every name can be stored: take a database that was made with"
+            " CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
 
 
 def _wait_for_others(dbapi_connection: sqlite3.Connection, seconds: float) -> None:
@@ -203,33 +258,31 @@ def _open_postgresql(url: URL, pool_size: int) -> Engine:
         max_overflow=0,
         pool_timeout=WAIT_SECONDS,
         connect_args={name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in url.query},
-        # What the SQL here is made for, whatever the database's default.
         isolation_level="READ COMMITTED",
         hide_parameters=True,
     )
 
-    @event.listens_for(engine, "connect")
+    # Before SQLAlchemy asks anything, which fails in riddles with an encoding of bytes.
+    @event.listens_for(engine, "connect", insert=True)
     def configure(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
         def heed(diagnostic: Any) -> None:
             if diagnostic.severity_nonlocalized == "WARNING":
                 record.info[_WARNED] = True
 
         dbapi_connection.add_notice_handler(heed)
-        # Other timeouts, and a stronger synchronous_commit, are somebody's choice; a weaker one would lose promotions.
-        # A replica that dies in mid-transaction must not keep its locks.
         dbapi_connection.autocommit = True
-        dbapi_connection.execute(
-            "SELECT set_config(name, CASE name WHEN 'statement_timeout' THEN %s ELSE %s END, false) FROM pg_settings"
-            " WHERE setting = '0'"
-            " AND name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout')",
-            [f"{STATEMENT_SECONDS}s", f"{WAIT_SECONDS}s"],
-        )
-        waits = dbapi_connection.execute("SELECT setting::integer FROM pg_settings WHERE name = 'lock_timeout'")
-        record.info[_LOCK_TIMEOUT] = waits.fetchone()[0]
-        dbapi_connection.execute(
-            "SELECT CASE WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
-            " THEN set_config('synchronous_commit', 'on', false) END"
-        )
+        _require_unicode(dbapi_connection)
+        settings = _needed_settings(dbapi_connection)
+        local = "".join(f"; SET LOCAL {name} = {value}" for name, value in settings.items())
+        [backend_pid] = dbapi_connection.execute("SELECT pg_backend_pid()").fetchone()
+        is_pooled = backend_pid != dbapi_connection.info.backend_pid
+        record.info.update({_SETTINGS: settings, _BEGIN: f"BEGIN {_READ_COMMITTED}{local}", _IS_POOLED: is_pooled})
+        if is_pooled:
+            # Prepared in one server process, a statement would be missed in the next.
+            dbapi_connection.prepare_threshold = None
+        else:
+            # For reads, which need no transaction then.
+            dbapi_connection.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()))
         dbapi_connection.autocommit = False
 
     @event.listens_for(engine, "handle_error")

@@ -29,6 +29,7 @@ from server.storage.sql.promotions import SqlPromotionReader
 from server.storage.sql.statements import unfailing, watch_statements
 from server.storage.sql.tables import models
 from server.storage.sql.transaction import SqlTransaction
+from server.storage.unavailable import DatabaseUnsuitable
 from server.storage.values import StatementWatch
 
 T = TypeVar("T")
@@ -166,6 +167,8 @@ class SqlRepository:
             require_wanted()
             try:
                 return run()
+            except DatabaseUnsuitable as error:
+                raise StorageUnavailable(retry_after=None) from error
             except OutcomeUnknown as error:
                 if not repeatable:
                     raise StorageUnavailable(retry_after=None) from error.__cause__

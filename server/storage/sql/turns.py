@@ -15,8 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from server.deadline import LOOK_SECONDS, CallOver, require_wanted
-from server.errors import Overloaded, StorageUnavailable
+from server.errors import Overloaded
 from server.storage.sql.engine import WAIT_SECONDS
+from server.storage.unavailable import unavailable
 
 
 class Turns:
@@ -46,7 +47,7 @@ class Turns:
             if self._left is not None or not _is_free(files):
                 self._wait(files)
         except OSError as error:
-            raise StorageUnavailable from error
+            raise unavailable(error) from error
         try:
             yield
         finally:

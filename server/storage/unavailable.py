@@ -1,0 +1,21 @@
+"""Storage that cannot be used: a caller is told to try again only if time can mend it."""
+
+from __future__ import annotations
+
+import errno
+
+from server.errors import StorageUnavailable
+
+# What stays until an operator changes it. A full disk, or too many open files, may pass.
+_LASTING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}
+
+
+class DatabaseUnsuitable(Exception):
+    """A database with which no server can work until its operator changes something; the text says what."""
+
+
+def unavailable(error: Exception) -> StorageUnavailable:
+    """Return what to tell of an error of a file system, with a hint to try again unless that cannot help."""
+    if isinstance(error, OSError) and error.errno in _LASTING:
+        return StorageUnavailable(retry_after=None)
+    return StorageUnavailable()

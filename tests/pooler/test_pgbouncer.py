@@ -1,0 +1,199 @@
+"""Through a pooler that gives each transaction another server connection, nothing that is promised gets lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from psycopg import sql
+
+from modelregistry.v1.model_pb2 import Model, ModelVersion
+from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
+from server import promotion as server_promotion
+from server.errors import Overloaded
+from server.storage.repository import PageRequest
+from server.storage.sql.engine import WAIT_SECONDS
+from server.storage.sql.repository import SqlRepository
+from tests import builders
+from tests.builders import ADMIN, add_model, all_versions, append, version
+from tests.conftest import OpenRepository, migrate
+from tests.pooler.pgbouncer import PgBouncer
+from tests.postgres import PostgresServer, create_database, database_name
+from tests.processes import Server, until
+from tests.rpc.harness import request_of, serving
+from tests.storage.conftest import at_once
+
+SETTINGS = {
+    "synchronous_commit": "on",
+    "lock_timeout": f"{WAIT_SECONDS}s",
+    "statement_timeout": "5min",
+    "idle_in_transaction_session_timeout": f"{WAIT_SECONDS}s",
+}
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """A server on which a COMMIT that does not ask to last is lost for certain, if the server is killed soon."""
+    with PostgresServer(wal_writer_delay="10s", synchronous_commit="off") as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> str:
+    url = create_database(postgres.url())
+    migrate(url)
+    return url
+
+
+@pytest.fixture
+def pooler(postgres: PostgresServer) -> Iterator[PgBouncer]:
+    with PgBouncer(postgres.url()) as pooler:
+        yield pooler
+
+
+@pytest.fixture
+def pooled(database: str, pooler: PgBouncer) -> str:
+    """The URL of a migrated database through the pooler."""
+    return pooler.url(database_name(database))
+
+
+def show(executor: Any) -> dict[str, str]:
+    """What the settings are for a reader or a transaction."""
+    return {name: executor.connection.exec_driver_sql(f"SHOW {name}").scalar() for name in SETTINGS}
+
+
+def test_each_transaction_has_the_settings_that_promises_depend_on(
+    pooled: str, pooler: PgBouncer, open_repository: OpenRepository
+) -> None:
+    repository = open_repository(pooled)
+    for _ in range(3):
+        assert repository.write(show) == SETTINGS
+        assert repository.read(show) == SETTINGS
+        pooler.replace_server_connections()
+
+
+def test_a_stronger_choice_of_the_operator_stays(
+    pooled: str, database: str, pooler: PgBouncer, open_repository: OpenRepository
+) -> None:
+    chosen = {"synchronous_commit": "remote_apply", "lock_timeout": "3s"}
+    with psycopg.connect(database, autocommit=True) as connection:
+        for name, value in chosen.items():
+            alter = sql.SQL("ALTER DATABASE {} SET {} = {}")
+            name_of_database = sql.Identifier(database_name(database))
+            connection.execute(alter.format(name_of_database, sql.Identifier(name), sql.Literal(value)))
+    pooler.replace_server_connections()
+    repository = open_repository(pooled)
+    assert repository.write(show) == {**SETTINGS, **chosen}
+    assert repository.read(show) == {**SETTINGS, **chosen}
+
+
+Change = Callable[[SqlRepository, Model, ModelVersion], str]
+
+
+def promote(repository: SqlRepository, target: Model, source: ModelVersion) -> str:
+    """Promote in one statement, where nothing is in the way."""
+    request = PromoteVersionRequest(model_rid=target.rid, source_model_version_rid=source.rid, preview=True)
+    return server_promotion.promote(repository, ADMIN, request).rid
+
+
+def create(repository: SqlRepository, target: Model, source: ModelVersion) -> str:
+    """Store a version in a transaction."""
+    return append(repository, version(target.rid)).rid
+
+
+@pytest.mark.parametrize("change", [promote, create])
+def test_no_acknowledged_change_is_lost_when_the_database_is_killed(
+    postgres: PostgresServer, pooled: str, pooler: PgBouncer, open_repository: OpenRepository, change: Change
+) -> None:
+    repository = open_repository(pooled)
+    source_model, target = add_model(repository), add_model(repository)
+    source = append(repository, version(source_model.rid))
+    append(repository, version(target.rid))
+    for _ in range(3):
+        pooler.replace_server_connections()
+        acknowledged = change(repository, target, source)
+        postgres.kill()
+        postgres.start()
+        stored = [each.rid for each in repository.read(lambda reader: all_versions(reader, target.rid))]
+        assert acknowledged in stored
+
+
+def test_each_wait_for_a_table_has_a_bound(
+    pooled: str, database: str, pooler: PgBouncer, open_repository: OpenRepository
+) -> None:
+    """A migration, or an operator by hand, has the tables; and calls have no deadline."""
+    repository = open_repository(pooled)
+    source_model, target = add_model(repository), add_model(repository)
+    source = append(repository, version(source_model.rid))
+    append(repository, version(target.rid))
+    calls: list[Callable[[], object]] = [
+        lambda: repository.read(lambda reader: reader.list_versions(target.rid, "master", ADMIN, PageRequest(10))),
+        lambda: append(repository, version(target.rid)),
+    ]
+    pooler.replace_server_connections()
+    with psycopg.connect(database) as other, ThreadPoolExecutor(len(calls)) as threads:
+        other.execute("LOCK TABLE versions")
+        begin = time.monotonic()
+        for running in [threads.submit(call) for call in calls]:
+            with pytest.raises(Overloaded):
+                running.result(6 * WAIT_SECONDS)
+        assert time.monotonic() - begin < 3 * WAIT_SECONDS
+    assert builders.promote(repository, source, target.rid).version_number == 2
+
+
+def test_many_callers_share_few_server_connections(pooled: str, open_repository: OpenRepository) -> None:
+    """Each statement comes often enough to be prepared, and would then be missing on the other connection."""
+    repository = open_repository(pooled)
+    source_model, target = add_model(repository), add_model(repository)
+    source = append(repository, version(source_model.rid))
+
+    def work(number: int) -> None:
+        request = PromoteVersionRequest(
+            model_rid=target.rid, source_model_version_rid=source.rid, branch=f"branch {number}", preview=True
+        )
+        for _ in range(20):
+            server_promotion.promote(repository, ADMIN, request)
+            repository.read(lambda reader: reader.get_branch(target.rid, f"branch {number}", ADMIN))
+
+    at_once(8, work)
+    branches = repository.read(lambda reader: reader.list_branches(target.rid, ADMIN, PageRequest(10))).items
+    assert [branch.version_count for branch in branches] == [20] * 8
+
+
+def test_what_a_call_does_ends_with_the_call(pooled: str, database: str, open_repository: OpenRepository) -> None:
+    repository = open_repository(pooled)
+    with serving(repository) as registry:
+        admin = registry.user("admin")
+        target = admin.create_model("m")
+        source = admin.create_version(target)
+        with builders.held(open_repository(database), source):
+            with pytest.raises(grpc.RpcError) as late:
+                admin.send("PromoteVersion", promotion_of(source, target), timeout=2)
+            assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            with psycopg.connect(database, autocommit=True) as other:
+                until(lambda: other.execute(WAITING).fetchone() == (0,))
+        assert admin.promote(source, admin.create_model("n")).version_number == 1
+
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+def promotion_of(source: ModelVersion, target: Model) -> bytes:
+    fields = {"model_rid": target.rid, "source_model_version_rid": source.rid, "preview": True}
+    return request_of("PromoteVersion", **fields).SerializeToString()
+
+
+def test_a_server_migrates_serves_and_is_ready(postgres: PostgresServer, pooler: PgBouncer, tmp_path: Any) -> None:
+    url = pooler.url(database_name(create_database(postgres.url())))
+    migrate(url)
+    with Server(tmp_path / "cwd", "--database-url", url) as server, grpc.insecure_channel(server.address) as channel:
+        admin = server.user(channel)
+        source, target = admin.create_version(admin.create_model("a")), admin.create_model("b")
+        for number in range(1, 11):
+            assert admin.promote(source, target).version_number == number
+            pooler.replace_server_connections()

@@ -1,0 +1,68 @@
+"""The wheel, installed as users install it, on each supported version of Python that this machine has."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Server, environment, failure, run
+from tests.pythons.versions import ROOT, SUPPORTED, image_version, interpreter
+
+FOUND = {version: python for version in SUPPORTED if (python := interpreter(version))}
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    step(sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT))
+    [wheel] = folder.iterdir()
+    return wheel
+
+
+def step(*command: str | Path) -> None:
+    result = subprocess.run(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_python_of_the_image_is_among_them() -> None:
+    assert image_version() in FOUND
+
+
+@pytest.mark.parametrize("version", FOUND)
+def test_a_server_answers_logs_and_stops(version: str, wheel: Path, tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    step(FOUND[version], "-m", "venv", venv)
+    step(venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
+    command = venv / "bin" / "modelregistry"
+    with Server(tmp_path / "cwd", command=command) as server:
+        token = run("token", "--data-dir", server.data_dir, command=command).stdout.rstrip("\n")
+        target = {"MODELREGISTRY_TARGET": server.address, "MODELREGISTRY_TOKEN": token}
+        request = json.loads(run("demo", "--prepare", command=command, **target).stdout)
+        promotion = ("promote", request["source_model_version_rid"], request["model_rid"])
+
+        assert json.loads(run(*promotion, command=command, **target).stdout)["versionNumber"] == 1
+        refused = run(*promotion, command=command, **{**target, "MODELREGISTRY_TOKEN": "no.such.token"})
+        assert "InvalidCredentials" in failure(refused, exit_code=80)
+        assert get(server, f"/api/v2/models/{request['model_rid']}", token) == 200
+
+        rpc = "/modelregistry.v1.ModelService/PromoteVersion"
+        assert server.logged(method=rpc, code="OK")["user"] == "user:admin"
+        assert "InvalidCredentials" in server.logged(code="UNAUTHENTICATED")["error"]
+        server.stop()
+        assert all("exception" not in line for line in server.log())
+
+
+def get(server: Server, path: str, token: str) -> int:
+    """The status of what HTTP answers."""
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
+    connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+    status = connection.getresponse().status
+    connection.close()
+    return status
