@@ -15,15 +15,22 @@ DAY = datetime.timedelta(days=1)
 
 
 class Authority:
-    """Issues certificates for this machine, as PEM files in a folder; `cert` is its own."""
+    """Issues certificates for this machine, as PEM files in a folder; `cert` is its own.
 
-    def __init__(self, folder: Path) -> None:
+    A bare one leaves the identifiers of keys out, as many authorities of companies do, and RFC 5280 does not let them.
+    """
+
+    def __init__(self, folder: Path, *, is_bare: bool = False) -> None:
         folder.mkdir()
         self._folder = folder
+        self._is_bare = is_bare
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority {folder.name}")])
         self.cert = folder / "authority.pem"
         authority = self._builder(self._name, self._key).add_extension(x509.BasicConstraints(True, None), critical=True)
+        if not is_bare:
+            identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+            authority = authority.add_extension(identifier, critical=False)
         self.cert.write_bytes(self._sign(authority))
 
     def issue(self, name: str) -> tuple[Path, Path]:
@@ -54,4 +61,7 @@ class Authority:
         )
 
     def _sign(self, builder: x509.CertificateBuilder) -> bytes:
+        if not self._is_bare:
+            issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+            builder = builder.add_extension(issuer, critical=False)
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)

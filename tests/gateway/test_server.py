@@ -43,9 +43,13 @@ def test_the_certificate_of_grpc_is_that_of_http_too(tmp_path: Path, authority: 
             status_of(server, ssl.create_default_context(), server.token())
 
 
-def test_a_client_certificate_adds_to_the_token_and_replaces_it_never(tmp_path: Path, authority: Authority) -> None:
+@pytest.mark.parametrize("is_bare", [False, True])
+def test_a_client_certificate_adds_to_the_token_and_replaces_it_never(
+    tmp_path: Path, authority: Authority, is_bare: bool
+) -> None:
+    """It may be a bare one: gRPC takes these, and with it HTTP on each version of Python."""
     cert, key = authority.issue("localhost")
-    clients = Authority(tmp_path / "clients")
+    clients = Authority(tmp_path / "clients", is_bare=is_bare)
     with Server(tmp_path / "cwd", "--tls-cert", cert, "--tls-key", key, "--tls-client-ca", clients.cert) as server:
         unknown = ssl.create_default_context(cafile=str(authority.cert))
         with pytest.raises((ssl.SSLError, ConnectionError)):
