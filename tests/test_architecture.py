@@ -53,7 +53,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model_files": RULES | {"models", "storage.files"},
     "garbage": RULES | {"storage.files"},
     "import_rows": {"errors", "rids", "branches", "json_form", "json_paths", "validation"},
-    "importing": RULES | {"models", "json_form", "import_rows"},
+    "import_rehearsal": RULES | {"import_rows"},
+    "importing": RULES | {"models", "json_form", "import_rows", "import_rehearsal"},
     "rpc": RULES
     | {"promotion", "promotion_check", "promotion_records", "policies", "repetition", "models", "model_files", "grants"}
     | {"rpc", "auth", "deadline", "descriptors", "logs", "validation", "storage.paging", "storage.files"},
