@@ -16,9 +16,9 @@ from server.branches import DEFAULT_BRANCH
 from server.cli import build_app
 from server.errors import BranchNotFound
 from server.importing import BATCH_LINES, import_lines
-from server.storage.repository import Repository, Transaction
+from server.storage.repository import Reader, Repository, Transaction
 from server.storage.sql.tables import metadata
-from tests.builders import ADMIN
+from tests.builders import ADMIN, version
 from tests.conftest import NewDatabase, OpenRepository
 from tests.imports import CHURN, EXAMPLE, FRAUD, everything, export, line, model_row, promoted, version_rid, version_row
 from tests.processes import DEADLINE_SECONDS
@@ -156,7 +156,7 @@ def test_an_import_that_is_killed_while_it_stores_is_completed_by_running_it_aga
     other_writer = open_repository(migrated_url)
     arguments = command(file, "--database-url", migrated_url)
     with ThreadPoolExecutor(1) as threads, subprocess.Popen(arguments, stderr=subprocess.PIPE) as process:
-        while not numbers_of(repository):
+        while not repository.read(length):
             assert process.poll() is None, process.communicate()
         holding = threads.submit(other_writer.write, hold)
         try:
@@ -167,7 +167,7 @@ def test_an_import_that_is_killed_while_it_stores_is_completed_by_running_it_aga
             killed.set()
         assert isinstance(holding.exception(DEADLINE_SECONDS), InterruptedError)
     assert process.returncode == -signal.SIGKILL
-    survived = numbers_of(repository)
+    survived = repository.read(length)
     assert 0 < survived < 2 * BATCH_LINES
 
     again = subprocess.run(arguments, stderr=subprocess.PIPE, check=True)
@@ -177,10 +177,48 @@ def test_an_import_that_is_killed_while_it_stores_is_completed_by_running_it_aga
     assert outcome(repository, migrated_url) == outcome(other, uninterrupted)
 
 
-def numbers_of(repository: Repository) -> int:
+@pytest.mark.parametrize("backend", ["postgresql"])
+def test_a_line_that_another_writer_makes_bad_meanwhile_is_mended_and_the_rest_is_imported(
+    repository: Repository, migrated_url: str, open_repository: OpenRepository, tmp_path: Path
+) -> None:
+    """SQLite has no room for another writer between what is read and what is written of one part."""
+    import_lines(repository, [line(model_row()), line(model_row(FRAUD)), line(version_row("old", modelRid=FRAUD))])
+    first_part = [version_row(key, key) for key in range(BATCH_LINES)]
+    late = version_row("late", 60, modelRid=FRAUD)
+    file = tmp_path / "models.jsonl"
+    file.write_bytes(b"".join(map(line, [*first_part, late, version_row("last", 200)])))
+    arguments = command(file, "--database-url", migrated_url)
+
+    def while_another_appends(tx: Transaction) -> subprocess.Popen[bytes]:
+        end = tx.extend_branch(FRAUD, DEFAULT_BRANCH)
+        process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
+        # By the same connection, which the database would close if it were idle.
+        while not length(tx):
+            assert process.poll() is None, process.communicate()
+        new = version(FRAUD)
+        new.created_time.FromJsonString("2020-01-02T00:01:01Z")
+        tx.append_version(new, tx.put_content(new), branch=end)
+        return process
+
+    with open_repository(migrated_url).write(while_another_appends) as process:
+        told = process.communicate(timeout=DEADLINE_SECONDS)[1].decode().splitlines()
+    assert process.returncode == 65, told
+    assert told[0].startswith(f"error: {file}:{BATCH_LINES + 1}: InvalidArgument: createdTime: must not be before ")
+    kept = f"imported 0 models and {BATCH_LINES} versions"
+    assert told[1:] == [
+        f"others changed the registry meanwhile; before that line, {kept}, which stays",
+        "mend the line, and run the import again",
+    ]
+
+    mended = late | {"createdTime": "2020-01-02T00:01:01.000Z"}
+    summary = import_lines(repository, map(line, [*first_part, mended, version_row("last", 200)]))
+    assert (summary.versions, summary.unchanged) == (2, BATCH_LINES)
+
+
+def length(reader: Reader) -> int:
     """How many versions are on the branch of CHURN."""
     try:
-        return repository.read(lambda reader: reader.get_branch(CHURN, DEFAULT_BRANCH, ADMIN)).version_count
+        return reader.get_branch(CHURN, DEFAULT_BRANCH, ADMIN).version_count
     except BranchNotFound:
         return 0
 
