@@ -78,6 +78,10 @@ UNREADABLE: dict[str, tuple[bytes | Row, str]] = {
         NEW | {"modelApi": api({"name": "a", "dataType": DOUBLE}, {"name": "a", "dataType": DOUBLE})},
         "InvalidModelApi: modelApi.inputs[0].columns[1].name: must be unique",
     ),
+    "a column that a terminal would obey": (
+        NEW | {"modelApi": api({"name": "a\x1b[2J", "dataType": DOUBLE})},
+        "InvalidModelApi: modelApi.inputs[0].columns[0].name: must not contain control characters other than tab",
+    ),
     "a column without a type": (
         NEW | {"modelApi": api({"name": "a"})},
         "InvalidModelApi: modelApi.inputs[0].columns[0].dataType: is required",

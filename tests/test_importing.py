@@ -85,6 +85,16 @@ def test_what_a_line_leaves_out_gets_its_default(repository: Repository) -> None
     assert version.root_model_version_rid == version.rid
 
 
+def test_names_of_columns_are_kept_as_they_come_from_spreadsheets(repository: Repository) -> None:
+    names = ["Amount\n(EUR)", "\tamount\r\n", "\xa0amount ", "\u202eamount", "a\u200bb"]
+    columns = [{"name": name, "required": True, "dataType": {"type": "double"}} for name in names]
+    row = version_row(modelApi={"inputs": [{"type": "tabular", "name": "a\tb", "columns": columns}], "outputs": []})
+    import_rows_of(repository, model_row(), row)
+    table = find(repository, row["rid"]).model_api.inputs[0].tabular
+    assert (table.name, [column.name for column in table.columns]) == ("a\tb", names)
+    assert import_rows_of(repository, row) == ImportSummary(unchanged=1)
+
+
 def test_the_creator_of_a_model_becomes_its_owner(repository: Repository) -> None:
     import_rows_of(repository, model_row(createdBy="group:ml"))
 
