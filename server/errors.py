@@ -71,7 +71,10 @@ class InvalidArgument(RegistryError):
 
 @dataclass(eq=False, kw_only=True)
 class InvalidModelApi(RegistryError):
-    """A Model API that contradicts itself. `error_type`: DUPLICATE_NAME, EMPTY_NAME, TYPE_MISSING, NESTING_TOO_DEEP."""
+    """A Model API that contradicts itself.
+
+    `error_type`: DUPLICATE_NAME, EMPTY_NAME, INVALID_NAME, TYPE_MISSING, NESTING_TOO_DEEP.
+    """
 
     code = code_pb2.INVALID_ARGUMENT
     description = "The Model API is not valid."

@@ -102,6 +102,15 @@ def _check(message: Model | ModelVersion, *required: str) -> None:
         raise
 
 
+def completed(row: ModelVersion, version_number: int, root_rid: str) -> ModelVersion:
+    """Return a copy that has these where the row has none of its own."""
+    version = ModelVersion()
+    version.CopyFrom(row)
+    version.version_number = row.version_number or version_number
+    version.root_model_version_rid = row.root_model_version_rid or root_rid
+    return version
+
+
 def invalid(path: str, sentence: str) -> InvalidArgument:
     """Return the error for one thing wrong, at its path in the JSON."""
     return InvalidArgument(violations=(FieldViolation(path, sentence),))

@@ -1,16 +1,18 @@
 """Importing models and versions, one JSON object a line.
 
 A line is the contract's JSON of a Model or of a ModelVersion; the type of its `rid` says which. What another system
-knows of them is kept: RIDs, times, creators, and sources of kinds that this API lacks. Lines that are stored already
-change nothing, so an import that was interrupted is simply run again.
+knows of them is kept: RIDs, times, creators, and sources of kinds that this API lacks. All lines are tried out before
+the first is stored, so a file that is refused leaves nothing. Lines that are stored already change nothing, so an
+import that was interrupted is simply run again.
 """
 
 from __future__ import annotations
 
 import codecs
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeAlias, TypeVar, cast
 
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, Promotion
@@ -24,7 +26,8 @@ from server.errors import (
     RequestTooLarge,
     ResourceNameAlreadyExists,
 )
-from server.import_rows import MAX_LINE_BYTES, VersionRow, invalid, read_row
+from server.import_rehearsal import Rehearsal, Row
+from server.import_rows import MAX_LINE_BYTES, completed, invalid, read_row
 from server.json_form import to_json
 from server.models import add_owned_model
 from server.storage.repository import Repository, Transaction
@@ -38,6 +41,9 @@ IMPORTER = Caller(principals=("user:import",), is_admin=True)
 _SHOWN_VIOLATIONS = 5
 # What can be wrong with a line that reads well. Anything else that storage raises is not the line's fault.
 _REFUSALS = (InvalidArgument, ModelNotFound, RequestTooLarge, ResourceNameAlreadyExists)
+
+# Told of each step, "checking" and "importing", how many bytes are done, and of how many if it is known.
+Progress: TypeAlias = Callable[[str, int, int | None], object]
 
 M = TypeVar("M", Model, ModelVersion)
 
@@ -56,7 +62,7 @@ class ImportSummary:
 
 
 class ImportLineError(Exception):
-    """A line that cannot be stored, and what was stored before it."""
+    """A line that cannot be stored, and what was stored before it: nothing, unless others changed the registry."""
 
     def __init__(self, line_number: int, problem: RegistryError, stored: ImportSummary):
         super().__init__(line_number, problem, stored)
@@ -78,25 +84,27 @@ def read_lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def import_lines(
-    repository: Repository, lines: Iterable[bytes], progress: Callable[[int], object] = lambda size: None
+    repository: Repository,
+    lines: Iterable[bytes],
+    progress: Progress = lambda step, done, total: None,
 ) -> ImportSummary:
-    """Store what the lines say, in their order; call `progress` with the size of each part that is stored.
+    """Try out what the lines say, in their order, then store it.
 
-    Raises ImportLineError for the first bad line: all lines before it are stored, and nothing of it or behind it.
+    Raises ImportLineError for the first bad line. Nothing is stored then, unless it became bad by what others stored
+    while lines were stored: then those before it are. Memory grows as `Rehearsal` says, and a temporary file takes
+    about as many bytes as the lines, or fewer.
     """
-    summary = ImportSummary()
-    for batch in _batches(lines):
-        stored, problem = _store(repository, batch.rows)
-        summary += stored
-        if problem := problem or batch.problem:
-            raise ImportLineError(problem.line_number, problem.error, summary)
-        progress(batch.size)
+    with tempfile.TemporaryFile() as file:
+        rehearsal = Rehearsal(repository, file, IMPORTER)
+        summary = _rehearse(rehearsal, lines, progress)
+        total = rehearsal.size
+        for rows, done in _batches(rehearsal.rows()):
+            stored, problem = _store(repository, rows)
+            summary += stored
+            if problem is not None:
+                raise ImportLineError(problem.line_number, problem.error, summary)
+            progress("importing", done, total)
     return summary
-
-
-class _Row(NamedTuple):
-    line_number: int
-    content: Model | VersionRow
 
 
 class _Problem(NamedTuple):
@@ -104,50 +112,56 @@ class _Problem(NamedTuple):
     error: RegistryError
 
 
-class _Batch(NamedTuple):
-    rows: list[_Row]
-    size: int
-    problem: _Problem | None  # with the line behind the rows
-
-
 class _BranchMoved(Exception):
     """Somebody else added a version to the branch meanwhile; what was found out about it holds no more."""
 
 
-def _batches(lines: Iterable[bytes]) -> Iterator[_Batch]:
-    rows: list[_Row] = []
-    size = 0
+def _rehearse(rehearsal: Rehearsal, lines: Iterable[bytes], progress: Progress) -> ImportSummary:
+    """Try out each line, and return how many change nothing. Raises ImportLineError for the first bad one."""
+    unchanged = 0
+    done = 0
     for line_number, line in enumerate(lines, start=1):
-        size += len(line)
         text = line.removeprefix(codecs.BOM_UTF8) if line_number == 1 else line
         try:
             content = read_row(text)
-            if content is not None:
-                rows.append(_Row(line_number, content))
         except RegistryError as error:
-            yield _Batch(rows, size, _Problem(line_number, error))
-            return
-        if len(rows) == BATCH_LINES or size >= BATCH_BYTES:
-            yield _Batch(rows, size, None)
-            rows, size = [], 0
-    yield _Batch(rows, size, None)
+            raise ImportLineError(line_number, error, ImportSummary()) from None
+        if content is not None:
+            rehearsal.begin(row := Row(line_number, content))
+            try:
+                # Of a transaction it has what the rules ask for.
+                unchanged += _store_row(cast("Transaction", rehearsal), row).unchanged
+            except _REFUSALS as error:
+                raise ImportLineError(line_number, error, ImportSummary()) from None
+        done += len(line)
+        progress("checking", done, None)
+    return ImportSummary(unchanged=unchanged)
+
+
+def _batches(rows: Iterable[tuple[Row, int]]) -> Iterator[tuple[list[Row], int]]:
+    """Return rows that are stored together, with the place in the file behind the last of them."""
+    batch: list[Row] = []
+    begun = end = 0
+    for row, end in rows:
+        batch.append(row)
+        if len(batch) == BATCH_LINES or end - begun >= BATCH_BYTES:
+            yield batch, end
+            batch, begun = [], end
+    if batch:
+        yield batch, end
 
 
 # Storing rows
 
 
-def _store(repository: Repository, rows: list[_Row]) -> tuple[ImportSummary, _Problem | None]:
+def _store(repository: Repository, rows: list[Row]) -> tuple[ImportSummary, _Problem | None]:
     """Store the rows before the first bad one, in one transaction."""
 
     def change(tx: Transaction) -> tuple[ImportSummary, _Problem | None]:
         summary = ImportSummary()
         for row in rows:
             try:
-                summary += (
-                    _store_model(tx, row.content)
-                    if isinstance(row.content, Model)
-                    else _store_version(tx, *row.content)
-                )
+                summary += _store_row(tx, row)
             except _REFUSALS as error:
                 return summary, _Problem(row.line_number, error)
         return summary, None
@@ -157,6 +171,12 @@ def _store(repository: Repository, rows: list[_Row]) -> tuple[ImportSummary, _Pr
             return repository.write(change)
         except _BranchMoved:
             continue
+
+
+def _store_row(tx: Transaction, row: Row) -> ImportSummary:
+    if isinstance(row.content, Model):
+        return _store_model(tx, row.content)
+    return _store_version(tx, *row.content)
 
 
 def _store_model(tx: Transaction, model: Model) -> ImportSummary:
@@ -174,11 +194,11 @@ def _store_version(tx: Transaction, row: ModelVersion, legacy_source: str | None
     found = tx.find_version(row.rid, IMPORTER)
     if found is not None:
         # What the line left to storage is as storage settled it.
-        row = _completed(row, found.version.version_number, found.version.root_model_version_rid)
+        row = completed(row, found.version.version_number, found.version.root_model_version_rid)
         _require_equal(row, found.version, also_differs=["source"] if found.legacy_source != legacy_source else [])
         return ImportSummary(unchanged=1)
     number = _next_version_number(tx, row)
-    version = _completed(row, number, row.root_model_version_rid or _root_of(tx, row))
+    version = completed(row, number, row.root_model_version_rid or _root_of(tx, row))
     if version.version_number != number:
         raise invalid("versionNumber", f"must be {number}, the next number on the branch, or absent")
     stored = tx.append_version(version, tx.put_content(version), legacy_source)
@@ -219,19 +239,12 @@ def _promotion(version: ModelVersion) -> Promotion:
     )
 
 
-def _completed(row: ModelVersion, version_number: int, root_rid: str) -> ModelVersion:
-    """Return a copy that has these where it has none of its own."""
-    version = ModelVersion()
-    version.CopyFrom(row)
-    version.version_number = row.version_number or version_number
-    version.root_model_version_rid = row.root_model_version_rid or root_rid
-    return version
-
-
 def _require_equal(row: M, stored: M, also_differs: Iterable[str] = ()) -> None:
     differing = set(also_differs)
     if row != stored:
         mine, theirs = to_json(row), to_json(stored)
         differing |= {key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)}
     if differing:
-        raise invalid("rid", f"{row.rid} is stored already with another {', '.join(sorted(differing))}")
+        raise invalid(
+            "rid", f"{row.rid} is stored already, or on a line above, with another {', '.join(sorted(differing))}"
+        )

@@ -12,12 +12,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 DAY = datetime.timedelta(days=1)
+SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class Authority:
     """Issues certificates for this machine, as PEM files in a folder; `cert` is its own.
 
-    A bare one leaves the identifiers of keys out, as many authorities of companies do, and RFC 5280 does not let them.
+    A bare one leaves out what identifies keys, and what its own is for, as the authorities of many companies do, though
+    RFC 5280 wants both.
     """
 
     def __init__(self, folder: Path, *, is_bare: bool = False) -> None:
@@ -30,7 +42,7 @@ class Authority:
         authority = self._builder(self._name, self._key).add_extension(x509.BasicConstraints(True, None), critical=True)
         if not is_bare:
             identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
-            authority = authority.add_extension(identifier, critical=False)
+            authority = authority.add_extension(identifier, critical=False).add_extension(SIGNS, critical=True)
         self.cert.write_bytes(self._sign(authority))
 
     def issue(self, name: str) -> tuple[Path, Path]:

@@ -56,6 +56,12 @@ def texts(min_size: int = 0, max_size: int = 30) -> st.SearchStrategy[str]:
     return st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=min_size, max_size=max_size)
 
 
+def data_names() -> st.SearchStrategy[str]:
+    """The names that a Model API may have, with tabs and line ends as in spreadsheets."""
+    characters = st.characters(exclude_categories=("Cc", "Cs"), include_characters="\t\n\r")
+    return st.text(characters, min_size=1, max_size=30)
+
+
 def display_names(max_size: int = 60) -> st.SearchStrategy[str]:
     """The names that a model may have."""
     characters = st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/")
@@ -163,7 +169,7 @@ def _item(kind: Callable[..., Any], part: Message) -> Any:
 
 def _named(kind: Callable[..., M], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[M]:
     # None leaves an optional field unset
-    return st.builds(kind, name=texts(1), required=st.sampled_from([None, True, False]), **fields)
+    return st.builds(kind, name=data_names(), required=st.sampled_from([None, True, False]), **fields)
 
 
 def _unique(items: st.SearchStrategy[Any], max_size: int) -> st.SearchStrategy[list[Any]]:

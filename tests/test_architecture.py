@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "branches": set(),
     "json_form": {"errors"},
     "json_paths": set(),
+    "descriptors": set(),
     "validation": {"errors", "rids", "caller", "validation"},
     "auth": {"errors", "caller", "auth"},
     "storage": {"errors", "caller", "deadline", "rids", "storage"},
@@ -52,12 +53,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model_files": RULES | {"models", "storage.files"},
     "garbage": RULES | {"storage.files"},
     "import_rows": {"errors", "rids", "branches", "json_form", "json_paths", "validation"},
-    "importing": RULES | {"models", "json_form", "import_rows"},
+    "import_rehearsal": RULES | {"import_rows"},
+    "importing": RULES | {"models", "json_form", "import_rows", "import_rehearsal"},
     "rpc": RULES
     | {"promotion", "promotion_check", "promotion_records", "policies", "repetition", "models", "model_files", "grants"}
-    | {"rpc", "auth", "deadline", "logs", "validation", "storage.paging", "storage.files"},
+    | {"rpc", "auth", "deadline", "descriptors", "logs", "validation", "storage.paging", "storage.files"},
     # The description of HTTP says what the rules for fields are; to judge them is left to the server.
-    "gateway": {"gateway", "errors", "json_form", "json_paths", "rpc.status", "validation"},
+    "gateway": {"gateway", "descriptors", "errors", "json_form", "json_paths", "rpc.status", "validation"},
     # They see calls as the chain does, and nothing of what these do.
     "observability": {"observability", "config", "auth.access", "rpc.interceptors.telemetry"}
     | {"storage.repository", "storage.values"},
@@ -69,7 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serving": {"auth", "bootstrap", "config", "lifecycle", "ports", "processors", "workers"},
     "healthcheck": {"config"},
     "cli": {"bootstrap", "lifecycle", "ports", "processors", "serving", "config", "logs", "errors", "json_form"}
-    | {"importing", "garbage", "auth", "cli"},
+    | {"importing", "garbage", "auth", "descriptors", "cli"},
     "__main__": {"cli"},
 }
 # Where each library that must not spread may be imported.

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pytest
 
-from server import import_rows, importing
+from server import import_rehearsal, import_rows, importing
 from server.importing import ImportSummary, read_lines
 from server.storage.repository import Repository
-from tests.conftest import OpenRepository
+from tests.conftest import NewDatabase, OpenRepository
 from tests.imports import (
     AFTER_GOOD,
     CHURN,
@@ -18,6 +18,8 @@ from tests.imports import (
     GOOD,
     NEW,
     Row,
+    everything,
+    export,
     import_rows_of,
     line,
     model_row,
@@ -76,6 +78,10 @@ UNREADABLE: dict[str, tuple[bytes | Row, str]] = {
         NEW | {"modelApi": api({"name": "a", "dataType": DOUBLE}, {"name": "a", "dataType": DOUBLE})},
         "InvalidModelApi: modelApi.inputs[0].columns[1].name: must be unique",
     ),
+    "a column that a terminal would obey": (
+        NEW | {"modelApi": api({"name": "a\x1b[2J", "dataType": DOUBLE})},
+        "InvalidModelApi: modelApi.inputs[0].columns[0].name: must not contain control characters other than tab",
+    ),
     "a column without a type": (
         NEW | {"modelApi": api({"name": "a"})},
         "InvalidModelApi: modelApi.inputs[0].columns[0].dataType: is required",
@@ -125,10 +131,13 @@ REFUSED: dict[str, tuple[bytes | Row, str]] = {
     "a name that is taken": (model_row("ri.models.main.model.x", name=CHURN), f"displayName: {CHURN})$"),
     "a model with other content": (
         model_row(name="other", createdTime="2020-01-01T00:00:00.001Z"),
-        f"InvalidArgument: rid: {CHURN} is stored already with another createdTime, name$",
+        f"InvalidArgument: rid: {CHURN} is stored already, or on a line above, with another createdTime, name$",
     ),
     **{
-        f"a version with another {key}, {value}": (GOOD[2] | {key: value}, f"is stored already with another {key}$")
+        f"a version with another {key}, {value}": (
+            GOOD[2] | {key: value},
+            f"is stored already, or on a line above, with another {key}$",
+        )
         for key, value in [
             ("createdBy", "user:joe"),
             ("createdTime", "2020-01-02T00:00:00.001Z"),
@@ -147,31 +156,147 @@ REFUSED: dict[str, tuple[bytes | Row, str]] = {
 }
 
 
+# So many lines are stored in one transaction; what is below stands behind the first.
+BATCH = 3
+# They have nothing to do with what is refused.
+OTHERS = [version_row(f"other{key}", key, modelRid=FRAUD) for key in range(2 * BATCH)]
+
+
+@pytest.fixture(autouse=True)
+def batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "BATCH_LINES", BATCH)
+
+
+Place = Literal["first", "middle", "last"]
+PLACES = pytest.mark.parametrize("place", get_args(Place))
+
+
+def around(place: Place) -> tuple[list[Row], list[Row], list[Row]]:
+    """What is stored before a file is imported, and the lines of the file before and behind its bad one."""
+    match place:
+        case "first":
+            return [*GOOD, *OTHERS], [], [NEW]
+        case "middle":
+            return [], [*GOOD, *OTHERS], [NEW, version_row(4, 90)]
+        case "last":
+            return [], [*GOOD, *OTHERS], []
+
+
+@PLACES
 @pytest.mark.parametrize("backend", ["sqlite"])
 @pytest.mark.parametrize(("bad", "problem"), UNREADABLE.values(), ids=UNREADABLE)
-def test_an_unreadable_line_is_named_and_only_the_lines_before_it_are_stored(
-    repository: Repository, migrated_url: str, bad: bytes | Row, problem: str
+def test_an_unreadable_line_is_named_and_nothing_is_stored(
+    repository: Repository, migrated_url: str, bad: bytes | Row, problem: str, place: Place
 ) -> None:
-    _stops_at(repository, migrated_url, bad, problem)
+    _leaves_nothing(repository, migrated_url, bad, problem, place)
 
 
+@PLACES
 @pytest.mark.parametrize(("bad", "problem"), REFUSED.values(), ids=REFUSED)
-def test_a_refused_line_is_named_and_only_the_lines_before_it_are_stored(
-    repository: Repository, migrated_url: str, bad: bytes | Row, problem: str
+def test_a_refused_line_is_named_and_nothing_is_stored(
+    repository: Repository, migrated_url: str, bad: bytes | Row, problem: str, place: Place
 ) -> None:
-    _stops_at(repository, migrated_url, bad, problem)
+    _leaves_nothing(repository, migrated_url, bad, problem, place)
 
 
-def _stops_at(repository: Repository, url: str, bad: bytes | Row, problem: str) -> None:
-    error = problem_of(repository, [*map(line, GOOD), bad if isinstance(bad, bytes) else line(bad), line(NEW)])
+def _leaves_nothing(repository: Repository, url: str, bad: bytes | Row, problem: str, place: Place) -> None:
+    stored, above, below = around(place)
+    import_rows_of(repository, *stored)
+    before = everything(url)
+    bad_line = bad if isinstance(bad, bytes) else line(bad)
+    if place == "last" and isinstance(bad, dict):
+        bad_line = bad_line.rstrip(b"\n")
+    error = problem_of(repository, [*map(line, above), bad_line, *map(line, below)])
 
-    assert error.line_number == 5
-    assert error.stored == AFTER_GOOD
+    assert (error.line_number, error.stored) == (len(above) + 1, ImportSummary())
     assert problem in f"{error}$"
     assert len(str(error)) < 1000
     assert "\n" not in str(error)
-    counts = {"models": 2, "branches": 1, "contents": 1, "versions": 2, "grants": 2, "grant_changes": 2}
-    assert row_counts(url) == dict.fromkeys(row_counts(url), 0) | counts | {"identity": 1, "opaque_keys": 1}
+    assert everything(url) == before
+
+
+MENDED: dict[str, tuple[bytes | Row, Row]] = {
+    "broken JSON": (b"{", NEW),
+    "an unknown key": (NEW | {"colour": "red"}, NEW),
+    "a number that is not the next": (NEW | {"versionNumber": 4}, NEW | {"versionNumber": 3}),
+    "a time before the head's": (NEW | {"createdTime": "2020-01-02T00:00:01.000Z"}, NEW),
+    "an unknown model": (NEW | {"modelRid": "ri.models.main.model.x"}, NEW),
+    "a name that is taken": (
+        model_row("ri.models.main.model.x", name=CHURN),
+        model_row("ri.models.main.model.x", name="x"),
+    ),
+}
+
+
+@PLACES
+@pytest.mark.parametrize(("bad", "mended"), MENDED.values(), ids=MENDED)
+def test_a_mended_file_gives_what_it_gives_without_a_refusal_before(
+    repository: Repository,
+    backend: str,
+    new_database: NewDatabase,
+    open_repository: OpenRepository,
+    bad: bytes | Row,
+    mended: Row,
+    place: Place,
+) -> None:
+    stored, above, below = around(place)
+    below = [row for row in below if row["rid"] != mended["rid"]]
+    other = open_repository(new_database(backend, migrated=True))
+    for each in (repository, other):
+        import_rows_of(each, *stored)
+    problem_of(repository, [*map(line, above), bad if isinstance(bad, bytes) else line(bad), *map(line, below)])
+
+    for each in (repository, other):
+        import_rows_of(each, *above, mended, *below)
+    assert export(repository) == export(other)
+
+
+def test_a_file_that_is_newest_first_is_refused_and_sorted_then_imported(
+    repository: Repository, migrated_url: str
+) -> None:
+    """Without version numbers its first line alone looks good, and would be number 1 for ever."""
+    rows = [version_row(key, key) for key in range(2 * BATCH)]
+    before = everything(migrated_url)
+    error = problem_of(repository, [line(model_row()), *map(line, reversed(rows))])
+    assert (error.line_number, error.stored) == (3, ImportSummary())
+    assert "createdTime: must not be before 2020-01-02T00:00:05.000Z" in str(error)
+    assert everything(migrated_url) == before
+
+    import_rows_of(repository, model_row(), *rows)
+    assert list(numbers(repository)) == [str(key) for key in range(2 * BATCH)]
+
+
+def test_a_promotion_of_a_refused_file_leaves_nothing(repository: Repository, migrated_url: str) -> None:
+    rows = [*GOOD, version_row("copy", 60, source=promoted(version_rid(1), CHURN)), *OTHERS]
+    before = everything(migrated_url)
+    problem_of(repository, [*map(line, rows), b"{"])
+    assert everything(migrated_url) == before
+
+    import_rows_of(repository, *rows)
+    assert row_counts(migrated_url)["promotions"] == 1
+
+
+def test_a_line_that_occurs_twice_in_a_file_is_stored_once(repository: Repository) -> None:
+    copy = version_row("copy", 60, source=promoted(version_rid(1), CHURN))
+    legacy = version_row("legacy", 90, source={"type": "foundryMl"})
+    rows = [*GOOD, copy, legacy]
+    assert import_rows_of(repository, *rows, *rows) == AFTER_GOOD + ImportSummary(
+        versions=2, legacy=1, unchanged=len(rows)
+    )
+
+
+def test_names_are_taken_by_all_models_of_a_folder_however_many(
+    repository: Repository, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_rehearsal, "PAGE", 2)
+    stored = [model_row(f"ri.models.main.model.{number}") for number in range(5)]
+    import_rows_of(repository, *stored)
+    before = everything(migrated_url)
+    for row in stored:
+        error = problem_of(repository, [line(row | {"rid": "ri.models.main.model.x"})])
+        assert error.problem.name == "ResourceNameAlreadyExists"
+    assert everything(migrated_url) == before
+    import_rows_of(repository, model_row("ri.models.main.model.x", parentFolderRid="ri.compass.main.folder.other"))
 
 
 def test_a_version_too_large_for_a_message_is_named(migrated_url: str, open_repository: OpenRepository) -> None:
@@ -179,8 +304,8 @@ def test_a_version_too_large_for_a_message_is_named(migrated_url: str, open_repo
     large = version_row(3, 60, condaRequirements=["x" * 64 * 2**10])
     error = problem_of(small, map(line, [*GOOD, large, NEW]))
 
-    assert (error.line_number, error.stored, error.problem.name) == (5, AFTER_GOOD, "RequestTooLarge")
-    assert row_counts(migrated_url)["contents"] == 1
+    assert (error.line_number, error.stored, error.problem.name) == (5, ImportSummary(), "RequestTooLarge")
+    assert row_counts(migrated_url)["contents"] == 0
 
 
 def test_a_line_without_end_is_named_and_not_read_to_its_end(
@@ -200,18 +325,14 @@ def test_a_line_without_end_is_named_and_not_read_to_its_end(
 
 @pytest.mark.parametrize("position", [1, 3, 4, 7])
 @pytest.mark.parametrize("bad", [b"{", line(version_row("bad", modelRid=FRAUD))], ids=["unreadable", "refused"])
-def test_a_bad_line_stops_the_import_wherever_it_stands_in_a_batch(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch, bad: bytes, position: int
-) -> None:
-    monkeypatch.setattr(importing, "BATCH_LINES", 3)
+def test_a_bad_line_is_named_wherever_it_stands_in_a_batch(repository: Repository, bad: bytes, position: int) -> None:
     import_rows_of(repository, model_row())
     lines = [line(version_row(key)) for key in range(1, 8)]
     lines.insert(position - 1, bad)
     error = problem_of(repository, lines)
 
-    assert error.line_number == position
-    assert error.stored == ImportSummary(versions=position - 1)
-    assert len(numbers(repository)) == position - 1
+    assert (error.line_number, error.stored) == (position, ImportSummary())
+    assert numbers(repository) == {}
 
 
 def test_of_two_bad_lines_the_first_is_named(repository: Repository) -> None:

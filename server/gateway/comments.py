@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+
+from server.descriptors import described
 
 # What stands in the protos under a name of its own; other comments are about options and the like.
 _NAMED = {"message_type", "nested_type", "field", "oneof_decl", "enum_type", "value", "service", "method"}
@@ -24,8 +25,7 @@ def comment_on(full_name: str) -> dict[str, str]:
 
 @cache
 def _comments() -> dict[str, str]:
-    compiled = files("modelregistry.v1").joinpath("described.binpb").read_bytes()
-    return dict(pair for file in FileDescriptorSet.FromString(compiled).file for pair in _comments_of(file))
+    return dict(pair for file in described().file for pair in _comments_of(file))
 
 
 def _comments_of(file: FileDescriptorProto) -> Iterator[tuple[str, str]]:

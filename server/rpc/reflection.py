@@ -1,4 +1,4 @@
-"""Server reflection, in both versions of its protocol."""
+"""Server reflection, in both versions of its protocol, from the descriptor set that clients get elsewhere, too."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import threading
 from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pool
+from google.protobuf import text_format
 from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from server.descriptors import descriptor_set
 
 # An open stream holds a thread, so that it may not be open for long.
 STREAM_SECONDS = 10.0
@@ -18,13 +23,20 @@ NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerR
 
 def add_reflection(server: grpc.Server, services: tuple[str, ...]) -> None:
     """Let the server describe these services, and itself."""
-    servicer = reflection.ReflectionServicer((*services, *NAMES), pool=_Pool())
+    files = _files()
+    servicer = reflection.ReflectionServicer((*services, *NAMES), pool=_Pool(files))
+    complete = {file.name: file.SerializeToString() for file in files}
 
     def reflect(requests: Any, context: grpc.ServicerContext) -> Any:
         limit = threading.Timer(STREAM_SECONDS, context.cancel)
         limit.start()
         try:
-            yield from servicer.ServerReflectionInfo(requests, context)
+            for answer in servicer.ServerReflectionInfo(requests, context):
+                if answer.HasField("file_descriptor_response"):
+                    # A pool forgets the comments, by which grpcurl tells what a field means.
+                    found = answer.file_descriptor_response.file_descriptor_proto
+                    found[:] = [complete[FileDescriptorProto.FromString(file).name] for file in found]
+                yield answer
         finally:
             limit.cancel()
 
@@ -38,11 +50,21 @@ def add_reflection(server: grpc.Server, services: tuple[str, ...]) -> None:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
 
 
-class _Pool:
-    """The default pool, which also knows in which file a method is: people ask for one by name."""
+def _files() -> list[FileDescriptorProto]:
+    """Return all that the server describes, each file behind those that it imports."""
+    described = descriptor_set(health_pb2, reflection_pb2).file
+    v1alpha = next(file for file in described if file.name == reflection_pb2.DESCRIPTOR.name)
+    v1 = text_format.Parse(text_format.MessageToString(v1alpha).replace("v1alpha", "v1"), FileDescriptorProto())
+    return [*described, v1]
 
-    def __init__(self) -> None:
-        self._pool = descriptor_pool.Default()
+
+class _Pool:
+    """A pool of these files, which also knows in which file a method is: people ask for one by name."""
+
+    def __init__(self, files: list[FileDescriptorProto]) -> None:
+        self._pool = DescriptorPool()
+        for file in files:
+            self._pool.AddSerializedFile(file.SerializeToString())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)

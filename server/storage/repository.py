@@ -88,6 +88,9 @@ class Reader(PromotionReader, Protocol):
         a later page. A page ends early, but never empty, where its versions would not fit into one message.
         """
 
+    def require_fitting(self, version: ModelVersion) -> None:
+        """Raise RequestTooLarge if `put_content` would refuse the content of this version."""
+
     def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
         """Return the caller's highest role among the grants on this very RID; ROLE_UNSPECIFIED if there is none.
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from modelregistry.v1.model_api_pb2 import Column, ModelApiInput, ModelApiOutput
 from server.errors import FieldViolation, InvalidModelApi
 from server.validation.keywords import keywords_of, says
-from server.validation.rules import IS_REQUIRED, Broken, required_text, shown, text
+from server.validation.rules import IS_REQUIRED, Broken, shown, text_on_lines
 
 MAX_DATA_TYPE_DEPTH = 32
 
@@ -28,10 +28,13 @@ EMPTY_NAME = _broken("EMPTY_NAME", "must not be empty")
 NESTING_TOO_DEEP = _broken("NESTING_TOO_DEEP", f"must be nested at most {MAX_DATA_TYPE_DEPTH} levels deep")
 
 
-@says(keywords_of(required_text))
+@says({**keywords_of(text_on_lines), "minLength": 1})
 def name(value: str) -> Iterable[Broken]:
-    """The name of an input, an output or a column."""
-    return text(value) if value else (EMPTY_NAME,)
+    """The name of an input, an output or a column, which is that of the data."""
+    if not value:
+        yield EMPTY_NAME
+    for broken in text_on_lines(value):
+        yield _broken("INVALID_NAME", f"{broken.sentence}; rename it in the data, too")
 
 
 def unique_columns(columns: Sequence[Column]) -> Iterable[Broken]:

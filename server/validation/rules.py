@@ -70,6 +70,15 @@ def text(value: str) -> Iterable[Broken]:
     return ()
 
 
+@says({"pattern": f"^(?:[\\t\\n\\r]|[^{_CONTROLS}])*$"})
+def text_on_lines(value: str) -> Iterable[Broken]:
+    """Any text without control characters other than tabs and what ends lines: as of people, and in spreadsheets."""
+    if control := _CONTROL.search(value.translate(_WITHOUT_LINES)):
+        sentence = "must not contain control characters other than tab, line feed and carriage return, but has"
+        return (Broken(f"{sentence} U+{ord(control[0]):04X} in {shown(value)}"),)
+    return ()
+
+
 @says({**_NO_CONTROLS, "minLength": 1})
 def required_text(value: str) -> Iterable[Broken]:
     """Text that is not empty."""
@@ -99,12 +108,12 @@ def uuid(value: str) -> Iterable[Broken]:
     return () if _UUID.fullmatch(value) else (Broken(f"must be a UUID, not {shown(value)}"),)
 
 
-@says({"pattern": r"^(?:[\t\n\r]|[^\x00-\x1f\x7f-\x9f])*$", "maxLength": MAX_REASON_BYTES})
+@says({**keywords_of(text_on_lines), "maxLength": MAX_REASON_BYTES})
 def reason(value: str) -> Iterable[Broken]:
     """What somebody says in free text, on as many lines as it takes."""
     if (size := len(value.encode())) > MAX_REASON_BYTES:
         return (Broken(f"must be at most {MAX_REASON_BYTES} bytes long, not {size}"),)
-    return text(value.translate(_WITHOUT_LINES))
+    return text_on_lines(value)
 
 
 @says({"minLength": 1, "maxLength": MAX_DISPLAY_NAME, "pattern": f"^[^/{_CONTROLS}]*$", "not": {"enum": [".", ".."]}})

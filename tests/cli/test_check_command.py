@@ -6,8 +6,10 @@ import json
 import uuid
 
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
+from modelregistry.v1.model_api_pb2 import ModelApi
 from server.auth.access import MODELS_READ
-from tests.cli.stages import ERROR, Stages
+from server.json_form import from_json
+from tests.cli.stages import ERROR, Stages, parameter, table
 
 
 def test_a_check_says_what_would_happen_and_changes_nothing(stages: Stages) -> None:
@@ -38,6 +40,18 @@ def test_a_check_for_people_says_what_it_would_become_what_stands_in_the_way_and
     (obstacle,) = (line for line in lines if line.startswith("BranchHeadChanged "))
     assert stages.live in obstacle
     assert any(line.startswith(f"REMOVED ERROR {ERROR} ") for line in lines)
+
+
+def test_a_check_prints_no_name_that_a_terminal_would_not_show_on_one_line(stages: Stages) -> None:
+    columns = table("Amount\n(EUR)", "\u202eage")
+    columns["columns"] = [column | {"required": True} for column in columns["columns"]]
+    api = from_json({"inputs": [columns], "outputs": [parameter("risk")]}, ModelApi)
+    made = stages.admin("CreateModelVersion", model_rid=stages.staging, model_api=api)
+    for output in ("table", "json"):
+        printed = stages.server.run("check", made.rid, stages.production, "--output", output).stdout
+        assert all(line.isprintable() for line in printed.splitlines())
+        assert r"Amount\n(EUR)" in printed.replace("\\\\", "\\")
+        assert r"\u202eage" in printed.replace("\\\\", "\\")
 
 
 def test_a_check_says_what_the_same_request_has_made_before(stages: Stages) -> None:

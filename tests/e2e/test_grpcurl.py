@@ -63,6 +63,15 @@ def test_reflection_describes_a_service_and_its_messages(server: Server) -> None
     assert "rpc PromoteVersion ( .modelregistry.v1.PromoteVersionRequest ) returns" in service
     request = grpcurl(server, server.address, "describe", "modelregistry.v1.PromoteVersionRequest").stdout
     assert "string source_model_version_rid" in request
+    assert "// Required. " in request
+    everything = grpcurl(server, server.address, "describe")
+    assert (everything.returncode, everything.stderr) == (0, ""), everything
+
+
+def test_answers_have_the_names_of_the_json_over_http(server: Server) -> None:
+    request = json.dumps({"name": "names", "parentFolderRid": "ri.compass.main.folder.names"})
+    created = grpcurl(server, "-d", request, server.address, f"{MODELS}/CreateModel", token=server.token())
+    assert json.loads(created.stdout).keys() == {"rid", "name", "parentFolderRid", "createdTime", "createdBy"}
 
 
 def test_health_is_asked_without_credentials(server: Server) -> None:

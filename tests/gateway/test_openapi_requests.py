@@ -85,6 +85,15 @@ def inputs(*given: Any) -> dict[str, Any]:
     return {"modelApi": {"inputs": [*given]}}
 
 
+def columns(*given: Any) -> dict[str, Any]:
+    return inputs({"type": "tabular", "name": "t", "columns": [*given]})
+
+
+# Names as headers of spreadsheets have them, and such as no name may be.
+SPREADSHEET = ["Amount\n(EUR)", "\tamount\r\n", "\xa0amount ", "\u202eamount", "\n"]
+CONTROLS = ["a\0", "\x1b[31m", "a\n\x7f", "\x85"]
+
+
 def parameter(data_type: Any) -> dict[str, Any]:
     return inputs({"type": "parameter", "name": "p", "dataType": data_type})
 
@@ -110,6 +119,8 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
         "CreateModelVersion",
         parameter({"type": "map", "keyType": ITEM, "valueType": {"type": "array", "itemType": ITEM}}),
     ),
+    *(("CreateModelVersion", inputs({"type": "tabular", "name": name})) for name in SPREADSHEET),
+    *(("CreateModelVersion", columns({"name": name, "dataType": ITEM})) for name in SPREADSHEET),
     ("PromoteVersion", {"branch": "release/1"}),
     (
         "PromoteVersion",
@@ -159,6 +170,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ),
     ("CreateModelVersion", inputs({})),
     ("CreateModelVersion", inputs({"type": "tabular", "name": ""})),
+    *(("CreateModelVersion", inputs({"type": "tabular", "name": name})) for name in CONTROLS),
+    *(("CreateModelVersion", columns({"name": name, "dataType": ITEM})) for name in ("", *CONTROLS)),
     ("CreateModelVersion", inputs({"type": "tabular", "name": "x", "format": "TABULAR_FORMAT_SPARK"})),
     ("CreateModelVersion", inputs({"type": "unsupported", "unsupportedType": "x", "params": {"a\tb": "c"}})),
     ("CreateModelVersion", inputs({"type": "unsupported", "unsupportedType": "x", "params": {"a": "b\tc"}})),

@@ -15,6 +15,19 @@ BATCH = "/api/v2/batchPromoteVersions"
 AGE = 'inputs["churn"].columns["age"]'
 
 
+def test_names_of_columns_are_kept_as_they_come_from_spreadsheets(registry: Registry) -> None:
+    columns = [{"name": name, "dataType": {"type": "double"}} for name in ("Amount\n(EUR)", "\tamount\r\n", "\xa0a ")]
+    described = {"inputs": [{"type": "tabular", "name": "t", "columns": columns}]}
+
+    created = good(registry.post("versions", modelApi=described))
+    assert [column["name"] for column in created["modelApi"]["inputs"][0]["columns"]] == [c["name"] for c in columns]
+    columns[1]["name"] += "\x1b"
+    answer = registry.post("versions", modelApi=described)
+    assert (answer.status, answer.error["errorName"]) == (400, "InvalidModelApi")
+    assert answer.error["parameters"]["errorType"] == "INVALID_NAME"
+    assert answer.fields == {"modelApi.inputs[0].columns[1].name"}
+
+
 # What a branch does about findings
 
 

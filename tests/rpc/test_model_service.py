@@ -137,6 +137,28 @@ def test_an_invalid_model_api_names_what_is_wrong_and_where(admin: User) -> None
     assert failure.violations[0][0] == "model_api.inputs[0].tabular.columns[1].name"
 
 
+SPREADSHEET = ["Amount\n(EUR)", "\tamount\r\n", "\xa0amount ", "\u202eamount", "a\u200bb"]
+
+
+def test_names_of_columns_are_kept_as_they_come_from_spreadsheets(admin: User) -> None:
+    model, api = admin.create_model("m"), model_api()
+    for name in SPREADSHEET:
+        api.inputs[0].tabular.columns.add(name=name).data_type.double.SetInParent()
+    created = admin("CreateModelVersion", model_rid=model.rid, model_api=api)
+    found = admin("GetModelVersion", model_rid=model.rid, model_version_rid=created.rid)
+    assert found.model_api == created.model_api == api
+
+
+def test_a_column_that_a_terminal_would_obey_is_refused_with_its_path(admin: User) -> None:
+    api = model_api()
+    api.inputs[0].tabular.columns[1].name = "country\x1b[2J"
+    failure = admin.failure("CreateModelVersion", model_rid=SOME_MODEL, model_api=api)
+    assert (failure.name, failure.parameters["errorType"]) == ("InvalidModelApi", "INVALID_NAME")
+    ((field, sentence),) = failure.violations
+    assert field == "model_api.inputs[0].tabular.columns[1].name"
+    assert sentence.endswith("but has U+001B in 'country\\x1b[2J'; rename it in the data, too")
+
+
 def test_a_version_is_found_only_under_its_own_model(admin: User, jane: User) -> None:
     model, other = admin.create_model("m"), admin.create_model("other")
     version = admin.create_version(model)

@@ -163,7 +163,10 @@ def test_content_that_might_not_fit_into_one_message_is_refused_and_not_stored(
     with pytest.raises(RequestTooLarge):
         small.write(lambda tx: tx.put_content(longest(MESSAGE_BYTES)))
     assert row_counts(migrated_url)["contents"] == 0
+    with pytest.raises(RequestTooLarge):
+        small.read(lambda reader: reader.require_fitting(longest(MESSAGE_BYTES)))
 
+    small.read(lambda reader: reader.require_fitting(longest(MESSAGE_BYTES // 2)))
     small.write(lambda tx: tx.put_content(longest(MESSAGE_BYTES // 2)))
     assert row_counts(migrated_url)["contents"] == 1
 

@@ -23,7 +23,6 @@ from modelregistry.v1.model_pb2 import CodeRepositorySource, Model, ModelVersion
 from server.errors import FieldViolation, InvalidArgument
 from server.validation import validate
 from tests.validation.samples import (
-    ANY,
     ASTRAL,
     CONTROLS,
     MODEL,
@@ -119,30 +118,22 @@ def test_a_time_is_in_whole_milliseconds_of_the_years_1_to_9999(seconds: int, na
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_no_text_has_control_characters(control: str) -> None:
+def test_no_text_but_that_of_data_and_people_has_control_characters(control: str) -> None:
     unsupported = UnsupportedType(unsupported_type=f"a{control}", params={"value": control})
     request = create_version(
         conda_requirements=["fine", f"not{control}"],
         source=ModelVersionSource(code_repository=CodeRepositorySource(repository_rid=REPOSITORY, branch=control)),
         model_api=ModelApi(
-            inputs=[
-                ModelApiInput(tabular=TabularType(name=f"t{control}", columns=[Column(name=control, data_type=ANY)])),
-                ModelApiInput(unsupported=unsupported),
-            ],
-            outputs=[
-                ModelApiOutput(parameter=ParameterType(name=control, data_type=DataType(unsupported=unsupported)))
-            ],
+            inputs=[ModelApiInput(unsupported=unsupported)],
+            outputs=[ModelApiOutput(parameter=ParameterType(name="p", data_type=DataType(unsupported=unsupported)))],
         ),
     )
     error = failure(request)
 
     assert isinstance(error, InvalidArgument)
     assert [violation.field for violation in error.violations] == [
-        "model_api.inputs[0].tabular.name",
-        "model_api.inputs[0].tabular.columns[0].name",
-        "model_api.inputs[1].unsupported.unsupported_type",
-        'model_api.inputs[1].unsupported.params["value"]',
-        "model_api.outputs[0].parameter.name",
+        "model_api.inputs[0].unsupported.unsupported_type",
+        'model_api.inputs[0].unsupported.params["value"]',
         "model_api.outputs[0].parameter.data_type.unsupported.unsupported_type",
         'model_api.outputs[0].parameter.data_type.unsupported.params["value"]',
         "conda_requirements[1]",

@@ -91,7 +91,10 @@ class InvalidArgument(RegistryError):
 
 
 class InvalidModelApi(RegistryError):
-    """A Model API that contradicts itself. `error_type`: DUPLICATE_NAME, EMPTY_NAME, TYPE_MISSING, NESTING_TOO_DEEP."""
+    """A Model API that contradicts itself.
+
+    `error_type`: DUPLICATE_NAME, EMPTY_NAME, INVALID_NAME, TYPE_MISSING, NESTING_TOO_DEEP.
+    """
 
     error_type = Parameter(str)
     message = Parameter(str)

@@ -47,7 +47,11 @@ Global___TabularFormat: _TypeAlias = TabularFormat  # noqa: Y015
 class ModelApi(_message.Message):
     """The inputs and outputs of a model.
 
-    Names of inputs are unique among the inputs, names of outputs among the outputs.
+    Names of inputs are unique among the inputs, names of outputs among the outputs, names of columns in their table.
+    A name is the one in the data, of one character at least, and is kept as it is: blanks, no-break spaces, characters
+    without width and marks of direction count wherever they stand, and two names are the same if all their code points
+    are. It may have tabs, line feeds and carriage returns, as headers of spreadsheets have, but no other control
+    characters (Unicode category Cc): InvalidModelApi names the path of such a name.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -163,7 +167,7 @@ class TabularType(_message.Message):
     COLUMNS_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. The name of the input or output."""
+    """Required. The name of the input or output; ModelApi says what it may be."""
     required: _builtins.bool
     """Optional. Whether a value must be given. Unset means true, and stays unset."""
     format: Global___TabularFormat.ValueType
@@ -200,7 +204,7 @@ class ParameterType(_message.Message):
     REQUIRED_FIELD_NUMBER: _builtins.int
     DATA_TYPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. The name of the input or output."""
+    """Required. The name of the input or output; ModelApi says what it may be."""
     required: _builtins.bool
     """Optional. Whether a value must be given. Unset means true, and stays unset."""
     @_builtins.property
@@ -234,7 +238,7 @@ class Column(_message.Message):
     REQUIRED_FIELD_NUMBER: _builtins.int
     DATA_TYPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. The name of the column."""
+    """Required. The name of the column, as in the data; ModelApi says what it may be."""
     required: _builtins.bool
     """Optional. Whether a value must be given. Unset means true, and stays unset."""
     @_builtins.property

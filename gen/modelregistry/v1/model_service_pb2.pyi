@@ -165,7 +165,9 @@ class CreateModelVersionRequest(_message.Message):
     model_rid: _builtins.str
     """Required. The RID of the model."""
     branch: _builtins.str
-    """Optional. The branch, 1 to 255 characters, not shaped like a RID or a UUID; unset means `master`."""
+    """Optional. The branch, 1 to 255 characters, no control characters, not shaped like a RID or a UUID; unset means
+    `master`.
+    """
     linked_experiment: _builtins.str
     """Optional. The RID of the experiment linked to the version."""
     request_id: _builtins.str
@@ -429,8 +431,8 @@ class PromoteVersionRequest(_message.Message):
     source_model_version_rid: _builtins.str
     """Required. The RID of the source version. It may belong to any model that the caller may read, the target too."""
     branch: _builtins.str
-    """Optional. The branch of the target model, 1 to 255 characters, not shaped like a RID or a UUID; unset means
-    `master`.
+    """Optional. The branch of the target model, 1 to 255 characters, no control characters, not shaped like a RID or a
+    UUID; unset means `master`.
     """
     preview: _builtins.bool
     """Required. Must be true: this RPC is in preview."""

@@ -17,7 +17,7 @@ from sqlalchemy import (
 from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED, Grant, Role
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from server.caller import Caller
-from server.errors import BranchNotFound, ModelNotFound
+from server.errors import BranchNotFound, ModelNotFound, RequestTooLarge
 from server.storage.repository import Page, PageRequest, StoredVersion, VisibleModel
 from server.storage.sql.access import model_is_visible, role_on, role_on_model
 from server.storage.sql.cache import VersionCache
@@ -28,6 +28,7 @@ from server.storage.sql.prepared import Prepared, for_callers, principals
 from server.storage.sql.rows import (
     VERSION_COLUMNS,
     AnyRow,
+    content_of,
     to_branch,
     to_model,
     to_stored_version,
@@ -90,6 +91,14 @@ class SqlReader:
         before = BEHIND_ALL if page.after is None else page.after
         rows = self._listed(versions_of_branch, model_rid, caller, page, branch=branch, before=before)
         return page_of(rows, that_fit(rows[: page.size]), "version_number", to_version)
+
+    def require_fitting(self, version: ModelVersion) -> None:
+        """See the contract."""
+        self._require_fitting(content_of(version).payload)
+
+    def _require_fitting(self, payload: bytes) -> None:
+        if len(payload) > self._fitting_bytes:
+            raise RequestTooLarge
 
     def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
         """See the contract."""

@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, delete, insert
 
 from modelregistry.v1.access_service_pb2 import Grant, Role
 from modelregistry.v1.model_pb2 import Model, ModelVersion
-from server.errors import RequestTooLarge, ResourceNameAlreadyExists
+from server.errors import ResourceNameAlreadyExists
 from server.storage.promotions import BranchEnd
 from server.storage.repository import StoredVersion
 from server.storage.sql.engine import upsert
@@ -48,8 +48,7 @@ class SqlTransaction(SqlPromotionTransaction):
     def put_content(self, version: ModelVersion, file_digest: bytes | None = None) -> bytes:
         """See the contract."""
         digest, payload = content_of(version, file_digest)
-        if len(payload) > self._fitting_bytes:
-            raise RequestTooLarge
+        self._require_fitting(payload)
         row = {"content_digest": digest, "content": payload, "bytes": len(payload), "digest_of_files": file_digest}
         _put_content.all(self.connection, row)
         return digest
