@@ -141,8 +141,8 @@ class _Index:
                 self._without_id[algorithm] = tuple(fitting)
             elif without := [key for key in fitting if not key.key_id]:
                 self.problems.append(
-                    f"{len(without)} keys without kid are not used: {len(fitting)} are for {algorithm}, and no more than"
-                    f" {MAX_TRIED_KEYS} are tried for a token."
+                    f"{len(without)} keys without kid are not used: {len(fitting)} are for {algorithm}, and no more"
+                    f" than {MAX_TRIED_KEYS} are tried for a token."
                 )
         self._has_only_one_without_id = [key.key_id or None for key in distinct] == [None]
 
