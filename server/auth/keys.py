@@ -31,7 +31,7 @@ MAX_WAITERS = 4  # Fewer than the threads that serve calls.
 MAX_JWKS_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 16
 MIN_RSA_BITS = 2048
-MAX_TRIED_KEYS = 16  # For a token without kid; each takes some 50 µs.
+MAX_TRIED_KEYS = 8  # For a token without kid; each takes a millisecond if the token is large.
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class KeySet(Protocol):
     def find(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...]:
         """The keys that may have signed a token, each bound to the algorithm; none if there is none.
 
-        For a kid that is one key, without a kid all of the algorithm, if they are at most 16. A key without a kid that
+        For a kid that is one key, without a kid all of the algorithm, if they are at most 8. A key without a kid that
         is the only one of its set is found by any.
         """
 
