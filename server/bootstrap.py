@@ -195,8 +195,11 @@ def _verifier(settings: Settings) -> TokenVerifier:
         if settings.uses_local_keys:
             keys = local_keys.LocalKeys.open(settings.data_dir)
             admins = settings.admins | {local_keys.ADMIN}
-            return TokenVerifier(keys.key_set(), local_keys.ISSUER, local_keys.AUDIENCE, admins)
+            return TokenVerifier(keys.key_set(), local_keys.ISSUER, local_keys.AUDIENCE, admins, settings.claims)
         load = jwks_file(settings.jwks_file) if settings.jwks_file else jwks_url(settings.jwks_url or "")
-        return TokenVerifier(JwksKeySet(load), settings.issuer or "", settings.audience or "", settings.admins)
+        keys_of_issuer = JwksKeySet(load)
+        return TokenVerifier(
+            keys_of_issuer, settings.issuer or "", settings.audiences, settings.admins, settings.claims
+        )
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error

@@ -6,6 +6,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.auth.claims import MAX_LEEWAY, ClaimRules
+
 DEFAULT_DATA_DIR = Path("modelregistry-data")
 DEFAULT_LISTEN = "127.0.0.1:50051"
 DEFAULT_HTTP_LISTEN = "127.0.0.1:8080"
@@ -18,6 +20,17 @@ DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
 # Clients that balance their calls ask for the addresses of replicas anew when a connection ends, so each ends now and
 # then, if only when its calls do: otherwise a new replica would get no work from them.
 DEFAULT_MAX_CONNECTION_AGE_SECONDS = 300
+
+
+# The options that say where an issuer's tokens have what, by the rule that each one sets.
+_CLAIM_OPTIONS = {
+    "subject": "--subject-claim",
+    "audience": "--audience-claim",
+    "scopes": "--scope-claim",
+    "scope_prefix": "--scope-prefix",
+    "default_scopes": "--default-scope",
+    "groups": "--groups-claim",
+}
 
 
 class ConfigError(Exception):
@@ -38,7 +51,10 @@ class Settings:
     jwks_file: Path | None = None
     jwks_url: str | None = None
     issuer: str | None = None
-    audience: str | None = None
+    # A token must name one of them.
+    audiences: frozenset[str] = frozenset()
+    # Where the issuer's tokens say what.
+    claims: ClaimRules = field(default_factory=ClaimRules)
     local_keys: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -63,8 +79,15 @@ class Settings:
         if self.jwks_file and self.jwks_url:
             raise ConfigError("give --jwks-file or --jwks-url, not both")
         if self.uses_local_keys:
-            if self.issuer or self.audience:
+            if self.issuer or self.audiences:
                 raise ConfigError("--issuer and --audience need --jwks-file or --jwks-url")
+            usual = ClaimRules()
+            if given := [
+                flag for rule, flag in _CLAIM_OPTIONS.items() if getattr(self.claims, rule) != getattr(usual, rule)
+            ]:
+                raise ConfigError(
+                    f"{', '.join(given)} without --jwks-file or --jwks-url: the server knows its own tokens"
+                )
             if not self.local_keys and (elsewhere := [host for host in hosts if not is_loopback(host)]):
                 raise ConfigError(
                     f"{elsewhere[0]} is not a loopback address, and a server that signs its own tokens listens"
@@ -73,12 +96,37 @@ class Settings:
         else:
             if self.local_keys:
                 raise ConfigError("--local-keys and --jwks-file or --jwks-url exclude each other")
-            if not (self.issuer and self.audience):
+            if not (self.issuer and self.audiences):
                 raise ConfigError("--jwks-file and --jwks-url need --issuer and --audience")
+            if not all(self.audiences):
+                raise ConfigError(
+                    "--audience must not be empty: that a token is meant for this server is always checked"
+                )
+        self._check_claims()
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("--tls-cert and --tls-key need each other")
         if self.tls_client_ca and not self.tls_cert:
             raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key")
+
+    def _check_claims(self) -> None:
+        claims = self.claims
+        names = {
+            "subject": claims.subject,
+            "audience": [claims.audience],
+            "scopes": claims.scopes,
+            "groups": claims.groups,
+        }
+        for rule, given in names.items():
+            if wrong := [name for name in given if not name or name != name.strip()]:
+                raise ConfigError(
+                    f"{_CLAIM_OPTIONS[rule]} is the name of a claim or a path like realm_access.roles, not {wrong[0]!r}"
+                )
+        if any(map(str.isspace, claims.scope_prefix)):
+            raise ConfigError(
+                f"--scope-prefix is the beginning of a scope, which has no blanks, not {claims.scope_prefix!r}"
+            )
+        if not 0 <= claims.leeway <= MAX_LEEWAY:
+            raise ConfigError(f"--leeway is 0 to {MAX_LEEWAY} seconds, not {claims.leeway}")
 
     @property
     def serves_http(self) -> bool:

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rids": set(),
     "caller": set(),
     "logs": set(),
-    "config": set(),
+    "config": {"auth.claims"},
     "branches": set(),
     "json_form": {"errors"},
     "json_paths": set(),

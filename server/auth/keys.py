@@ -6,9 +6,10 @@ import json
 import math
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from http.client import HTTPException, HTTPMessage
+from importlib.metadata import version
 from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import jwt
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from server.logs import get_logger
 
@@ -30,6 +32,7 @@ MAX_WAITERS = 4  # Fewer than the threads that serve calls.
 MAX_JWKS_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 16
 MIN_RSA_BITS = 2048
+MAX_TRIED_KEYS = 8  # For a token without kid; each takes a millisecond if the token is large.
 
 logger = get_logger(__name__)
 
@@ -37,8 +40,12 @@ logger = get_logger(__name__)
 class KeySet(Protocol):
     """The keys that tokens may be signed with."""
 
-    def find(self, kid: str | None) -> jwt.PyJWK | None:
-        """The key of that id, bound to its one algorithm; without an id, the set's only key. None if there is none."""
+    def find(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...]:
+        """The keys that may have signed a token, each bound to the algorithm; none if there is none.
+
+        For a kid that is one key, without a kid all of the algorithm, if they are at most 8. A key without a kid that
+        is the only one of its set is found by any.
+        """
 
 
 class JwksKeySet:
@@ -49,7 +56,7 @@ class JwksKeySet:
     """
 
     def __init__(self, load: Loader, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises ValueError if the keys cannot be loaded, or none of them is usable."""
+        """Raises ValueError if the keys cannot be loaded, or none of them can ever be found."""
         self._load = load
         self._clock = clock
         self._lock = threading.Lock()
@@ -59,24 +66,22 @@ class JwksKeySet:
         self._attempted_at = -math.inf
         self._loaded_at = clock()
         try:
-            keys = parse_jwks(load())
+            self._keys = _Index(parse_jwks(load()))
         except (OSError, ValueError) as error:
             raise ValueError(f"The JWKS cannot be loaded: {error}") from error
-        if not keys:
-            raise ValueError("The JWKS has no usable key: RS256 (from 2048 bits), ES256 and EdDSA (Ed25519) are.")
-        self._keys = _by_id(keys)
+        if not self._keys:
+            usable = "RS256 (from 2048 bits), ES256 and EdDSA (Ed25519) are"
+            raise ValueError(" ".join([f"The JWKS has no usable key: {usable}.", *self._keys.problems]))
+        self._keys.warn_of_problems()
 
-    def find(self, kid: str | None) -> jwt.PyJWK | None:
-        """The key of that id, or None; without an id, the only key of a set of one."""
-        key = self._known(kid)
-        unknown = kid is not None and key is None
+    def find(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...]:
+        """The keys that may have signed a token with this kid and algorithm."""
+        keys = self._keys.find(kid, algorithm)
+        unknown = kid is not None and not keys
         if unknown or self._clock() - self._loaded_at > MAX_AGE:
             self._await_refresh(unknown)
-            key = self._known(kid)
-        return key
-
-    def _known(self, kid: str | None) -> jwt.PyJWK | None:
-        return self._keys.get(kid)
+            keys = self._keys.find(kid, algorithm)
+        return keys
 
     def _await_refresh(self, unknown: bool) -> None:
         """Start a refresh if one is due; wait a little for it, or for one that runs if the key is unknown."""
@@ -99,7 +104,10 @@ class JwksKeySet:
 
     def _refresh(self) -> None:
         try:
-            self._keys = _by_id(parse_jwks(self._load()))
+            keys = _Index(parse_jwks(self._load()))
+            if keys.problems != self._keys.problems:
+                keys.warn_of_problems()
+            self._keys = keys
             self._loaded_at = self._clock()
         except (OSError, ValueError) as error:
             logger.warning("The JWKS cannot be refreshed, so the keys at hand stay: %s", error)
@@ -107,11 +115,57 @@ class JwksKeySet:
             self._refreshed.set()
 
 
-def _by_id(keys: tuple[jwt.PyJWK, ...]) -> dict[str | None, jwt.PyJWK]:
-    """Return each key whose id is its own; without an id, the only key of a set of one."""
-    ids = Counter(key.key_id for key in keys)
-    unique: dict[str | None, jwt.PyJWK] = {key.key_id: key for key in keys if key.key_id and ids[key.key_id] == 1}
-    return unique | ({None: keys[0]} if len(keys) == 1 else {})
+class _Index:
+    """The keys of a set as they are looked up, and what is wrong with the others."""
+
+    def __init__(self, keys: Iterable[jwt.PyJWK]) -> None:
+        self.problems: list[str] = []
+        self._by_id: dict[tuple[str, str], tuple[jwt.PyJWK, ...]] = {}
+        self._without_id: dict[str, tuple[jwt.PyJWK, ...]] = {}
+        of_id: dict[tuple[str | None, str], list[jwt.PyJWK]] = defaultdict(list)
+        of_algorithm: dict[str, list[jwt.PyJWK]] = defaultdict(list)
+        # The same key under the same id is one key, however often it is in the set.
+        distinct = {(key.key_id, _public_bytes(key)): key for key in keys}.values()
+        for key in distinct:
+            of_id[key.key_id, key.algorithm_name].append(key)
+        for (kid, algorithm), same in of_id.items():
+            if kid and len(same) > 1:
+                self.problems.append(
+                    f"{len(same)} keys for {algorithm} have the kid {kid!r:.100}: none of them is used."
+                )
+                continue
+            of_algorithm[algorithm] += same
+            if kid:
+                self._by_id[kid, algorithm] = tuple(same)
+        for algorithm, fitting in of_algorithm.items():
+            if len(fitting) <= MAX_TRIED_KEYS:
+                self._without_id[algorithm] = tuple(fitting)
+            elif without := [key for key in fitting if not key.key_id]:
+                self.problems.append(
+                    f"{len(without)} keys without kid are not used: {len(fitting)} are for {algorithm}, and no more"
+                    f" than {MAX_TRIED_KEYS} are tried for a token."
+                )
+        self._has_only_one_without_id = [key.key_id or None for key in distinct] == [None]
+
+    def find(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...]:
+        """The keys that may have signed a token with this kid and algorithm."""
+        if kid is None or self._has_only_one_without_id:
+            return self._without_id.get(algorithm, ())
+        return self._by_id.get((kid, algorithm), ())
+
+    def __bool__(self) -> bool:
+        return bool(self._by_id or self._without_id)
+
+    def warn_of_problems(self) -> None:
+        """Tell the log why tokens of some keys are refused."""
+        for problem in self.problems:
+            logger.warning("Of the JWKS, %s", problem)
+
+
+def _public_bytes(key: jwt.PyJWK) -> bytes:
+    """The key itself, however its JWK spells it."""
+    der: bytes = key.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return der
 
 
 def jwks_file(path: Path) -> Loader:
@@ -132,6 +186,12 @@ def jwks_url(url: str) -> Loader:
     if "@" in parts.netloc:
         raise ValueError("A JWKS URL has no user and no password: keys that verify are public.")
     opener = build_opener(_NoRedirects)
+    opener.addheaders = [
+        # Firewalls refuse Python's own name.
+        ("User-Agent", f"modelregistry/{version('modelregistry')}"),
+        # The second is the type's proper name, and all that Kubernetes answers to: otherwise it says 406.
+        ("Accept", "application/json, application/jwk-set+json"),
+    ]
 
     def load() -> bytes:
         try:
@@ -187,6 +247,8 @@ def _usable(jwk: Any) -> jwt.PyJWK | None:
     match jwk:
         case {"d": _}:
             return None  # A private key: others can sign with it too.
+        case {"kid": kid} if kid is not None and not isinstance(kid, str):
+            return None  # No token can name it.
         case {"key_ops": list(operations)} if "verify" not in operations:
             return None
         case {"kty": "RSA"}:

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import OKPAlgorithm
 
+from server.auth.claims import principal
 from server.auth.keys import JwksKeySet
-from server.auth.tokens import principal
 from server.logs import get_logger
 
 ISSUER = "modelregistry-local"

@@ -5,24 +5,23 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from contextlib import suppress
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jwt
 
+from server.auth.claims import AUDIENCE_CLAIM, ClaimRules
 from server.auth.keys import KeySet
-from server.caller import MAX_PRINCIPAL_BYTES, Caller
+from server.caller import Caller
 from server.errors import InvalidCredentials
 from server.logs import get_logger
 
-LEEWAY = 10.0  # Seconds that the issuer's clock and ours may differ.
 MAX_AUTHORIZATION_LENGTH = 16 * 1024  # What gRPC takes as a call's metadata at the very most.
 
 # Of tokens that need not be verified again, which takes longer than a read does. Then it begins anew.
 MAX_REMEMBERED = 4096
 
 _BEARER = re.compile(r"(?i:bearer) +([\w-]+\.[\w-]+\.[\w-]+)", re.ASCII)
-_NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # Control characters, and halves of surrogate pairs.
 
 logger = get_logger(__name__)
 
@@ -30,14 +29,25 @@ logger = get_logger(__name__)
 class TokenVerifier:
     """Trusts the tokens that an issuer signed for an audience."""
 
-    def __init__(self, keys: KeySet, issuer: str, audience: str, admins: frozenset[str] = frozenset()) -> None:
-        """`admins` are principals. Raises ValueError if issuer or audience is empty: they are never left unchecked."""
-        if not issuer or not audience:
+    def __init__(
+        self,
+        keys: KeySet,
+        issuer: str,
+        audience: str | Collection[str],
+        admins: frozenset[str] = frozenset(),
+        rules: ClaimRules = ClaimRules(),  # noqa: B008, as it is frozen
+    ) -> None:
+        """A token names one of the audiences; `admins` are principals.
+
+        Raises ValueError if issuer or audience is empty: they are never left unchecked.
+        """
+        self._audiences = frozenset([audience] if isinstance(audience, str) else audience)
+        if not issuer or not self._audiences or "" in self._audiences:
             raise ValueError("Tokens are checked against an issuer and an audience; both must be named.")
         self._keys = keys
         self._issuer = issuer
-        self._audience = audience
         self._admins = admins
+        self._rules = rules
         self._verified: dict[bytes, _Verified] = {}
 
     def verify(self, authorization: str) -> Caller:
@@ -46,7 +56,7 @@ class TokenVerifier:
         digest = hashlib.sha256(authorization.encode(errors="surrogatepass")).digest()
         before = self._verified.get(digest)
         # As long as its key is one of the issuer's: one that was withdrawn verifies nothing any more.
-        if before is not None and time.time() < before.expires and self._keys.find(before.key_id) is before.key:
+        if before is not None and time.time() < before.expires and before.key in self._keys_of(before.header):
             return before.caller
         verified = self._verify(authorization)
         if len(self._verified) >= MAX_REMEMBERED:
@@ -56,36 +66,60 @@ class TokenVerifier:
 
     def _verify(self, authorization: str) -> _Verified:
         try:
-            claims, key_id, key = self._claims(_token(authorization))
-            principals = _principals(claims)
-            caller = Caller(principals, _scopes(claims), is_admin=not self._admins.isdisjoint(principals))
-            return _Verified(caller, claims["exp"] + LEEWAY, key_id, key)
+            token = _token(authorization)
+            header = _header(token)
+            claims, key = self._claims(token, header)
+            principals = self._rules.principals_of(claims)
+            scopes = self._rules.scopes_of(claims)
+            caller = Caller(principals, scopes, is_admin=not self._admins.isdisjoint(principals))
+            return _Verified(caller, claims["exp"] + self._rules.leeway, header, key)
         except (jwt.PyJWTError, ValueError) as reason:
             refusal = InvalidCredentials()
             # As a literal and cut, because parts of a forged token may be in it.
             logger.info("Credentials refused: %s %.200a (%s)", type(reason).__name__, str(reason), refusal.instance_id)
             raise refusal from None
 
-    def _claims(self, token: str) -> tuple[dict[str, Any], str | None, jwt.PyJWK]:
-        header, _ = token.split(".", 1)
-        # Only the header is read before the signature is checked, so the other parts are left out.
-        kid = jwt.get_unverified_header(f"{header}..").get("kid")
-        key = self._keys.find(kid)
-        if key is None:
-            raise ValueError("There is no key of the token's kid.")
-        claims = jwt.decode(
+    def _claims(self, token: str, header: _Header) -> tuple[dict[str, Any], jwt.PyJWK]:
+        """Return what a token says, and the key that signed it."""
+        keys = self._keys_of(header)
+        if not keys:
+            raise ValueError("There is no key of the token's kid and alg.")
+        for key in keys:
+            try:
+                claims = self._signed_claims(token, key)
+            except jwt.InvalidSignatureError:
+                continue
+            if self._rules.audience != AUDIENCE_CLAIM and not self._rules.is_for(claims, self._audiences):
+                raise ValueError(f"The claim {self._rules.audience} does not name the audience.")
+            for name in ("exp", "nbf", "iat"):  # PyJWT takes strings and booleans for numbers.
+                if type(claims.get(name, 0)) not in (int, float):
+                    raise ValueError(f"The claim {name} is not a number.")
+            return claims, key
+        raise jwt.InvalidSignatureError("No key of the token's kid and alg has signed it.")
+
+    def _signed_claims(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
+        by_aud = self._rules.audience == AUDIENCE_CLAIM
+        claims: dict[str, Any] = jwt.decode(
             token,
             key,
             algorithms=[key.algorithm_name],
             issuer=self._issuer,
-            audience=self._audience,
-            leeway=LEEWAY,
-            options={"require": ["sub", "exp", "iss", "aud"]},
+            # Without one, PyJWT refuses a token that has an `aud` all the same: that says whom it is meant for.
+            audience=self._audiences if by_aud else None,
+            leeway=self._rules.leeway,
+            options={"require": ["exp", "iss", *(["aud"] if by_aud else [])]},
         )
-        for name in ("exp", "nbf", "iat"):  # PyJWT takes strings and booleans for numbers.
-            if type(claims.get(name, 0)) not in (int, float):
-                raise ValueError(f"The claim {name} is not a number.")
-        return claims, kid, key
+        return claims
+
+    def _keys_of(self, header: _Header) -> tuple[jwt.PyJWK, ...]:
+        return self._keys.find(header.kid, header.alg)
+
+
+class _Header(NamedTuple):
+    """What a token says of the key that signed it."""
+
+    kid: str | None
+    alg: str
 
 
 class _Verified(NamedTuple):
@@ -93,18 +127,8 @@ class _Verified(NamedTuple):
 
     caller: Caller
     expires: float
-    key_id: str | None
+    header: _Header
     key: jwt.PyJWK
-
-
-def principal(kind: str, name: str) -> str:
-    """`user:<sub>` or `group:<g>`. Raises ValueError for a name that cannot be a principal's."""
-    if not name or _NOT_TEXT.search(name):
-        raise ValueError(f"The {kind} is empty or not plain text.")
-    result = f"{kind}:{name}"
-    if len(result.encode()) > MAX_PRINCIPAL_BYTES:
-        raise ValueError(f"The {kind} is too long.")
-    return result
 
 
 def _token(authorization: str) -> str:
@@ -116,26 +140,10 @@ def _token(authorization: str) -> str:
     return match[1]
 
 
-def _principals(claims: dict[str, Any]) -> tuple[str, ...]:
-    principals = [principal("user", claims["sub"])]
-    for group in _strings(claims, "groups"):
-        with suppress(ValueError):  # No grant can name it, so it gives nothing.
-            principals.append(principal("group", group))
-    return tuple(dict.fromkeys(principals))
-
-
-def _scopes(claims: dict[str, Any]) -> frozenset[str]:
-    """What `scope`, a string, says; without it `scp`, a string or a list of strings."""
-    if "scope" not in claims and isinstance(claims.get("scp"), list):
-        return frozenset(_strings(claims, "scp"))
-    scopes = claims.get("scope", claims.get("scp", ""))
-    if not isinstance(scopes, str):
-        raise ValueError("The claim with the scopes is not a string.")
-    return frozenset(scopes.split())
-
-
-def _strings(claims: dict[str, Any], name: str) -> list[str]:
-    values = claims.get(name, [])
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"The claim {name} is not a list of strings.")
-    return values
+def _header(token: str) -> _Header:
+    # Only the header is read before the signature is checked, so the other parts are left out.
+    header, _ = token.split(".", 1)
+    said = jwt.get_unverified_header(f"{header}..")
+    if not isinstance(said.get("alg"), str):
+        raise ValueError("The token's alg is not a string.")
+    return _Header(said.get("kid"), said["alg"])

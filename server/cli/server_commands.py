@@ -15,7 +15,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.auth.access import SCOPES
-from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option, url_option
+from server.auth.claims import AUDIENCE_CLAIM, LEEWAY, ClaimRules
+from server.cli.issuer_options import (
+    Audience,
+    AudienceClaim,
+    DefaultScope,
+    GroupsClaim,
+    Issuer,
+    JwksFile,
+    JwksUrl,
+    Leeway,
+    ScopeClaim,
+    ScopePrefix,
+    SubjectClaim,
+    known_scopes,
+)
+from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option
 from server.cli.otlp import otlp_signals
 from server.cli.output import fail, say
 from server.config import (
@@ -62,10 +77,6 @@ Admin = Annotated[
     option("--admin", "A principal who may do everything, like user:jane; may be repeated.", metavar="PRINCIPAL"),
 ]
 Admins = Annotated[str | None, option("--admins", "More such principals, separated by commas.", metavar="PRINCIPAL,…")]
-JwksFile = Annotated[Path | None, option("--jwks-file", "The keys of the tokens' issuer.", metavar="FILE")]
-JwksUrl = Annotated[str | None, url_option("--jwks-url", "Where the keys of the tokens' issuer are.")]
-Issuer = Annotated[str | None, option("--issuer", "The `iss` that tokens must have.", metavar="ISS")]
-Audience = Annotated[str | None, option("--audience", "The `aud` that tokens must have.", metavar="AUD")]
 AllowLocalKeys = Annotated[
     bool, option("--local-keys", "Trust the server's own key pair even where others can reach the server.")
 ]
@@ -123,6 +134,13 @@ def serve(
     jwks_url: JwksUrl = None,
     issuer: Issuer = None,
     audience: Audience = None,
+    audience_claim: AudienceClaim = AUDIENCE_CLAIM,
+    subject_claim: SubjectClaim = None,
+    scope_claim: ScopeClaim = None,
+    scope_prefix: ScopePrefix = "",
+    default_scope: DefaultScope = None,
+    groups_claim: GroupsClaim = None,
+    leeway: Leeway = LEEWAY,
     local_keys: AllowLocalKeys = False,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -154,7 +172,16 @@ def serve(
             jwks_file=jwks_file,
             jwks_url=jwks_url,
             issuer=issuer,
-            audience=audience,
+            audiences=frozenset(audience or ()),
+            claims=ClaimRules(
+                subject=tuple(subject_claim or ClaimRules.subject),
+                audience=audience_claim,
+                scopes=tuple(scope_claim or ClaimRules.scopes),
+                scope_prefix=scope_prefix,
+                default_scopes=frozenset(known_scopes("--default-scope", default_scope)),
+                groups=tuple(groups_claim or ClaimRules.groups),
+                leeway=leeway,
+            ),
             local_keys=local_keys,
             tls_cert=tls_cert,
             tls_key=tls_key,
@@ -204,10 +231,9 @@ def token(
     """
     from server.auth.local_keys import LocalKeys
 
-    if unknown := set(scope or ()) - set(SCOPES):
-        fail(f"--scope: {', '.join(sorted(unknown))} is not one of {', '.join(SCOPES)}")
+    scopes = known_scopes("--scope", scope)
     try:
-        print(LocalKeys.open(data_dir).mint(subject, scope or SCOPES, group or (), _duration(ttl)))
+        print(LocalKeys.open(data_dir).mint(subject, scopes or SCOPES, group or (), _duration(ttl)))
     except (ValueError, OSError) as error:
         fail(str(error))
 

@@ -86,9 +86,9 @@ def assemble(header: dict[str, Any] | bytes, payload: dict[str, Any] | bytes, si
     return ".".join(urlsafe_b64encode(part).rstrip(b"=").decode() for part in (*parts, signature))
 
 
-def sign_with_secret(payload: dict[str, Any], secret: bytes, kid: str | None = "key-1") -> str:
-    """A token with an HS256 signature; forgers use a public key's bytes as the secret."""
-    header = {"alg": "HS256", "kid": kid}
+def sign_with_secret(payload: dict[str, Any], secret: bytes, kid: Any = "key-1") -> str:
+    """A token with an HS256 signature; forgers use a public key's bytes as the secret. Its kid `...` is none."""
+    header = {"alg": "HS256"} | ({} if kid is ... else {"kid": kid})
     signed = assemble(header, payload).removesuffix(".").encode()
     return assemble(header, payload, hmac.digest(secret, signed, hashlib.sha256))
 

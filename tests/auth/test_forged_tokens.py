@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
+from typing import Any
+from unittest import mock
 
+import jwt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.auth.keys import JwksKeySet
+from server.auth import tokens
+from server.auth.claims import ClaimRules
+from server.auth.keys import MAX_TRIED_KEYS, JwksKeySet
 from server.auth.tokens import MAX_AUTHORIZATION_LENGTH, TokenVerifier
 from server.errors import InvalidCredentials
 from tests.auth.forge import (
@@ -60,13 +66,50 @@ def test_a_sibling_of_the_algorithm_is_refused(verifier, keys, alg):
     refuse(verifier, bearer(keys["RS256"].sign(claims(), alg=alg)))
 
 
-@pytest.mark.parametrize("kid", ["unknown", "", "../../etc/passwd", "key-RS256\x00", None, 1, ["key-ES256"]])
+_ODD_IDS = ["unknown", "", "../../etc/passwd", "key-RS256\x00", None, 1, ["key-ES256"], {}, "k" * 5_000]
+
+
+@pytest.mark.parametrize("kid", _ODD_IDS, ids=lambda kid: ascii(kid)[:20])
 def test_an_unknown_or_odd_key_id_is_refused(verifier, key, kid):
     refuse(verifier, bearer(key.sign(claims(), kid=kid)))
 
 
-def test_a_token_without_a_key_id_is_refused_where_there_are_several_keys(verifier, keys):
-    refuse(verifier, bearer(KeyPair("ES256", None, keys["ES256"].private_key).sign(claims())))
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_token_without_a_key_id_is_accepted_of_any_key_of_its_algorithm(keys, algorithm):
+    another = key_pair(algorithm, kid=f"another-{algorithm}")
+    verifier = TokenVerifier(JwksKeySet(lambda: jwks(*keys.values(), another)), ISSUER, AUDIENCE)
+    for key in (keys[algorithm], another):
+        nameless = KeyPair(algorithm, None, key.private_key)
+        assert verifier.verify(bearer(nameless.sign(claims()))).user == "user:alice"
+        for other in {*ALGORITHMS, "HS256", "none"} - {algorithm}:
+            refuse(verifier, bearer(nameless.sign(claims(), alg=other)))
+        refuse(verifier, bearer(nameless.sign(claims(aud="other"))))
+    refuse(verifier, bearer(key_pair(algorithm, kid=None).sign(claims())))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_public_key_is_no_shared_secret_for_a_token_without_a_key_id(verifier, keys, algorithm):
+    for secret in (keys[algorithm].public_pem, keys[algorithm].public_pem.strip()):
+        refuse(verifier, bearer(sign_with_secret(claims(), secret, kid=...)))
+
+
+def test_a_token_without_a_key_id_is_compared_with_a_bounded_number_of_keys(monkeypatch):
+    pairs = [key_pair("EdDSA", kid=f"{number}") for number in range(MAX_TRIED_KEYS + 1)]
+    nameless = KeyPair("EdDSA", None, pairs[0].private_key).sign(claims())
+    forged = key_pair("EdDSA", kid=None).sign(claims())
+    at_most = TokenVerifier(JwksKeySet(lambda: jwks(*pairs[:-1])), ISSUER, AUDIENCE)
+    too_many = TokenVerifier(JwksKeySet(lambda: jwks(*pairs)), ISSUER, AUDIENCE)
+    decode = mock.Mock(wraps=jwt.decode)
+    monkeypatch.setattr(tokens.jwt, "decode", decode)
+
+    assert at_most.verify(bearer(nameless)).user == "user:alice"
+    decode.reset_mock()
+    refuse(at_most, bearer(forged))
+    assert decode.call_count == MAX_TRIED_KEYS
+    decode.reset_mock()
+    refuse(too_many, bearer(nameless))
+    assert decode.call_count == 0
+    assert too_many.verify(bearer(pairs[0].sign(claims()))).user == "user:alice"
 
 
 def test_a_token_without_a_key_id_is_accepted_where_there_is_one_key():
@@ -74,6 +117,16 @@ def test_a_token_without_a_key_id_is_accepted_where_there_is_one_key():
     verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE)
     assert verifier.verify(bearer(key.sign(claims()))).user == "user:alice"
     refuse(verifier, bearer(key_pair("EdDSA", kid=None).sign(claims())))
+
+
+@pytest.mark.parametrize("kid", ["a", "", "../../etc/passwd", "\x00"])
+def test_the_only_key_serves_tokens_of_any_key_id_if_it_has_none(kid):
+    key = key_pair("EdDSA", kid=None)
+    verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE)
+    assert verifier.verify(bearer(key.sign(claims(), kid=kid))).user == "user:alice"
+    refuse(verifier, bearer(key_pair("EdDSA", kid).sign(claims())))
+    refuse(verifier, bearer(key.sign(claims(), kid=kid, alg="ES256")))
+    refuse(verifier, bearer(sign_with_secret(claims(), key.public_pem, kid)))
 
 
 @pytest.mark.parametrize("name", ["jwk", "jku", "x5c"])
@@ -143,7 +196,9 @@ def test_any_header_is_refused_and_nothing_else_happens(verifier, header, signat
     refuse(verifier, bearer(assemble({"alg": "ES256", "kid": "key-ES256"} | header, claims(), signature)))
 
 
-_claim_names = st.sampled_from(["sub", "exp", "iss", "aud", "nbf", "iat", "jti", "groups", "scope", "scp"])
+_claim_names = st.sampled_from(
+    ["sub", "exp", "iss", "aud", "nbf", "iat", "jti", "groups", "scope", "scp", "realm_access", "a.b", "a", "client_id"]
+)
 
 
 @settings(deadline=None)
@@ -155,3 +210,65 @@ def test_any_signed_claims_give_a_caller_or_a_refusal(verifier, key, changes):
         return
     assert caller.user == "user:" + changes.get("sub", "alice")
     assert all(0 < len(principal.encode()) <= 255 for principal in caller.principals)
+
+
+_ODD_PATHS = ClaimRules(
+    subject=("a.b.sub", "sub"),
+    scopes=("a.b", "realm_access.roles", "__class__", "scope"),
+    groups=("a", "a.b", "groups.0", "__proto__.groups", "constructor", "...", ".a", "a."),
+)
+_names = st.sampled_from(["a", "b", "a.b", "sub", "roles", "", ".", "groups", "0", "__proto__", "__class__"])
+_nested = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_names, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(changes=st.dictionaries(_claim_names | _names, _nested))
+def test_any_signed_claims_give_a_caller_or_a_refusal_wherever_they_are_looked_for(keys, key, changes):
+    verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, rules=_ODD_PATHS)
+    try:
+        caller = verifier.verify(bearer(key.sign(claims(**changes))))
+    except InvalidCredentials:
+        return
+    assert caller.user.startswith("user:")
+    assert all(principal.startswith("group:") for principal in caller.principals[1:])
+    assert all(0 < len(principal.encode()) <= 255 for principal in caller.principals)
+    assert all(scope and not re.search(r"\s", scope) for scope in caller.scopes)
+
+
+# What is large, as far as gRPC would take it
+
+
+def test_a_token_of_thousands_of_groups_is_accepted(verifier, key):
+    groups = [f"{number:x}" for number in range(1_600)]
+    caller = verifier.verify(bearer(key.sign(claims(groups=groups))))
+    assert caller.principals == ("user:alice", *(f"group:{group}" for group in groups))
+
+
+@pytest.mark.parametrize("name", ["groups", "scope", "scp", "sub", "aud", "iss", "jti", "padding"])
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 11_000, [[[]]] * 2_000, ["x" * 10_000], 10**4_000, -(10**4_000), {"x": "y" * 10_000}],
+    ids=["text", "arrays", "one in an array", "number", "negative number", "object"],
+)
+def test_a_huge_claim_gives_a_caller_without_it_or_a_refusal(verifier, key, name, value):
+    try:
+        caller = verifier.verify(bearer(key.sign(claims(**{name: value}))))
+    except InvalidCredentials:
+        return
+    assert caller.principals == ("user:alice",)
+    assert not caller.scopes & {"api:models-read", "api:models-write"}
+
+
+def test_claims_nested_as_deep_as_a_token_can_hold_are_searched_in_bounded_time(key):
+    depth = 300
+    nested: Any = "deep"
+    for _ in range(depth):
+        nested = {"a": nested}
+    path = ".".join(["a"] * depth)
+    for name, expected in ((path, ("group:deep",)), (path + ".a", ()), ("a" + "." * 2_000, ())):
+        verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, rules=ClaimRules(groups=(name,)))
+        assert verifier.verify(bearer(key.sign(claims(**nested)))).principals == ("user:alice", *expected)

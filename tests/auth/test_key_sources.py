@@ -3,7 +3,9 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 
 import pytest
 
@@ -22,6 +24,7 @@ class Site(ThreadingHTTPServer):
         self.headers: dict[str, str] = {}
         self.document = b""
         self.requests = 0
+        self.asked_with: Message = Message()
 
     @property
     def url(self) -> str:
@@ -33,6 +36,7 @@ class _Page(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests += 1
+        self.server.asked_with = self.headers
         self.send_response(self.server.status)
         for name, value in self.server.headers.items():
             self.send_header(name, value)
@@ -62,8 +66,8 @@ def test_a_file_is_read_anew_each_time(tmp_path):
     path.write_bytes(jwks(key_pair(kid="old")))
     keys = JwksKeySet(jwks_file(path))
     path.write_bytes(jwks(key_pair(kid="new")))
-    assert keys.find("new") is not None
-    assert keys.find("old") is None
+    assert keys.find("new", "ES256")
+    assert not keys.find("old", "ES256")
 
 
 def test_a_file_that_is_absent_or_too_large_is_an_error(tmp_path):
@@ -91,6 +95,13 @@ def test_tokens_are_verified_with_the_keys_at_a_url_while_they_rotate(site):
     assert verifier.verify(bearer(new.sign(claims()))).user == "user:alice"
     assert verifier.verify(bearer(old.sign(claims()))).user == "user:alice"
     assert site.requests == 3
+
+
+def test_a_request_says_who_asks_and_for_what(site):
+    site.document = jwks(key_pair())
+    JwksKeySet(jwks_url(site.url))
+    assert site.asked_with["User-Agent"] == f"modelregistry/{version('modelregistry')}"
+    assert site.asked_with["Accept"].split(", ") == ["application/json", "application/jwk-set+json"]
 
 
 @pytest.mark.parametrize("status", [204, 301, 404, 500])

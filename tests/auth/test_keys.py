@@ -56,23 +56,32 @@ def test_an_issuer_that_fails_at_first_is_an_error(issuer):
 
 def test_an_unknown_id_makes_the_keys_be_loaded_again(issuer, keys):
     issuer.document = jwks(key_pair(kid="new"))
-    assert keys.find("new") is not None
-    assert keys.find("old") is None
+    assert keys.find("new", "ES256")
+    assert not keys.find("old", "ES256")
 
 
 def test_known_ids_ask_the_issuer_for_nothing(issuer, keys):
     for _ in range(3):
-        assert keys.find("old") is not None
-        assert keys.find(None) is not None
+        assert keys.find("old", "ES256")
+        assert keys.find(None, "ES256")
     assert issuer.asked == 1
 
 
 def test_a_token_without_an_id_is_no_reason_to_ask_the_issuer(issuer, keys):
-    issuer.document = jwks(key_pair(kid="a"), key_pair(kid="b"))
-    assert keys.find("a") is not None
-    issuer.now += MIN_REFRESH_INTERVAL
-    assert keys.find(None) is None
-    assert issuer.asked == 1 + 1
+    for _ in range(3):
+        assert not keys.find(None, "EdDSA")
+    assert issuer.asked == 1
+
+
+def test_what_is_wrong_with_a_set_is_warned_about_once(issuer, keys, caplog):
+    issuer.document = jwks(key_pair(kid="a"), key_pair(kid="a"))
+    for _ in range(3):
+        issuer.now += MIN_REFRESH_INTERVAL
+        assert not keys.find("a", "ES256")
+    assert issuer.asked == 1 + 3
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "'a'" in record.getMessage()
 
 
 @pytest.mark.parametrize("outcome", ["no such key", "failure"])
@@ -81,7 +90,7 @@ def test_unknown_ids_ask_the_issuer_at_most_once_in_30_seconds(issuer, keys, out
         issuer.document = OSError("gone")
     for seconds in range(60):
         issuer.now = 1000.0 + seconds
-        assert keys.find(f"unknown-{seconds}") is None
+        assert not keys.find(f"unknown-{seconds}", "ES256")
     assert issuer.asked == 1 + 2
     assert MIN_REFRESH_INTERVAL == 30
 
@@ -89,31 +98,31 @@ def test_unknown_ids_ask_the_issuer_at_most_once_in_30_seconds(issuer, keys, out
 @pytest.mark.parametrize("answer", [OSError("gone"), ValueError("too large"), b"<html>", b'{"keys": 1}'], ids=repr)
 def test_a_failed_refresh_keeps_the_keys_and_is_logged(issuer, keys, answer, caplog):
     issuer.document = answer
-    assert keys.find("new") is None
-    assert keys.find("old") is not None
+    assert not keys.find("new", "ES256")
+    assert keys.find("old", "ES256")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
     issuer.now += MAX_AGE + 1
-    assert keys.find("old") is not None
+    assert keys.find("old", "ES256")
     issuer.document = jwks(key_pair(kid="new"))
     issuer.now += MIN_REFRESH_INTERVAL
-    assert keys.find("new") is not None
+    assert keys.find("new", "ES256")
 
 
 @pytest.mark.parametrize("left", [[key_pair(kid="new")], []], ids=["replaced", "all withdrawn"])
 def test_a_withdrawn_key_stops_working_after_the_maximum_age(issuer, keys, left):
     issuer.document = jwks(*left)
     issuer.now += MAX_AGE
-    assert keys.find("old") is not None
+    assert keys.find("old", "ES256")
     issuer.now += 1
-    assert keys.find("old") is None
+    assert not keys.find("old", "ES256")
     assert MAX_AGE == 300
 
 
 def test_keys_that_stay_are_loaded_again_once_in_the_maximum_age(issuer, keys):
     for seconds in range(0, 1000, 10):
         issuer.now = 1000.0 + seconds
-        assert keys.find("old") is not None
+        assert keys.find("old", "ES256")
     assert issuer.asked == 1 + 3
 
 
@@ -127,7 +136,7 @@ def test_many_callers_with_an_unknown_key_cause_one_fetch_and_all_get_it(issuer,
 
     def find() -> bool:
         start.wait(10)
-        return keys.find("new") is not None
+        return keys.find("new", "ES256")
 
     with ThreadPoolExecutor(MAX_WAITERS) as pool:
         found = [pool.submit(find) for _ in range(MAX_WAITERS)]
@@ -142,20 +151,20 @@ def test_a_fetch_does_not_hold_up_callers_whose_key_is_known(issuer, keys, secon
     issuer.now += seconds
     issuer.stop_answering()
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(keys.find, "unknown")
+        waiting = pool.submit(keys.find, "unknown", "ES256")
         assert issuer.being_asked.wait(10)
-        assert keys.find("old") is not None
+        assert keys.find("old", "ES256")
         assert not waiting.done()
         issuer.answers.set()
-        assert waiting.result(10) is None
+        assert waiting.result(10) == ()
     assert issuer.asked == 1 + 1
 
 
 def test_made_up_key_ids_do_not_wait_for_an_issuer_that_does_not_answer(issuer, keys):
     issuer.stop_answering()
     with ThreadPoolExecutor(8) as pool:
-        found = [pool.submit(keys.find, f"made up {number}") for number in range(8)]
-        assert [future.result(10) for future in found] == [None] * 8
-        assert keys.find("old") is not None
+        found = [pool.submit(keys.find, f"made up {number}", "ES256") for number in range(8)]
+        assert [future.result(10) for future in found] == [()] * 8
+        assert keys.find("old", "ES256")
         assert issuer.asked == 1 + 1
         issuer.answers.set()

@@ -152,6 +152,24 @@ IMPOSSIBLE = [
     (["--jwks-file", "keys.json"], ["--issuer", "--audience"]),
     (["--jwks-file", "keys.json", "--jwks-url", "https://x", *TRUSTED], ["--jwks-file", "--jwks-url"]),
     (["--jwks-file", "keys.json", "--local-keys", *TRUSTED], ["--jwks-file", "--local-keys"]),
+    (["--jwks-file", "keys.json", *TRUSTED, "--audience", ""], ["--audience", "empty"]),
+    (["--scope-claim", "roles", "--leeway", "60"], ["--scope-claim", "--jwks-file", "--jwks-url"]),
+    (["--groups-claim", "a", "--audience-claim", "b"], ["--audience-claim, --groups-claim", "--jwks-file"]),
+    (["--subject-claim", "upn"], ["--subject-claim", "--jwks-file"]),
+    (["--default-scope", "api:models-read"], ["--default-scope", "--jwks-file"]),
+    (["--scope-prefix", "registry/"], ["--scope-prefix", "--jwks-file"]),
+    (["--jwks-file", "keys.json", *TRUSTED, "--scope-claim", ""], ["--scope-claim", "''"]),
+    (
+        ["--jwks-file", "keys.json", *TRUSTED, "--groups-claim", "groups", "--groups-claim", " x"],
+        ["--groups-claim", "' x'"],
+    ),
+    (["--jwks-file", "keys.json", *TRUSTED, "--subject-claim", ""], ["--subject-claim", "''"]),
+    (["--jwks-file", "keys.json", *TRUSTED, "--audience-claim", ""], ["--audience-claim", "''"]),
+    (["--jwks-file", "keys.json", *TRUSTED, "--scope-prefix", "a b"], ["--scope-prefix", "'a b'"]),
+    (["--jwks-file", "keys.json", *TRUSTED, "--default-scope", "x"], ["--default-scope", "x", "api:models-read"]),
+    (["--leeway", "-1"], ["--leeway", "300", "-1"]),
+    (["--leeway", "301"], ["--leeway", "300", "301"]),
+    (["--jwks-file", "twice", *TRUSTED], ["JWKS", "2 keys for ES256 have the kid 'a'"]),
     (["--jwks-file", "absent", *TRUSTED], ["JWKS", "absent"]),
     (["--jwks-file", "broken", *TRUSTED], ["JWKS"]),
     (["--jwks-url", "http://127.0.0.1:1/keys", *TRUSTED], ["JWKS", "http://127.0.0.1:1/keys"]),
@@ -171,6 +189,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Refusals:
     """How each of them is refused."""
     folder = tmp_path_factory.mktemp("refusals")
     (folder / "broken").write_text("neither PEM nor JSON nor a database, " * 100)
+    (folder / "twice").write_bytes(jwks(key_pair(kid="a"), key_pair(kid="a")))
     for file, name in zip(Authority(folder / "authority").issue("localhost"), ("cert", "key"), strict=True):
         file.rename(folder / name)
     calls = [partial(run, "serve", *options, cwd=folder, **FREE_PORTS) for options, _ in IMPOSSIBLE]

@@ -84,6 +84,23 @@ def test_what_is_no_bearer_token_is_refused(registry: Registry, authorization: s
     assert is_refused(User(registry.channel, (("authorization", authorization),)))
 
 
+def test_of_two_credentials_none_is_preferred(registry: Registry, admin: User) -> None:
+    model = admin.create_model("m")
+    [(key, good)] = admin.metadata
+    stranger = f"Bearer {registry.key.sign(claims(sub='stranger', scope=MODELS_READ))}"
+    for values in (
+        [good, stranger],
+        [stranger, good],
+        [good, good],
+        [good, ""],
+        ["", good],
+        [good, "Bearer"],
+        [good] * 3,
+    ):
+        assert is_refused(User(registry.channel, tuple((key, value) for value in values)))
+    assert User(registry.channel, ((key, good),))("GetModel", model_rid=model.rid) == model
+
+
 def test_the_refusal_does_not_say_why(registry: Registry) -> None:
     """Whoever forges tokens must not learn how far they got."""
     expired = registry.bearing(registry.key.sign(claims(exp=1))).failure("GetModel", model_rid=SOME_MODEL)

@@ -55,8 +55,9 @@ class CallRecord:
         # Of the trace that the call is part of, if the caller says so or somebody who watches does.
         self.trace_id: str | None = None
         for key, value in context.invocation_metadata():
-            if key == "authorization" and self.authorization is None:
-                self.authorization = str(value)
+            if key == "authorization":
+                # Of two credentials none is preferred: together they are none.
+                self.authorization = str(value) if self.authorization is None else f"{self.authorization}, {value!s}"
             elif key == "x-request-id" and not self.request_id and _REQUEST_ID.fullmatch(str(value)):
                 self.request_id = str(value)
             elif key == "traceparent":
