@@ -33,7 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": set(),
     "config": set(),
     "branches": set(),
-    "json_form": {"errors"},
+    "json_form": {"errors", "json_numbers"},
+    "json_numbers": set(),
     "json_paths": set(),
     "validation": {"errors", "rids", "caller", "validation"},
     "auth": {"errors", "caller", "auth"},
@@ -57,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"promotion", "promotion_check", "promotion_records", "policies", "repetition", "models", "model_files", "grants"}
     | {"rpc", "auth", "deadline", "logs", "validation", "storage.paging", "storage.files"},
     # The description of HTTP says what the rules for fields are; to judge them is left to the server.
-    "gateway": {"gateway", "errors", "json_form", "json_paths", "rpc.status", "validation"},
+    "gateway": {"gateway", "errors", "json_form", "json_numbers", "json_paths", "rpc.status", "validation"},
     # They see calls as the chain does, and nothing of what these do.
     "observability": {"observability", "config", "auth.access", "rpc.interceptors.telemetry"}
     | {"storage.repository", "storage.values"},
