@@ -30,7 +30,7 @@ def what_the_schema_allows_is_taken(
 ) -> None:
     """Like schemathesis' own `positive_data_acceptance`, but for what no schema can say.
 
-    Which page tokens the server handed out is that, that names are unique in their list, and what the branches are like.
+    Which page tokens the server handed out is that, that names are unique in their list, and what branches are like.
     """
     if not is_good(case) or response.status_code != 400:
         return
