@@ -118,6 +118,7 @@ def _gateway(server: grpc.Server, listener: socket.socket, settings: Settings) -
         routes_of(SERVICES),
         target,
         max_body_bytes=settings.max_message_bytes,
+        idle_timeout_seconds=settings.http_idle_timeout_seconds,
         tls=tls_context(settings),
         close=partial(shutil.rmtree, folder, ignore_errors=True),
     )
