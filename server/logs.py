@@ -65,6 +65,13 @@ class LineHandler(logging.Handler):
         """Have no lock around `emit`, which needs none."""
         self.lock = None
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Emit a record, if no filter is against it; since Python 3.13, the library's own insists on the lock."""
+        passes = bool(self.filter(record))
+        if passes:
+            self.emit(record)
+        return passes
+
     def emit(self, record: logging.LogRecord) -> None:
         """Have the record written: soon, and at once if it is a warning or worse."""
         if len(self._waiting) >= MAX_WAITING:
