@@ -94,6 +94,7 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
             routes_of(SERVICES),
             private.target,
             max_body_bytes=settings.max_message_bytes,
+            idle_timeout_seconds=settings.http_idle_timeout_seconds,
             tls=tls_context(settings),
         )
     return Application(

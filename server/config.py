@@ -20,6 +20,9 @@ DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
 # Clients that balance their calls ask for the addresses of replicas anew when a connection ends, so each ends now and
 # then, if only when its calls do: otherwise a new replica would get no work from them.
 DEFAULT_MAX_CONNECTION_AGE_SECONDS = 300
+# Longer than clients and most load balancers keep a connection: what ends it should not be the server, since a request
+# that is then on its way has an unknown end.
+DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS = 75
 
 
 # The options that say where an issuer's tokens have what, by the rule that each one sets.
@@ -61,6 +64,7 @@ class Settings:
     tls_client_ca: Path | None = None
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     max_connection_age_seconds: int = DEFAULT_MAX_CONNECTION_AGE_SECONDS
+    http_idle_timeout_seconds: int = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS
     # Whether the server describes its services to whoever asks.
     reflection: bool = True
     threads: int = 4

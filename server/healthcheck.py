@@ -32,7 +32,8 @@ def main() -> int:
 
 def _channel() -> grpc.Channel:
     listen = os.environ.get("MODELREGISTRY_LISTEN", DEFAULT_LISTEN)
-    address = listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+    # Either means IPv4 and, if the machine has it, IPv6.
+    address = listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "127.0.0.1:")
     direct = ("grpc.enable_http_proxy", 0)
     cert, client_key, client_cert = (
         _read(f"MODELREGISTRY_{name}") for name in ("TLS_CERT", "CLIENT_KEY", "CLIENT_CERT")

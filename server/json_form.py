@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.errors import FieldViolation, InvalidArgument
+from server.json_numbers import integer, real
 
 # Protobuf parses 100 messages inside each other. The rest is for what wraps one later, such as a list of versions.
 MAX_DEPTH = 90
@@ -58,13 +59,15 @@ def dumps(message: Message, indent: int | None = None) -> str:
 
 
 def loads(text: str | bytes) -> object:
-    """Return the value of a JSON text; bytes are UTF-8.
+    """Return the value of a JSON text; bytes are UTF-8. A number without a fraction is an int, also 1.0 and 1e2.
 
     Raises InvalidArgument for broken JSON, duplicate keys, NaN, overlong numbers, bad Unicode and bottomless nesting.
     """
     try:
         decoded = (text.encode() if isinstance(text, str) else text).decode()
-        value: object = json.loads(decoded, object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_integer)
+        value: object = json.loads(
+            decoded, object_pairs_hook=_unique, parse_constant=_refuse, parse_int=integer, parse_float=real
+        )
         if "\\u" in decoded:  # an escape can still spell half a surrogate pair, which no UTF-8 holds
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -83,12 +86,6 @@ def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > _SHOWN:  # Python itself refuses thousands, in words that are no use to a client
-        raise ValueError(f"the number {digits[:_SHOWN]}… is too long")
-    return int(digits)
 
 
 # Writing

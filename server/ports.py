@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import shutil
 import socket
 import ssl
@@ -97,12 +98,13 @@ def _reserve_grpc(settings: Settings) -> socket.socket:
     Only this process and those that it forks can then listen there, beside each other. Another server, started by
     accident, cannot: each would see half of the calls.
     """
-    host, (_, _, port) = host_of(settings.listen), settings.listen.rpartition(":")
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        family, address = _resolved(settings.listen)
         reserved = socket.socket(family, socket.SOCK_STREAM)
         try:
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if address[0] == "::":
+                reserved.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # whatever the machine makes of it
             reserved.bind(address)
             # Not before, or whoever asked for the same would share the port, too.
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -116,13 +118,26 @@ def _reserve_grpc(settings: Settings) -> socket.socket:
 
 def _listen(option: str, configured: str) -> socket.socket:
     """Return a socket that listens where an option says."""
-    host, (_, _, port) = host_of(configured), configured.rpartition(":")
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
-        # Unlike gRPC's, such a socket of an IPv6 address would take IPv4, too, depending on the machine.
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=address[0] == "::")
+        family, address = _resolved(configured)
+        return socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=address[0] == "::")
     except OSError:
         raise _cannot_listen(option, configured) from None
+
+
+def _resolved(configured: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """Return the family and the address of HOST:PORT, as gRPC understands them. Raises OSError.
+
+    `0.0.0.0` and `[::]` are the same: all addresses of the machine, of IPv4 and of IPv6, if it has both.
+    """
+    host, (_, _, port) = host_of(configured), configured.rpartition(":")
+    _, _, _, _, resolved = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+    address = ipaddress.ip_address(str(resolved[0]))
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    if address.is_unspecified:
+        address = ipaddress.ip_address("::" if socket.has_dualstack_ipv6() else "0.0.0.0")  # noqa: S104
+    return (socket.AF_INET if address.version == 4 else socket.AF_INET6), (str(address), int(port))
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

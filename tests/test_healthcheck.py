@@ -41,8 +41,9 @@ def test_it_exits_as_the_server_says_that_it_serves(status: int, exit_code: int)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        # As in a container: all addresses, and a proxy that knows nothing of them.
-        assert healthcheck(f"0.0.0.0:{port}", http_proxy="http://127.0.0.1:1") == (exit_code, "")
+        # As in a container: all addresses, and a proxy that knows nothing of them; [::] are those of IPv4, too.
+        for host in ("0.0.0.0", "[::]"):
+            assert healthcheck(f"{host}:{port}", http_proxy="http://127.0.0.1:1") == (exit_code, "")
     finally:
         server.stop(None)
 

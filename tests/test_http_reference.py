@@ -10,7 +10,6 @@ from pathlib import Path
 from server.auth.access import PERMISSIONS
 from server.config import Settings
 from server.gateway import bodies, calls, protocol, requests
-from server.gateway import server as gateway_server
 from server.gateway.routes import routes_of
 from server.rpc.server import SERVICES
 from server.rpc.status import MAX_VIOLATIONS
@@ -38,11 +37,12 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"{bodies.MAX_IN_FLIGHT}",
         f"{bodies.MAX_BYTES_IN_FLIGHT >> 20} MiB",
         f"{protocol.MAX_CONNECTIONS}",
+        f"{protocol.PROBE_CONNECTIONS}",
         f"{protocol.HEAD_SECONDS:.0f} s",
         f"{protocol.BODY_SECONDS:.0f} s",
         f"{calls.DEADLINE_SECONDS:.0f} s",
         f"{protocol.ANSWER_SECONDS:.0f} s",
-        f"{gateway_server.KEEP_ALIVE_SECONDS} s",
+        f"`--http-idle-timeout`, by default {Settings().http_idle_timeout_seconds} s",
     ]
     assert f"Without it, {calls.DEADLINE_SECONDS:.0f} seconds." in REFERENCE
     assert f"at most {MAX_VIOLATIONS}, and then how many more" in REFERENCE

@@ -34,6 +34,7 @@ from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option
 from server.cli.otlp import otlp_signals
 from server.cli.output import fail, say
 from server.config import (
+    DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
     DEFAULT_HTTP_LISTEN,
     DEFAULT_LISTEN,
     DEFAULT_MAX_CONNECTION_AGE_SECONDS,
@@ -106,6 +107,16 @@ MaxConnectionAge = Annotated[
         metavar="SECONDS",
     ),
 ]
+HttpIdleTimeout = Annotated[
+    int,
+    option(
+        "--http-idle-timeout",
+        "When to end an HTTP connection without requests; longer than the load balancer's own.",
+        min=1,
+        max=24 * 60 * 60,
+        metavar="SECONDS",
+    ),
+]
 NoReflection = Annotated[
     bool, option("--no-reflection", "Describe the services to nobody; `modelregistry protos` does it for grpcurl.")
 ]
@@ -147,6 +158,7 @@ def serve(
     tls_client_ca: TlsClientCa = None,
     max_message_bytes: MaxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
     max_connection_age: MaxConnectionAge = DEFAULT_MAX_CONNECTION_AGE_SECONDS,
+    http_idle_timeout: HttpIdleTimeout = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
     no_reflection: NoReflection = False,
     workers: Workers = None,
 ) -> None:
@@ -188,6 +200,7 @@ def serve(
             tls_client_ca=tls_client_ca,
             max_message_bytes=max_message_bytes,
             max_connection_age_seconds=max_connection_age,
+            http_idle_timeout_seconds=http_idle_timeout,
             reflection=not no_reflection,
             otlp=otlp_signals(os.environ),
         )

@@ -28,6 +28,7 @@ from server.gateway.calls import Caller, RpcFailed, timeout_of
 from server.gateway.errors import Cancelled, Failure, MethodNotAllowed, RouteNotFound, failure, refusal
 from server.gateway.idempotency import HEADER, is_repeatable, takes_key
 from server.gateway.openapi import openapi_of
+from server.gateway.probes import PROBES, Probe
 from server.gateway.requests import request_of, wants_preview
 from server.gateway.routes import Route
 from server.json_form import dumps
@@ -46,6 +47,8 @@ def build_app(routes: Sequence[Route], channel: grpc.aio.Channel, max_body_bytes
     """Return the application that serves these routes with calls over the channel."""
     handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
     handlers["/openapi.json"]["GET"] = _always(json.dumps(openapi_of(routes, version("modelregistry"))))
+    for path, service in PROBES.items():
+        handlers[path]["GET"] = Probe(channel, service)
     bodies = Bodies(max_body_bytes)
     for route in routes:
         handlers[route.path][route.http_method] = _RpcHandler(route, channel, bodies)

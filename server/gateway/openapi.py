@@ -135,7 +135,7 @@ def _operation(operation_id: str, route: Route, schemas: dict[str, Schema]) -> d
         schemas[name] = body | comment_on(route.method.input_type.full_name)
         operation["requestBody"] = {"required": True, "content": _json({"$ref": f"#/components/schemas/{name}"})}
     success = _response("The answer.", ["X-Request-Id"], answers.of(route.method.output_type))
-    operation["responses"] = {"200": success, **_failures(route)}
+    operation["responses"] = {"200": success, **_failures(route, schemas)}
     return operation
 
 
@@ -161,12 +161,12 @@ def _parameters(route: Route, requests: RequestSchemas) -> Iterator[dict[str, ob
     }
 
 
-def _failures(route: Route) -> dict[str, Schema]:
+def _failures(route: Route, schemas: dict[str, Schema]) -> dict[str, Schema]:
     by_status: dict[int, list[type[RegistryError]]] = defaultdict(list)
     for error in ERRORS.values():
         if _can_come(error, route):
             by_status[error.http_status].append(error)
-    return {str(status): _failure(status, by_status[status]) for status in sorted(by_status)}
+    return {str(status): _failure(status, by_status[status], schemas) for status in sorted(by_status)}
 
 
 def _can_come(error: type[RegistryError], route: Route) -> bool:
@@ -190,15 +190,21 @@ def _names_a_model(request: Descriptor) -> bool:
     return any("model_rid" in part.fields_by_name for part in parts)
 
 
-def _failure(status: int, errors: Sequence[type[RegistryError]]) -> Schema:
+def _failure(status: int, errors: Sequence[type[RegistryError]], schemas: dict[str, Schema]) -> Schema:
     headers = ["X-Request-Id"]
     if status == HTTPStatus.UNAUTHORIZED:
         headers.append("WWW-Authenticate")
     if status in MAY_BE_RETRIED:
         headers += ["Retry-After", "QoS-Retry-Hint"]
-    names = {"errorName": {"enum": [error.__name__ for error in errors]}}
+    # A component of its own: beside a reference, generators of clients leave out what else is said.
+    name = f"Error{status}"
+    names: Schema = {"errorName": {"type": "string", "enum": [error.__name__ for error in errors]}}
+    schemas[name] = {
+        "allOf": [{"$ref": "#/components/schemas/Error"}, {"type": "object", "properties": names}],
+        "description": f"The envelope of a failure with status {status}.",
+    }
     description = "\n".join(f"- `{error.__name__}`: {error.description}" for error in errors)
-    return _response(description, headers, {"$ref": "#/components/schemas/Error", "properties": names})
+    return _response(description, headers, {"$ref": f"#/components/schemas/{name}"})
 
 
 def _response(description: str, headers: Sequence[str], schema: Schema) -> Schema:

@@ -1,7 +1,7 @@
 """HTTP/1.1 within bounds: how large a request's head may be, and how long a client may take.
 
 uvicorn bounds how long a connection may be idle after an answer, and nothing else; and it answers bytes that are not
-HTTP with plain text.
+HTTP with plain text. Before its first request, a connection may be idle for as long: load balancers open some ahead.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.errors import Overloaded, RegistryError
 from server.gateway.errors import MalformedHttpRequest, RequestHeadersTooLarge, RequestTimeout, refusal
+from server.gateway.probes import PROBES
 
 MAX_CONNECTIONS = 2048
+# Beyond them, for probes alone: that many clients are connected is no reason to restart the server.
+PROBE_CONNECTIONS = 64
 # A token with many groups, and as much again.
 MAX_HEAD_BYTES = 32 * 2**10
 HEAD_SECONDS = 10.0
@@ -40,18 +43,25 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _bytes_without_body = 0  # since a head: trailers, or what stands around chunks
     _began_or_had_body = False  # in the bytes that are being parsed
+    _is_for_probes = False
     _refusal: RegistryError | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
         super().connection_made(transport)
-        self._wait_at_most(HEAD_SECONDS)
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > MAX_CONNECTIONS + PROBE_CONNECTIONS:
             self._refuse(Overloaded())
+        elif len(self.connections) > MAX_CONNECTIONS:
+            self._is_for_probes = True
+            self._wait_at_most(HEAD_SECONDS)
+        else:
+            self._idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
         self._wait_no_more()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -101,8 +111,13 @@ class BoundedProtocol(HttpToolsProtocol):
             raise ValueError  # which the parser makes a call of `send_400_response`
         if self.parser.should_upgrade():
             raise ValueError
+        if self._is_for_probes and self.url.partition(b"?")[0].decode("latin-1") not in PROBES:
+            self._refusal = Overloaded()
+            raise ValueError
         self._wait_at_most(BODY_SECONDS)
         super().on_headers_complete()
+        if self._is_for_probes:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -115,9 +130,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle.response_complete:
             self._wait_for_reader()
             self._in_head = True
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._idle()
         else:
             self._wait_at_most(ANSWER_SECONDS)
         self._head_bytes = 0
@@ -130,6 +143,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._wait_for_reader()
             self._in_head = True
         super().on_response_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End a connection without requests, also one whose client does not read: that would hold it up."""
+        super().timeout_keep_alive_handler()
+        if self._timer is None:
+            self._wait_for_reader()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP request, or was refused while it was parsed."""
@@ -154,6 +173,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
         self._wait_for_reader()
 
+    def _idle(self) -> None:
+        """Wait for a request, until uvicorn ends the connection; its first byte ends the wait."""
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
     def _wait_at_most(self, seconds: float) -> None:
         self._wait_no_more()
         self._timer = self.loop.call_later(seconds, self._tired)
@@ -174,7 +197,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._owes_an_answer():
             self._wait_at_most(ANSWER_SECONDS)  # The server behind us bounds how long it takes.
         else:
-            self._refuse(RequestTimeout())
+            self._refuse(Overloaded() if self._is_for_probes else RequestTimeout())
 
     def _owes_an_answer(self) -> bool:
         """Whether a request has arrived as a whole and is not answered; the newest may wait for its turn in a queue."""
@@ -188,6 +211,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _hang_up_on_who_does_not_read(self) -> bool:
         """Hang up if bytes wait for the client to read them: until then, an orderly end would wait, too."""
+        self._timer = None
         unread = self.transport.is_closing() or self.transport.get_write_buffer_size() > 0
         if unread:
             self.transport.abort()

@@ -13,10 +13,11 @@ from server.errors import FieldViolation, InvalidArgument
 from server.gateway.idempotency import put_key
 from server.gateway.routes import PREVIEW, Route
 from server.json_form import from_json, loads
+from server.json_numbers import whole_number
 
 MAX_PARAMETERS = 100
 
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -85,8 +86,9 @@ def _parameters(query: str, violations: list[FieldViolation]) -> Iterator[tuple[
 
 def _value(field: FieldDescriptor, text: str) -> object:
     """Return the JSON value that a parameter's text stands for; the text itself where it stands for none."""
-    if field.type == FieldDescriptor.TYPE_INT32 and _WHOLE_NUMBER.fullmatch(text):
-        return int(text)
+    if field.type == FieldDescriptor.TYPE_INT32 and _NUMBER.fullmatch(text):
+        whole = whole_number(text)
+        return text if whole is None else whole
     if field.type == FieldDescriptor.TYPE_BOOL:
         return _BOOLEANS.get(text, text)
     return text

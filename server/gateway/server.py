@@ -16,9 +16,6 @@ from server.gateway.app import build_app
 from server.gateway.protocol import BoundedProtocol
 from server.gateway.routes import Route
 
-# Clients keep connections for seconds, and a request on one that is being closed has an unknown end.
-KEEP_ALIVE_SECONDS = 75
-
 _CHANNEL_OPTIONS = (
     # The server bounds what it answers; what it has stored must not look like a failure.
     ("grpc.max_receive_message_length", -1),
@@ -36,12 +33,14 @@ class HttpServer:
         target: str,
         *,
         max_body_bytes: int,
+        idle_timeout_seconds: int,
         tls: ssl.SSLContext | None,
     ):
         self._listener = listener
         self._routes = routes
         self._target = target
         self._max_body_bytes = max_body_bytes
+        self._idle_timeout_seconds = idle_timeout_seconds
         self._tls = tls
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._started = threading.Event()
@@ -86,7 +85,7 @@ class HttpServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_keep_alive=self._idle_timeout_seconds,
             ssl_context_factory=(lambda *_: tls) if tls else None,
         )
 

@@ -42,6 +42,7 @@ OPTIONS: dict[str, set[str]] = {
         "--tls-client-ca",
         "--max-message-bytes",
         "--max-connection-age",
+        "--http-idle-timeout",
         "--no-reflection",
         "--workers",
     },

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from modelregistry.v1.model_pb2 import Model
+from server.config import DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS
 from server.gateway import server as gateway_server
 from server.gateway.protocol import BoundedProtocol
 from server.gateway.routes import routes_of
@@ -40,7 +42,7 @@ class Asked:
 class Backend(grpc.GenericRpcHandler):
     """Answers every call alike, with a model or with a failure that says nothing more, as soon as it may.
 
-    It tells which calls are asked, and which are over, answered or not.
+    Only to probes it says at once that it serves. It tells which calls are asked, and which are over, answered or not.
     """
 
     answer: Model = field(default_factory=lambda: MODEL)
@@ -50,6 +52,10 @@ class Backend(grpc.GenericRpcHandler):
     may_answer: threading.Event = field(default_factory=threading.Event)
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        if details.method == "/grpc.health.v1.Health/Check":
+            healthy = HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
+            return grpc.unary_unary_rpc_method_handler(lambda _, __: healthy)
+
         def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
             metadata = {key: str(value) for key, value in context.invocation_metadata()}
             context.add_callback(lambda: self.over.put(details.method))
@@ -69,6 +75,11 @@ class Gateway:
     address: Address
     backend: Backend
     ended: queue.SimpleQueue[Address]
+    server: grpc.Server
+
+    def stop_backend(self) -> None:
+        """End the server behind the gateway."""
+        self.server.stop(0).wait()
 
     def wait_for_the_end_of(self, client: Address) -> None:
         """Return when the connection of this client is no more."""
@@ -80,7 +91,11 @@ class Gateway:
 
 
 @contextmanager
-def gateway(monkeypatch: pytest.MonkeyPatch, tls: ssl.SSLContext | None = None) -> Iterator[Gateway]:
+def gateway(
+    monkeypatch: pytest.MonkeyPatch,
+    tls: ssl.SSLContext | None = None,
+    idle_timeout_seconds: float = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
+) -> Iterator[Gateway]:
     """Run a gateway and the server behind it."""
     ended: queue.SimpleQueue[Address] = queue.SimpleQueue()
 
@@ -100,10 +115,17 @@ def gateway(monkeypatch: pytest.MonkeyPatch, tls: ssl.SSLContext | None = None) 
     server.start()
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
-    http = HttpServer(listener, routes_of(SERVICES), target, max_body_bytes=2**20, tls=tls)
+    http = HttpServer(
+        listener,
+        routes_of(SERVICES),
+        target,
+        max_body_bytes=2**20,
+        idle_timeout_seconds=idle_timeout_seconds,
+        tls=tls,
+    )
     http.start()
     try:
-        yield Gateway(address, backend, ended)
+        yield Gateway(address, backend, ended, server)
     finally:
         http.stop(1)
         server.stop(0).wait()

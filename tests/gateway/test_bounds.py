@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,7 @@ import pytest
 
 from modelregistry.v1.model_pb2 import Model
 from server.gateway import protocol
-from server.gateway import server as gateway_server
-from server.gateway.server import KEEP_ALIVE_SECONDS
+from server.gateway.probes import PROBES
 from tests.certificates import Authority
 from tests.gateway.harness import DEADLINE_SECONDS, Gateway, gateway
 
@@ -65,11 +65,12 @@ def test_who_never_reads_its_answer_is_cut_off(running: Gateway, monkeypatch: py
         assert len(all_that_comes(hoarder)) < len(LARGE.name)
 
 
+@pytest.mark.parametrize("idle_timeout_seconds", [0.3, 0.8])
 @each_way_to_ask
-def test_so_it_is_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    """What lies in the buffers of TLS does not show, but the end of an idle connection does: it comes before."""
-    assert KEEP_ALIVE_SECONDS < protocol.ANSWER_SECONDS
-    monkeypatch.setattr(gateway_server, "KEEP_ALIVE_SECONDS", 0.3)
+def test_so_it_is_over_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes, idle_timeout_seconds: float
+) -> None:
+    """What lies in the buffers of TLS does not show, but the end of an idle connection does, before it or after."""
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(protocol, "ANSWER_SECONDS", 0.5)
     authority = Authority(tmp_path / "authority")
@@ -77,7 +78,7 @@ def test_so_it_is_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent
     served.load_cert_chain(*authority.issue("localhost"))
     trusting = ssl.create_default_context(cafile=str(authority.cert))
 
-    with gateway(monkeypatch, served) as running:
+    with gateway(monkeypatch, served, idle_timeout_seconds) as running:
         running.backend.answer = LARGE
         with running.connect() as plain, trusting.wrap_socket(plain, server_hostname="localhost") as hoarder:
             hoarder.sendall(sent)
@@ -100,6 +101,33 @@ def test_others_go_on_meanwhile(running: Gateway, monkeypatch: pytest.MonkeyPatc
         assert LARGE.name.encode() in get(reader)
 
     reader.close()
+
+
+def test_a_connection_may_be_idle_before_its_first_request_as_long_as_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load balancers open connections ahead; a 408 there would be taken for the answer to the first request."""
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.1)
+    with gateway(monkeypatch, idle_timeout_seconds=0.6) as running, running.connect() as ahead:
+        opened = time.monotonic()
+        assert all_that_comes(ahead) == b""
+        assert time.monotonic() - opened > 0.5
+
+        used = connected(running)
+        get(used)
+        answered = time.monotonic()
+        assert all_that_comes(used.sock) == b""
+        assert time.monotonic() - answered > 0.5
+        used.close()
+
+
+def test_the_first_request_may_come_when_headers_would_be_late(
+    running: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.1)
+    with running.connect() as ahead, running.connect() as slow:
+        slow.sendall(b"GET /")
+        assert all_that_comes(slow).startswith(b"HTTP/1.1 408 ")
+        ahead.sendall(GET_ONCE)
+        assert all_that_comes(ahead).startswith(b"HTTP/1.1 200 ")
 
 
 def test_blank_lines_do_not_keep_a_connection(running: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +191,7 @@ def test_what_is_wrong_with_a_request_is_not_told_as_the_answer_to_the_one_befor
 
 def test_a_connection_too_many_is_told_so_and_closed(running: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     connections = [connected(running), connected(running)]
     for connection in connections:
         get(connection)
@@ -189,8 +218,42 @@ def test_a_connection_too_many_is_told_so_and_closed(running: Gateway, monkeypat
         connection.close()
 
 
+@pytest.mark.parametrize("probe", PROBES)
+def test_probes_are_answered_on_a_connection_too_many_and_nothing_else_is(
+    running: Gateway, monkeypatch: pytest.MonkeyPatch, probe: str
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 1)
+    first = connected(running)
+    get(first)
+
+    with running.connect() as probing:
+        probing.sendall(GET.replace(PATH.encode(), probe.encode() + b"?verbose") * 2)
+        answers = all_that_comes(probing).split(b"HTTP/1.1 ")[1:]
+    with running.connect() as other:
+        other.sendall(GET.replace(PATH.encode(), b"/openapi.json"))
+        refused = all_that_comes(other)
+
+    assert [answer[:3] for answer in answers] == [b"200"]
+    assert b"connection: close" in answers[0].lower()
+    assert refused.startswith(b"HTTP/1.1 429 ")
+    get(first)
+    first.close()
+
+
+def test_connections_for_probes_are_bounded_too(running: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(protocol, "PROBE_CONNECTIONS", 1)
+    first = connected(running)
+    get(first)
+
+    with running.connect(), running.connect() as third:
+        assert all_that_comes(third).startswith(b"HTTP/1.1 429 ")
+    first.close()
+
+
 def test_a_connection_that_ends_makes_room_for_another(running: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(protocol, "PROBE_CONNECTIONS", 0)
     first = connected(running)
     get(first)
     address = first.sock.getsockname()

@@ -36,7 +36,7 @@ def test_a_key_is_a_uuid_bare_or_in_quotes() -> None:
     schema = schema_of_parameter(ROUTES["PromoteVersion"], "Idempotency-Key")
     uuid = "8A0c96e7-8d08-4f54-8d62-fec9561f2d8a"
 
-    assert (key["in"], key["required"]) == ("header", False)
+    assert (key["in"], key["required"], key["schema"]["type"]) == ("header", False, "string")
     assert key["description"]
     assert schema.is_valid(uuid)
     assert schema.is_valid(f'"{uuid}"')

@@ -80,6 +80,24 @@ def test_preview_is_ignored_where_a_request_has_no_such_field() -> None:
     assert request_of(get, {"modelRid": "a"}, "preview=true", b"") == get.request_type(model_rid="a")
 
 
+@pytest.mark.parametrize("text", ["7", "7.0", "7e0", "700E-2", "0.7e%2B1", "007"])
+def test_a_number_in_a_query_is_whole_as_in_a_body(text: str) -> None:
+    (promotions,) = [route for route in ROUTES if route.method.name == "ListPromotions"]
+
+    assert request_of(promotions, {}, f"pageSize={text}", b"").page_size == 7  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", ["1.5", "", "one", "1e", "0x1", "1_0", " 1", "1e999999999", "Infinity", "2147483648"])
+def test_what_is_no_such_number_in_a_query_is_refused_as_it_was_sent(text: str) -> None:
+    (promotions,) = [route for route in ROUTES if route.method.name == "ListPromotions"]
+
+    with pytest.raises(InvalidArgument) as raised:
+        request_of(promotions, {}, urlencode({"pageSize": text}), b"")
+
+    (violation,) = raised.value.violations
+    assert (violation.field, text in violation.description) == ("pageSize", True)
+
+
 def _says_what_is_wrong(error: InvalidArgument) -> None:
     assert error.violations
     assert all(violation.description for violation in error.violations)

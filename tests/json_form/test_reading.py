@@ -31,6 +31,18 @@ def test_an_empty_object_is_a_message_that_is_there() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(("1.0", 1), ("1e2", 100), ("1.5E+1", 15), ("700e-2", 7), ("-3.0", -3), ("1." + "0" * 1000, 1)),
+        *(("2147483647.0", 2**31 - 1), ("-2.147483648e9", -(2**31))),
+        *((zero, 0) for zero in ("-0", "-0.0", "0e5", "0e999999999", "0.0e-999999999")),
+    ],
+)
+def test_a_number_is_whole_however_it_is_written(text: str, number: int) -> None:
+    assert from_json(loads(f'{{"versionNumber": {text}}}'), ModelVersion).version_number == number
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "2003-05-06T12:34:56.789Z",

@@ -1,0 +1,89 @@
+"""GET /healthz and /readyz tell over HTTP what the gRPC health service tells, to anybody and at any time."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+
+from server.gateway import bodies
+from tests.conftest import NewDatabase
+from tests.e2e.database_proxy import DatabaseProxy
+from tests.gateway.harness import DEADLINE_SECONDS, gateway
+from tests.gateway.registry import Registry
+from tests.gateway.test_refusals import Answer, ask
+from tests.processes import Server, until
+
+HEAD_WITHOUT_BODY = (
+    b"POST /api/v2/models HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+)
+SERVING, NOT_SERVING = {"status": "SERVING"}, {"status": "NOT_SERVING"}
+each_probe = pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+
+
+def asked(server: Server, path: str, method: str = "GET") -> tuple[int, Any]:
+    answer = ask(server, method, path, Authorization="", Content_Type="")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    return answer.status, json.loads(answer.content) if method == "GET" else answer.content
+
+
+@each_probe
+def test_a_server_that_serves_says_so_to_anybody(registry: Registry, path: str) -> None:
+    assert asked(registry.server, path) == (200, SERVING)
+    assert asked(registry.server, path, "HEAD") == (200, b"")
+    assert asked(registry.server, f"{path}?verbose=1") == (200, SERVING)
+
+
+@each_probe
+def test_nothing_else_can_be_asked_of_a_probe(registry: Registry, path: str) -> None:
+    post: Answer = ask(registry.server, "POST", path, "{}", Authorization="")
+
+    assert (post.status, post.error["errorName"]) == (405, "MethodNotAllowed")
+    assert post.headers["allow"] == "GET, HEAD, OPTIONS"
+
+
+def test_without_its_database_a_server_is_alive_and_not_ready(new_database: NewDatabase, tmp_path: Path) -> None:
+    url = make_url(new_database("postgresql", migrated=True))
+    assert url.host
+    assert url.port
+    with DatabaseProxy((url.host, url.port)) as proxy:
+        through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        with Server(tmp_path / "cwd", "--database-url", through) as server:
+            assert asked(server, "/readyz") == (200, SERVING)
+            proxy.close()
+            until(lambda: asked(server, "/readyz") == (503, NOT_SERVING))
+            assert asked(server, "/readyz", "HEAD") == (503, b"")
+            assert asked(server, "/healthz") == (200, SERVING)
+
+
+@each_probe
+def test_a_probe_waits_for_no_other_request(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(bodies, "MAX_IN_FLIGHT", 1)
+    with gateway(monkeypatch) as running:
+        running.backend.may_answer.clear()
+        with running.connect() as uploading, running.connect() as waiting:
+            uploading.sendall(HEAD_WITHOUT_BODY)
+            for _ in range(20):
+                waiting.sendall(b"GET /api/v2/models/ri.models.main.model.a HTTP/1.1\r\nHost: a\r\n\r\n")
+            running.backend.asked.get(timeout=DEADLINE_SECONDS)
+            with closing(http.client.HTTPConnection(*running.address, timeout=DEADLINE_SECONDS)) as probing:
+                probing.request("GET", path)
+                answer = probing.getresponse()
+                assert (answer.status, json.loads(answer.read())) == (200, SERVING)
+            running.backend.may_answer.set()
+
+
+@each_probe
+def test_a_server_behind_that_is_gone_is_not_serving(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    with gateway(monkeypatch) as running:
+        running.stop_backend()
+        with closing(http.client.HTTPConnection(*running.address, timeout=DEADLINE_SECONDS)) as probing:
+            probing.request("GET", path)
+            answer = probing.getresponse()
+            assert (answer.status, json.loads(answer.read())) == (503, NOT_SERVING)
