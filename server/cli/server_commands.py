@@ -18,6 +18,7 @@ from server.auth.access import SCOPES
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option
 from server.cli.otlp import otlp_signals
 from server.cli.output import fail, say
+from server.cli.unix import require_unix
 from server.config import (
     DEFAULT_HTTP_LISTEN,
     DEFAULT_LISTEN,
@@ -141,6 +142,7 @@ def serve(
     [bold]modelregistry serve --listen 0.0.0.0:50051 --database-url postgresql://registry@db/registry
     --jwks-url https://id.example.com/jwks.json --issuer https://id.example.com --audience modelregistry[/bold]
     """
+    require_unix("serve")
     configure_logs()
     try:
         settings = Settings(
@@ -177,6 +179,7 @@ def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> N
 
     [bold]modelregistry migrate --database-url postgresql://registry@db/registry[/bold]
     """
+    require_unix("migrate")
     from server import bootstrap
 
     try:
