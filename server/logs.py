@@ -65,6 +65,13 @@ class LineHandler(logging.Handler):
         """Have no lock around `emit`, which needs none."""
         self.lock = None
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Have the record written unless it is filtered; logging's own, as of Python 3.13, cannot do without a lock."""
+        wanted = bool(self.filter(record))
+        if wanted:
+            self.emit(record)
+        return wanted
+
     def emit(self, record: logging.LogRecord) -> None:
         """Have the record written: soon, and at once if it is a warning or worse."""
         if len(self._waiting) >= MAX_WAITING:

@@ -54,3 +54,15 @@ def test_a_line_that_cannot_be_made_takes_no_other_along(lines: Lines, capsys: p
     lines.logger.info("behind")
     assert [line["message"] for line in lines.written()] == ["before", "behind"]
     assert "%d is no number" in capsys.readouterr().err
+
+
+def test_a_line_needs_no_lock(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of Python 3.13 logging takes the handler's lock without asking whether there is one."""
+
+    def handle(handler: logging.Handler, record: logging.LogRecord) -> None:
+        with handler.lock:  # type: ignore[union-attr]
+            handler.emit(record)
+
+    monkeypatch.setattr(logging.Handler, "handle", handle)
+    lines.logger.info("call")
+    assert [line["message"] for line in lines.written()] == ["call"]
