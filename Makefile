@@ -6,6 +6,9 @@ PROTOS := $(sort $(wildcard protos/modelregistry/v1/*.proto))
 # google/api/*.proto, as the googleapis-common-protos package ships it
 SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iprotos -I$(SITE)
+# The compilers of the Python client, which is for older libraries, too.
+OLDER := build/compilers
+CLIENT_GEN := clients/python/gen
 
 .PHONY: demo test test-ha test-interop test-pooler test-pythons check bench bench-growth gen released wheel clean
 .DEFAULT_GOAL := test
@@ -38,7 +41,7 @@ bench: $(VENV)/installed
 bench-growth: $(VENV)/installed
 	$(BIN)/python -m bench.growth --readme
 
-check: $(VENV)/installed
+check: $(VENV)/installed $(OLDER)/installed
 	mkdir -p build
 	$(PROTOC) --include_imports --include_source_info --descriptor_set_out=build/protos.binpb $(PROTOS)
 	$(BIN)/buf lint build/protos.binpb --config protos/buf.yaml
@@ -47,13 +50,17 @@ check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	rm -rf build/gen && mkdir -p build/gen
+	rm -rf build/gen build/client-gen
 	$(call generate,build/gen)
+	$(call generate_client,build/client-gen,build/gen)
 	diff -r -x __pycache__ build/gen gen || { echo 'gen/ is stale: run make gen and commit it' >&2; exit 1; }
+	diff -r -x __pycache__ build/client-gen $(CLIENT_GEN) || \
+		{ echo '$(CLIENT_GEN) is stale: run make gen and commit it' >&2; exit 1; }
 
-gen: $(VENV)/installed
-	rm -rf gen && mkdir -p gen
+gen: $(VENV)/installed $(OLDER)/installed
+	rm -rf gen $(CLIENT_GEN)
 	$(call generate,gen)
+	$(call generate_client,$(CLIENT_GEN),gen)
 
 # With each release: what the next ones must not break.
 released: $(VENV)/installed
@@ -68,6 +75,16 @@ define generate
 	touch $(1)/modelregistry/v1/py.typed
 endef
 
+# Those of the Python client, and the service config that it sets. Types are for type checkers alone, so they are those
+# of $(2).
+define generate_client
+	mkdir -p $(1)/modelregistry/v1
+	$(OLDER)/bin/protoc -Iprotos -I$(SITE) --python_out=$(1) $(PROTOS)
+	$(OLDER)/bin/python -m grpc_tools.protoc -Iprotos -I$(SITE) --grpc_python_out=$(1) $(PROTOS)
+	cp $(2)/modelregistry/v1/*.pyi $(2)/modelregistry/v1/py.typed protos/modelregistry/v1/service_config.json \
+		$(1)/modelregistry/v1
+endef
+
 # What the image does, step by step: an empty environment, the wheel, and the wheel installed into it.
 wheel:
 	rm -rf dist build/runtime
@@ -77,6 +94,15 @@ wheel:
 
 clean:
 	rm -rf $(VENV) build dist
+
+$(OLDER)/installed: clients/python/compilers.txt
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(OLDER) && \
+		uv pip install --quiet --python $(OLDER)/bin/python -r $<; \
+	else \
+		$(PYTHON) -m venv $(OLDER) && $(OLDER)/bin/pip install --quiet --disable-pip-version-check -r $<; \
+	fi
+	@touch $@
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "modelregistry needs Python 3.11 or newer")'

@@ -52,7 +52,8 @@ class LocalKeys:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = data_dir / KEY_FILE
         keys = cls(path, created=not path.exists() and _create(path))
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        # On Windows, which has no user ids, modes say nothing about others.
+        if hasattr(os, "getuid") and stat.S_IMODE(path.stat().st_mode) & 0o077:
             # Not refused, because mounted secrets often are readable by a group.
             logger.warning("%s can be used by other users of this machine: chmod 600 it.", path)
         return keys
@@ -91,11 +92,12 @@ def _create(path: Path) -> bool:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     # A link appears whole or not at all, and never replaces a file. Temporary files have the mode 0600.
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-        try:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+        try:  # Now that it is closed: on Windows an open file can be neither linked nor removed.
             os.link(file.name, path)
         except FileExistsError:
             return False

@@ -19,6 +19,7 @@ from server.auth.access import SCOPES
 from server.cli.connection import Client, client_of, fail_call, open_channel
 from server.cli.options import TARGET, CaCert, ClientCert, ClientKey, Target, Tls, Token, option
 from server.cli.output import fail, say, show
+from server.cli.unix import require_unix
 from server.config import NOWHERE, ConfigError, Settings
 from server.json_form import from_json, loads
 
@@ -51,6 +52,7 @@ def demo(
                 request = _prepare(client_of(channel, token))
             print(json_format.MessageToJson(request, indent=None, preserving_proto_field_name=True))
         else:
+            require_unix("demo")
             with _throw_away_server() as client:
                 request = _prepare(client)
                 promoted = client.call(client.models.PromoteVersion, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -23,6 +24,7 @@ from modelregistry.v1.model_service_pb2 import (
 from server.cli.connection import EXIT_CODE_BASE, Client, client_command
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, ModelRid, VersionRid, option
 from server.cli.output import fail, say
+from server.cli.unix import require_unix
 from server.config import ConfigError
 from server.errors import RegistryError
 
@@ -55,16 +57,16 @@ def download_files(client: Client, model_rid: ModelRid, model_version_rid: Versi
     parts = client.call_streaming(client.models.DownloadModelFiles, request)
     first = next(parts)  # Of a call that fails, no file is seen.
     try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", delete=False) as incomplete:
-            try:
-                size, digest = _write(itertools.chain([first], parts), incomplete)
-                if digest != first.sha256:
-                    fail(f"--to {to}: the bytes that arrived have the SHA-256 {digest}, not {first.sha256}")
-                os.chmod(incomplete.name, 0o666 & ~_umask())
-                Path(incomplete.name).replace(target)
-            except BaseException:
-                Path(incomplete.name).unlink(missing_ok=True)
-                raise
+        with contextlib.ExitStack() as last:
+            # Closed when all is there, since on Windows an open file can be neither renamed nor removed.
+            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", delete=False) as file:
+                incomplete = Path(file.name)
+                last.callback(incomplete.unlink, missing_ok=True)
+                size, digest = _write(itertools.chain([first], parts), file)
+            if digest != first.sha256:
+                fail(f"--to {to}: the bytes that arrived have the SHA-256 {digest}, not {first.sha256}")
+            incomplete.chmod(0o666 & ~_umask())
+            incomplete.replace(target)
     except OSError as error:
         fail(f"--to {to}: {error.strerror}")
     say(f"wrote {size} bytes with the SHA-256 {digest}")
@@ -79,6 +81,7 @@ def gc(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR, files_url
 
     [bold]modelregistry gc --database-url postgresql://registry@db/registry --files-url s3://models/registry[/bold]
     """
+    require_unix("gc")
     from server import bootstrap
     from server.garbage import collect
 

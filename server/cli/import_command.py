@@ -15,6 +15,7 @@ from server.cli.connection import EXIT_CODE_BASE
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir
 from server.cli.output import fail, say
 from server.cli.server_commands import MaxMessageBytes
+from server.cli.unix import require_unix
 from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError
 from server.errors import RegistryError
 from server.importing import ImportLineError, ImportSummary, Progress, import_lines, read_lines
@@ -46,6 +47,7 @@ def import_file(
 
     [bold]zcat export.jsonl.gz | modelregistry import - --database-url postgresql://registry@db/registry[/bold]
     """
+    require_unix("import")
     from server import bootstrap
 
     name = "standard input" if file.name == "<stdin>" else file.name

@@ -33,6 +33,7 @@ from server.cli.issuer_options import (
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option
 from server.cli.otlp import otlp_signals
 from server.cli.output import fail, say
+from server.cli.unix import require_unix
 from server.config import (
     DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
     DEFAULT_HTTP_LISTEN,
@@ -171,6 +172,7 @@ def serve(
     [bold]modelregistry serve --listen 0.0.0.0:50051 --database-url postgresql://registry@db/registry
     --jwks-url https://id.example.com/jwks.json --issuer https://id.example.com --audience modelregistry[/bold]
     """
+    require_unix("serve")
     configure_logs()
     try:
         settings = Settings(
@@ -217,6 +219,7 @@ def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> N
 
     [bold]modelregistry migrate --database-url postgresql://registry@db/registry[/bold]
     """
+    require_unix("migrate")
     from server import bootstrap
 
     try:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.environments import build
 from tests.processes import Server, environment, failure, run
 from tests.pythons.versions import ROOT, SUPPORTED, image_version, interpreter
 
@@ -18,10 +18,7 @@ FOUND = {version: python for version in SUPPORTED if (python := interpreter(vers
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    step(sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT))
-    [wheel] = folder.iterdir()
-    return wheel
+    return build(ROOT, tmp_path_factory.mktemp("dist"))
 
 
 def step(*command: str | Path) -> None:

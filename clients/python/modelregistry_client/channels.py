@@ -14,7 +14,7 @@ _KEEPALIVE_MS = 30_000
 
 def channel_options(more: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Return the arguments of a channel; more of them can be given, and win."""
-    config = files("modelregistry_client").joinpath("protos/service_config.json").read_text()
+    config = files("modelregistry.v1").joinpath("service_config.json").read_text("utf-8")
     own = {
         "grpc.service_config": config,
         "grpc.keepalive_time_ms": _KEEPALIVE_MS,
