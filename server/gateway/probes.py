@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from typing import Any
 
 import grpc.aio
@@ -11,9 +10,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.logs import get_logger
 from server.rpc.health import LIVENESS
 
-log = logging.getLogger("modelregistry.http")
+log = get_logger("modelregistry.http")
 
 # The service of grpc.health.v1 that each path asks for.
 PROBES = {"/healthz": LIVENESS, "/readyz": ""}
