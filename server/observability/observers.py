@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.config import METRICS, TRACES, ConfigError
+from server.logs import get_logger
 from server.rpc.interceptors.telemetry import WatchOf
 from server.storage.repository import ConnectionUse
 from server.storage.values import StatementWatch
@@ -18,6 +19,8 @@ from server.storage.values import StatementWatch
 if TYPE_CHECKING:
     from server.observability.prometheus import Prometheus
     from server.observability.scrapes import MetricsServer
+
+log = get_logger(__name__)
 
 # How long the last spans and numbers may take, at the end.
 LAST_SECONDS = 1.5
@@ -37,9 +40,17 @@ class Observers:
         otlp: frozenset[str] = frozenset(),
     ):
         self._listener = listener
-        self._prometheus = _prometheus(folder) if listener is not None else None
+        self._prometheus = self._prometheus_or_none(folder) if listener is not None else None
         self._otlp = _Otlp(otlp) if otlp else None
         self._server: MetricsServer | None = None
+
+    def _prometheus_or_none(self, folder: Path | None) -> Prometheus | None:
+        try:
+            return _prometheus(folder)
+        except OSError as error:
+            # A server without numbers is better than none.
+            log.warning("this worker serves no metrics: %s", error)
+            return None
 
     @property
     def watches_of(self) -> Sequence[WatchOf]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +38,28 @@ def command(folder: Path, standard_error: str) -> Path:
 def test_the_log_has_no_place(tmp_path: Path, standard_error: str) -> None:
     with Server(tmp_path / "cwd", command=command(tmp_path, standard_error)) as server:
         assert_answers(server)
+
+
+@pytest.mark.parametrize("megabytes", [4, 1], ids=["that fills later", "without room from the start"])
+def test_the_numbers_are_on_a_disk(tmp_path: Path, megabytes: int) -> None:
+    """Its server has a temporary folder of its own, on a small file system that no other process sees."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = tmp_path / "modelregistry"
+        mount = f"mount -t tmpfs -o size={megabytes}m tmpfs {folder}"
+        in_namespaces = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.geteuid() else [])]
+        script.write_text(
+            f"#!/bin/sh\nexec {shlex.join(in_namespaces)} sh -c"
+            f' \'{mount} && exec {shlex.quote(str(COMMAND))} "$@"\' sh "$@"\n'
+        )
+        script.chmod(0o700)
+        metrics = ("--metrics-listen", "127.0.0.1:0")
+        with Server(tmp_path / "cwd", *metrics, command=script, TMPDIR=folder) as server:
+            file = Path(f"/proc/{server.process.pid}/root{folder}/full")
+            with file.open("wb", buffering=0) as full, contextlib.suppress(OSError):
+                while True:
+                    full.write(bytes(4096))
+            assert_answers(server)
+            assert not [line for line in server.log() if line["message"] == "a worker died"]
 
 
 @pytest.fixture

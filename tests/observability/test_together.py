@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from server.observability.together import Place, files
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from server.observability.together import RESERVED_BYTES, Place, files
 
 NAMES = ("counter_{}.db", "histogram_{}.db", "gauge_livesum_{}.db")
 
@@ -25,6 +27,22 @@ for _ in range(int(sys.argv[2])):
 prometheus.sample(ConnectionUse(in_use=1, idle=2, limit=5))
 print("counted", flush=True)
 sys.stdin.read()
+"""
+# More methods, codes and errors than there are.
+COUNTING_ALL = """
+import pathlib, sys
+from types import SimpleNamespace
+class Record(SimpleNamespace): __hash__ = object.__hash__
+from server.observability.prometheus import Prometheus
+
+prometheus = Prometheus(map(str, range(20)), pathlib.Path(sys.argv[1]))
+for method in range(100):
+    watch = prometheus.watch_of(f"/modelregistry.v1.SomeService/SomeMethodWithALongName{method}")
+    for code in range(20):
+        error = SimpleNamespace(name=f"SomeErrorWithALongName{code}") if code else None
+        record = Record(code=f"A_LONG_CODE_{code}" if code else "OK", seconds=1.0, error=error)
+        watch(record, None)(record)
+prometheus.count()
 """
 SUM = """
 import pathlib, sys
@@ -104,13 +122,23 @@ def test_who_takes_a_place_goes_on_with_what_was_counted_there_and_with_nothing_
     write(tmp_path, 0)
     place = Place(tmp_path)
     assert place.number == 0
-    assert names(files(tmp_path)) == {"counter_0.db", "histogram_0.db"}
+    goes_on = {file.name for file in tmp_path.glob("*.db") if file.read_bytes().startswith(b"numbers")}
+    assert goes_on == {"counter_0.db", "histogram_0.db"}
 
 
 def test_a_file_that_is_being_made_does_not_count_yet(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    (tmp_path / f"counter_{place.number}.db").touch()
-    assert files(tmp_path) == []
+    assert list(MultiProcessCollector.merge(files(tmp_path))) == []
+    (tmp_path / f"counter_{place.number + 1}.db").touch()
+    assert f"counter_{place.number + 1}.db" not in names(files(tmp_path))
+
+
+def test_the_disk_has_room_for_all_numbers_before_the_first(tmp_path: Path) -> None:
+    """A page of a mapped file for which there is none ends the process."""
+    subprocess.run([sys.executable, "-c", COUNTING_ALL, tmp_path], check=True)
+    made = [file.stat() for file in tmp_path.glob("*.db")]
+    assert [file.st_size for file in made] == [RESERVED_BYTES] * 3
+    assert all(file.st_blocks * 512 >= RESERVED_BYTES for file in made)
 
 
 def test_processes_add_up_and_those_that_come_after_go_on(tmp_path: Path) -> None:
