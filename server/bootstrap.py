@@ -93,6 +93,7 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
             ports.http,
             routes_of(SERVICES),
             private.target,
+            health,
             max_body_bytes=settings.max_message_bytes,
             idle_timeout_seconds=settings.http_idle_timeout_seconds,
             tls=tls_context(settings),

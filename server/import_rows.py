@@ -49,13 +49,13 @@ def read_row(line: bytes) -> Model | VersionRow | None:
             _check(model, "rid", "name", "parent_folder_rid", "created_time", "created_by")
             return model
         case rids.MODEL_VERSION:
-            return _read_version(value)
+            return _read_version(value, line)
         case _:
             raise invalid("rid", "must be the RID of a model or of a model version")
 
 
-def _read_version(value: dict[str, object]) -> VersionRow:
-    legacy_source = _legacy_source(value.get("source"))
+def _read_version(value: dict[str, object], line: bytes) -> VersionRow:
+    legacy_source = _legacy_source(value.get("source"), line)
     if legacy_source is not None:
         del value["source"]
     version = from_json(value, ModelVersion)
@@ -73,13 +73,16 @@ def _read_version(value: dict[str, object]) -> VersionRow:
     return VersionRow(version, legacy_source)
 
 
-def _legacy_source(source: object) -> str | None:
-    """Return a source as JSON text if its kind is none that the API can express."""
+def _legacy_source(source: object, line: bytes) -> str | None:
+    """Return the source of a line as JSON text if its kind is none that the API can express."""
     kind = source.get("type") if isinstance(source, dict) else None
     if not isinstance(kind, str) or not kind or kind in _SOURCE_KINDS:
         return None
     try:
-        return json.dumps(source, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
+        # With its numbers as they are, where what the API expresses takes 1.0 for an integer.
+        return json.dumps(
+            json.loads(line)["source"], ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
+        )
     except (ValueError, RecursionError) as error:
         raise invalid("source", f"cannot be kept: {error}") from None
 

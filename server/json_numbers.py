@@ -17,6 +17,9 @@ def integer(text: str) -> int:
 
 def real(text: str) -> int | float:
     """Return the value of a number with a fraction or an exponent: of 1.0 or 1e2, an int."""
+    # Most have a fraction and no exponent, and a body may have a million of them.
+    if text[-1] != "0" and "e" not in text and "E" not in text:
+        return float(text)
     whole = whole_number(text)
     return float(text) if whole is None else whole
 

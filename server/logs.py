@@ -12,7 +12,6 @@ import json
 import logging
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, MutableMapping
 from datetime import UTC, datetime
@@ -85,6 +84,7 @@ class LineHandler(logging.Handler):
         self._dropped = 0
         self._writing = threading.Lock()
         self._writer: threading.Thread | None = None
+        self._urgent = threading.Event()
         atexit.register(self.flush)
 
     def handle(self, record: logging.LogRecord) -> bool:
@@ -101,9 +101,19 @@ class LineHandler(logging.Handler):
             return
         self._waiting.append(record)
         if record.levelno >= logging.WARNING:
-            self.flush()
-        elif self._writer is None:
-            # Not before: a process that only warns may fork, and threads stay behind.
+            if self._writer is None:
+                self.flush()
+            else:
+                self._urgent.set()
+        else:
+            self.start()
+
+    def start(self) -> None:
+        """Write from a thread of its own from now on, so that a reader that stalls holds up nothing else.
+
+        Not before it is wanted: a process that only warns may fork, and threads stay behind.
+        """
+        if self._writer is None:
             self._writer = threading.Thread(target=self._write_on, name="logs", daemon=True)
             self._writer.start()
 
@@ -117,7 +127,8 @@ class LineHandler(logging.Handler):
 
     def _write_on(self) -> None:
         while True:
-            time.sleep(WRITE_SECONDS)
+            self._urgent.wait(WRITE_SECONDS)
+            self._urgent.clear()
             if self._waiting:
                 self.flush()
 
@@ -132,6 +143,13 @@ class LineHandler(logging.Handler):
             dropped, self._dropped = self._dropped, 0
             record = logging.LogRecord(__name__, logging.WARNING, "", 0, "%d lines were dropped", (dropped,), None)
             yield f"{self.format(record)}\n".encode()
+
+
+def write_in_background() -> None:
+    """Let no thread of this process wait for the log from now on. For a process that forks no more."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LineHandler):
+            handler.start()
 
 
 def configure_logs() -> None:

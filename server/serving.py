@@ -11,7 +11,7 @@ from pathlib import Path
 from server import bootstrap, lifecycle, processors
 from server.auth import local_keys
 from server.config import Settings, host_of, is_loopback
-from server.logs import get_logger
+from server.logs import get_logger, write_in_background
 from server.ports import Ports
 from server.workers import Supervisor
 
@@ -31,6 +31,7 @@ def serve(settings: Settings, ports: Ports, workers: int, announce: Callable[[],
 
         def work(number: int, ready: Callable[[], None]) -> None:
             processors.settle(number, workers)
+            write_in_background()
             application = bootstrap.build(settings, ports, metrics_folder)
             _keep_what_is_there()
             lifecycle.run(application, ready)

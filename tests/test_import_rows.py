@@ -338,3 +338,10 @@ def test_a_bad_line_is_named_wherever_it_stands_in_a_batch(repository: Repositor
 def test_of_two_bad_lines_the_first_is_named(repository: Repository) -> None:
     unknown_model = line(version_row(modelRid=FRAUD))
     assert problem_of(repository, [line(model_row()), unknown_model, b"{"]).line_number == 2
+
+
+def test_the_numbers_of_a_legacy_source_stay_as_they_are() -> None:
+    source = {"type": "foundryMl", "a": 1.0, "b": 1e30, "c": 1}
+    row = import_rows.read_row(json.dumps(NEW | {"source": source}).encode())
+    assert isinstance(row, import_rows.VersionRow)
+    assert row.legacy_source == '{"a":1.0,"b":1e+30,"c":1,"type":"foundryMl"}'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,5 +96,27 @@ def test_a_stream_that_takes_nothing_gets_the_later_lines_once_it_takes_them_aga
     handler.flush()
     full.is_full = False
     lines.logger.warning("told")
+    handler.flush()
     handler.close()
     assert orjson.loads(full.taken.splitlines()[-1])["message"] == "told"
+
+
+def test_a_warning_waits_for_no_reader_once_lines_are_written_in_the_background(lines: Lines) -> None:
+    reads = threading.Event()
+
+    class Stalled(io.BytesIO):
+        def write(self, data: Any) -> int:
+            assert reads.wait(60)
+            return super().write(data)
+
+    stalled = Stalled()
+    handler = LineHandler(stalled)
+    handler.start()
+    lines.logger.addHandler(handler)
+    for _ in range(3):
+        lines.logger.warning("told later")
+    assert not stalled.getvalue()
+    reads.set()
+    handler.flush()
+    assert len(stalled.getvalue().splitlines()) == 3
+    handler.close()

@@ -89,6 +89,8 @@ class TokenVerifier:
                 claims = self._signed_claims(token, key)
             except jwt.InvalidSignatureError:
                 continue
+            if self._rules.audience != AUDIENCE_CLAIM and claims.get(AUDIENCE_CLAIM) is not None:
+                raise ValueError("The token has an aud, and tokens of this issuer have none.")
             if self._rules.audience != AUDIENCE_CLAIM and not self._rules.is_for(claims, self._audiences):
                 raise ValueError(f"The claim {self._rules.audience} does not name the audience.")
             for name in ("exp", "nbf", "iat"):  # PyJWT takes strings and booleans for numbers.

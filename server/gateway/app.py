@@ -32,6 +32,7 @@ from server.gateway.probes import PROBES, Probe
 from server.gateway.requests import request_of, wants_preview
 from server.gateway.routes import Route
 from server.json_form import dumps
+from server.rpc.health import Health
 
 T = TypeVar("T")
 
@@ -43,12 +44,12 @@ _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 Handler = Callable[[Request, str], Awaitable[Response]]
 
 
-def build_app(routes: Sequence[Route], channel: grpc.aio.Channel, max_body_bytes: int) -> ASGIApp:
-    """Return the application that serves these routes with calls over the channel."""
+def build_app(routes: Sequence[Route], channel: grpc.aio.Channel, health: Health, max_body_bytes: int) -> ASGIApp:
+    """Return the application that serves these routes with calls over the channel, and tells the health."""
     handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
     handlers["/openapi.json"]["GET"] = _always(json.dumps(openapi_of(routes, version("modelregistry"))))
     for path, service in PROBES.items():
-        handlers[path]["GET"] = Probe(channel, service)
+        handlers[path]["GET"] = Probe(health, service)
     bodies = Bodies(max_body_bytes)
     for route in routes:
         handlers[route.path][route.http_method] = _RpcHandler(route, channel, bodies)

@@ -15,6 +15,7 @@ import uvloop
 from server.gateway.app import build_app
 from server.gateway.protocol import BoundedProtocol
 from server.gateway.routes import Route
+from server.rpc.health import Health
 
 _CHANNEL_OPTIONS = (
     # The server bounds what it answers; what it has stored must not look like a failure.
@@ -31,6 +32,7 @@ class HttpServer:
         listener: socket.socket,
         routes: Sequence[Route],
         target: str,
+        health: Health,
         *,
         max_body_bytes: int,
         idle_timeout_seconds: int,
@@ -39,6 +41,7 @@ class HttpServer:
         self._listener = listener
         self._routes = routes
         self._target = target
+        self._health = health
         self._max_body_bytes = max_body_bytes
         self._idle_timeout_seconds = idle_timeout_seconds
         self._tls = tls
@@ -76,7 +79,7 @@ class HttpServer:
     def _config(self, channel: grpc.aio.Channel) -> uvicorn.Config:
         tls = self._tls
         return uvicorn.Config(
-            build_app(self._routes, channel, self._max_body_bytes),
+            build_app(self._routes, channel, self._health, self._max_body_bytes),
             http=BoundedProtocol,
             ws="none",
             lifespan="off",

@@ -19,6 +19,7 @@ messages: Any = health_pb2
 SERVING: Any = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Any = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN: Any = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+NAMES = {status: health_pb2.HealthCheckResponse.ServingStatus.Name(status) for status in (SERVING, NOT_SERVING)}
 
 # Asks whether the process answers at all, whatever its database does: a restart would not bring that one back.
 LIVENESS = "liveness"
@@ -76,11 +77,14 @@ class Health(health_pb2_grpc.HealthServicer):
                 return
             yield told
 
-    def _answer(self, service: str) -> health_pb2.HealthCheckResponse:
-        status = self._status if service in self._services else SERVICE_UNKNOWN
+    def status_of(self, service: str) -> Any:
+        """Return the status of a service."""
         if service == LIVENESS:
-            status = SERVING
-        return health_pb2.HealthCheckResponse(status=status)
+            return SERVING
+        return self._status if service in self._services else SERVICE_UNKNOWN
+
+    def _answer(self, service: str) -> health_pb2.HealthCheckResponse:
+        return health_pb2.HealthCheckResponse(status=self.status_of(service))
 
     def _wake(self) -> None:
         with self._changed:

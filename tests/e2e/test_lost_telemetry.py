@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shlex
 import socket
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
+from sqlalchemy import make_url
 
-from tests.processes import COMMAND, Server
+from tests.builders import new_folder_rid
+from tests.conftest import NewDatabase
+from tests.e2e.database_proxy import DatabaseProxy
+from tests.processes import COMMAND, Server, until
 from tests.rpc.harness import SOME_MODEL, User
 
 
 def assert_answers(server: Server) -> None:
     with grpc.insecure_channel(server.address) as channel:
         admin = server.user(channel)
-        source, target = admin.create_version(admin.create_model("source")), admin.create_model("target")
+        folder = new_folder_rid()
+        source = admin.create_version(admin.create_model("source", folder))
+        target = admin.create_model("target", folder)
         assert admin.promote(source, target).version_number == 1
         assert admin.failure("GetModel", model_rid=SOME_MODEL).name == "ModelNotFound"
         assert User(channel, ()).failure("GetModel", model_rid=SOME_MODEL).name == "MissingCredentials"
@@ -60,6 +69,46 @@ def test_the_numbers_are_on_a_disk(tmp_path: Path, megabytes: int) -> None:
                     full.write(bytes(4096))
             assert_answers(server)
             assert not [line for line in server.log() if line["message"] == "a worker died"]
+
+
+def test_the_reader_of_the_log_stalls(new_database: NewDatabase, tmp_path: Path) -> None:
+    """With lines that wait to be read, and then with warnings, since the database is away."""
+    url = make_url(new_database("postgresql", migrated=True))
+    assert url.host
+    assert url.port
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    try:
+        with DatabaseProxy((url.host, url.port)) as proxy:
+            through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+            stalled = command(tmp_path, str(fifo))
+            with Server(tmp_path / "cwd", "--database-url", through, command=stalled) as server:
+                for _ in range(20):
+                    assert_answers(server)
+                proxy.close()
+                with grpc.insecure_channel(server.address) as channel:
+                    for _ in range(20):
+                        failed = server.user(channel).failure("ListModels")
+                        assert (failed.code, failed.name) == (grpc.StatusCode.UNAVAILABLE, "StorageUnavailable")
+                until(lambda: status(f"{server.url}/readyz") == 503)
+                assert status(f"{server.url}/healthz") == 200
+                proxy.open()
+                until(lambda: status(f"{server.url}/readyz") == 200)
+                assert_answers(server)
+                # Its last lines wait for the reader, too.
+                server.kill()
+    finally:
+        os.close(reader)
+
+
+def status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as refused:
+        return refused.code
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import grpc
 import pytest
-from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from modelregistry.v1.model_pb2 import Model
 from server.config import DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS
@@ -21,6 +20,7 @@ from server.gateway import server as gateway_server
 from server.gateway.protocol import BoundedProtocol
 from server.gateway.routes import routes_of
 from server.gateway.server import HttpServer
+from server.rpc.health import SERVING, Health
 from server.rpc.server import SERVICES
 
 DEADLINE_SECONDS = 60
@@ -52,9 +52,6 @@ class Backend(grpc.GenericRpcHandler):
     may_answer: threading.Event = field(default_factory=threading.Event)
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
-        if details.method == "/grpc.health.v1.Health/Check":
-            healthy = HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
-            return grpc.unary_unary_rpc_method_handler(lambda _, __: healthy)
 
         def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
             metadata = {key: str(value) for key, value in context.invocation_metadata()}
@@ -75,11 +72,7 @@ class Gateway:
     address: Address
     backend: Backend
     ended: queue.SimpleQueue[Address]
-    server: grpc.Server
-
-    def stop_backend(self) -> None:
-        """End the server behind the gateway."""
-        self.server.stop(0).wait()
+    health: Health
 
     def wait_for_the_end_of(self, client: Address) -> None:
         """Return when the connection of this client is no more."""
@@ -113,19 +106,22 @@ def gateway(
     server = grpc.server(ThreadPoolExecutor(4), handlers=[backend])
     target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
+    health = Health(SERVICES)
+    health.tell(SERVING)
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
     http = HttpServer(
         listener,
         routes_of(SERVICES),
         target,
+        health,
         max_body_bytes=2**20,
         idle_timeout_seconds=idle_timeout_seconds,
         tls=tls,
     )
     http.start()
     try:
-        yield Gateway(address, backend, ended, server)
+        yield Gateway(address, backend, ended, health)
     finally:
         http.stop(1)
         server.stop(0).wait()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from sqlalchemy import make_url
 
 from server.gateway import bodies
+from server.rpc.interceptors import PROBE_THREADS
 from tests.conftest import NewDatabase
 from tests.e2e.database_proxy import DatabaseProxy
 from tests.gateway.harness import DEADLINE_SECONDS, gateway
@@ -79,11 +82,26 @@ def test_a_probe_waits_for_no_other_request(monkeypatch: pytest.MonkeyPatch, pat
             running.backend.may_answer.set()
 
 
-@each_probe
-def test_a_server_behind_that_is_gone_is_not_serving(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+def test_a_server_that_ends_is_alive_and_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     with gateway(monkeypatch) as running:
-        running.stop_backend()
-        with closing(http.client.HTTPConnection(*running.address, timeout=DEADLINE_SECONDS)) as probing:
-            probing.request("GET", path)
-            answer = probing.getresponse()
-            assert (answer.status, json.loads(answer.read())) == (503, NOT_SERVING)
+        running.health.close()
+        for path, expected in {"/healthz": (200, SERVING), "/readyz": (503, NOT_SERVING)}.items():
+            with closing(http.client.HTTPConnection(*running.address, timeout=DEADLINE_SECONDS)) as probing:
+                probing.request("GET", path)
+                answer = probing.getresponse()
+                assert (answer.status, json.loads(answer.read())) == expected
+
+
+@each_probe
+def test_probes_are_answered_while_strangers_hold_the_threads_for_health(registry: Registry, path: str) -> None:
+    """With calls of gRPC whose messages never come."""
+    with grpc.insecure_channel(registry.server.address) as channel:
+        check = channel.stream_unary("/grpc.health.v1.Health/Check")
+        never = threading.Event()
+        held = [check.future(iter(never.wait, True)) for _ in range(2 * PROBE_THREADS)]
+        try:
+            assert asked(registry.server, path) == (200, SERVING)
+        finally:
+            never.set()
+            for call in held:
+                call.cancel()

@@ -131,9 +131,12 @@ def is_embedded(engine: Engine) -> bool:
 
 def require_writable(engine: Engine) -> None:
     """Return if this process may write an embedded database, or make it. Raises DatabaseUnsuitable."""
-    file = Path(engine.url.database or "")
-    beside = [file.with_name(f"{file.name}-{name}") for name in ("wal", "shm", "turn", "next")]
-    for path in (file.parent, *(each for each in (file, *beside) if each.exists())):
+    named = Path(engine.url.database or "")
+    # Some of what lies beside a file lies beside the one that a link names.
+    files = {named, named.resolve()}
+    beside = [file.with_name(f"{file.name}-{name}") for file in files for name in ("wal", "shm", "turn", "next")]
+    folders = {file.parent for file in files}
+    for path in (*folders, *(each for each in (*files, *beside) if each.exists())):
         if not os.access(path, os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)):
             raise DatabaseUnsuitable(
                 f"{path} cannot be written by the user of this process: change its owner or mode, or name another place"
