@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from server import validation
 from server.errors import FieldViolation
 from server.validation.rules import shown, uuid
 
@@ -53,14 +52,15 @@ def _bare(sent: str) -> str:
     return quoted[1] if quoted else sent
 
 
-def parameter_of_key(request: Descriptor) -> dict[str, object]:
+def parameter_of_key() -> dict[str, object]:
     """Return the header as a parameter of OpenAPI."""
-    bare = str(validation.keywords(request.fields_by_name[_FIELD])["pattern"]).removeprefix("^").removesuffix("$")
     return {
         "name": HEADER,
         "in": "header",
-        "description": f"The same as `{_JSON_KEY}`, which it must equal where both are given.",
+        "description": (
+            f"The same as `{_JSON_KEY}`, which it must equal where both are given. It may also be in double quotes."
+        ),
         "required": False,
-        # One pattern: of a choice between two, generators of clients make no header.
-        "schema": {"type": "string", "pattern": f'^(?:{bare}|"{bare}")$'},
+        # And no choice between that and the form in quotes: of one, generators of clients make no header.
+        "schema": {"type": "string", "format": "uuid"},
     }

@@ -150,7 +150,7 @@ def _parameters(route: Route, requests: RequestSchemas) -> Iterator[dict[str, ob
         elif key in route.query_fields:
             yield {"name": key, "in": "query", "required": key in required, **described}
     if takes_key(message):
-        yield parameter_of_key(message)
+        yield parameter_of_key()
     wanted: Schema = {"const": True} if route.is_in_preview else {}
     yield {
         "name": PREVIEW,

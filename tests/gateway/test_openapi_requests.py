@@ -31,15 +31,15 @@ def schema_of_parameter(route: Route, name: str) -> jsonschema.Draft202012Valida
     return jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
 
 
-def test_a_key_is_a_uuid_bare_or_in_quotes() -> None:
+def test_a_key_is_a_uuid() -> None:
+    """In quotes it is taken, too, which only the description says: of a choice, generators of clients make no header."""
     key = parameters(ROUTES["PromoteVersion"])["Idempotency-Key"]
     schema = schema_of_parameter(ROUTES["PromoteVersion"], "Idempotency-Key")
     uuid = "8A0c96e7-8d08-4f54-8d62-fec9561f2d8a"
 
     assert (key["in"], key["required"], key["schema"]["type"]) == ("header", False, "string")
-    assert key["description"]
+    assert "in double quotes" in key["description"]
     assert schema.is_valid(uuid)
-    assert schema.is_valid(f'"{uuid}"')
     for wrong in ("", "nonsense", '""', f'"{uuid}', f'{uuid}"', f"{uuid}, {uuid}", uuid.replace("-", "")):
         assert not schema.is_valid(wrong), wrong
 

@@ -20,7 +20,7 @@ from typing import Any
 MODULES = "fcntl grp posix pty pwd readline resource syslog termios tty uvloop"
 ATTRIBUTES = {
     os: "fork forkpty register_at_fork getuid geteuid chown mkfifo setsid getpgid killpg uname"
-    " sched_getaffinity sched_setaffinity WNOHANG O_CLOEXEC O_NONBLOCK",
+    " sched_getaffinity sched_setaffinity WNOHANG O_CLOEXEC",
     signal: "SIGHUP SIGKILL SIGCHLD SIGUSR1 SIGUSR2 SIGPIPE SIGALRM SIGQUIT pthread_sigmask",
     socket: "SO_REUSEPORT AF_UNIX",
 }
