@@ -32,7 +32,7 @@ def schema_of_parameter(route: Route, name: str) -> jsonschema.Draft202012Valida
 
 
 def test_a_key_is_a_uuid() -> None:
-    """In quotes it is taken, too, which only the description says: of a choice, generators of clients make no header."""
+    """Quotes around it are left to the description: of a choice, generators of clients make no header."""
     key = parameters(ROUTES["PromoteVersion"])["Idempotency-Key"]
     schema = schema_of_parameter(ROUTES["PromoteVersion"], "Idempotency-Key")
     uuid = "8A0c96e7-8d08-4f54-8d62-fec9561f2d8a"
