@@ -59,7 +59,7 @@ def test_unicode_is_stored_whatever_encoding_clients_have_by_default(
         alter = sql.SQL("ALTER DATABASE {} SET client_encoding = 'LATIN1'")
         connection.execute(alter.format(sql.Identifier(database_name(url))))
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
-    repository = open_repository(url)
+    repository = open_repository(f"{url}?client_encoding=latin1")
     model = repository.write(lambda tx: tx.add_model(builders.model(NAME)))
     assert repository.read(lambda reader: reader.get_model(model.rid, ADMIN)).model.name == NAME
 

@@ -46,8 +46,6 @@ _TIMEOUTS = {
 
 # What a URL does not say itself. A peer that vanished is noticed while a call waits for it, and while none does.
 _LIBPQ_DEFAULTS = {
-    # Whatever the role, the database or the environment says: what is stored is Unicode.
-    "client_encoding": "utf8",
     "connect_timeout": CONNECT_SECONDS,
     "tcp_user_timeout": WAIT_SECONDS * 1000,
     "keepalives_idle": WAIT_SECONDS,
@@ -260,7 +258,11 @@ def _open_postgresql(url: URL, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=WAIT_SECONDS,
-        connect_args={name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in url.query},
+        connect_args={
+            **{name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in url.query},
+            # Whatever the URL, the role, the database or the environment says: what is stored is Unicode.
+            "client_encoding": "utf8",
+        },
         isolation_level="READ COMMITTED",
         hide_parameters=True,
     )
