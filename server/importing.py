@@ -96,7 +96,8 @@ def import_lines(
     """
     with tempfile.TemporaryFile() as file:
         rehearsal = Rehearsal(repository, file, IMPORTER)
-        summary = _rehearse(rehearsal, lines, progress)
+        unchanged = _rehearse(rehearsal, lines, progress)
+        summary = ImportSummary()
         total = rehearsal.size
         for rows, done in _batches(rehearsal.rows()):
             stored, problem = _store(repository, rows)
@@ -104,7 +105,7 @@ def import_lines(
             if problem is not None:
                 raise ImportLineError(problem.line_number, problem.error, summary)
             progress("importing", done, total)
-    return summary
+    return unchanged + summary
 
 
 class _Problem(NamedTuple):

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import json
 import logging
+import select
 import sys
 import threading
 from collections import deque
@@ -83,16 +84,18 @@ class LineHandler(logging.Handler):
         self._waiting: deque[logging.LogRecord] = deque()
         self._dropped = 0
         self._writing = threading.Lock()
+        self._starting = threading.Lock()
         self._writer: threading.Thread | None = None
         self._urgent = threading.Event()
         atexit.register(self.flush)
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Take the record, without the lock around `emit`: behind it, calls would wait for what another one writes."""
-        passes = bool(self.filter(record))
-        if passes:
-            self.emit(record)
-        return passes
+        passed = self.filter(record)
+        if passed:
+            # A filter may return another record, since Python 3.12.
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return bool(passed)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Have the record written: soon, and at once if it is a warning or worse. Safe to share between threads."""
@@ -105,7 +108,7 @@ class LineHandler(logging.Handler):
                 self.flush()
             else:
                 self._urgent.set()
-        else:
+        elif self._writer is None:
             self.start()
 
     def start(self) -> None:
@@ -113,17 +116,19 @@ class LineHandler(logging.Handler):
 
         Not before it is wanted: a process that only warns may fork, and threads stay behind.
         """
-        if self._writer is None:
-            self._writer = threading.Thread(target=self._write_on, name="logs", daemon=True)
-            self._writer.start()
+        with self._starting:
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_on, name="logs", daemon=True)
+                self._writer.start()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write what waits, as far as there is a reader for it: one that stalls must not keep a process from ending."""
         # A reader that has gone, or a full disk, ends the log and not the server.
         with self._writing, contextlib.suppress(OSError, ValueError):
-            for piece in _pieces(self._taken()):
+            pieces = _pieces(self._taken())
+            while _is_writable(self._stream) and (piece := next(pieces, None)):
                 self._stream.write(piece)
-            self._stream.flush()
+                self._stream.flush()
 
     def _write_on(self) -> None:
         while True:
@@ -163,6 +168,14 @@ def configure_logs() -> None:
 @lru_cache(2)
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _is_writable(stream: BinaryIO) -> bool:
+    """Whether the stream takes a piece at once: for a pipe, that is what select(2) says of it."""
+    try:
+        return bool(select.select([], [stream.fileno()], [], 0)[1])
+    except (OSError, ValueError):  # It is no file.
+        return True
 
 
 def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:

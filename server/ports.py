@@ -10,6 +10,7 @@ import ssl
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -125,16 +126,18 @@ def _listen(option: str, configured: str) -> socket.socket:
         raise _cannot_listen(option, configured) from None
 
 
-def _resolved(configured: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
+def _resolved(configured: str) -> tuple[socket.AddressFamily, Any]:
     """Return the family and the address of HOST:PORT, as gRPC understands them. Raises OSError.
 
     `0.0.0.0` and `[::]` are the same: all addresses of the machine, of IPv4 and of IPv6, if it has both.
     """
     host, (_, _, port) = host_of(configured), configured.rpartition(":")
-    _, _, _, _, resolved = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+    family, _, _, _, resolved = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
     address = ipaddress.ip_address(str(resolved[0]))
-    if isinstance(address, ipaddress.IPv6Address):
-        address = address.ipv4_mapped or address
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    if mapped is None and not address.is_unspecified:
+        return family, resolved  # With its scope, if it is an address of one link.
+    address = mapped or address
     if address.is_unspecified:
         address = ipaddress.ip_address("::" if socket.has_dualstack_ipv6() else "0.0.0.0")  # noqa: S104
     return (socket.AF_INET if address.version == 4 else socket.AF_INET6), (str(address), int(port))

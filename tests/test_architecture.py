@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "importing": RULES | {"models", "json_form", "import_rows", "import_rehearsal"},
     "rpc": RULES
     | {"promotion", "promotion_check", "promotion_records", "policies", "repetition", "models", "model_files", "grants"}
-    | {"rpc", "auth", "deadline", "descriptors", "logs", "validation", "storage.paging", "storage.files"},
+    | {"rpc", "auth", "deadline", "descriptors", "validation", "storage.paging", "storage.files"},
     # The description of HTTP says what the rules for fields are; to judge them is left to the server.
     "gateway": {
         "gateway",
@@ -81,14 +81,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers": {"config"},
     "serving": {"auth", "bootstrap", "config", "lifecycle", "ports", "processors", "workers"},
     "healthcheck": {"config"},
-    "cli": {"bootstrap", "lifecycle", "ports", "processors", "serving", "config", "logs", "errors", "json_form"}
+    "cli": {"bootstrap", "lifecycle", "ports", "processors", "serving", "config", "errors", "json_form"}
     | {"importing", "garbage", "auth", "descriptors", "cli"},
     "__main__": {"cli"},
 }
 # Where each library that must not spread may be imported.
 CONFINED = {
     "grpc": {"rpc", "gateway", "cli", "ports", "bootstrap", "healthcheck", "observability"},
-    "grpc_health": {"rpc", "gateway", "bootstrap", "healthcheck", "cli"},
+    "grpc_health": {"rpc", "bootstrap", "healthcheck", "cli"},
     "grpc_status": {"rpc", "cli"},
     "grpc_reflection": {"rpc"},
     "sqlalchemy": {"storage.sql", "bootstrap"},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -120,3 +122,19 @@ def test_a_warning_waits_for_no_reader_once_lines_are_written_in_the_background(
     handler.flush()
     assert len(stalled.getvalue().splitlines()) == 3
     handler.close()
+
+
+def test_a_full_pipe_holds_up_nothing() -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write, bytes(4096))
+    os.set_blocking(write, True)
+    with open(write, "wb") as pipe:
+        handler = LineHandler(pipe)
+        logging.Logger("tests.full", logging.INFO).addHandler(handler)
+        record = logging.makeLogRecord({"levelno": logging.WARNING, "msg": "told never"})
+        handler.handle(record)
+        handler.flush()
+        os.close(read)

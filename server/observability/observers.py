@@ -40,17 +40,9 @@ class Observers:
         otlp: frozenset[str] = frozenset(),
     ):
         self._listener = listener
-        self._prometheus = self._prometheus_or_none(folder) if listener is not None else None
+        self._prometheus = _prometheus(folder) if listener is not None else None
         self._otlp = _Otlp(otlp) if otlp else None
         self._server: MetricsServer | None = None
-
-    def _prometheus_or_none(self, folder: Path | None) -> Prometheus | None:
-        try:
-            return _prometheus(folder)
-        except OSError as error:
-            # A server without numbers is better than none.
-            log.warning("this worker serves no metrics: %s", error)
-            return None
 
     @property
     def watches_of(self) -> Sequence[WatchOf]:
@@ -106,7 +98,12 @@ def _prometheus(folder: Path | None) -> Prometheus:
     # Who counts nothing does without the library.
     from server.observability.prometheus import Prometheus
 
-    return Prometheus([name_of(kind) for kind in PromotionKind.values() if kind], folder)
+    kinds = [name_of(kind) for kind in PromotionKind.values() if kind]
+    try:
+        return Prometheus(kinds, folder)
+    except OSError as error:
+        log.warning("the metrics of this worker are its own alone, since it cannot count with the others: %s", error)
+        return Prometheus(kinds)
 
 
 class _Otlp:

@@ -46,8 +46,9 @@ class Health(health_pb2_grpc.HealthServicer):
 
     def close(self) -> None:
         """Answer NOT_SERVING from now on, whatever is told later."""
-        self.tell(NOT_SERVING)
-        self._closed = True
+        with self._changed:
+            self.tell(NOT_SERVING)
+            self._closed = True
 
     def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext

@@ -137,7 +137,7 @@ def test_an_import_that_is_killed_while_it_stores_is_completed_by_running_it_aga
             version_row(f"origin{key}", key, modelRid=FRAUD),
             version_row(key, key, source=promoted(version_rid(f"origin{key}"))),
         )
-        for key in range(2 * BATCH_LINES)
+        for key in range(4 * BATCH_LINES)
     ]
     lines = [*begun, *(line(row) for pair in pairs for row in pair)]
     file = tmp_path / "models.jsonl"
@@ -168,7 +168,7 @@ def test_an_import_that_is_killed_while_it_stores_is_completed_by_running_it_aga
         assert isinstance(holding.exception(DEADLINE_SECONDS), InterruptedError)
     assert process.returncode == -signal.SIGKILL
     survived = repository.read(length)
-    assert 0 < survived < 2 * BATCH_LINES
+    assert 0 < survived < 4 * BATCH_LINES
 
     again = subprocess.run(arguments, stderr=subprocess.PIPE, check=True)
     assert b"lines were there already" in again.stderr

