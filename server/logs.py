@@ -14,7 +14,7 @@ import select
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, BinaryIO
@@ -87,6 +87,7 @@ class LineHandler(logging.Handler):
         self._starting = threading.Lock()
         self._writer: threading.Thread | None = None
         self._urgent = threading.Event()
+        self._pieces = self._joined()
         atexit.register(self.flush)
 
     def handle(self, record: logging.LogRecord) -> bool:
@@ -125,8 +126,7 @@ class LineHandler(logging.Handler):
         """Write what waits, as far as there is a reader for it: one that stalls must not keep a process from ending."""
         # A reader that has gone, or a full disk, ends the log and not the server.
         with self._writing, contextlib.suppress(OSError, ValueError):
-            pieces = _pieces(self._taken())
-            while _is_writable(self._stream) and (piece := next(pieces, None)):
+            while _is_writable(self._stream) and (piece := next(self._pieces)):
                 self._stream.write(piece)
                 self._stream.flush()
 
@@ -136,6 +136,21 @@ class LineHandler(logging.Handler):
             self._urgent.clear()
             if self._waiting:
                 self.flush()
+
+    def _joined(self) -> Iterator[bytes]:
+        """Join lines to pieces that are written at once, and go on after an empty one, which says that none waits.
+
+        One iterator for good: between two pieces it holds the line that did not fit into the first.
+        """
+        piece = b""
+        while True:
+            for line in self._taken():
+                if piece and len(piece) + len(line) > _PIECE_BYTES:
+                    yield piece
+                    piece = b""
+                piece += line
+            yield piece
+            piece = b""
 
     def _taken(self) -> Iterator[bytes]:
         while self._waiting:
@@ -176,15 +191,3 @@ def _is_writable(stream: BinaryIO) -> bool:
         return bool(select.select([], [stream.fileno()], [], 0)[1])
     except (OSError, ValueError):  # It is no file.
         return True
-
-
-def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Join lines to pieces that are written at once."""
-    piece = b""
-    for line in lines:
-        if piece and len(piece) + len(line) > _PIECE_BYTES:
-            yield piece
-            piece = b""
-        piece += line
-    if piece:
-        yield piece

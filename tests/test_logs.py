@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import logging
 import os
@@ -138,3 +139,18 @@ def test_a_full_pipe_holds_up_nothing() -> None:
         handler.handle(record)
         handler.flush()
         os.close(read)
+
+
+def test_no_line_is_lost_where_a_reader_falls_behind() -> None:
+    read, write = os.pipe()
+    fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, 4096)
+    sent = [f"{number} {'x' * 700}" for number in range(50)]
+    received = b""
+    with open(read, "rb", buffering=0) as reader, open(write, "wb") as pipe:
+        handler = LineHandler(pipe)
+        for message in sent:
+            handler.handle(logging.makeLogRecord({"levelno": logging.WARNING, "msg": message}))
+        while received.count(b"\n") < len(sent):
+            handler.flush()
+            received += reader.read(4096)
+    assert [orjson.loads(line)["message"] for line in received.splitlines()] == sent
