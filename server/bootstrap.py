@@ -18,7 +18,6 @@ from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings
 from server.errors import RegistryError
 from server.gateway.routes import routes_of
 from server.gateway.server import HttpServer
-from server.logs import get_logger
 from server.observability.observers import Observers
 from server.ports import Ports, PrivateSocket, listen_for_grpc, listen_privately, tls_context
 from server.rpc.health import Health
@@ -31,8 +30,6 @@ from server.storage.sql.engine import embedded_database, is_embedded, open_engin
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.schema import SchemaOutdated, check, migrate
 from server.storage.unavailable import DatabaseUnsuitable
-
-log = get_logger(__name__)
 
 # A lost file is bad luck; if all of so many are lost, we look at the wrong place.
 SAMPLE_FILES = 5

@@ -36,7 +36,7 @@ def listening(host: str) -> Iterator[Ports]:
 
 
 def reached_at(port: socket.socket | None) -> set[str]:
-    """At which loopback addresses somebody listens."""
+    """At which loopback addresses a server listens."""
     assert port is not None
     found = set()
     for host in ("127.0.0.1", "::1"):

@@ -62,7 +62,7 @@ PERMISSIONS: dict[str, Permission] = {
     _ACCESS + "ListGrants": Permission(MODELS_READ, TO_MANAGE_GRANTS),
 }
 
-# A server asks itself for its health. `server.rpc.self_check` sees to it that others cannot.
+# A server asks itself for its health. The chain of the RPCs serves it to no other caller.
 SELF_CHECK = "modelregistry.internal.SelfCheck"
 
 # Served to anyone: a load balancer's probe has no token, and a schema is no secret.

@@ -121,7 +121,7 @@ class _Index:
     def __init__(self, keys: Iterable[jwt.PyJWK]) -> None:
         self.problems: list[str] = []
         self._by_id: dict[tuple[str, str], tuple[jwt.PyJWK, ...]] = {}
-        self._without_id: dict[str, tuple[jwt.PyJWK, ...]] = {}
+        self._for_tokens_without_id: dict[str, tuple[jwt.PyJWK, ...]] = {}
         of_id: dict[tuple[str | None, str], list[jwt.PyJWK]] = defaultdict(list)
         of_algorithm: dict[str, list[jwt.PyJWK]] = defaultdict(list)
         # The same key under the same id is one key, however often it is in the set.
@@ -139,22 +139,22 @@ class _Index:
                 self._by_id[kid, algorithm] = tuple(same)
         for algorithm, fitting in of_algorithm.items():
             if len(fitting) <= MAX_TRIED_KEYS:
-                self._without_id[algorithm] = tuple(fitting)
+                self._for_tokens_without_id[algorithm] = tuple(fitting)
             elif without := [key for key in fitting if not key.key_id]:
                 self.problems.append(
                     f"{len(without)} keys without kid are not used: {len(fitting)} are for {algorithm}, and no more"
                     f" than {MAX_TRIED_KEYS} are tried for a token."
                 )
-        self._has_only_one_without_id = [key.key_id or None for key in distinct] == [None]
+        self._serves_any_id = len(distinct) == 1 and not next(iter(distinct)).key_id
 
     def find(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...]:
         """The keys that may have signed a token with this kid and algorithm."""
-        if kid is None or self._has_only_one_without_id:
-            return self._without_id.get(algorithm, ())
+        if kid is None or self._serves_any_id:
+            return self._for_tokens_without_id.get(algorithm, ())
         return self._by_id.get((kid, algorithm), ())
 
     def __bool__(self) -> bool:
-        return bool(self._by_id or self._without_id)
+        return bool(self._by_id or self._for_tokens_without_id)
 
     def warn_of_problems(self) -> None:
         """Tell the log why tokens of some keys are refused."""

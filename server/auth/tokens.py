@@ -48,6 +48,8 @@ class TokenVerifier:
         self._issuer = issuer
         self._admins = admins
         self._rules = rules
+        # PyJWT checks that claim, and any other one is checked here.
+        self._by_aud = rules.audience == AUDIENCE_CLAIM
         self._verified: dict[bytes, _Verified] = {}
 
     def verify(self, authorization: str) -> Caller:
@@ -89,10 +91,11 @@ class TokenVerifier:
                 claims = self._signed_claims(token, key)
             except jwt.InvalidSignatureError:
                 continue
-            if self._rules.audience != AUDIENCE_CLAIM and claims.get(AUDIENCE_CLAIM) is not None:
-                raise ValueError("The token has an aud, and tokens of this issuer have none.")
-            if self._rules.audience != AUDIENCE_CLAIM and not self._rules.is_for(claims, self._audiences):
-                raise ValueError(f"The claim {self._rules.audience} does not name the audience.")
+            if not self._by_aud:
+                if claims.get(AUDIENCE_CLAIM) is not None:
+                    raise ValueError("The token has an aud, and tokens of this issuer have none.")
+                if not self._rules.is_for(claims, self._audiences):
+                    raise ValueError(f"The claim {self._rules.audience} does not name the audience.")
             for name in ("exp", "nbf", "iat"):  # PyJWT takes strings and booleans for numbers.
                 if type(claims.get(name, 0)) not in (int, float):
                     raise ValueError(f"The claim {name} is not a number.")
@@ -100,16 +103,15 @@ class TokenVerifier:
         raise jwt.InvalidSignatureError("No key of the token's kid and alg has signed it.")
 
     def _signed_claims(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
-        by_aud = self._rules.audience == AUDIENCE_CLAIM
         claims: dict[str, Any] = jwt.decode(
             token,
             key,
             algorithms=[key.algorithm_name],
             issuer=self._issuer,
             # Without one, PyJWT refuses a token that has an `aud` all the same: that says whom it is meant for.
-            audience=self._audiences if by_aud else None,
+            audience=self._audiences if self._by_aud else None,
             leeway=self._rules.leeway,
-            options={"require": ["exp", "iss", *(["aud"] if by_aud else [])]},
+            options={"require": ["exp", "iss", *(["aud"] if self._by_aud else [])]},
         )
         return claims
 

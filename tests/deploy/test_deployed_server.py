@@ -16,7 +16,6 @@ from urllib.request import urlopen
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from sqlalchemy import make_url
 
 from tests.auth.forge import KeyPair, claims, jwks, key_pair
 from tests.auth.test_key_sources import Site
@@ -58,19 +57,16 @@ class Deployed:
 
 @pytest.fixture
 def deployed(new_database: NewDatabase, tmp_path: Path) -> Iterator[Deployed]:
-    url, issuer = make_url(new_database("postgresql")), key_pair()
-    assert url.host
-    assert url.port
+    url, issuer = new_database("postgresql"), key_pair()
     volumes = {"tmp": tmp_path / "t", "data": tmp_path / "data"}
     for folder in volumes.values():
         folder.mkdir()
-    with Site() as site, object_store() as objects, DatabaseProxy((url.host, url.port)) as proxy:
+    with Site() as site, object_store() as objects, DatabaseProxy(url) as proxy:
         site.document = jwks(issuer)
         threading.Thread(target=site.serve_forever, args=(0.01,), daemon=True).start()
         # What is somewhere else here, and nothing beside.
-        database = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
         here = {
-            "MODELREGISTRY_DATABASE_URL": database,
+            "MODELREGISTRY_DATABASE_URL": proxy.url,
             "MODELREGISTRY_JWKS_URL": site.url,
             "MODELREGISTRY_FILES_URL": f"s3://{BUCKET}/modelregistry",
             **objects.environment,

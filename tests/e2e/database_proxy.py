@@ -6,6 +6,8 @@ import contextlib
 import socket
 import threading
 
+from sqlalchemy import make_url
+
 # As PostgreSQL's protocol has it: a query, its length, its text. A BEGIN has the word in its isolation level.
 COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 BYTES = 2**16
@@ -16,10 +18,13 @@ Address = tuple[str, int]
 class DatabaseProxy:
     """Passes connections on from a loopback port, which it keeps when it is closed and opened again."""
 
-    def __init__(self, database: Address) -> None:
+    def __init__(self, database_url: str) -> None:
+        self._url = make_url(database_url)
+        assert self._url.host
+        assert self._url.port
         self.lost = threading.Event()
         self.port = 0
-        self._database = database
+        self._database: Address = (self._url.host, self._url.port)
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._listener: socket.socket | None = None
@@ -32,6 +37,11 @@ class DatabaseProxy:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def url(self) -> str:
+        """Where a client finds the database through the proxy, once that was opened."""
+        return self._url.set(host="127.0.0.1", port=self.port).render_as_string(hide_password=False)
 
     def open(self) -> None:
         """Take connections."""

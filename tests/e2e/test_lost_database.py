@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 import pytest
-from sqlalchemy import make_url
 
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from tests.conftest import NewDatabase
@@ -56,16 +55,12 @@ class Registry:
 
 @pytest.fixture
 def registry(new_database: NewDatabase, tmp_path: Path) -> Iterator[Registry]:
-    url = make_url(new_database("postgresql", migrated=True))
-    assert url.host
-    assert url.port
-    with DatabaseProxy((url.host, url.port)) as proxy:
-        through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-        with Server(tmp_path / "cwd", "--database-url", through) as server:
-            with grpc.insecure_channel(server.address) as channel:
-                admin = server.user(channel)
-                source, target = admin.create_version(admin.create_model("source")), admin.create_model("target")
-            yield Registry(server, proxy, source, target)
+    url = new_database("postgresql", migrated=True)
+    with DatabaseProxy(url) as proxy, Server(tmp_path / "cwd", "--database-url", proxy.url) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            admin = server.user(channel)
+            source, target = admin.create_version(admin.create_model("source")), admin.create_model("target")
+        yield Registry(server, proxy, source, target)
 
 
 @pytest.mark.parametrize("arrives", [True, False], ids=["committed", "not committed"])

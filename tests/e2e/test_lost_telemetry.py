@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-import psutil
 import pytest
-from sqlalchemy import make_url
 
 from tests.builders import new_folder_rid
 from tests.conftest import NewDatabase
@@ -75,18 +73,15 @@ def test_the_numbers_are_on_a_disk(tmp_path: Path, megabytes: int) -> None:
 
 def test_the_reader_of_the_log_stalls(new_database: NewDatabase, tmp_path: Path) -> None:
     """With lines that wait to be read, and then with warnings, since the database is away."""
-    url = make_url(new_database("postgresql", migrated=True))
-    assert url.host
-    assert url.port
+    url = new_database("postgresql", migrated=True)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
     try:
-        with DatabaseProxy((url.host, url.port)) as proxy:
-            through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        with DatabaseProxy(url) as proxy:
             stalled = command(tmp_path, str(fifo))
-            with Server(tmp_path / "cwd", "--database-url", through, command=stalled) as server:
+            with Server(tmp_path / "cwd", "--database-url", proxy.url, command=stalled) as server:
                 for _ in range(20):
                     assert_answers(server)
                 proxy.close()
@@ -100,16 +95,12 @@ def test_the_reader_of_the_log_stalls(new_database: NewDatabase, tmp_path: Path)
                 until(lambda: status(f"{server.url}/readyz") == 200)
                 assert_answers(server)
                 # The supervisor logs that a worker died, and starts another; and the end of both waits for no reader.
-                [worker] = psutil.Process(server.process.pid).children()
+                [worker] = server.workers()
                 worker.kill()
-                until(lambda: worker.pid not in {child.pid for child in children(server)} and children(server) != [])
+                until(lambda: server.workers() not in ([], [worker]))
                 until(lambda: status(f"{server.url}/readyz") == 200)
     finally:
         os.close(reader)
-
-
-def children(server: Server) -> list[psutil.Process]:
-    return psutil.Process(server.process.pid).children()
 
 
 def status(url: str) -> int:

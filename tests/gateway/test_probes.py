@@ -11,7 +11,6 @@ from typing import Any
 
 import grpc
 import pytest
-from sqlalchemy import make_url
 
 from server.gateway import bodies
 from server.rpc.interceptors import PROBE_THREADS
@@ -52,17 +51,13 @@ def test_nothing_else_can_be_asked_of_a_probe(registry: Registry, path: str) -> 
 
 
 def test_without_its_database_a_server_is_alive_and_not_ready(new_database: NewDatabase, tmp_path: Path) -> None:
-    url = make_url(new_database("postgresql", migrated=True))
-    assert url.host
-    assert url.port
-    with DatabaseProxy((url.host, url.port)) as proxy:
-        through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-        with Server(tmp_path / "cwd", "--database-url", through) as server:
-            assert asked(server, "/readyz") == (200, SERVING)
-            proxy.close()
-            until(lambda: asked(server, "/readyz") == (503, NOT_SERVING))
-            assert asked(server, "/readyz", "HEAD") == (503, b"")
-            assert asked(server, "/healthz") == (200, SERVING)
+    url = new_database("postgresql", migrated=True)
+    with DatabaseProxy(url) as proxy, Server(tmp_path / "cwd", "--database-url", proxy.url) as server:
+        assert asked(server, "/readyz") == (200, SERVING)
+        proxy.close()
+        until(lambda: asked(server, "/readyz") == (503, NOT_SERVING))
+        assert asked(server, "/readyz", "HEAD") == (503, b"")
+        assert asked(server, "/healthz") == (200, SERVING)
 
 
 @each_probe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import subprocess
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.environments import build
+from tests.gateway.test_refusals import ask
 from tests.processes import Server, environment, failure, run
 from tests.pythons.versions import ROOT, SUPPORTED, image_version, interpreter
 
@@ -47,19 +47,10 @@ def test_a_server_answers_logs_and_stops(version: str, wheel: Path, tmp_path: Pa
         assert json.loads(run(*promotion, command=command, **target).stdout)["versionNumber"] == 1
         refused = run(*promotion, command=command, **{**target, "MODELREGISTRY_TOKEN": "no.such.token"})
         assert "InvalidCredentials" in failure(refused, exit_code=80)
-        assert get(server, f"/api/v2/models/{request['model_rid']}", token) == 200
+        assert ask(server, "GET", f"/api/v2/models/{request['model_rid']}", token=token).status == 200
 
         rpc = "/modelregistry.v1.ModelService/PromoteVersion"
         assert server.logged(method=rpc, code="OK")["user"] == "user:admin"
         assert "InvalidCredentials" in server.logged(code="UNAUTHENTICATED")["error"]
         server.stop()
         assert all("exception" not in line for line in server.log())
-
-
-def get(server: Server, path: str, token: str) -> int:
-    """The status of what HTTP answers."""
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
-    connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
-    status = connection.getresponse().status
-    connection.close()
-    return status

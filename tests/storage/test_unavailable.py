@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from sqlalchemy import make_url
 
 from modelregistry.v1.model_pb2 import Model
 from server.errors import Overloaded, StorageUnavailable
@@ -74,12 +73,9 @@ def test_a_call_after_an_interruption_meets_one_lost_connection_of_many(
     new_database: NewDatabase, open_repository: OpenRepository
 ) -> None:
     """Each that it met would be an attempt, and in a network that swallows packets a long wait."""
-    url = make_url(new_database("postgresql", migrated=True))
-    assert url.host
-    assert url.port
-    with DatabaseProxy((url.host, url.port)) as proxy:
-        through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-        repository = open_repository(through, pool_size=CONNECTIONS)
+    url = new_database("postgresql", migrated=True)
+    with DatabaseProxy(url) as proxy:
+        repository = open_repository(proxy.url, pool_size=CONNECTIONS)
         together = Barrier(CONNECTIONS, timeout=60)
         # One connection for each, since all are asked for before one is given back.
         at_once(CONNECTIONS, lambda _: repository.read(lambda reader: together.wait()))
@@ -93,14 +89,11 @@ def test_a_call_after_an_interruption_meets_one_lost_connection_of_many(
 def test_so_does_one_whose_statements_are_run_past_sqlalchemy(
     new_database: NewDatabase, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    url = make_url(new_database("postgresql", migrated=True))
-    assert url.host
-    assert url.port
+    url = new_database("postgresql", migrated=True)
     # What is met beside the one that was lost is one too many.
     monkeypatch.setattr(sql_repository, "ATTEMPTS", 2)
-    with DatabaseProxy((url.host, url.port)) as proxy:
-        through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-        repository = open_repository(through, pool_size=CONNECTIONS)
+    with DatabaseProxy(url) as proxy:
+        repository = open_repository(proxy.url, pool_size=CONNECTIONS)
         model = add_model(repository)
         together = Barrier(CONNECTIONS, timeout=60)
         at_once(CONNECTIONS, lambda _: repository.read(lambda reader: together.wait()))

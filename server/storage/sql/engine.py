@@ -53,6 +53,7 @@ _LIBPQ_DEFAULTS = {
     "keepalives_count": 2,
 }
 
+QUEUE_FILES = ("turn", "next")  # Beside an SQLite file: there, processes that write to it take turns.
 _AUTOCOMMIT = "modelregistry_autocommit"
 # One that began by reading could not always become a writing one.
 _BEGIN_SQLITE = "BEGIN IMMEDIATE"
@@ -132,7 +133,7 @@ def require_writable(engine: Engine) -> None:
     named = Path(engine.url.database or "")
     # Some of what lies beside a file lies beside the one that a link names.
     files = {named, named.resolve()}
-    beside = [file.with_name(f"{file.name}-{name}") for file in files for name in ("wal", "shm", "turn", "next")]
+    beside = [file.with_name(f"{file.name}-{name}") for file in files for name in ("wal", "shm", *QUEUE_FILES)]
     folders = {file.parent for file in files}
     for path in (*folders, *(each for each in (*files, *beside) if each.exists())):
         if not os.access(path, os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)):

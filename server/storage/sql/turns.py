@@ -16,7 +16,7 @@ from pathlib import Path
 
 from server.deadline import LOOK_SECONDS, CallOver, require_wanted
 from server.errors import Overloaded
-from server.storage.sql.engine import WAIT_SECONDS
+from server.storage.sql.engine import QUEUE_FILES, WAIT_SECONDS
 from server.storage.unavailable import unavailable
 
 
@@ -86,8 +86,7 @@ class Turns:
 
     def _open(self) -> tuple[int, int]:
         turn, place = (
-            os.open(f"{self._database}-{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            for name in ("turn", "next")
+            os.open(f"{self._database}-{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for name in QUEUE_FILES
         )
         return turn, place
 
