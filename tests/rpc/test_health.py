@@ -32,7 +32,7 @@ DEADLINE_SECONDS = 60
 
 
 def until(stub: health_pb2_grpc.HealthStub, wanted: int, after: Callable[[], object]) -> None:
-    """Watch the overall health, do something, and return when it is as wanted."""
+    """Watch the overall health, do something, and return when it is as wanted: on a busy machine that takes a while."""
     watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE_SECONDS)
     next(watch)
     after()
@@ -51,8 +51,7 @@ def test_readiness_follows_the_database_down_and_up_again(open_repository: OpenR
         repository = open_repository(postgres.url())
         with serving(repository) as registry:
             stub = health_pb2_grpc.HealthStub(registry.channel)
-            registry.readiness.start()
-            assert stub.Check(health_pb2.HealthCheckRequest()).status == SERVING
+            until(stub, SERVING, after=registry.readiness.start)
             until(stub, NOT_SERVING, after=postgres.kill)
             failure = registry.user("admin").failure("ListModels")
             assert (failure.code, failure.name) == (grpc.StatusCode.UNAVAILABLE, "StorageUnavailable")
@@ -89,15 +88,16 @@ def ping(repository: SqlRepository, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def test_a_database_that_hangs_is_not_ready(ping: Ping, registry: Registry) -> None:
-    registry.readiness.start()
     stub = health_pb2_grpc.HealthStub(registry.channel)
+    until(stub, SERVING, after=registry.readiness.start)
     until(stub, NOT_SERVING, after=ping.answers.clear)
     until(stub, SERVING, after=ping.answers.set)
 
 
 def test_one_answer_that_takes_long_is_no_outage(ping: Ping, registry: Registry) -> None:
-    registry.readiness.start()
-    watch = health_pb2_grpc.HealthStub(registry.channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+    stub = health_pb2_grpc.HealthStub(registry.channel)
+    until(stub, SERVING, after=registry.readiness.start)
+    watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE_SECONDS)
     assert next(watch).status == SERVING
     ping.wait_until_asked()
     ping.answers.clear()
@@ -146,7 +146,8 @@ def test_the_self_check_is_not_there_for_others(registry: Registry, metadata: tu
 def test_probes_are_answered_while_every_thread_waits_for_a_branch(
     open_repository: OpenRepository, new_database: NewDatabase
 ) -> None:
-    repository = open_repository(new_database("postgresql", migrated=True))
+    # A connection for each that waits, as a server has them, for whom they wait for, and for the probe.
+    repository = open_repository(new_database("postgresql", migrated=True), pool_size=THREADS + 2)
     with serving(repository) as registry, ThreadPoolExecutor(THREADS) as threads:
         admin = registry.user("admin")
         model = admin.create_model("m")
@@ -154,8 +155,7 @@ def test_probes_are_answered_while_every_thread_waits_for_a_branch(
         with builders.held(repository, source):
             waiting = [threads.submit(admin.promote, source, model) for _ in range(THREADS)]
             stub = health_pb2_grpc.HealthStub(registry.channel)
-            registry.readiness.start()
-            assert stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == SERVING
+            until(stub, SERVING, after=registry.readiness.start)
             assert not any(promotion.done() for promotion in waiting)
         numbers = sorted(promotion.result().version_number for promotion in waiting)
     assert numbers == list(range(3, 3 + THREADS))
@@ -163,8 +163,8 @@ def test_probes_are_answered_while_every_thread_waits_for_a_branch(
 
 @pytest.mark.parametrize("service", ["", *SERVICES])
 def test_each_service_tells_its_health_without_credentials(registry: Registry, service: str) -> None:
-    registry.readiness.start()
     stub = health_pb2_grpc.HealthStub(registry.channel)
+    until(stub, SERVING, after=registry.readiness.start)
     assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == SERVING
 
 
