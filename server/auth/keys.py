@@ -47,6 +47,9 @@ class KeySet(Protocol):
         is the only one of its set is found by any.
         """
 
+    def at_hand(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...] | None:
+        """What `find` returns, without waiting; None if it would ask for the keys anew."""
+
 
 class JwksKeySet:
     """The keys of a JWKS, loaded at once and refreshed when a token names an unknown one or when they are old.
@@ -83,13 +86,21 @@ class JwksKeySet:
             keys = self._keys.find(kid, algorithm)
         return keys
 
+    def at_hand(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...] | None:
+        """What `find` returns, without waiting; None if it would ask for the keys anew."""
+        if self._clock() - self._loaded_at > MAX_AGE and self._may_refresh():
+            return None
+        return self._keys.find(kid, algorithm)
+
+    def _may_refresh(self) -> bool:
+        return self._refreshed.is_set() and self._clock() - self._attempted_at >= MIN_REFRESH_INTERVAL
+
     def _await_refresh(self, unknown: bool) -> None:
         """Start a refresh if one is due; wait a little for it, or for one that runs if the key is unknown."""
         with self._lock:
-            now = self._clock()
-            due = self._refreshed.is_set() and now - self._attempted_at >= MIN_REFRESH_INTERVAL
+            due = self._may_refresh()
             if due:
-                self._attempted_at = now
+                self._attempted_at = self._clock()
                 self._refreshed.clear()
                 try:
                     threading.Thread(target=self._refresh, name="jwks", daemon=True).start()

@@ -52,12 +52,28 @@ class TokenVerifier:
         self._by_aud = rules.audience == AUDIENCE_CLAIM
         self._verified: dict[bytes, _Verified] = {}
 
-    def verify(self, authorization: str) -> Caller:
-        """The caller that an `authorization` header, `Bearer <JWT>`, speaks for. Raises InvalidCredentials."""
-        # By its digest, so that no credential stays in memory.
-        digest = hashlib.sha256(authorization.encode(errors="surrogatepass")).digest()
-        before = self._verified.get(digest)
+    def remembered(self, authorization: str) -> Caller | None:
+        """The caller of a token that was verified before and still holds; None if that takes a look at the token.
+
+        It never waits, and does not log. Raises InvalidCredentials for a header that `verify` refuses unread.
+        """
+        before = self._verified.get(_digest(authorization))
+        if before is None:
+            if _token(authorization) is None:
+                raise InvalidCredentials
+            return None
         # As long as its key is one of the issuer's: one that was withdrawn verifies nothing any more.
+        keys = self._keys.at_hand(before.header.kid, before.header.alg)
+        return before.caller if keys and time.time() < before.expires and before.key in keys else None
+
+    def verify(self, authorization: str) -> Caller:
+        """The caller that an `authorization` header, `Bearer <JWT>`, speaks for.
+
+        It may wait for the issuer's keys, and logs why it refuses. Raises InvalidCredentials.
+        """
+        # By its digest, so that no credential stays in memory.
+        digest = _digest(authorization)
+        before = self._verified.get(digest)
         if before is not None and time.time() < before.expires and before.key in self._keys_of(before.header):
             return before.caller
         verified = self._verify(authorization)
@@ -69,6 +85,8 @@ class TokenVerifier:
     def _verify(self, authorization: str) -> _Verified:
         try:
             token = _token(authorization)
+            if token is None:
+                raise ValueError("The header is not Bearer and a JWT, or too long.")
             header = _header(token)
             claims, key = self._claims(token, header)
             principals = self._rules.principals_of(claims)
@@ -135,13 +153,14 @@ class _Verified(NamedTuple):
     key: jwt.PyJWK
 
 
-def _token(authorization: str) -> str:
-    if len(authorization) > MAX_AUTHORIZATION_LENGTH:
-        raise ValueError("The header is too long.")
-    match = _BEARER.fullmatch(authorization)
-    if match is None:
-        raise ValueError("The header is not Bearer and a JWT.")
-    return match[1]
+def _digest(authorization: str) -> bytes:
+    return hashlib.sha256(authorization.encode(errors="surrogatepass")).digest()
+
+
+def _token(authorization: str) -> str | None:
+    """The token of a header; None if it cannot be one."""
+    match = _BEARER.fullmatch(authorization) if len(authorization) <= MAX_AUTHORIZATION_LENGTH else None
+    return match[1] if match else None
 
 
 def _header(token: str) -> _Header:

@@ -1,0 +1,103 @@
+"""What can be told of a call's credentials at once, and what takes a look at the token."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from server.auth.access import PERMISSIONS
+from server.auth.credentials import Credentials
+from server.auth.keys import MAX_AGE, JwksKeySet
+from server.auth.tokens import MAX_AUTHORIZATION_LENGTH, TokenVerifier
+from server.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials
+from tests.auth.forge import AUDIENCE, ISSUER, KeyPair, bearer, claims, jwks, key_pair
+
+READ = "/modelregistry.v1.ModelService/GetModel"
+WRITE = "/modelregistry.v1.ModelService/PromoteVersion"
+READER = claims(scope=PERMISSIONS[READ].scope)
+
+
+@pytest.fixture
+def credentials(verifier: TokenVerifier) -> Credentials:
+    return Credentials(verifier)
+
+
+def test_a_token_is_known_once_it_was_verified(credentials: Credentials, key: KeyPair) -> None:
+    token = bearer(key.sign(READER))
+    assert credentials.at_once(READ, token) is None
+    caller = credentials.verified(READ, token)
+    assert caller.user == "user:alice"
+    assert credentials.at_once(READ, token) == caller
+
+
+def test_a_token_for_other_rpcs_is_refused_at_once_when_it_is_known(credentials: Credentials, key: KeyPair) -> None:
+    token = bearer(key.sign(READER))
+    assert credentials.at_once(WRITE, token) is None
+    for judge in (credentials.verified, credentials.at_once):
+        with pytest.raises(ApiUsageDenied) as refused:
+            judge(WRITE, token)
+        assert refused.value.missing_scope == PERMISSIONS[WRITE].scope
+
+
+def test_who_shows_nothing_is_refused_at_once(credentials: Credentials) -> None:
+    for judge in (credentials.verified, credentials.at_once):
+        with pytest.raises(MissingCredentials):
+            judge(READ, None)
+
+
+@pytest.mark.parametrize(
+    "shown", ["", "Bearer", "Bearer x", "Basic YTpi", "Bearer a.b.c" + "d" * MAX_AUTHORIZATION_LENGTH]
+)
+def test_what_is_no_token_is_refused_at_once_and_without_a_line(
+    credentials: Credentials, caplog: pytest.LogCaptureFixture, shown: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(InvalidCredentials):
+        credentials.at_once(READ, shown)
+    assert not caplog.records
+    with pytest.raises(InvalidCredentials):
+        credentials.verified(READ, shown)
+    assert "Credentials refused" in caplog.text
+
+
+def test_a_forged_token_is_no_matter_of_a_moment(credentials: Credentials) -> None:
+    forged = bearer(key_pair().sign(READER))
+    assert credentials.at_once(READ, forged) is None
+    with pytest.raises(InvalidCredentials):
+        credentials.verified(READ, forged)
+    assert credentials.at_once(READ, forged) is None
+
+
+def test_it_never_waits_for_the_issuer_and_a_withdrawn_key_stops_working() -> None:
+    key, now, answers, asked = key_pair(kid="a"), [0.0], threading.Event(), threading.Event()
+    published = [key]
+
+    def load() -> str:
+        asked.set()
+        answers.wait(60)
+        return jwks(*published)
+
+    answers.set()
+    verifier = TokenVerifier(JwksKeySet(load, lambda: now[0]), ISSUER, AUDIENCE)
+    credentials, token = Credentials(verifier), bearer(key.sign(READER))
+    caller = credentials.verified(READ, token)
+    asked.clear()
+    answers.clear()
+    now[0] += MAX_AGE + 1
+    # The keys are old: somebody who may wait has to ask for them.
+    assert credentials.at_once(READ, token) is None
+    assert not asked.is_set()
+    waiting = threading.Thread(target=credentials.verified, args=(READ, token))
+    waiting.start()
+    assert asked.wait(60)
+    # While the issuer takes its time, the keys at hand hold.
+    assert credentials.at_once(READ, token) == caller
+    published[:] = [key_pair(kid="b")]
+    answers.set()
+    waiting.join()
+    while credentials.at_once(READ, token) is not None:  # The refresh runs in a thread of its own, and ends now.
+        pass
+    with pytest.raises(InvalidCredentials):
+        credentials.verified(READ, token)
