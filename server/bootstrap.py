@@ -11,7 +11,9 @@ import grpc
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from server import file_limit
 from server.auth import local_keys
+from server.auth.credentials import Credentials
 from server.auth.keys import JwksKeySet, jwks_file, jwks_url
 from server.auth.tokens import TokenVerifier
 from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings
@@ -59,7 +61,8 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
     Raises ConfigError for settings that cannot work here.
     """
     observers = Observers(ports.metrics, metrics_folder, settings.otlp)
-    chain = Chain(_verifier(settings), observers.watches_of, settings.threads)
+    limits = file_limit.bounded(settings.limits)
+    chain = Chain(Credentials(_verifier(settings)), observers.watches_of, settings.threads, limits.receive_timeout)
     repository = open_repository(
         settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes, observers
     )
@@ -75,7 +78,7 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
         chain,
         health,
         max_message_bytes=settings.max_message_bytes,
-        max_connection_age_seconds=settings.max_connection_age_seconds,
+        limits=limits,
         reflection=settings.reflection,
     )
     try:

@@ -248,6 +248,15 @@ class Overloaded(RegistryError):
 
 
 @dataclass(eq=False, kw_only=True)
+class RequestTimeout(RegistryError):
+    """A request that did not arrive in time; it was not executed."""
+
+    code = code_pb2.DEADLINE_EXCEEDED
+    http_status = 408
+    description = "The request did not arrive in time; it was not executed."
+
+
+@dataclass(eq=False, kw_only=True)
 class StorageUnavailable(RegistryError):
     """The database or the store of model files cannot be used.
 

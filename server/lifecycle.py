@@ -48,6 +48,7 @@ def stop_and_close(application: Application) -> None:
     stopped = application.server.stop(max(0.0, deadline - time.monotonic()))
     application.chain.cancel_streams()
     stopped.wait()
+    application.chain.close()
     application.private.close()
     application.observers.close()
     application.files.close()

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from server import bootstrap, lifecycle, processors
+from server import bootstrap, file_limit, lifecycle, processors
 from server.auth import local_keys
 from server.config import Settings, host_of, is_loopback
 from server.logs import get_logger, write_in_background
@@ -27,6 +27,7 @@ def serve(settings: Settings, ports: Ports, workers: int, announce: Callable[[],
     if settings.uses_local_keys and not is_loopback(host_of(settings.listen)):
         key = settings.data_dir / local_keys.KEY_FILE
         log.warning("whoever can read %s can do anything: --local-keys is for trying things out", key)
+    file_limit.raise_limit()
     with contextlib.closing(ports), _metrics_folder(settings) as metrics_folder:
 
         def work(number: int, ready: Callable[[], None]) -> None:

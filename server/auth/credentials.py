@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from server.auth.access import PERMISSIONS
 from server.auth.tokens import TokenVerifier
 from server.caller import Caller
-from server.errors import ApiUsageDenied, MissingCredentials
+from server.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials, RegistryError
+
+
+class Verdict(NamedTuple):
+    """Who calls, as far as that is known, and the error that refuses the call, if it is refused."""
+
+    caller: Caller | None
+    error: RegistryError | None = None
 
 
 class Credentials:
@@ -14,30 +23,33 @@ class Credentials:
     def __init__(self, verifier: TokenVerifier) -> None:
         self._verifier = verifier
 
-    def at_once(self, rpc: str, authorization: str | None) -> Caller | None:
-        """Return who calls an RPC, `/package.Service/Method`, if that can be told without waiting; None if it cannot.
+    def at_once(self, rpc: str, authorization: str | None) -> Verdict | None:
+        """Judge a call of an RPC, `/package.Service/Method`; None if that takes a look at the token: ask `verified`.
 
-        It neither waits nor logs, and verifies no signature: what is None, `verified` tells, and takes its time.
-
-        Raises MissingCredentials, InvalidCredentials for what is no token at all, and ApiUsageDenied.
+        It neither waits nor logs, and verifies no signature. Errors: MissingCredentials, InvalidCredentials for what is
+        no token at all, and ApiUsageDenied.
         """
         if authorization is None:
-            raise MissingCredentials
-        caller = self._verifier.remembered(authorization)
-        return None if caller is None else _with_scope(caller, rpc)
+            return Verdict(None, MissingCredentials())
+        try:
+            caller = self._verifier.remembered(authorization)
+        except InvalidCredentials as error:
+            return Verdict(None, error)
+        return None if caller is None else _for_rpc(caller, rpc)
 
-    def verified(self, rpc: str, authorization: str | None) -> Caller:
-        """Return who calls an RPC. It may wait for the issuer's keys, and logs why a token is refused.
+    def verified(self, rpc: str, authorization: str | None) -> Verdict:
+        """Judge a call of an RPC. It may wait for the issuer's keys, and logs why a token is refused.
 
-        Raises MissingCredentials, InvalidCredentials and ApiUsageDenied.
+        Errors: MissingCredentials, InvalidCredentials and ApiUsageDenied.
         """
         if authorization is None:
-            raise MissingCredentials
-        return _with_scope(self._verifier.verify(authorization), rpc)
+            return Verdict(None, MissingCredentials())
+        try:
+            return _for_rpc(self._verifier.verify(authorization), rpc)
+        except InvalidCredentials as error:
+            return Verdict(None, error)
 
 
-def _with_scope(caller: Caller, rpc: str) -> Caller:
+def _for_rpc(caller: Caller, rpc: str) -> Verdict:
     scope = PERMISSIONS[rpc].scope
-    if scope not in caller.scopes:
-        raise ApiUsageDenied(missing_scope=scope)
-    return caller
+    return Verdict(caller, None if scope in caller.scopes else ApiUsageDenied(missing_scope=scope))

@@ -12,9 +12,9 @@ from typing import Annotated, BinaryIO
 import typer
 
 from server.cli.connection import EXIT_CODE_BASE
+from server.cli.limit_options import MaxMessageBytes
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir
 from server.cli.output import fail, say
-from server.cli.server_commands import MaxMessageBytes
 from server.cli.unix import require_unix
 from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError
 from server.errors import RegistryError

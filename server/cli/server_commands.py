@@ -30,6 +30,15 @@ from server.cli.issuer_options import (
     SubjectClaim,
     known_scopes,
 )
+from server.cli.limit_options import (
+    Keepalive,
+    MaxConnectionAge,
+    MaxConnections,
+    MaxMessageBytes,
+    MaxStreams,
+    MinPing,
+    ReceiveTimeout,
+)
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option
 from server.cli.otlp import otlp_signals
 from server.cli.output import fail, say
@@ -37,11 +46,17 @@ from server.cli.unix import require_unix
 from server.config import (
     DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
     DEFAULT_HTTP_LISTEN,
+    DEFAULT_KEEPALIVE_SECONDS,
     DEFAULT_LISTEN,
     DEFAULT_MAX_CONNECTION_AGE_SECONDS,
+    DEFAULT_MAX_CONNECTIONS,
     DEFAULT_MAX_MESSAGE_BYTES,
+    DEFAULT_MAX_STREAMS,
+    DEFAULT_MIN_PING_SECONDS,
+    DEFAULT_RECEIVE_TIMEOUT_SECONDS,
     NOWHERE,
     ConfigError,
+    Limits,
     Settings,
 )
 from server.logs import configure_logs
@@ -87,26 +102,6 @@ TlsKey = Annotated[Path | None, option("--tls-key", "The server's private key, i
 TlsClientCa = Annotated[
     Path | None,
     option("--tls-client-ca", "Require client certificates of these authorities (mTLS).", metavar="FILE"),
-]
-MaxMessageBytes = Annotated[
-    int,
-    option(
-        "--max-message-bytes",
-        "The largest request to take, and the largest list of versions to answer.",
-        min=64 * 2**10,
-        max=2**30,
-        metavar="BYTES",
-    ),
-]
-MaxConnectionAge = Annotated[
-    int,
-    option(
-        "--max-connection-age",
-        "When to end a gRPC connection in order, so that clients look for new replicas.",
-        min=1,
-        max=24 * 60 * 60,
-        metavar="SECONDS",
-    ),
 ]
 HttpIdleTimeout = Annotated[
     int,
@@ -159,6 +154,11 @@ def serve(
     tls_client_ca: TlsClientCa = None,
     max_message_bytes: MaxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
     max_connection_age: MaxConnectionAge = DEFAULT_MAX_CONNECTION_AGE_SECONDS,
+    max_connections: MaxConnections = DEFAULT_MAX_CONNECTIONS,
+    max_streams: MaxStreams = DEFAULT_MAX_STREAMS,
+    receive_timeout: ReceiveTimeout = DEFAULT_RECEIVE_TIMEOUT_SECONDS,
+    keepalive: Keepalive = DEFAULT_KEEPALIVE_SECONDS,
+    min_ping: MinPing = DEFAULT_MIN_PING_SECONDS,
     http_idle_timeout: HttpIdleTimeout = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
     no_reflection: NoReflection = False,
     workers: Workers = None,
@@ -201,7 +201,14 @@ def serve(
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
             max_message_bytes=max_message_bytes,
-            max_connection_age_seconds=max_connection_age,
+            limits=Limits(
+                max_connection_age=max_connection_age,
+                max_connections=max_connections,
+                max_streams=max_streams,
+                receive_timeout=receive_timeout,
+                keepalive=keepalive,
+                min_ping=min_ping,
+            ),
             http_idle_timeout_seconds=http_idle_timeout,
             reflection=not no_reflection,
             otlp=otlp_signals(os.environ),

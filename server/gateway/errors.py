@@ -72,15 +72,6 @@ class RequestHeadersTooLarge(RegistryError):
 
 
 @dataclass(eq=False, kw_only=True)
-class RequestTimeout(RegistryError):
-    """A request that did not arrive in time; it was not executed."""
-
-    code = code_pb2.DEADLINE_EXCEEDED
-    http_status = 408
-    description = "The request did not arrive in time; it was not executed."
-
-
-@dataclass(eq=False, kw_only=True)
 class DeadlineExceeded(RegistryError):
     """The time that the client gave, or the gateway's own, was up; the call may have been executed."""
 

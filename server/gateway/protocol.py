@@ -15,8 +15,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from server.errors import Overloaded, RegistryError
-from server.gateway.errors import MalformedHttpRequest, RequestHeadersTooLarge, RequestTimeout, refusal
+from server.errors import Overloaded, RegistryError, RequestTimeout
+from server.gateway.errors import MalformedHttpRequest, RequestHeadersTooLarge, refusal
 from server.gateway.probes import PROBES
 
 MAX_CONNECTIONS = 2048

@@ -17,9 +17,9 @@ WAITING = 96
 class CallThreads(ThreadPoolExecutor):
     """Threads that know whether too many calls wait for them already."""
 
-    def __init__(self, count: int, name: str):
+    def __init__(self, count: int, name: str, waiting: int = WAITING):
         super().__init__(count, thread_name_prefix=name)
-        self._most = count + WAITING
+        self._most = count + waiting
         self._taken = 0
         self._counting = threading.Lock()
 

@@ -1,17 +1,18 @@
 """grpc.health.v1: what probes ask.
 
-Unlike the library's servicer, this one holds no lock while it sends: a watcher that does not read keeps one thread, and
-neither the other probes nor the end of the server. And it sends changes alone.
+Unlike the library's servicer, this one has no thread for each watcher, and waits for none: a watcher that does not read
+keeps up nothing but itself. And it sends changes alone.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server.rpc.admission.arrival import Outbox
 
 # The type stubs lack List.
 messages: Any = health_pb2
@@ -20,6 +21,8 @@ SERVING: Any = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Any = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN: Any = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 NAMES = {status: health_pb2.HealthCheckResponse.ServingStatus.Name(status) for status in (SERVING, NOT_SERVING)}
+
+WATCH = "/grpc.health.v1.Health/Watch"
 
 # Asks whether the process answers at all, whatever its database does: a restart would not bring that one back.
 LIVENESS = "liveness"
@@ -35,18 +38,24 @@ class Health(health_pb2_grpc.HealthServicer):
         self._services = ("", *services, LIVENESS)
         self._status = NOT_SERVING
         self._closed = False
-        self._changed = threading.Condition()
+        # By their contexts: which service they ask for, and what is sent to them.
+        self._watchers: dict[grpc.ServicerContext, tuple[str, Outbox]] = {}
+        # For the status and the watchers together; held again by who closes.
+        self._lock = threading.RLock()
 
     def tell(self, status: Any) -> None:
         """Answer with this status from now on."""
-        with self._changed:
-            if not self._closed and status != self._status:
-                self._status = status
-                self._changed.notify_all()
+        with self._lock:
+            if self._closed or status == self._status:
+                return
+            self._status = status
+            for service, outbox in self._watchers.values():
+                if service in self._services and service != LIVENESS:
+                    outbox.send(self._answer(service).SerializeToString())
 
     def close(self) -> None:
         """Answer NOT_SERVING from now on, whatever is told later."""
-        with self._changed:
+        with self._lock:
             self.tell(NOT_SERVING)
             self._closed = True
 
@@ -64,19 +73,18 @@ class Health(health_pb2_grpc.HealthServicer):
         return messages.HealthListResponse(statuses={service: self._answer(service) for service in self._services})
 
     def Watch(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
-    ) -> Iterator[health_pb2.HealthCheckResponse]:
-        """Return the status and then each change of it, until the client goes away."""
-        context.add_callback(self._wake)
-        told = None
-        while True:
-            with self._changed:
-                while context.is_active() and self._answer(request.service) == told:
-                    self._changed.wait()
-                told = self._answer(request.service)
-            if not context.is_active():
-                return
-            yield told
+        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext, send: Any = None
+    ) -> None:
+        """Send the status, and then each change of it until the client goes away; returns at once."""
+        outbox = Outbox(context)
+        with self._lock:
+            self._watchers[context] = request.service, outbox
+            outbox.send(self._answer(request.service).SerializeToString())
+        if not context.add_callback(lambda: self._forget(context)):
+            self._forget(context)
+
+    # grpcio then leaves the stream open when the function returns. Its own `send` would wait for the client.
+    Watch.experimental_non_blocking = True  # type: ignore[attr-defined]
 
     def status_of(self, service: str) -> Any:
         """Return the status of a service."""
@@ -87,6 +95,6 @@ class Health(health_pb2_grpc.HealthServicer):
     def _answer(self, service: str) -> health_pb2.HealthCheckResponse:
         return health_pb2.HealthCheckResponse(status=self.status_of(service))
 
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+    def _forget(self, watcher: grpc.ServicerContext) -> None:
+        with self._lock:
+            self._watchers.pop(watcher, None)

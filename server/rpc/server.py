@@ -13,6 +13,7 @@ from modelregistry.v1 import (
     promotion_service_pb2,
     promotion_service_pb2_grpc,
 )
+from server.config import Limits
 from server.rpc.access_service import AccessService
 from server.rpc.health import Health
 from server.rpc.interceptors import Chain
@@ -20,6 +21,7 @@ from server.rpc.interceptors.authentication import current_caller
 from server.rpc.model_service import ModelService
 from server.rpc.promotion_service import PromotionService
 from server.rpc.reflection import add_reflection
+from server.rpc.transfers import TRANSFER_SECONDS
 from server.storage.files import FileStore
 from server.storage.repository import Repository
 
@@ -29,9 +31,13 @@ SERVICES = tuple(
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 MAX_METADATA_BYTES = 16 * 2**10
-# How often a client may ask whether its connection is still one. The library's own 5 minutes are longer than many a
-# load balancer remembers a connection.
-MIN_PING_SECONDS = 10.0
+# How long a client may take to answer whether it is still there.
+KEEPALIVE_TIMEOUT_SECONDS = 20.0
+# How long a connection may take to become one of HTTP/2, with TLS where that is used.
+HANDSHAKE_SECONDS = 10.0
+# How many bytes of a stream may come in that nothing has asked for. The library would let it be more, the faster the
+# connection is, up to megabytes of each stream.
+UNASKED_BYTES = 64 * 2**10
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -43,7 +49,7 @@ def build_server(
     health: Health,
     *,
     max_message_bytes: int,
-    max_connection_age_seconds: float,
+    limits: Limits,
     reflection: bool = True,
 ) -> grpc.Server:
     """Return a server that serves everything but has no port yet and is not started."""
@@ -57,8 +63,17 @@ def build_server(
             ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
             # Between worker processes, whose supervisor keeps others away.
             ("grpc.so_reuseport", 1),
-            ("grpc.max_connection_age_ms", int(max_connection_age_seconds * 1000)),
-            ("grpc.http2.min_ping_interval_without_data_ms", int(MIN_PING_SECONDS * 1000)),
+            ("grpc.max_connection_age_ms", int(limits.max_connection_age * 1000)),
+            # What has begun may go on for as long as a transfer may take.
+            ("grpc.max_connection_age_grace_ms", int(TRANSFER_SECONDS * 1000)),
+            ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
+            ("grpc.max_allowed_incoming_connections", limits.max_connections),
+            ("grpc.max_concurrent_streams", limits.max_streams),
+            ("grpc.keepalive_time_ms", int(limits.keepalive * 1000)),
+            ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", UNASKED_BYTES),
+            ("grpc.http2.min_ping_interval_without_data_ms", int(limits.min_ping * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )

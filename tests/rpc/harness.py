@@ -26,8 +26,10 @@ from modelregistry.v1.model_service_pb2 import (
 )
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from server.auth.access import SCOPES
+from server.auth.credentials import Credentials
 from server.auth.keys import JwksKeySet
 from server.auth.tokens import TokenVerifier
+from server.config import Limits
 from server.ports import listen_privately
 from server.rpc.health import Health
 from server.rpc.interceptors import Chain
@@ -207,22 +209,25 @@ def serving(
     max_message_bytes: int = 4 * 2**20,
     files: FileStore | None = None,
     watches_of: Sequence[WatchOf] = (),
-    max_connection_age_seconds: float = 300,
+    limits: Limits = Limits(),  # noqa: B008, as it is frozen
 ) -> Iterator[Registry]:
     """Serve a repository on a loopback port."""
     with tempfile.TemporaryDirectory() as folder:
         store = files or file_store(repository, Path(folder))
-        limits = {"max_message_bytes": max_message_bytes, "max_connection_age_seconds": max_connection_age_seconds}
-        yield from _serving(repository, store, watches_of, limits)
+        yield from _serving(repository, store, watches_of, limits, max_message_bytes)
 
 
 def _serving(
-    repository: Repository, store: FileStore, watches_of: Sequence[WatchOf], limits: dict[str, Any]
+    repository: Repository,
+    store: FileStore,
+    watches_of: Sequence[WatchOf],
+    limits: Limits,
+    max_message_bytes: int,
 ) -> Iterator[Registry]:
     key, health = key_pair(), Health(SERVED)
     verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
-    chain = Chain(verifier, watches_of, THREADS)
-    server = build_server(repository, store, chain, health, **limits)
+    chain = Chain(Credentials(verifier), watches_of, THREADS, limits.receive_timeout)
+    server = build_server(repository, store, chain, health, max_message_bytes=max_message_bytes, limits=limits)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     private = listen_privately(server)
     # It is not started: most tests tell by themselves how healthy the server is.
@@ -234,5 +239,6 @@ def _serving(
     finally:
         readiness.stop()
         server.stop(0).wait()
+        chain.close()
         private.close()
         store.close()

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.rpc import server
+from server.config import Limits
 from server.rpc.health import NOT_SERVING, SERVING
 from tests.conftest import NewDatabase, OpenRepository
 from tests.rpc.harness import serving
@@ -20,7 +20,7 @@ def test_connections_are_renewed_and_neither_calls_nor_streams_notice(
     new_database: NewDatabase, open_repository: OpenRepository
 ) -> None:
     repository = open_repository(new_database("sqlite", migrated=True))
-    with serving(repository, max_connection_age_seconds=0.5) as registry:
+    with serving(repository, limits=Limits(max_connection_age=0.5)) as registry:
         ended = threading.Semaphore(0)
         registry.channel.subscribe(lambda state: ended.release() if state != grpc.ChannelConnectivity.READY else None)
         stub = health_pb2_grpc.HealthStub(registry.channel)
@@ -36,13 +36,12 @@ def test_connections_are_renewed_and_neither_calls_nor_streams_notice(
 
 
 def test_a_client_may_ask_whether_its_connection_is_still_one(
-    new_database: NewDatabase, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch
+    new_database: NewDatabase, open_repository: OpenRepository
 ) -> None:
     """The third question that comes too early would end the connection, and the stream with it."""
-    monkeypatch.setattr(server, "MIN_PING_SECONDS", 0.2)
     options = [("grpc.keepalive_time_ms", 500), ("grpc.http2.max_pings_without_data", 0)]
     with (
-        serving(open_repository(new_database("sqlite", migrated=True))) as registry,
+        serving(open_repository(new_database("sqlite", migrated=True)), limits=Limits(min_ping=0.2)) as registry,
         grpc.insecure_channel(registry.address, options=options) as channel,
     ):
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=4)

@@ -1,11 +1,12 @@
 """What happens around every handler, outermost first.
 
-Before them stands admission: where too many calls wait for threads, one more is refused at once.
+Before them stands admission: credentials are judged at a call's HEADERS, and a thread is taken once its message is
+there; where too many calls wait for threads, one more is refused at once.
 
 1. telemetry       one log line a call, metrics and traces; it stands outside to see what the others refuse.
 2. errors          whatever is raised further in becomes a status; nothing leaves as UNKNOWN.
 3. deadlines       what is done for a call ends with it, and nothing is begun for one that is over.
-4. authentication  before parsing: strangers make us work as little as can be. Then the scope.
+4. authentication  what admission found is raised here, or says who calls.
 5. validation      bytes become a request here and not in grpcio, whose own answer to bad ones is INTERNAL; then
                    `preview`, then the shape of every field.
 
@@ -16,26 +17,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import grpc
 
 from server.auth.access import MODELS_WRITE, PERMISSIONS, is_open
-from server.auth.tokens import TokenVerifier
-from server.errors import Overloaded
+from server.auth.credentials import Credentials
+from server.rpc.admission import Admission, Handler, Threads
 from server.rpc.call_threads import CallThreads
+from server.rpc.health import WATCH
 from server.rpc.interceptors.authentication import authenticator
 from server.rpc.interceptors.deadlines import follow
 from server.rpc.interceptors.errors import answer
-from server.rpc.interceptors.telemetry import CallRecord, Watch, WatchOf, watches_for
+from server.rpc.interceptors.telemetry import CallRecord, WatchOf, watches_for
 from server.rpc.interceptors.validation import parser
+from server.rpc.open_streams import OpenStreams
 from server.rpc.self_check import METHOD as SELF_CHECK_METHOD
 from server.rpc.self_check import SelfCheck
 
-Behaviour = Callable[..., Any]
 PROBE_THREADS = 2
-# One for each client that watches our health; they are made as they are needed.
-STREAM_THREADS = 256
+# How many clients may ask for the schema at a time, each with a stream. An older one makes room for the next.
+STREAMS = 16
+# How many clients may watch our health at a time. The others are told that there is nothing to watch, which has them
+# call as if all were well; an error would keep them from calling.
+WATCHES = 1024
 # More than may transfer model files at a time, so that the others are told so at once.
 TRANSFER_THREADS = 64
 # Calls that change something wait for each other, and share what a commit costs; so there are more of them at a time.
@@ -44,25 +49,41 @@ WRITE_THREADS = 8
 CREATE_MODEL_VERSION = "/modelregistry.v1.ModelService/CreateModelVersion"
 CREATION_THREADS = 4
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-_UNBOUNDED = (None, None)
+
+Behaviour = Callable[..., Any]
+
+
+class _Method(NamedTuple):
+    """What answers the calls of a method: those that are let in, those that are refused, and those beyond."""
+
+    serving: Handler
+    refusing: Handler
+    dropping: Handler
 
 
 class Chain(grpc.ServerInterceptor):
     """Puts the layers around each handler, once a method: a call then costs one wrapper."""
 
-    def __init__(self, verifier: TokenVerifier, watches_of: Sequence[WatchOf] = (), threads: int = 4):
-        self._verifier = verifier
+    def __init__(
+        self,
+        credentials: Credentials,
+        watches_of: Sequence[WatchOf] = (),
+        threads: int = 4,
+        receive_timeout_seconds: float = 10.0,
+    ):
+        self._credentials = credentials
+        self.admission = Admission(credentials, receive_timeout_seconds)
         # The server's own: all calls that have no others, which are those that only read.
         self.threads = CallThreads(threads, "rpc")
         self._watches_of = watches_of
-        self._wrapped: dict[str, Handler] = {}
-        self._streams: set[grpc.ServicerContext] = set()
-        self._closing = False
-        # However many calls wait for the database, probes are answered; and however many streams are open.
-        self._probes = ThreadPoolExecutor(PROBE_THREADS, thread_name_prefix="probes")
-        self._stream_threads = ThreadPoolExecutor(STREAM_THREADS, thread_name_prefix="streams")
-        # Nor do streams of files keep other calls waiting.
+        self._methods: dict[str, _Method] = {}
+        self._streams = OpenStreams(STREAMS)
+        self._watches = OpenStreams(WATCHES)
+        # However many calls wait for the database, probes are answered.
+        self._probes = CallThreads(PROBE_THREADS, "probes")
+        # Twice as many as there are streams: those that make room need a moment.
+        self._stream_threads = CallThreads(2 * STREAMS, "streams")
+        # Streams of files keep no other calls waiting.
         self._transfer_threads = ThreadPoolExecutor(TRANSFER_THREADS, thread_name_prefix="transfers")
         # However many wait for a branch, reads are answered.
         self._write_threads = CallThreads(WRITE_THREADS, "writes")
@@ -70,9 +91,6 @@ class Chain(grpc.ServerInterceptor):
         # The server's calls of itself, and a thread that nothing else keeps busy.
         self.self_check = SelfCheck()
         self._self_check_threads = ThreadPoolExecutor(1, thread_name_prefix="self-check")
-        self._refusals = ThreadPoolExecutor(1, thread_name_prefix="refusals")
-        # By method, those whose threads are bounded, and what answers where these are full.
-        self._bounded: dict[str, tuple[CallThreads, Handler]] = {}
 
     def intercept_service(
         self,
@@ -80,30 +98,37 @@ class Chain(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """Return the wrapped handler; None for a method that is not served, which grpcio answers itself."""
-        method = handler_call_details.method
-        if method == SELF_CHECK_METHOD and not self.self_check.may_call(handler_call_details):
+        name = handler_call_details.method
+        if name == SELF_CHECK_METHOD and not self.self_check.may_call(handler_call_details):
             return None
-        if method not in self._wrapped:
+        if name == WATCH and self._watches.is_full:
+            return None
+        method = self._methods.get(name)
+        if method is None:
             handler = continuation(handler_call_details)
             if handler is None:
                 return None
-            self._wrapped[method] = self._wrap(method, handler)
-        threads, refusing = self._bounded.get(method, _UNBOUNDED)
-        return refusing if threads is not None and threads.is_full else self._wrapped[method]
+            method = self._methods[name] = self._wrap(name, handler)
+        if is_open(name) or self.admission.judge(name, handler_call_details.invocation_metadata):
+            return method.serving
+        return method.dropping if self.admission.refusals.is_full else method.refusing
+
+    def close(self) -> None:
+        """End no calls any more."""
+        self.admission.close()
 
     def cancel_streams(self) -> None:
         """End the open services' streams, now and from now on: who watches our health does not end by itself."""
-        self._closing = True
-        for context in tuple(self._streams):
-            context.cancel()
+        self._streams.cancel_all()
+        self._watches.cancel_all()
 
-    def _wrap(self, method: str, handler: Handler) -> Handler:
+    def _wrap(self, method: str, handler: Handler) -> _Method:
         kind = _kind(handler)
         behaviour: Behaviour = getattr(handler, kind)
         assert handler.request_deserializer is not None
         parse_one = parser(method, handler.request_deserializer)
 
-        authenticate = authenticator(method, self._verifier)
+        authenticate = authenticator(method, self._credentials)
         probe = is_open(method)
         # Streams end by themselves with their clients, and clear up what they leave.
         follows = not handler.request_streaming
@@ -119,7 +144,7 @@ class Chain(grpc.ServerInterceptor):
             try:
                 if follows:
                     follow(context)
-                authenticate(record)
+                authenticate(record, context)
                 return behaviour(parse(request), context)
             except Exception as raised:
                 answer(raised, context, record)
@@ -129,61 +154,56 @@ class Chain(grpc.ServerInterceptor):
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             record = CallRecord(method, context, watches)
             try:
-                authenticate(record)
+                authenticate(record, context)
+                if probe:
+                    self._streams.add(context)
                 yield from behaviour(parse(request), context)
             except Exception as raised:
                 answer(raised, context, record)
             finally:
                 record.end(context, probe)
 
-        wrapped: Behaviour = stream if handler.response_streaming else call
-        if probe and handler.response_streaming:
-            wrapped = self._remembered(stream)
-        pool = self._pool(method, handler)
-        wrapped.experimental_thread_pool = pool  # type: ignore[attr-defined]
-        if isinstance(pool, CallThreads):
-            self._bounded[method] = (pool, self._refusing(method, watches))
-        make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(wrapped, request_deserializer=None, response_serializer=handler.response_serializer)
-
-    def _refusing(self, method: str, watches: Sequence[Watch]) -> Handler:
-        """Return what answers a method's calls while too many wait: at once, and whoever calls."""
-
-        def refuse(_: Any, context: grpc.ServicerContext) -> None:
+        # Returns when the watch has begun, which then goes on without a thread.
+        def watch(request: Any, context: grpc.ServicerContext, send: Any) -> None:
             record = CallRecord(method, context, watches)
+            if not context.add_callback(lambda: record.end(context, probe)):
+                return
             try:
-                answer(Overloaded(), context, record)
-            finally:
-                record.end(context, is_probe=False)
+                authenticate(record, context)
+                self._watches.add(context)
+                behaviour(parse(request), context, send)
+            except Exception as raised:
+                answer(raised, context, record)
 
-        refuse.experimental_thread_pool = self._refusals  # type: ignore[attr-defined]
-        return grpc.unary_unary_rpc_method_handler(refuse)
+        wrapped: Behaviour = stream if handler.response_streaming else call
+        if method == WATCH:
+            wrapped = watch
+            wrapped.experimental_non_blocking = True  # type: ignore[attr-defined]
+        wrapped.experimental_thread_pool = self._threads_of(method, handler)  # type: ignore[attr-defined]
+        make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
+        serving = make(wrapped, request_deserializer=None, response_serializer=handler.response_serializer)
+        return _Method(serving, *self.admission.refusing(call))
 
-    def _pool(self, method: str, handler: Handler) -> ThreadPoolExecutor:
-        """Return the threads for a method's calls."""
+    def _threads_of(self, method: str, handler: Handler) -> ThreadPoolExecutor:
+        """Return what grpcio takes for the threads of a method."""
         if method == SELF_CHECK_METHOD:
             return self._self_check_threads
+        return self.admission.threads_for(
+            method,
+            self._pool(method, handler),
+            is_open=is_open(method),
+            takes_stream=handler.request_streaming,
+        )
+
+    def _pool(self, method: str, handler: Handler) -> Threads:
+        """Return the threads for a method's calls."""
         if is_open(method):
-            return self._stream_threads if handler.response_streaming else self._probes
+            return self._stream_threads if handler.request_streaming else self._probes
         if method == CREATE_MODEL_VERSION:
             return self._creation_threads
         if handler.request_streaming or handler.response_streaming:
             return self._transfer_threads
         return self._write_threads if PERMISSIONS[method].scope == MODELS_WRITE else self.threads
-
-    def _remembered(self, behaviour: Behaviour) -> Behaviour:
-        """Keep the contexts of a streaming handler's calls for as long as they are open."""
-
-        def remembered(request: Any, context: grpc.ServicerContext) -> Any:
-            self._streams.add(context)
-            still_open = context.add_callback(lambda: self._streams.discard(context))
-            if not still_open:
-                self._streams.discard(context)
-            elif self._closing:
-                context.cancel()
-            return behaviour(request, context)
-
-        return remembered
 
 
 def _kind(handler: Handler) -> str:

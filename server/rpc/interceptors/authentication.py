@@ -1,17 +1,22 @@
-"""Who calls, and whether the token is meant for this RPC."""
+"""Who calls, as admission found it; what it refused is raised here, where refusals are logged and answered."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from typing import TypeAlias
 
-from server.auth.access import PERMISSIONS, is_open
-from server.auth.tokens import TokenVerifier
+import grpc
+
+from server.auth.access import is_open
+from server.auth.credentials import Credentials
 from server.caller import Caller
-from server.errors import ApiUsageDenied, MissingCredentials
+from server.rpc.admission import authorization_of, verdict
 from server.rpc.interceptors.telemetry import CallRecord
 
 _caller: ContextVar[Caller] = ContextVar("caller")
+
+Authenticate: TypeAlias = Callable[[CallRecord, grpc.ServicerContext], None]
 
 
 def current_caller() -> Caller:
@@ -19,22 +24,21 @@ def current_caller() -> Caller:
     return _caller.get()
 
 
-def authenticator(method: str, verifier: TokenVerifier) -> Callable[[CallRecord], None]:
-    """Return what verifies the credentials of a method's calls, and their scope.
+def authenticator(method: str, credentials: Credentials) -> Authenticate:
+    """Return what notes who makes a call of a method. It raises the error that the call is refused with, if it is."""
+    needs_none = is_open(method)
 
-    It raises MissingCredentials, InvalidCredentials and ApiUsageDenied.
-    """
-    if is_open(method):
-        return lambda record: None
-    scope = PERMISSIONS[method].scope
-
-    def authenticate(record: CallRecord) -> None:
-        if record.authorization is None:
-            raise MissingCredentials
-        caller = record.caller = verifier.verify(record.authorization)
-        if scope not in caller.scopes:
-            raise ApiUsageDenied(missing_scope=scope)
-        # Each call runs in a context of its own, so this ends with it.
-        _caller.set(caller)
+    def authenticate(record: CallRecord, context: grpc.ServicerContext) -> None:
+        judged = verdict()
+        if judged is None:
+            if needs_none:
+                return
+            judged = credentials.verified(method, authorization_of(context.invocation_metadata()))
+        record.caller = judged.caller
+        if judged.error is not None:
+            raise judged.error
+        if judged.caller is not None:
+            # Each call runs in a context of its own, so this ends with it.
+            _caller.set(judged.caller)
 
     return authenticate

@@ -30,7 +30,6 @@ class CallRecord:
 
     __slots__ = (
         "_ends",
-        "authorization",
         "caller",
         "cancelled",
         "code",
@@ -49,16 +48,12 @@ class CallRecord:
         self.error: RegistryError | None = None
         # By the client, its deadline, or a bound of ours: nobody was told what came of it.
         self.cancelled = False
-        self.authorization: str | None = None
         # The caller's `x-request-id`, so that its logs and ours can be joined; one of our own if it sent none.
         self.request_id = ""
         # Of the trace that the call is part of, if the caller says so or somebody who watches does.
         self.trace_id: str | None = None
         for key, value in context.invocation_metadata():
-            if key == "authorization":
-                # Of two credentials none is preferred: together they are none.
-                self.authorization = str(value) if self.authorization is None else f"{self.authorization}, {value!s}"
-            elif key == "x-request-id" and not self.request_id and _REQUEST_ID.fullmatch(str(value)):
+            if key == "x-request-id" and not self.request_id and _REQUEST_ID.fullmatch(str(value)):
                 self.request_id = str(value)
             elif key == "traceparent":
                 self.trace_id = _trace_id(str(value))

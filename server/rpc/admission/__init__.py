@@ -1,0 +1,228 @@
+"""Who gets a thread: calls whose credentials hold, once their message is there; and how the others are told.
+
+A call is judged at its HEADERS, on the server's one thread, where nothing may wait. What that takes no look at the
+token for is decided there; an unknown token waits for a verifier, and only then for its message. None of them has a
+thread meanwhile, and none that is refused has one which a client could hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import grpc
+
+from server.auth.credentials import Credentials, Verdict
+from server.errors import FieldViolation, InvalidArgument, InvalidCredentials, Overloaded, RegistryError
+from server.logs import get_logger
+from server.rpc.admission.arrival import Arrival
+from server.rpc.admission.receiving import Receiving
+from server.rpc.call_threads import CallThreads
+
+# As many verify unknown tokens at a time; no more than 2 of them wait for the issuer's keys.
+VERIFIERS = 4
+# How many refusals may wait for their thread: what it does for one takes 0.3 ms.
+REFUSALS = 1024
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Threads: TypeAlias = "CallThreads | ThreadPoolExecutor"
+
+# Of a call, in its own context.
+_verdict: ContextVar[Verdict | None] = ContextVar("verdict", default=None)
+
+_DONE: Future[Any] = Future()
+_DONE.set_result(None)
+
+log = get_logger(__name__)
+
+
+def verdict() -> Verdict | None:
+    """Return what was found of the call that this thread serves; None if nobody judged it."""
+    return _verdict.get()
+
+
+class Admission:
+    """Judges calls, and hands them to threads."""
+
+    def __init__(self, credentials: Credentials, receive_timeout_seconds: float) -> None:
+        self._credentials = credentials
+        self._verifiers = CallThreads(VERIFIERS, "verifiers")
+        # Its thread waits for no client: what it answers does not wait for a message.
+        self.refusals = CallThreads(1, "refusals", REFUSALS)
+        self.receiving = Receiving(receive_timeout_seconds)
+        self._without_line = 0
+
+    def close(self) -> None:
+        """End no calls any more. Those under way go on."""
+        self.receiving.close()
+
+    def judge(self, method: str, metadata: Any) -> bool:
+        """Judge the credentials of a call, on the server's own thread; False if the call is refused."""
+        judged = self._credentials.at_once(method, authorization_of(metadata))
+        if judged is None and self._verifiers.is_full:
+            judged = Verdict(None, Overloaded())
+        if judged is not None and isinstance(judged.error, InvalidCredentials):
+            return False  # Why, is looked at again and logged where it is answered.
+        _verdict.set(judged)
+        return judged is None or judged.error is None
+
+    def refusing(self, behaviour: Callable[..., Any]) -> tuple[Handler, Handler]:
+        """Return what answers refused calls with a behaviour that raises why, and what does where too many are refused.
+
+        To gRPC they take a stream of messages: then it waits for none.
+        """
+
+        def refuse(_: Any, context: grpc.ServicerContext) -> Any:
+            if count := self._without_line:
+                self._without_line = 0
+                log.warning("%d calls were refused without a line of their own: too many came at once", count)
+            return behaviour(b"", context)
+
+        def drop(_: Any, context: grpc.ServicerContext) -> None:
+            self._without_line += 1
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded: too many calls are refused at once")
+
+        refuse.experimental_thread_pool = self.refusals  # type: ignore[attr-defined]
+        drop.experimental_thread_pool = _AtOnce()  # type: ignore[attr-defined]
+        return grpc.stream_unary_rpc_method_handler(refuse), grpc.stream_unary_rpc_method_handler(drop)
+
+    def threads_for(self, method: str, threads: Threads, *, is_open: bool, takes_stream: bool) -> ThreadPoolExecutor:
+        """Return what gRPC takes for the threads of a method."""
+        return _Entrance(self, method, threads, is_open=is_open, takes_stream=takes_stream)
+
+    def verify(self, call: _Call, method: str, then: Callable[[_Call], None]) -> None:
+        """Look at the token of a call, in a thread for that; `then` goes on with it, and a refused one is answered."""
+
+        def look() -> None:
+            judged = self._credentials.verified(method, call.authorization)
+            call.note(judged)
+            if judged.error is None:
+                then(call)
+            else:
+                call.refuse(judged.error)
+
+        self._verifiers.submit(_logged, look)
+
+
+def authorization_of(metadata: Any) -> str | None:
+    """Return the credentials in a call's metadata."""
+    found = None
+    for key, value in metadata:
+        if key == "authorization":
+            # Of two credentials none is preferred: together they are none.
+            found = str(value) if found is None else f"{found}, {value!s}"
+    return found
+
+
+class _Call:
+    """A call on its way to a thread."""
+
+    def __init__(self, arrival: Arrival, admission: Admission, threads: Threads) -> None:
+        self._arrival = arrival
+        self._admission = admission
+        self._threads = threads
+        self._judged = arrival.in_context(_verdict.get) or Verdict(None)
+
+    @property
+    def caller(self) -> str | None:
+        """Who makes it, if that is known: of strangers it is not."""
+        return self._judged.caller.user if self._judged.caller else None
+
+    @property
+    def authorization(self) -> str | None:
+        """Its credentials."""
+        return authorization_of(self._arrival.metadata)
+
+    def note(self, judged: Verdict) -> None:
+        """Note what was found of it."""
+        self._judged = judged
+        self._arrival.in_context(_verdict.set, judged)
+
+    def receive(self) -> None:
+        """Let it have a thread when its message is there."""
+        self._admission.receiving.enter(self)
+
+    def begin(self) -> None:
+        """Let the message come in."""
+        self._arrival.receive(self._received)
+
+    def stream(self) -> None:
+        """Let it have a thread, which asks for the messages."""
+        if isinstance(self._threads, CallThreads) and self._threads.is_full:
+            self.refuse(Overloaded())
+        else:
+            self._arrival.serve(self._threads)
+
+    def refuse(self, error: RegistryError) -> None:
+        """Answer with an error."""
+        if self._admission.refusals.is_full:
+            self.drop()
+            return
+        self.note(Verdict(self._judged.caller, error))
+        self._arrival.answer(self._admission.refusals)
+
+    def drop(self) -> None:
+        """End it without an answer."""
+        self._arrival.cancel()
+
+    def _received(self, message: bytes | None) -> None:
+        size = 0 if message is None else len(message)
+        try:
+            if not self._admission.receiving.arrived(self, size):
+                return
+        except Overloaded as error:
+            self.refuse(error)
+            return
+        if message is None:
+            # If the client has gone, this reaches nobody.
+            missing = FieldViolation("", "the call ended without a message")
+            self.refuse(InvalidArgument(violations=(missing,)))
+        elif isinstance(self._threads, CallThreads) and self._threads.is_full:
+            self._admission.receiving.done(self, size)
+            self.refuse(Overloaded())
+        else:
+            served = self._arrival.answer(self._threads, message)
+            served.add_done_callback(lambda _: self._admission.receiving.done(self, size))
+
+
+class _Entrance(ThreadPoolExecutor):
+    """What gRPC submits the calls of a method to. It has no threads of its own."""
+
+    def __init__(self, admission: Admission, method: str, threads: Threads, *, is_open: bool, takes_stream: bool):
+        super().__init__(1)
+        self._admission = admission
+        self._method = method
+        self._pool = threads
+        self._is_open = is_open
+        self._go_on = _Call.stream if takes_stream else _Call.receive
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
+        """Take a call that was not refused. What the future says is of no use to gRPC without a bound of its own."""
+        call = _Call(Arrival(fn, *args), self._admission, self._pool)
+        if call.caller is None and not self._is_open:
+            self._admission.verify(call, self._method, self._go_on)
+        else:
+            self._go_on(call)
+        return _DONE
+
+
+class _AtOnce(ThreadPoolExecutor):
+    """Does what it is given in the thread that gives it."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Do it."""
+        fn(*args, **kwargs)
+        return _DONE
+
+
+def _logged(work: Callable[[], None]) -> None:
+    """Do what no other thread waits for."""
+    try:
+        work()
+    except Exception:
+        log.exception("a call was lost on its way to a thread")

@@ -1,0 +1,208 @@
+"""Bounds for messages on their way: how long each may take, and how many of each caller come in at a time.
+
+gRPC takes in as much of a message as was announced once it is asked for. So that this is not more than there is
+memory for, few are asked for at a time, and none of the callers has more than a share of these places.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Protocol
+
+from server.errors import Overloaded, RegistryError, RequestTimeout
+
+# How many messages of callers with credentials may be on their way, and how many of each of these callers.
+PLACES = 32
+SHARE = PLACES // 4
+# How many calls of each caller may wait for a place.
+WAITING = 256
+# How many messages of strangers, who ask for health or for the schema, may be on their way.
+STRANGERS = 16
+# How much of what has arrived may wait for a thread or have one, in bytes, and how much of it of each caller. What is
+# smaller than LARGE_BYTES is not worth counting.
+MAX_BYTES = 128 * 2**20
+SHARE_OF_BYTES = MAX_BYTES // 4
+LARGE_BYTES = 64 * 2**10
+# How often the calls are looked through, while a message may take its time.
+SWEEPS = 20
+
+
+class Incoming(Protocol):
+    """A call whose message is on its way."""
+
+    @property
+    def caller(self) -> str | None:
+        """Who makes it; None for strangers."""
+
+    def begin(self) -> None:
+        """Let the message come in."""
+
+    def refuse(self, error: RegistryError) -> None:
+        """Answer with an error."""
+
+    def drop(self) -> None:
+        """End the call without an answer."""
+
+
+class _Line:
+    """The calls of one caller."""
+
+    __slots__ = ("bytes", "receiving", "waiting")
+
+    def __init__(self) -> None:
+        self.receiving = 0
+        self.bytes = 0
+        self.waiting: deque[Incoming] = deque()
+
+
+class Receiving:
+    """Lets the messages of calls come in, within bounds; safe to share between threads.
+
+    A stranger whose message does not come makes room for the next one, since an honest one's comes with its call.
+    """
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._timeout = timeout_seconds
+        self._lock = threading.Lock()
+        # In the order in which they came, until their message is there: when each has to be.
+        self._due: dict[Incoming, float] = {}
+        self._strangers: dict[Incoming, None] = {}
+        self._lines: dict[str, _Line] = {}
+        # Those of them with calls that wait, and whose turn it is first.
+        self._hungry: dict[str, None] = {}
+        self._free = PLACES
+        self._bytes = 0
+        self._closed = threading.Event()
+        self._sweeper = threading.Thread(target=self._sweep, name="receiving", daemon=True)
+        self._sweeper.start()
+
+    def close(self) -> None:
+        """End no calls any more."""
+        self._closed.set()
+        self._sweeper.join()
+
+    def enter(self, call: Incoming) -> None:
+        """Let the message of a call come in, now or when it is its caller's turn."""
+        with self._lock:
+            if call.caller is None:
+                begins, dropped = True, self._make_room()
+                self._strangers[call] = None
+            else:
+                line = self._lines.setdefault(call.caller, _Line())
+                begins, dropped = self._take_place(line), None
+                if not begins:
+                    is_refused = len(line.waiting) >= WAITING
+                    if not is_refused:
+                        line.waiting.append(call)
+                        self._hungry[call.caller] = None
+            if begins or not is_refused:
+                self._due[call] = time.monotonic() + self._timeout
+        if dropped is not None:
+            dropped.drop()
+        if begins:
+            call.begin()
+        elif is_refused:
+            call.refuse(Overloaded())
+
+    def arrived(self, call: Incoming, size: int) -> bool:
+        """Count a message of so many bytes as here; False if the call has been answered meanwhile.
+
+        `done` has to give it up later. Raises Overloaded, and counts nothing, if its caller has too much here.
+        """
+        nexts: list[Incoming] = []
+        try:
+            with self._lock:
+                if self._due.pop(call, None) is None:
+                    return False
+                if call.caller is None:
+                    del self._strangers[call]
+                    return True
+                nexts = self._give_place_back(call.caller)
+                if size >= LARGE_BYTES:
+                    line = self._lines.get(call.caller) or _Line()
+                    if line.bytes + size > SHARE_OF_BYTES or self._bytes + size > MAX_BYTES:
+                        raise Overloaded
+                    line.bytes += size
+                    self._bytes += size
+                    self._lines[call.caller] = line
+            return True
+        finally:
+            for waited in nexts:
+                waited.begin()
+
+    def done(self, call: Incoming, size: int) -> None:
+        """Count a message as gone."""
+        if call.caller is None or size < LARGE_BYTES:
+            return
+        with self._lock:
+            self._lines[call.caller].bytes -= size
+            self._bytes -= size
+            self._forget(call.caller)
+
+    def _make_room(self) -> Incoming | None:
+        """Return the stranger who has to go, if one has to."""
+        if len(self._strangers) < STRANGERS:
+            return None
+        oldest = next(iter(self._strangers))
+        del self._strangers[oldest], self._due[oldest]
+        return oldest
+
+    def _take_place(self, line: _Line) -> bool:
+        if self._free == 0 or line.receiving >= SHARE:
+            return False
+        self._free -= 1
+        line.receiving += 1
+        return True
+
+    def _give_place_back(self, caller: str) -> list[Incoming]:
+        """Return those who take the place."""
+        self._free += 1
+        self._lines[caller].receiving -= 1
+        nexts = []
+        for hungry in tuple(self._hungry):
+            line = self._lines[hungry]
+            if self._take_place(line):
+                nexts.append(line.waiting.popleft())
+                del self._hungry[hungry]
+                if line.waiting:
+                    self._hungry[hungry] = None  # Behind the others.
+        self._forget(caller)
+        return nexts
+
+    def _forget(self, caller: str) -> None:
+        line = self._lines[caller]
+        if not (line.receiving or line.waiting or line.bytes):
+            del self._lines[caller]
+
+    def _sweep(self) -> None:
+        while not self._closed.wait(self._timeout / SWEEPS):
+            expired, nexts = self._take_expired()
+            for call in nexts:
+                call.begin()
+            for call in expired:
+                call.refuse(RequestTimeout())
+
+    def _take_expired(self) -> tuple[list[Incoming], list[Incoming]]:
+        """Return the calls whose time is up, and those that take their places."""
+        expired: list[Incoming] = []
+        nexts: list[Incoming] = []
+        with self._lock:
+            now = time.monotonic()
+            while self._due and self._due[call := next(iter(self._due))] <= now:
+                del self._due[call]
+                expired.append(call)
+                if call.caller is None:
+                    del self._strangers[call]
+                    continue
+                line = self._lines[call.caller]
+                if call in line.waiting:
+                    line.waiting.remove(call)
+                    if not line.waiting:
+                        del self._hungry[call.caller]
+                    self._forget(call.caller)
+                else:
+                    nexts += self._give_place_back(call.caller)
+        # One of them may have taken a place that another one gave back.
+        return expired, [call for call in nexts if call in self._due]
