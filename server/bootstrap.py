@@ -11,7 +11,6 @@ import grpc
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from server import file_limit
 from server.auth import local_keys
 from server.auth.credentials import Credentials
 from server.auth.keys import JwksKeySet, jwks_file, jwks_url
@@ -61,7 +60,7 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
     Raises ConfigError for settings that cannot work here.
     """
     observers = Observers(ports.metrics, metrics_folder, settings.otlp)
-    limits = file_limit.bounded(settings.limits)
+    limits = settings.limits.within_files()
     chain = Chain(Credentials(_verifier(settings)), observers.watches_of, settings.threads, limits.receive_timeout)
     repository = open_repository(
         settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes, observers

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.auth.claims import MAX_LEEWAY, ClaimRules
+from server.rpc.limits import Limits
 
 DEFAULT_DATA_DIR = Path("modelregistry-data")
 DEFAULT_LISTEN = "127.0.0.1:50051"
@@ -17,20 +18,6 @@ NOWHERE = "none"
 TRACES = "traces"
 METRICS = "metrics"
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
-# Clients that balance their calls ask for the addresses of replicas anew when a connection ends, so each ends now and
-# then, if only when its calls do: otherwise a new replica would get no work from them.
-DEFAULT_MAX_CONNECTION_AGE_SECONDS = 300
-# How long the message of a call may take from the call's first byte to its last: 4 MiB at 4 Mbit/s.
-DEFAULT_RECEIVE_TIMEOUT_SECONDS = 10
-# More than a client has at a time that makes its calls from hundreds of threads.
-DEFAULT_MAX_STREAMS = 1000
-# Of each worker, and of the files that it may open at most a quarter: each connection is one.
-DEFAULT_MAX_CONNECTIONS = 4096
-# A client that went away without a word is noticed after this and 20 seconds more.
-DEFAULT_KEEPALIVE_SECONDS = 60
-# How often a client may ask whether its connection is still one. gRPC's own 5 minutes are longer than many a load
-# balancer remembers a connection.
-DEFAULT_MIN_PING_SECONDS = 10
 # Longer than clients and most load balancers keep a connection: what ends it should not be the server, since a request
 # that is then on its way has an unknown end.
 DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS = 75
@@ -49,19 +36,6 @@ _CLAIM_OPTIONS = {
 
 class ConfigError(Exception):
     """Settings that contradict each other, or that point at nothing; the text says which and what to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What clients of gRPC may use up of a worker before a call of theirs is served; times are in seconds."""
-
-    max_connection_age: float = DEFAULT_MAX_CONNECTION_AGE_SECONDS
-    receive_timeout: float = DEFAULT_RECEIVE_TIMEOUT_SECONDS
-    # Of each connection.
-    max_streams: int = DEFAULT_MAX_STREAMS
-    max_connections: int = DEFAULT_MAX_CONNECTIONS
-    keepalive: float = DEFAULT_KEEPALIVE_SECONDS
-    min_ping: float = DEFAULT_MIN_PING_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rids": set(),
     "caller": set(),
     "logs": set(),
-    "config": {"auth.claims"},
+    "config": {"auth.claims", "rpc.limits"},
     "branches": set(),
     "json_form": {"errors", "json_numbers"},
     "json_numbers": set(),
@@ -79,10 +79,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lifecycle": {"bootstrap"},
     "processors": set(),
     "workers": {"config"},
-    "serving": {"auth", "bootstrap", "config", "lifecycle", "ports", "processors", "workers"},
+    "serving": {"auth", "bootstrap", "config", "lifecycle", "ports", "processors", "rpc.limits", "workers"},
     "healthcheck": {"config"},
     "cli": {"bootstrap", "lifecycle", "ports", "processors", "serving", "config", "errors", "json_form"}
-    | {"importing", "garbage", "auth", "descriptors", "cli"},
+    | {"importing", "garbage", "auth", "descriptors", "cli", "rpc.limits"},
     "__main__": {"cli"},
 }
 # Where each library that must not spread may be imported.

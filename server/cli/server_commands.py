@@ -46,21 +46,15 @@ from server.cli.unix import require_unix
 from server.config import (
     DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
     DEFAULT_HTTP_LISTEN,
-    DEFAULT_KEEPALIVE_SECONDS,
     DEFAULT_LISTEN,
-    DEFAULT_MAX_CONNECTION_AGE_SECONDS,
-    DEFAULT_MAX_CONNECTIONS,
     DEFAULT_MAX_MESSAGE_BYTES,
-    DEFAULT_MAX_STREAMS,
-    DEFAULT_MIN_PING_SECONDS,
-    DEFAULT_RECEIVE_TIMEOUT_SECONDS,
     NOWHERE,
     ConfigError,
-    Limits,
     Settings,
 )
 from server.logs import configure_logs
 from server.processors import default_workers
+from server.rpc.limits import Limits
 
 if TYPE_CHECKING:
     from server.ports import Ports
@@ -153,12 +147,12 @@ def serve(
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
     max_message_bytes: MaxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
-    max_connection_age: MaxConnectionAge = DEFAULT_MAX_CONNECTION_AGE_SECONDS,
-    max_connections: MaxConnections = DEFAULT_MAX_CONNECTIONS,
-    max_streams: MaxStreams = DEFAULT_MAX_STREAMS,
-    receive_timeout: ReceiveTimeout = DEFAULT_RECEIVE_TIMEOUT_SECONDS,
-    keepalive: Keepalive = DEFAULT_KEEPALIVE_SECONDS,
-    min_ping: MinPing = DEFAULT_MIN_PING_SECONDS,
+    max_connection_age: MaxConnectionAge = int(Limits.max_connection_age),
+    max_connections: MaxConnections = Limits.max_connections,
+    max_streams: MaxStreams = Limits.max_streams,
+    receive_timeout: ReceiveTimeout = int(Limits.receive_timeout),
+    keepalive: Keepalive = int(Limits.keepalive),
+    min_ping: MinPing = int(Limits.min_ping),
     http_idle_timeout: HttpIdleTimeout = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
     no_reflection: NoReflection = False,
     workers: Workers = None,

@@ -29,11 +29,11 @@ from server.auth.access import SCOPES
 from server.auth.credentials import Credentials
 from server.auth.keys import JwksKeySet
 from server.auth.tokens import TokenVerifier
-from server.config import Limits
 from server.ports import listen_privately
 from server.rpc.health import Health
 from server.rpc.interceptors import Chain
 from server.rpc.interceptors.telemetry import WatchOf
+from server.rpc.limits import Limits
 from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES as SERVED
 from server.rpc.server import build_server
