@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from server import bootstrap, lifecycle, processors
+from server import bootstrap, lifecycle, memory, processors
 from server.auth import local_keys
 from server.config import Settings, host_of, is_loopback
 from server.logs import get_logger, write_in_background
@@ -33,6 +33,7 @@ def serve(settings: Settings, ports: Ports, workers: int, announce: Callable[[],
 
         def work(number: int, ready: Callable[[], None]) -> None:
             processors.settle(number, workers)
+            memory.give_back_what_is_free()
             write_in_background()
             application = bootstrap.build(settings, ports, metrics_folder)
             _keep_what_is_there()

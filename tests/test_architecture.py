@@ -78,8 +78,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bootstrap": {"config", "ports", "auth", "rpc", "gateway", "storage", "errors", "observability"},
     "lifecycle": {"bootstrap"},
     "processors": set(),
+    "memory": set(),
     "workers": {"config"},
-    "serving": {"auth", "bootstrap", "config", "lifecycle", "ports", "processors", "rpc.limits", "workers"},
+    "serving": {"auth", "bootstrap", "config", "lifecycle", "memory", "ports", "processors", "rpc.limits", "workers"},
     "healthcheck": {"config"},
     "cli": {"bootstrap", "lifecycle", "ports", "processors", "serving", "config", "errors", "json_form"}
     | {"importing", "garbage", "auth", "descriptors", "cli", "rpc.limits"},

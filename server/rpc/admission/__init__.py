@@ -88,18 +88,18 @@ class Admission:
         drop.experimental_thread_pool = _AtOnce()  # type: ignore[attr-defined]
         return grpc.stream_unary_rpc_method_handler(refuse), grpc.stream_unary_rpc_method_handler(drop)
 
-    def threads_for(self, method: str, threads: Threads, *, is_open: bool, takes_stream: bool) -> ThreadPoolExecutor:
-        """Return what gRPC takes for the threads of a method."""
-        return _Entrance(self, method, threads, is_open=is_open, takes_stream=takes_stream)
+    def threads_for(self, method: str, threads: Threads, *, is_open: bool, is_stream: bool) -> ThreadPoolExecutor:
+        """Return what gRPC takes for the threads of a method, which may take a stream of messages."""
+        return _Entrance(self, method, threads, is_open=is_open, is_stream=is_stream)
 
-    def verify(self, call: _Call, method: str, then: Callable[[_Call], None]) -> None:
-        """Look at the token of a call, in a thread for that; `then` goes on with it, and a refused one is answered."""
+    def verify(self, call: _Call, method: str) -> None:
+        """Look at the token of a call, in a thread for that; then its message may come in, or it is refused."""
 
         def look() -> None:
             judged = self._credentials.verified(method, call.authorization)
             call.note(judged)
             if judged.error is None:
-                then(call)
+                call.receive()
             else:
                 call.refuse(judged.error)
 
@@ -119,10 +119,11 @@ def authorization_of(metadata: Any) -> str | None:
 class _Call:
     """A call on its way to a thread."""
 
-    def __init__(self, arrival: Arrival, admission: Admission, threads: Threads) -> None:
+    def __init__(self, arrival: Arrival, admission: Admission, threads: Threads, *, is_stream: bool) -> None:
         self._arrival = arrival
         self._admission = admission
         self._threads = threads
+        self._is_stream = is_stream
         self._judged = arrival.in_context(_verdict.get) or Verdict(None)
 
     @property
@@ -148,20 +149,13 @@ class _Call:
         """Let the message come in."""
         self._arrival.receive(self._received)
 
-    def stream(self) -> None:
-        """Let it have a thread, which asks for the messages."""
-        if isinstance(self._threads, CallThreads) and self._threads.is_full:
-            self.refuse(Overloaded())
-        else:
-            self._arrival.serve(self._threads)
-
     def refuse(self, error: RegistryError) -> None:
         """Answer with an error."""
         if self._admission.refusals.is_full:
             self.drop()
             return
         self.note(Verdict(self._judged.caller, error))
-        self._arrival.answer(self._admission.refusals)
+        self._arrival.serve(self._admission.refusals, b"")
 
     def drop(self) -> None:
         """End it without an answer."""
@@ -175,7 +169,7 @@ class _Call:
         except Overloaded as error:
             self.refuse(error)
             return
-        if message is None:
+        if message is None and not self._is_stream:
             # If the client has gone, this reaches nobody.
             missing = FieldViolation("", "the call ended without a message")
             self.refuse(InvalidArgument(violations=(missing,)))
@@ -183,28 +177,28 @@ class _Call:
             self._admission.receiving.done(self, size)
             self.refuse(Overloaded())
         else:
-            served = self._arrival.answer(self._threads, message)
-            served.add_done_callback(lambda _: self._admission.receiving.done(self, size))
+            serve: Any = self._arrival.serve_stream if self._is_stream else self._arrival.serve
+            serve(self._threads, message).add_done_callback(lambda _: self._admission.receiving.done(self, size))
 
 
 class _Entrance(ThreadPoolExecutor):
     """What gRPC submits the calls of a method to. It has no threads of its own."""
 
-    def __init__(self, admission: Admission, method: str, threads: Threads, *, is_open: bool, takes_stream: bool):
+    def __init__(self, admission: Admission, method: str, threads: Threads, *, is_open: bool, is_stream: bool):
         super().__init__(1)
         self._admission = admission
         self._method = method
         self._pool = threads
         self._is_open = is_open
-        self._go_on = _Call.stream if takes_stream else _Call.receive
+        self._is_stream = is_stream
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
         """Take a call that was not refused. What the future says is of no use to gRPC without a bound of its own."""
-        call = _Call(Arrival(fn, *args), self._admission, self._pool)
+        call = _Call(Arrival(fn, *args), self._admission, self._pool, is_stream=self._is_stream)
         if call.caller is None and not self._is_open:
-            self._admission.verify(call, self._method, self._go_on)
+            self._admission.verify(call, self._method)
         else:
-            self._go_on(call)
+            call.receive()
         return _DONE
 
 

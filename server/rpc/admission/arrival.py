@@ -14,6 +14,7 @@ says with which versions this was tried, and fails with any other.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ log = get_logger(__name__)
 
 
 class Arrival:
-    """A call that grpcio would give a thread now. It is answered once: `serve`, `answer` or `cancel`."""
+    """A call that grpcio would give a thread now. It is ended once: `serve`, `serve_stream` or `cancel`."""
 
     __slots__ = ("_behaviour", "_event", "_run", "_serializers", "_serve", "_state", "_take_request")
 
@@ -88,13 +89,14 @@ class Arrival:
         if not is_open:
             then(None)
 
-    def serve(self, threads: Executor) -> Future[None]:
-        """Let a thread serve the call, as grpcio would: one that takes a stream of messages asks for them itself."""
-        return self._submit(threads, self._take_request)
-
-    def answer(self, threads: Executor, message: bytes = b"") -> Future[None]:
-        """Let a thread answer the call, whose message is at hand or does not matter."""
+    def serve(self, threads: Executor, message: bytes) -> Future[None]:
+        """Let a thread serve the call, with its message."""
         return self._submit(threads, lambda: message)
+
+    def serve_stream(self, threads: Executor, first: bytes | None) -> Future[None]:
+        """Let a thread serve the call, with a stream of messages: the first, if there is one, and the others."""
+        begun = () if first is None else (first,)
+        return self._submit(threads, lambda: itertools.chain(begun, self._take_request()))
 
     def cancel(self) -> None:
         """End the call without an answer."""

@@ -192,7 +192,7 @@ class Chain(grpc.ServerInterceptor):
             method,
             self._pool(method, handler),
             is_open=is_open(method),
-            takes_stream=handler.request_streaming,
+            is_stream=handler.request_streaming,
         )
 
     def _pool(self, method: str, handler: Handler) -> Threads:
