@@ -122,9 +122,16 @@ def test_a_stream_that_nobody_uses_is_ended(registry: Registry, monkeypatch: pyt
     monkeypatch.setattr("server.rpc.reflection.STREAM_SECONDS", 0.2)
     ended = threading.Event()
     call = registry.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
-    streams = [call(iter(ended.wait, True), timeout=30) for _ in range(8)]
+
+    def one_request() -> Iterator[bytes]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+        ended.wait()
+
+    streams = [call(one_request(), timeout=30) for _ in range(8)]
     try:
         assert reflect(registry, "v1", list_services="").list_services_response.service
+        for stream in streams:
+            next(stream)
         assert {stream.code() for stream in streams} == {grpc.StatusCode.CANCELLED}
     finally:
         ended.set()
