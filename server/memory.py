@@ -1,34 +1,44 @@
-"""How the C library keeps what was freed: so that a worker becomes small again when what made it large is over."""
+"""What was freed goes back to the system, so that a worker becomes small again when what made it large is over."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import resource
 import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
 
-# Of glibc's mallopt(3), by the names that it has there.
-M_TRIM_THRESHOLD = -1
-M_MMAP_THRESHOLD = -3
-M_ARENA_MAX = -8
+# glibc keeps free memory between what is in use, and gives back only the end of its heaps by itself.
+INTERVAL_SECONDS = 10.0
+# How much more than after the last time has to be in use to look again: it takes milliseconds.
+GROWTH_BYTES = 32 * 2**20
 
-# Blocks of this size, such as large messages, go back to the system as soon as they are free; glibc alone would raise
-# the threshold to 32 MiB with the first of them.
-LARGE_BYTES = 128 * 2**10
-# What may stay free at the end of the heap.
-KEPT_BYTES = 2**20
-# Each of them keeps its own free blocks. By default there may be 8 for each processor.
-ARENAS = 2
+_RESIDENT = Path("/proc/self/statm")
 
 
 def give_back_what_is_free() -> None:
-    """Have this process return free memory to the system; before it has threads, and where there is a glibc."""
+    """Have a thread return free memory to the system now and then, where there is a glibc to ask."""
+    trim = _trim()
+    if trim is not None:
+        threading.Thread(target=_follow, args=(trim,), name="memory", daemon=True).start()
+
+
+def _follow(trim: Callable[[int], int]) -> None:
+    least = _resident_bytes()
+    never = threading.Event()
+    while not never.wait(INTERVAL_SECONDS):
+        if _resident_bytes() > least + GROWTH_BYTES:
+            trim(0)
+        least = min(least, _resident_bytes())
+
+
+def _trim() -> Callable[[int], int] | None:
     if not sys.platform.startswith("linux"):
-        return
-    with contextlib.suppress(OSError, AttributeError):  # Another C library keeps less by itself.
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in (
-            (M_ARENA_MAX, ARENAS),
-            (M_TRIM_THRESHOLD, KEPT_BYTES),
-            (M_MMAP_THRESHOLD, LARGE_BYTES),
-        ):
-            mallopt(parameter, value)
+        return None
+    # Other C libraries have no such function.
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+def _resident_bytes() -> int:
+    return int(_RESIDENT.read_text().split()[1]) * resource.getpagesize()

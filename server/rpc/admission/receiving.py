@@ -16,8 +16,9 @@ from server.errors import Overloaded, RegistryError, RequestTimeout
 # How many messages of callers with credentials may be on their way, and how many of each of these callers.
 PLACES = 32
 SHARE = PLACES // 4
-# How many calls of each caller may wait for a place.
-WAITING = 256
+# How many calls of each caller may wait for a place, and how many of all: what came in of them already stays here.
+WAITING = 32
+ALL_WAITING = 4 * WAITING
 # How many messages of strangers, who ask for health or for the schema, may be on their way.
 STRANGERS = 16
 # How much of what has arrived may wait for a thread or have one, in bytes, and how much of it of each caller. What is
@@ -72,6 +73,7 @@ class Receiving:
         self._lines: dict[str, _Line] = {}
         # Those of them with calls that wait, and whose turn it is first.
         self._hungry: dict[str, None] = {}
+        self._waiting = 0
         self._free = PLACES
         self._bytes = 0
         self._closed = threading.Event()
@@ -93,8 +95,9 @@ class Receiving:
                 line = self._lines.setdefault(call.caller, _Line())
                 begins, dropped = self._take_place(line), None
                 if not begins:
-                    is_refused = len(line.waiting) >= WAITING
+                    is_refused = len(line.waiting) >= WAITING or self._waiting >= ALL_WAITING
                     if not is_refused:
+                        self._waiting += 1
                         line.waiting.append(call)
                         self._hungry[call.caller] = None
             if begins or not is_refused:
@@ -165,6 +168,7 @@ class Receiving:
             line = self._lines[hungry]
             if self._take_place(line):
                 nexts.append(line.waiting.popleft())
+                self._waiting -= 1
                 del self._hungry[hungry]
                 if line.waiting:
                     self._hungry[hungry] = None  # Behind the others.
@@ -199,6 +203,7 @@ class Receiving:
                 line = self._lines[call.caller]
                 if call in line.waiting:
                     line.waiting.remove(call)
+                    self._waiting -= 1
                     if not line.waiting:
                         del self._hungry[call.caller]
                     self._forget(call.caller)
