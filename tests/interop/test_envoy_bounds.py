@@ -8,6 +8,7 @@ import queue
 import socket
 import subprocess
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPResponse
@@ -21,7 +22,7 @@ import grpc
 import pytest
 
 from modelregistry.v1.model_pb2 import Model
-from modelregistry.v1.model_service_pb2 import UploadModelFilesRequest
+from modelregistry.v1.model_service_pb2 import DownloadModelFilesRequest, UploadModelFilesRequest
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from server.rpc import transfers
 from tests.interop.envoy import ENVOY, FILE, PLAIN, Change, Configuration, Proxy, envoy, from_another_address, shorten
@@ -92,7 +93,7 @@ class Request:
         envelope = json.loads(self.body)
         keys = {"errorCode", "errorName", "errorInstanceId", "errorDescription", "parameters"}
         assert envelope.keys() == keys
-        assert envelope["errorInstanceId"]
+        uuid.UUID(envelope["errorInstanceId"])
         assert self.headers["Content-Type"] == "application/json"
         return self.status, envelope["errorName"]
 
@@ -128,6 +129,7 @@ def test_an_address_that_asks_too_often_over_http_is_told_so_as_the_servers_woul
         refused = Request(proxy.http, "GET", "/healthz", headers=claimed)
         assert refused.error() == (429, "Overloaded")
         assert int(refused.headers["Retry-After"]) > 0
+        assert uuid.UUID(refused.headers["X-Request-Id"])
     assert Request(proxy.http, "GET", "/healthz", source_address=(OTHER_ADDRESS, 0)).status == 200
 
 
@@ -306,6 +308,36 @@ def test_a_transfer_that_stands_still_ends(server: Server, proxied: Proxied) -> 
         stack.callback(upload.give_up)
         upload.send(b"x")
         assert upload.call.exception(DEADLINE_SECONDS).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_download_that_its_client_does_not_read_ends(server: Server, proxied: Proxied) -> None:
+    def change(config: Configuration) -> None:
+        shorten(config.routes("grpc")[0], "idle_timeout")
+
+    with user_at(proxied(change).target, server) as user:
+        # More than waits on the way.
+        version = user.create_version_with_files(user.create_model("unread answers"), b"x" * 32 * 2**20)
+        wanted = DownloadModelFilesRequest(model_rid=version.model_rid, model_version_rid=version.rid)
+        download = ModelServiceStub(user.channel).DownloadModelFiles(wanted, metadata=user.metadata)
+        assert next(download).size_bytes == 32 * 2**20
+        until(lambda: not download.is_active())
+        assert download.code() != grpc.StatusCode.OK
+
+
+def test_calls_are_refused_at_once_while_memory_is_short(server: Server, proxied: Proxied) -> None:
+    def change(config: Configuration) -> None:
+        manager = config.root["overload_manager"]
+        heap, _ = manager["resource_monitors"]
+        heap["typed_config"]["max_heap_size_bytes"] = 2**20
+        # Otherwise not even connections are taken.
+        [accepting] = manager.pop("loadshed_points")
+        assert accepting["name"] == "envoy.load_shed_points.tcp_listener_accept"
+
+    proxy = proxied(change)
+    until(lambda: counted(proxy, "overload.envoy.overload_actions.stop_accepting_requests.active") == 1)
+    with user_at(proxy.target, server) as user:
+        assert user.failure("ListModels").code == grpc.StatusCode.UNAVAILABLE
+    assert Request(proxy.http, "GET", "/healthz").error() == (503, "ServiceUnavailable")
 
 
 def test_what_the_servers_bound_envoy_leaves_to_them() -> None:
