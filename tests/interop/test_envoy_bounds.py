@@ -353,9 +353,10 @@ def seconds(duration: str) -> float:
 
 
 class FaultyReplica(BaseHTTPRequestHandler):
-    """Says that it is ready, and loses every answer."""
+    """Says that it is ready, and loses every answer; knows which address its last POST was said to be from."""
 
     protocol_version = "HTTP/1.1"
+    forwarded_for = ""
 
     def do_GET(self) -> None:
         if self.path == "/readyz":
@@ -367,31 +368,44 @@ class FaultyReplica(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
+        FaultyReplica.forwarded_for = self.headers["X-Forwarded-For"]
         self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
 
 
+@pytest.fixture
+def faulty() -> Iterator[tuple[str, int]]:
+    """Where a faulty replica is."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), FaultyReplica) as replica:
+        threading.Thread(target=replica.serve_forever, args=(0.01,), daemon=True).start()
+        yield "127.0.0.1", replica.server_port
+        replica.shutdown()
+
+
 def test_a_lost_answer_to_a_post_is_repeated_only_by_a_client_that_knows_it_is_safe(
-    server: Server, tmp_path: Path
+    server: Server, faulty: tuple[str, int], tmp_path: Path
 ) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), FaultyReplica) as faulty:
-        threading.Thread(target=faulty.serve_forever, args=(0.01,), daemon=True).start()
-        try:
-            lost = ("127.0.0.1", faulty.server_port)
-            with envoy(tmp_path, [grpc_of(server)] * 2, [lost] * 2) as proxy:
-                post = Request(proxy.http, "POST", "/api/v2/models", "{}")
-                assert post.error() == (503, "ServiceUnavailable")
-                assert post.headers["QoS-Retry-Hint"] == "do-not-retry"
-                safe = Request(proxy.http, "POST", "/api/v2/models", "{}", headers={"Idempotency-Key": "a"})
-                assert safe.error() == (503, "ServiceUnavailable")
-                assert "QoS-Retry-Hint" not in safe.headers
-            with envoy(tmp_path, [grpc_of(server)] * 2, [lost, http_of(server)]) as proxy:
-                # What is read is read again, at the other one.
-                assert {Request(proxy.http, "GET", "/healthz").status for _ in range(4)} == {200}
-        finally:
-            faulty.shutdown()
+    with envoy(tmp_path, [grpc_of(server)] * 2, [faulty] * 2) as proxy:
+        post = Request(proxy.http, "POST", "/api/v2/models", "{}")
+        assert post.error() == (503, "ServiceUnavailable")
+        assert post.headers["QoS-Retry-Hint"] == "do-not-retry"
+        safe = Request(proxy.http, "POST", "/api/v2/models", "{}", headers={"Idempotency-Key": "a"})
+        assert safe.error() == (503, "ServiceUnavailable")
+        assert "QoS-Retry-Hint" not in safe.headers
+    with envoy(tmp_path, [grpc_of(server)] * 2, [faulty, http_of(server)]) as proxy:
+        # What is read is read again, at the other one.
+        assert {Request(proxy.http, "GET", "/healthz").status for _ in range(4)} == {200}
+
+
+def test_the_servers_are_told_last_which_address_a_request_came_from(
+    server: Server, faulty: tuple[str, int], tmp_path: Path
+) -> None:
+    with envoy(tmp_path, [grpc_of(server)] * 2, [faulty] * 2) as proxy:
+        claimed = {"X-Forwarded-For": "192.0.2.1"}
+        Request(proxy.http, "POST", "/", "{}", headers=claimed, source_address=(OTHER_ADDRESS, 0))
+    assert FaultyReplica.forwarded_for == f"192.0.2.1,{OTHER_ADDRESS}"
 
 
 def test_http_requests_pass_whole_and_keep_their_ids(server: Server, proxied: Proxied) -> None:
