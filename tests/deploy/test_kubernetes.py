@@ -36,6 +36,8 @@ from tests.e2e.test_image import only as only_instruction
 
 # The oldest Kubernetes where all that is used here is on by default, and the newest that the schemas are of.
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
+# A worker, with the streams that it may write at a time, and beside all workers the supervisor and files in memory.
+WORKER_MIB, BESIDE_WORKERS_MIB = 768, 256
 PROBES = ["startupProbe", "readinessProbe", "livenessProbe"]
 WORKLOADS = [(BASE, "Deployment"), (EXAMPLE, "Deployment"), (MIGRATION, "Job"), (EXAMPLE_MIGRATION, "Job")]
 # What the name of a variable or the shape of a value says of a secret.
@@ -178,6 +180,59 @@ def test_there_is_a_worker_for_each_core_that_a_replica_requests() -> None:
         assert "cpu" not in resources["limits"]
 
 
+def test_there_is_memory_for_all_workers_and_what_is_beside_them() -> None:
+    for folder in (BASE, EXAMPLE):
+        workload = only(folder, "Deployment")
+        workers = int(environment_of(folder, workload)["MODELREGISTRY_WORKERS"])
+        memory = container_of(workload)["resources"]["limits"]["memory"]
+        assert memory == f"{workers * WORKER_MIB + BESIDE_WORKERS_MIB}Mi"
+
+
+def test_callers_with_a_label_reach_the_servers_and_prometheus_alone_the_metrics() -> None:
+    for folder in (BASE, EXAMPLE):
+        workload, policy = only(folder, "Deployment"), only(folder, "NetworkPolicy")["spec"]
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        reached = [({port["port"] for port in rule["ports"]}, rule["from"]) for rule in policy["ingress"]]
+        named = {port["name"] for port in container_of(workload)["ports"]}
+        assert set().union(*(ports for ports, _ in reached)) == named
+        assert all(peers for _, peers in reached)
+        of_callers = [peers for ports, peers in reached if ports == {"grpc", "http"}]
+        [of_prometheus] = [peers for ports, peers in reached if ports == {"metrics"}]
+        # The name of the servers' own pods, which kustomize could add, would keep all others out.
+        pods = {"matchLabels": {"modelregistry.io/client": "true"}}
+        assert of_callers[0] == [{"namespaceSelector": {}, "podSelector": pods}]
+        assert [peer["podSelector"]["matchLabels"] for peer in of_prometheus] == [
+            {"app.kubernetes.io/name": "prometheus"}
+        ]
+        assert len(reached) == 1 + len(of_callers)
+
+
+@each_workload
+def test_a_workload_reaches_dns_and_what_it_needs_and_in_the_example_at_their_addresses_alone(
+    folder: Path, kind: str
+) -> None:
+    workload, policy = only(folder, kind), only(folder, "NetworkPolicy")["spec"]
+    assert selects(policy["podSelector"]["matchLabels"], pod_of(workload))
+    assert "Egress" in policy["policyTypes"]
+    dns, *others = policy["egress"]
+    assert [peer["podSelector"]["matchLabels"] for peer in dns["to"]] == [{"k8s-app": "kube-dns"}]
+    assert {(port["port"], port["protocol"]) for port in dns["ports"]} == {(53, "UDP"), (53, "TCP")}
+    # What the variables name: a database, and for servers an issuer and an object store.
+    needed = {5432, 443} if kind == "Deployment" else {5432}
+    assert {port["port"] for rule in others for port in rule["ports"]} == needed
+    addresses = [peer["ipBlock"]["cidr"] for rule in others for peer in rule.get("to", [])]
+    assert bool(addresses) == folder.is_relative_to(EXAMPLE)
+    assert all("to" in rule for rule in others) == folder.is_relative_to(EXAMPLE)
+
+
+def test_nothing_reaches_a_migration() -> None:
+    for folder in (MIGRATION, EXAMPLE_MIGRATION):
+        policy = only(folder, "NetworkPolicy")["spec"]
+        assert "Ingress" in policy["policyTypes"]
+        assert "ingress" not in policy
+        assert not selects(policy["podSelector"]["matchLabels"], pod_of(only(BASE, "Deployment")))
+
+
 def test_only_readiness_depends_on_the_database() -> None:
     container = container_of(only(BASE, "Deployment"))
     asked = {probe: container[probe]["grpc"].get("service", "") for probe in PROBES}
@@ -199,10 +254,11 @@ def test_what_disturbs_and_what_spreads_the_servers_means_their_pods_alone() -> 
     selectors = [
         budget["selector"]["matchLabels"],
         only(BASE, "Deployment")["spec"]["selector"]["matchLabels"],
+        only(BASE, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
         *(each["labelSelector"]["matchLabels"] for each in spec["topologySpreadConstraints"]),
         *(each["spec"]["selector"] for each in objects(BASE) if each["kind"] == "Service"),
     ]
-    assert len(selectors) == 6
+    assert len(selectors) == 7
     for selector in selectors:
         assert selects(selector, server)
         assert not selects(selector, migration)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grpc
 import pytest
-import yaml
 
 from modelregistry.v1.model_files_pb2 import ModelFiles, UploadedModelFiles
 from modelregistry.v1.model_service_pb2 import (
@@ -29,54 +26,27 @@ from modelregistry_client import Registry, RegistryError, connect, errors
 from server.rpc.health import NOT_SERVING, SERVING
 from tests.builders import model_api
 from tests.interop.balance.replicas import FIRST, SECOND, Replicas, fair
-from tests.interop.conftest import BUILD_SECONDS, ROOT
-from tests.postgres import unused_port
+from tests.interop.conftest import BUILD_SECONDS
+from tests.interop.envoy import PLAIN, Configuration, envoy
 from tests.processes import DEADLINE_SECONDS, until
 from tests.rpc.fronts import Front, listening
 
-ENVOY = Path(sys.executable).with_name("envoy")
 CALLERS = 4
 WATCHING = 16
 PART, PARTS = b"x" * 2**20, 20
-# The client does nothing of what Envoy is to do.
-PLAIN = [("grpc.service_config", "{}"), ("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
 
 pytestmark = pytest.mark.timeout(BUILD_SECONDS)
 
 
-@contextmanager
-def envoy(folder: Path, replicas: Sequence[tuple[str, int]]) -> Iterator[str]:
-    """Run Envoy as the file says, but for the addresses; yields its own, once it takes calls."""
-    config = yaml.safe_load((ROOT / "deploy/envoy/envoy.yaml").read_text())
-    port = unused_port()
-    [listener], [cluster] = config["static_resources"]["listeners"], config["static_resources"]["clusters"]
-    listener["address"] = socket_address("127.0.0.1", port)
-    [endpoints] = cluster["load_assignment"]["endpoints"]
-    assert len(endpoints["lb_endpoints"]) == len(replicas)
-    endpoints["lb_endpoints"] = [{"endpoint": {"address": socket_address(*each)}} for each in replicas]
-    file = folder / "envoy.yaml"
-    file.write_text(yaml.safe_dump(config))
-    with (folder / "envoy.log").open("wb") as log:
-        command = [ENVOY, "--config-path", file, "--use-dynamic-base-id", "--log-level", "warn"]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        with grpc.insecure_channel(f"127.0.0.1:{port}", PLAIN) as channel:
-            grpc.channel_ready_future(channel).result(DEADLINE_SECONDS)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(DEADLINE_SECONDS)
-
-
-def socket_address(host: str, port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": host, "port_value": port}}
-
-
 @pytest.fixture
 def proxy(replicas: Replicas, tmp_path: Path) -> Iterator[str]:
-    """Envoy in front of two servers."""
-    with envoy(tmp_path, [(FIRST, replicas.port), (SECOND, replicas.port)]) as address:
-        yield address
+    """Envoy in front of two servers, for callers that call as fast as they can."""
+
+    def change(config: Configuration) -> None:
+        config.limit_calls(10**6)
+
+    with envoy(tmp_path, [(FIRST, replicas.port), (SECOND, replicas.port)], change=change) as proxy:
+        yield proxy.target
 
 
 @pytest.fixture
@@ -120,7 +90,7 @@ def fronted(replicas: Replicas, tmp_path: Path) -> Iterator[Fronted]:
         channel = stack.enter_context(grpc.insecure_channel(replicas[FIRST].address))
         one, other = Front(channel), Front(channel)
         addresses = [("127.0.0.1", stack.enter_context(listening(front))) for front in (one, other)]
-        proxy = stack.enter_context(envoy(tmp_path, addresses))
+        proxy = stack.enter_context(envoy(tmp_path, addresses)).target
         token = replicas[FIRST].token()
         registry = stack.enter_context(connect(proxy, token, plaintext=True, options=PLAIN))
         yield Fronted(one, other, registry, proxy, token)
@@ -192,6 +162,18 @@ def test_only_what_is_safe_is_repeated(fronted: Fronted, model_and_version: tupl
     fronted.fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, carried_out=False)
     assert models.PromoteVersion(promotion).version_number == count + 2
     assert fronted.calls > 1
+
+
+def test_a_client_cannot_have_its_call_repeated_by_headers_of_envoy(
+    fronted: Fronted, model_and_version: tuple[str, str]
+) -> None:
+    model, version = model_and_version
+    promotion = PromoteVersionRequest(model_rid=model, source_model_version_rid=version, preview=True)
+    fronted.fail_next(grpc.StatusCode.UNAVAILABLE, carried_out=False)
+    asking = [("x-envoy-retry-grpc-on", "unavailable"), ("x-envoy-max-retries", "100")]
+    with pytest.raises(RegistryError) as failed:
+        fronted.registry.models.PromoteVersion(promotion, metadata=asking)
+    assert (failed.value.code(), fronted.calls) == (grpc.StatusCode.UNAVAILABLE, 1)
 
 
 def test_health_and_deadlines_are_heeded(fronted: Fronted, model_and_version: tuple[str, str]) -> None:
