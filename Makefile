@@ -10,7 +10,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -Iprotos -I$(SITE)
 OLDER := build/compilers
 CLIENT_GEN := clients/python/gen
 
-.PHONY: demo test test-ha test-interop test-pooler test-pythons check bench bench-growth gen released wheel clean
+.PHONY: demo test test-ha test-interop test-pooler test-pythons test-siege check bench bench-growth gen released wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/installed
@@ -30,6 +30,10 @@ test-pooler: $(VENV)/installed
 # The wheel on each supported version of Python that is on the PATH, or that pyenv has.
 test-pythons: $(VENV)/installed
 	$(BIN)/python -m pytest tests/pythons
+
+# Thousands of connections: one test opens 7,000 files, the others fewer.
+test-siege: $(VENV)/installed
+	$(BIN)/python -m pytest tests/siege
 
 test-ha: $(VENV)/installed
 	$(BIN)/python -m pytest tests/ha
