@@ -8,25 +8,25 @@ import grpc
 class OpenStreams:
     """The calls of streams, while they are open; safe to share between threads."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        """Where there may be no more than so many, the oldest makes room for one more."""
         self._most = most
         self._contexts: dict[grpc.ServicerContext, None] = {}
         self._closing = False
 
-    @property
-    def is_full(self) -> bool:
-        """Whether as many are open as there may be."""
-        return len(self._contexts) >= self._most
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._contexts)
 
     def add(self, context: grpc.ServicerContext) -> None:
-        """Take one that has begun. The oldest ends if that is one too many."""
+        """Take one that has begun."""
         self._contexts[context] = None
         still_open = context.add_callback(lambda: self._contexts.pop(context, None))
         if not still_open:
             self._contexts.pop(context, None)
         elif self._closing:
             context.cancel()
-        elif len(contexts := tuple(self._contexts)) > self._most:
+        elif self._most is not None and len(contexts := tuple(self._contexts)) > self._most:
             self._contexts.pop(contexts[0], None)
             contexts[0].cancel()
 

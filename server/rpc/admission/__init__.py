@@ -18,7 +18,7 @@ from server.auth.credentials import Credentials, Verdict
 from server.errors import FieldViolation, InvalidArgument, InvalidCredentials, Overloaded, RegistryError
 from server.logs import get_logger
 from server.rpc.admission.arrival import Arrival
-from server.rpc.admission.receiving import Receiving
+from server.rpc.admission.receiving import LARGE_BYTES, Receiving
 from server.rpc.call_threads import CallThreads
 
 # As many verify unknown tokens at a time; no more than 2 of them wait for the issuer's keys.
@@ -178,7 +178,9 @@ class _Call:
             self.refuse(Overloaded())
         else:
             serve: Any = self._arrival.serve_stream if self._is_stream else self._arrival.serve
-            serve(self._threads, message).add_done_callback(lambda _: self._admission.receiving.done(self, size))
+            served = serve(self._threads, message)
+            if size >= LARGE_BYTES:
+                served.add_done_callback(lambda _: self._admission.receiving.done(self, size))
 
 
 class _Entrance(ThreadPoolExecutor):

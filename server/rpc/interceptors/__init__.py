@@ -78,7 +78,7 @@ class Chain(grpc.ServerInterceptor):
         self._watches_of = watches_of
         self._methods: dict[str, _Method] = {}
         self._streams = OpenStreams(STREAMS)
-        self._watches = OpenStreams(WATCHES)
+        self._watches = OpenStreams()
         # However many calls wait for the database, probes are answered.
         self._probes = CallThreads(PROBE_THREADS, "probes")
         # Twice as many as there are streams: those that make room need a moment.
@@ -101,7 +101,7 @@ class Chain(grpc.ServerInterceptor):
         name = handler_call_details.method
         if name == SELF_CHECK_METHOD and not self.self_check.may_call(handler_call_details):
             return None
-        if name == WATCH and self._watches.is_full:
+        if name == WATCH and len(self._watches) >= WATCHES:
             return None
         method = self._methods.get(name)
         if method is None:

@@ -77,6 +77,11 @@ class CallRecord:
             self._end(context, is_probe)
         except Exception:
             _warn()
+        # It holds the frames that it was raised through, these hold the record, and both would wait for the garbage
+        # collector, with all that gRPC keeps for a call.
+        error, self.error = self.error, None
+        if error is not None:
+            error.__traceback__ = error.__context__ = error.__cause__ = None
 
     def _end(self, context: grpc.ServicerContext, is_probe: bool) -> None:
         self.seconds = time.perf_counter() - self.start

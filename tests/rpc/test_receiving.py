@@ -1,0 +1,140 @@
+"""The bounds for messages on their way, without a server: who may receive, who waits, and who makes room."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from server.errors import Overloaded, RegistryError, RequestTimeout
+from server.rpc.admission.receiving import (
+    LARGE_BYTES,
+    MAX_BYTES,
+    PLACES,
+    SHARE,
+    SHARE_OF_BYTES,
+    STRANGERS,
+    WAITING,
+    Receiving,
+)
+
+SECONDS = 60
+
+
+class Call:
+    """A call that notes what is done with it."""
+
+    def __init__(self, caller: str | None) -> None:
+        self.caller = caller
+        self.has_begun = False
+        self.error: RegistryError | None = None
+        self.refused = threading.Event()
+        self.is_dropped = False
+
+    def begin(self) -> None:
+        assert not self.has_begun
+        self.has_begun = True
+
+    def refuse(self, error: RegistryError) -> None:
+        assert self.error is None
+        self.error = error
+        self.refused.set()
+
+    def drop(self) -> None:
+        self.is_dropped = True
+
+
+@pytest.fixture
+def receiving() -> Iterator[Receiving]:
+    receiving = Receiving(SECONDS)
+    yield receiving
+    receiving.close()
+
+
+def enter(receiving: Receiving, caller: str | None, count: int) -> list[Call]:
+    calls = [Call(caller) for _ in range(count)]
+    for call in calls:
+        receiving.enter(call)
+    return calls
+
+
+def test_a_caller_has_its_share_of_the_places_and_its_others_wait_in_order(receiving: Receiving) -> None:
+    calls = enter(receiving, "jane", SHARE + WAITING + 1)
+    assert [call.has_begun for call in calls] == [True] * SHARE + [False] * (WAITING + 1)
+    assert isinstance(calls[-1].error, Overloaded)
+    assert receiving.arrived(calls[3], 1)
+    assert [call.has_begun for call in calls] == [True] * (SHARE + 1) + [False] * WAITING
+    # Another one's place is no matter of hers.
+    [other] = enter(receiving, "joe", 1)
+    assert other.has_begun
+
+
+def test_places_that_become_free_go_round_those_who_wait(receiving: Receiving) -> None:
+    takers = [enter(receiving, str(number), SHARE) for number in range(PLACES // SHARE)]
+    assert all(call.has_begun for calls in takers for call in calls)
+    jane, joe = enter(receiving, "jane", 3), enter(receiving, "joe", 3)
+    for call in takers[0][:4]:
+        receiving.arrived(call, 1)
+    assert [call.has_begun for call in jane] == [True, True, False]
+    assert [call.has_begun for call in joe] == [True, True, False]
+
+
+def test_the_oldest_stranger_makes_room_for_the_next(receiving: Receiving) -> None:
+    calls = enter(receiving, None, STRANGERS + 2)
+    assert all(call.has_begun for call in calls)
+    assert [call.is_dropped for call in calls] == [True] * 2 + [False] * STRANGERS
+    assert not receiving.arrived(calls[0], 1)
+    assert receiving.arrived(calls[2], 1)
+    assert enter(receiving, None, 1)[0].has_begun
+    assert not calls[3].is_dropped
+
+
+def test_large_messages_of_a_caller_are_bounded_together_until_they_are_done(receiving: Receiving) -> None:
+    size = SHARE_OF_BYTES // 2
+    first, second, third = enter(receiving, "jane", 3)
+    assert receiving.arrived(first, size)
+    assert receiving.arrived(second, size)
+    with pytest.raises(Overloaded):
+        receiving.arrived(third, LARGE_BYTES)
+    # Small ones do not count, and those of others have room of their own.
+    [small] = enter(receiving, "jane", 1)
+    assert receiving.arrived(small, LARGE_BYTES - 1)
+    [other] = enter(receiving, "joe", 1)
+    assert receiving.arrived(other, size)
+    receiving.done(first, size)
+    [fourth] = enter(receiving, "jane", 1)
+    assert receiving.arrived(fourth, size)
+
+
+def test_large_messages_of_all_are_bounded_together(receiving: Receiving) -> None:
+    for number in range(MAX_BYTES // SHARE_OF_BYTES):
+        [call] = enter(receiving, str(number), 1)
+        assert receiving.arrived(call, SHARE_OF_BYTES)
+    [call] = enter(receiving, "late", 1)
+    with pytest.raises(Overloaded):
+        receiving.arrived(call, LARGE_BYTES)
+
+
+def test_nothing_is_kept_of_callers_whose_calls_are_done(receiving: Receiving) -> None:
+    calls = enter(receiving, "jane", SHARE + 2)
+    for call in calls:
+        receiving.arrived(call, LARGE_BYTES)
+        receiving.done(call, LARGE_BYTES)
+    assert (receiving._lines, receiving._hungry, receiving._due) == ({}, {}, {})
+    assert (receiving._free, receiving._bytes, receiving._waiting) == (PLACES, 0, 0)
+
+
+def test_time_is_up_for_those_that_receive_and_those_that_wait() -> None:
+    receiving = Receiving(0.2)
+    try:
+        strangers, calls = enter(receiving, None, 1), enter(receiving, "jane", SHARE + 2)
+        for call in (*strangers, *calls):
+            assert call.refused.wait(SECONDS)
+            assert isinstance(call.error, RequestTimeout)
+            assert not receiving.arrived(call, 1)
+        assert (receiving._lines, receiving._due, receiving._free) == ({}, {}, PLACES)
+        [later] = enter(receiving, "jane", 1)
+        assert receiving.arrived(later, 1)
+    finally:
+        receiving.close()
