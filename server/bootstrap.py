@@ -17,12 +17,15 @@ from server.auth.keys import JwksKeySet, jwks_file, jwks_url
 from server.auth.tokens import TokenVerifier
 from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings
 from server.errors import RegistryError
+from server.gateway.limits import HttpLimits
+from server.gateway.proxies import TrustedProxies
 from server.gateway.routes import routes_of
 from server.gateway.server import HttpServer
 from server.observability.observers import Observers
 from server.ports import Ports, PrivateSocket, listen_for_grpc, listen_privately, tls_context
 from server.rpc.health import Health
 from server.rpc.interceptors import CREATION_THREADS, WRITE_THREADS, Chain
+from server.rpc.limits import share_of_files
 from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES, build_server
 from server.storage.files import FileStore, open_file_store
@@ -60,8 +63,9 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
     Raises ConfigError for settings that cannot work here.
     """
     observers = Observers(ports.metrics, metrics_folder, settings.otlp)
+    credentials = Credentials(_verifier(settings))
     limits = settings.limits.within_files()
-    chain = Chain(Credentials(_verifier(settings)), observers.watches_of, settings.threads, limits.receive_timeout)
+    chain = Chain(credentials, observers.watches_of, settings.threads, limits.receive_timeout)
     repository = open_repository(
         settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes, observers
     )
@@ -93,8 +97,15 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
             routes_of(SERVICES),
             private.target,
             health,
-            max_body_bytes=settings.max_message_bytes,
-            idle_timeout_seconds=settings.http_idle_timeout_seconds,
+            credentials,
+            limits=HttpLimits(
+                max_body_bytes=settings.max_message_bytes,
+                max_connections=min(
+                    HttpLimits.max_connections, max(1, share_of_files() - HttpLimits.spare_connections)
+                ),
+                idle_seconds=settings.http_idle_timeout_seconds,
+            ),
+            proxies=TrustedProxies(settings.proxy_networks),
             tls=tls_context(settings),
         )
     return Application(

@@ -63,6 +63,8 @@ class Settings:
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     limits: Limits = field(default_factory=Limits)
     http_idle_timeout_seconds: int = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS
+    # The networks of proxies whose X-Forwarded-For is true.
+    trusted_proxies: frozenset[str] = field(default_factory=frozenset)
     # Whether the server describes its services to whoever asks.
     reflection: bool = True
     threads: int = 4
@@ -105,6 +107,7 @@ class Settings:
                     "--audience must not be empty: that a token is meant for this server is always checked"
                 )
         self._check_claims()
+        _ = self.proxy_networks
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("--tls-cert and --tls-key need each other")
         if self.tls_client_ca and not self.tls_cert:
@@ -131,6 +134,11 @@ class Settings:
             raise ConfigError(f"--leeway is 0 to {MAX_LEEWAY} seconds, not {claims.leeway}")
 
     @property
+    def proxy_networks(self) -> frozenset[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """The networks of `trusted_proxies`. Raises ConfigError."""
+        return frozenset(map(_network, self.trusted_proxies))
+
+    @property
     def serves_http(self) -> bool:
         """Whether the server speaks HTTP beside gRPC."""
         return self.http_listen != NOWHERE
@@ -152,6 +160,13 @@ def host_of(address: str) -> str:
     if not (host and colon and port.isascii() and port.isdigit() and int(port) < 2**16):
         raise ConfigError(f"an address is HOST:PORT, such as {DEFAULT_LISTEN}, not {address!r}")
     return host.removeprefix("[").removesuffix("]")
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ConfigError(f"--trusted-proxy is an address or a network like 10.0.0.0/8: {error}") from error
 
 
 def is_loopback(host: str) -> bool:

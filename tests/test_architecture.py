@@ -62,6 +62,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The description of HTTP says what the rules for fields are; to judge them is left to the server.
     "gateway": {
         "gateway",
+        "auth.credentials",
+        "caller",
         "descriptors",
         "errors",
         "json_form",
@@ -100,7 +102,7 @@ CONFINED = {
     "jwt": {"auth"},
     "cryptography": {"auth", "storage.sql", "healthcheck"},
     "starlette": {"gateway"},
-    "uvicorn": {"gateway"},
+    "httptools": {"gateway.http1"},
     "uvloop": {"gateway"},
     "typer": {"cli"},
     "rich": {"cli"},

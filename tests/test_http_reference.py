@@ -9,7 +9,8 @@ from pathlib import Path
 
 from server.auth.access import PERMISSIONS
 from server.config import Settings
-from server.gateway import bodies, calls, protocol, requests
+from server.gateway import calls, requests
+from server.gateway.limits import SHARE, HttpLimits
 from server.gateway.routes import routes_of
 from server.rpc.server import SERVICES
 from server.rpc.status import MAX_VIOLATIONS
@@ -29,20 +30,25 @@ def test_the_routes_are_those_of_the_protos_with_the_scopes_of_the_code() -> Non
 
 
 def test_the_limits_are_those_of_the_code() -> None:
+    limits = HttpLimits()
+    assert SHARE == 4
     assert [cells[1] for cells in table(REFERENCE, "Limits")] == [
-        f"{protocol.MAX_HEAD_BYTES >> 10} KiB",
+        f"{limits.max_head_bytes >> 10} KiB",
         f"{calls.MAX_FORWARDED_BYTES >> 10} KiB",
         f"{requests.MAX_PARAMETERS}",
         f"`--max-message-bytes`, by default {Settings().max_message_bytes >> 20} MiB",
-        f"{bodies.MAX_IN_FLIGHT}",
-        f"{bodies.MAX_BYTES_IN_FLIGHT >> 20} MiB",
-        f"{protocol.MAX_CONNECTIONS}",
-        f"{protocol.PROBE_CONNECTIONS}",
-        f"{protocol.HEAD_SECONDS:.0f} s",
-        f"{protocol.BODY_SECONDS:.0f} s",
+        f"{limits.max_in_flight}; a quarter",
+        f"{limits.max_bytes_in_flight >> 20} MiB; a quarter, and always one body",
+        f"{limits.max_unverified}; a quarter",
+        f"{limits.max_connections}",
+        f"{limits.spare_connections} more",
+        f"{limits.max_connections // SHARE}",
+        f"{limits.head_seconds:.0f} s",
+        f"{limits.body_seconds:.0f} s",
         f"{calls.DEADLINE_SECONDS:.0f} s",
-        f"{protocol.ANSWER_SECONDS:.0f} s",
+        f"{limits.answer_seconds:.0f} s",
         f"`--http-idle-timeout`, by default {Settings().http_idle_timeout_seconds} s",
+        f"{limits.linger_seconds:.0f} s, and as much as a body may have",
     ]
     assert f"Without it, {calls.DEADLINE_SECONDS:.0f} seconds." in REFERENCE
     assert f"at most {MAX_VIOLATIONS}, and then how many more" in REFERENCE

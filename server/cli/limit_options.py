@@ -76,3 +76,21 @@ MinPing = Annotated[
         metavar="SECONDS",
     ),
 ]
+HttpIdleTimeout = Annotated[
+    int,
+    option(
+        "--http-idle-timeout",
+        "When to end an HTTP connection without requests; longer than the load balancer's own.",
+        min=1,
+        max=24 * 60 * 60,
+        metavar="SECONDS",
+    ),
+]
+TrustedProxy = Annotated[
+    list[str] | None,
+    option(
+        "--trusted-proxy",
+        "A proxy, or a network of them, whose X-Forwarded-For names the clients of HTTP; may be repeated.",
+        metavar="CIDR",
+    ),
+]

@@ -31,6 +31,7 @@ from server.cli.issuer_options import (
     known_scopes,
 )
 from server.cli.limit_options import (
+    HttpIdleTimeout,
     Keepalive,
     MaxConnectionAge,
     MaxConnections,
@@ -38,6 +39,7 @@ from server.cli.limit_options import (
     MaxStreams,
     MinPing,
     ReceiveTimeout,
+    TrustedProxy,
 )
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option
 from server.cli.otlp import otlp_signals
@@ -97,16 +99,6 @@ TlsClientCa = Annotated[
     Path | None,
     option("--tls-client-ca", "Require client certificates of these authorities (mTLS).", metavar="FILE"),
 ]
-HttpIdleTimeout = Annotated[
-    int,
-    option(
-        "--http-idle-timeout",
-        "When to end an HTTP connection without requests; longer than the load balancer's own.",
-        min=1,
-        max=24 * 60 * 60,
-        metavar="SECONDS",
-    ),
-]
 NoReflection = Annotated[
     bool, option("--no-reflection", "Describe the services to nobody; `modelregistry protos` does it for grpcurl.")
 ]
@@ -154,6 +146,7 @@ def serve(
     keepalive: Keepalive = int(Limits.keepalive),
     min_ping: MinPing = int(Limits.min_ping),
     http_idle_timeout: HttpIdleTimeout = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
+    trusted_proxy: TrustedProxy = None,
     no_reflection: NoReflection = False,
     workers: Workers = None,
 ) -> None:
@@ -204,6 +197,7 @@ def serve(
                 min_ping=min_ping,
             ),
             http_idle_timeout_seconds=http_idle_timeout,
+            trusted_proxies=frozenset(trusted_proxy or ()),
             reflection=not no_reflection,
             otlp=otlp_signals(os.environ),
         )

@@ -23,10 +23,12 @@ from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import ApiFeaturePreviewUsageOnly, InvalidArgument
+from server.gateway.admission import Admission
 from server.gateway.bodies import Bodies
 from server.gateway.calls import Caller, RpcFailed, timeout_of
 from server.gateway.errors import Cancelled, Failure, MethodNotAllowed, RouteNotFound, failure, refusal
-from server.gateway.idempotency import HEADER, is_repeatable, takes_key
+from server.gateway.idempotency import HEADER, has_id, takes_key
+from server.gateway.limits import HttpLimits
 from server.gateway.openapi import openapi_of
 from server.gateway.probes import PROBES, Probe
 from server.gateway.requests import request_of, wants_preview
@@ -44,15 +46,17 @@ _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 Handler = Callable[[Request, str], Awaitable[Response]]
 
 
-def build_app(routes: Sequence[Route], channel: grpc.aio.Channel, health: Health, max_body_bytes: int) -> ASGIApp:
+def build_app(
+    routes: Sequence[Route], channel: grpc.aio.Channel, health: Health, admission: Admission, limits: HttpLimits
+) -> ASGIApp:
     """Return the application that serves these routes with calls over the channel, and tells the health."""
     handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
     handlers["/openapi.json"]["GET"] = _always(json.dumps(openapi_of(routes, version("modelregistry"))))
     for path, service in PROBES.items():
         handlers[path]["GET"] = Probe(health, service)
-    bodies = Bodies(max_body_bytes)
+    bodies = Bodies(limits)
     for route in routes:
-        handlers[route.path][route.http_method] = _RpcHandler(route, channel, bodies)
+        handlers[route.path][route.http_method] = _RpcHandler(route, channel, admission, bodies)
     paths: list[BaseRoute] = [Path(path, _Resource(methods)) for path, methods in handlers.items()]
     starlette = Starlette(routes=paths)
     starlette.router.redirect_slashes = False
@@ -109,35 +113,47 @@ class _Resource:
 class _RpcHandler:
     """Answers the requests of one route with calls of its RPC."""
 
-    def __init__(self, route: Route, channel: grpc.aio.Channel, bodies: Bodies):
+    def __init__(self, route: Route, channel: grpc.aio.Channel, admission: Admission, bodies: Bodies):
         self._route = route
         self._caller = Caller(channel, route)
+        self._admission = admission
         self._bodies = bodies
 
     async def __call__(self, request: Request, request_id: str) -> Response:
-        request.state.is_repeatable = not self._route.changes_something or bool(self._keys_of(request))
-        if not self._route.has_body:
-            return await self._answer(request, request_id, b"")
-        async with self._bodies.read(request) as body:
-            return await self._answer(request, request_id, body)
+        rpc, has_body = self._route.rpc, self._route.has_body
+        is_repeatable = not self._route.changes_something or bool(self._keys_of(request))
+        request.state.is_repeatable = is_repeatable or has_body  # Before a body is read, nothing is executed.
+        caller = self._admission.caller(rpc, request)
+        if caller is None:
+            with self._admission.asking(rpc, request):
+                if not has_body:
+                    return await self._answer(request, request_id, b"", is_admitted=False)
+                await self._caller.check_credentials(request.headers, request_id)
+            caller = self._admission.caller(rpc, request)
+        request.state.is_repeatable = is_repeatable
+        if not has_body:
+            return await self._answer(request, request_id, b"", is_admitted=True)
+        # The server has said that the caller is good, also where it has forgotten meanwhile who that is.
+        async with self._bodies.read(request, caller.user if caller else "") as body:
+            return await self._answer(request, request_id, body, is_admitted=True)
 
-    async def _answer(self, request: Request, request_id: str, body: bytes) -> Response:
+    async def _answer(self, request: Request, request_id: str, body: bytes, *, is_admitted: bool) -> Response:
         query, keys = request.scope["query_string"].decode("ascii"), self._keys_of(request)
         try:
             seconds = timeout_of(request.headers)
             if len(body) > LARGE_BODY_BYTES:
-                # Strangers make us work as little as can be, and what takes time keeps nobody waiting.
-                await self._caller.check_credentials(request.headers, request_id)
+                # What takes time keeps no other request waiting.
                 message = await asyncio.to_thread(request_of, self._route, request.path_params, query, body, keys)
             else:
                 message = request_of(self._route, request.path_params, query, body, keys)
         except InvalidArgument:
             # The order of checks is the contract's: who may not call is not told what a call should look like.
-            await self._caller.check_credentials(request.headers, request_id)
+            if not is_admitted:
+                await self._caller.check_credentials(request.headers, request_id)
             if self._route.is_in_preview and not wants_preview(query):
                 raise ApiFeaturePreviewUsageOnly from None
             raise
-        request.state.is_repeatable |= is_repeatable(message)
+        request.state.is_repeatable |= has_id(message)
         answer = await _unless_gone(request, self._caller.call(message, request.headers, request_id, seconds))
         return _json(200, dumps(answer))
 

@@ -1,4 +1,4 @@
-"""Reads the bodies of requests, within bounds: of one body, and of all that are in flight."""
+"""Reads the bodies of requests, within limits: of one body, of all that are in flight, and of those of one caller."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 
-from server.errors import Overloaded, RequestTooLarge
+from server.errors import RequestTooLarge
 from server.gateway.errors import UnsupportedMediaType
-
-# How many requests may be in flight, and how many bytes their bodies may have together.
-MAX_IN_FLIGHT = 512
-MAX_BYTES_IN_FLIGHT = 256 * 2**20
+from server.gateway.limits import SHARE, HttpLimits, Quota
 
 _JSON = re.compile(r'application/json\s*(;\s*charset\s*=\s*("utf-8"|utf-8)\s*)?', re.IGNORECASE)
 
@@ -21,37 +18,34 @@ _JSON = re.compile(r'application/json\s*(;\s*charset\s*=\s*("utf-8"|utf-8)\s*)?'
 class Bodies:
     """Hands out bodies; one belongs to its request until that has been answered."""
 
-    def __init__(self, max_body_bytes: int):
-        self._max_body_bytes = max_body_bytes
-        self._requests = 0
-        self._bytes = 0
+    def __init__(self, limits: HttpLimits):
+        self._max_body_bytes = limits.max_body_bytes
+        self._requests = Quota(limits.max_in_flight)
+        # One body can always be as large as any may be.
+        share = max(limits.max_bytes_in_flight // SHARE, limits.max_body_bytes)
+        self._bytes = Quota(max(limits.max_bytes_in_flight, share), share)
 
     @contextlib.asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Read a body of JSON.
+    async def read(self, request: Request, principal: str) -> AsyncIterator[bytes]:
+        """Read a body of JSON from a caller.
 
-        Raises UnsupportedMediaType, RequestTooLarge and Overloaded; a body that is not read is left to the protocol.
+        Raises UnsupportedMediaType, RequestTooLarge and Overloaded; a body that is not read is left to the connection.
         """
         _require_json(request)
         if int(request.headers.get("content-length", 0)) > self._max_body_bytes:
             raise RequestTooLarge
-        if self._requests == MAX_IN_FLIGHT:
-            raise Overloaded
         chunks, size = [], 0
-        self._requests += 1
-        try:
-            async for chunk in request.stream():
-                chunks.append(chunk)
-                size += len(chunk)
-                self._bytes += len(chunk)
-                if size > self._max_body_bytes:
-                    raise RequestTooLarge
-                if self._bytes > MAX_BYTES_IN_FLIGHT:
-                    raise Overloaded
-            yield b"".join(chunks)
-        finally:
-            self._requests -= 1
-            self._bytes -= size
+        with self._requests.one(principal):
+            try:
+                async for chunk in request.stream():
+                    if size + len(chunk) > self._max_body_bytes:
+                        raise RequestTooLarge
+                    self._bytes.take(principal, len(chunk))
+                    chunks.append(chunk)
+                    size += len(chunk)
+                yield b"".join(chunks)
+            finally:
+                self._bytes.give_back(principal, size)
 
 
 def _require_json(request: Request) -> None:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 from starlette.datastructures import Headers
 
-from server.errors import FieldViolation, Internal, InvalidArgument, RegistryError, RequestTooLarge
+from server.errors import FieldViolation, Internal, InvalidArgument, Overloaded, RegistryError, RequestTooLarge
 from server.gateway.errors import Cancelled, DeadlineExceeded, RequestHeadersTooLarge, ServiceUnavailable
 from server.gateway.routes import Route
 
@@ -33,9 +33,11 @@ _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
+# No request of so many bytes is too large for any server.
+SMALL_BYTES = 64 * 2**10
+
 # What gRPC itself says where no handler was asked.
 _PLAIN: Mapping[grpc.StatusCode, type[RegistryError]] = {
-    grpc.StatusCode.RESOURCE_EXHAUSTED: RequestTooLarge,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: Cancelled,
     grpc.StatusCode.UNAVAILABLE: ServiceUnavailable,
@@ -69,6 +71,8 @@ class Caller:
         """Return if the caller may use the route at all, whatever is asked. Raises as `call` does."""
         try:
             await self._send(_UNPARSEABLE, headers, request_id, DEADLINE_SECONDS)
+        except Cancelled:
+            raise Overloaded from None  # By a server that refuses too much to say more; it has executed nothing.
         except RpcFailed as error:
             if grpc.StatusCode.INVALID_ARGUMENT.value[0] != error.status.code:
                 raise
@@ -84,14 +88,16 @@ class Caller:
         try:
             answer: bytes = await self._call(request, metadata=metadata, timeout=seconds)
         except grpc.aio.AioRpcError as error:
-            raise self._failed(error) from error
+            raise self._failed(error, len(request)) from error
         return answer
 
-    def _failed(self, error: grpc.aio.AioRpcError) -> Exception:
+    def _failed(self, error: grpc.aio.AioRpcError, size: int) -> Exception:
         metadata: Any = error.trailing_metadata() or ()
         for key, value in metadata:
             if key == "grpc-status-details-bin":
                 return RpcFailed(status_pb2.Status.FromString(value), self._route)
+        if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return RequestTooLarge() if size > SMALL_BYTES else Overloaded()
         return _PLAIN.get(error.code(), Internal)()
 
 

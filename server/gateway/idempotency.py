@@ -26,7 +26,7 @@ def takes_key(request: Descriptor) -> bool:
     return _FIELD in request.fields_by_name
 
 
-def is_repeatable(request: Message) -> bool:
+def has_id(request: Message) -> bool:
     """Whether the request has an id, so that to send it again does nothing more."""
     return _FIELD in request.DESCRIPTOR.fields_by_name and request.HasField(_FIELD)
 

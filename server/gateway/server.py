@@ -9,11 +9,15 @@ import threading
 from collections.abc import Sequence
 
 import grpc.aio
-import uvicorn
 import uvloop
 
+from server.auth.credentials import Credentials
+from server.gateway.admission import Admission
 from server.gateway.app import build_app
-from server.gateway.protocol import BoundedProtocol
+from server.gateway.connection import Connection
+from server.gateway.connections import Connections
+from server.gateway.limits import HttpLimits
+from server.gateway.proxies import TrustedProxies
 from server.gateway.routes import Route
 from server.rpc.health import Health
 
@@ -22,6 +26,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),
 )
+# How many connections may wait until they are accepted.
+_BACKLOG = 2048
 
 
 class HttpServer:
@@ -33,21 +39,25 @@ class HttpServer:
         routes: Sequence[Route],
         target: str,
         health: Health,
+        credentials: Credentials,
         *,
-        max_body_bytes: int,
-        idle_timeout_seconds: int,
+        limits: HttpLimits,
+        proxies: TrustedProxies,
         tls: ssl.SSLContext | None,
     ):
         self._listener = listener
         self._routes = routes
         self._target = target
         self._health = health
-        self._max_body_bytes = max_body_bytes
-        self._idle_timeout_seconds = idle_timeout_seconds
+        self._credentials = credentials
+        self._limits = limits
+        self._proxies = proxies
         self._tls = tls
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._started = threading.Event()
-        self._uvicorn: uvicorn.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._grace_seconds = 0.0
 
     def start(self) -> None:
         """Take requests; returns when they are taken."""
@@ -58,10 +68,10 @@ class HttpServer:
 
     def stop(self, grace_seconds: float) -> None:
         """Take no more requests, and finish those that run, within the time given."""
-        if self._uvicorn is None:
+        if self._loop is None:
             return
-        self._uvicorn.config.timeout_graceful_shutdown = max(1, int(grace_seconds))
-        self._uvicorn.should_exit = True
+        self._grace_seconds = grace_seconds
+        self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
 
     def _run(self) -> None:
@@ -72,35 +82,19 @@ class HttpServer:
             self._started.set()
 
     async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        limits = self._limits
+        connections = Connections(limits)
         async with grpc.aio.insecure_channel(self._target, _CHANNEL_OPTIONS) as channel:
-            self._uvicorn = _Server(self._config(channel), self._started)
-            await self._uvicorn.serve([self._listener])
-
-    def _config(self, channel: grpc.aio.Channel) -> uvicorn.Config:
-        tls = self._tls
-        return uvicorn.Config(
-            build_app(self._routes, channel, self._health, self._max_body_bytes),
-            http=BoundedProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=self._idle_timeout_seconds,
-            ssl_context_factory=(lambda *_: tls) if tls else None,
-        )
-
-
-class _Server(uvicorn.Server):
-    """Tells when it takes requests."""
-
-    def __init__(self, config: uvicorn.Config, took_up: threading.Event):
-        super().__init__(config)
-        self._took_up = took_up
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and tell."""
-        await super().startup(sockets)
-        self._took_up.set()
+            admission = Admission(self._credentials, self._proxies, limits)
+            app = build_app(self._routes, channel, self._health, admission, limits)
+            server = await loop.create_server(
+                lambda: Connection(app, connections, limits, self._proxies, self._tls),
+                sock=self._listener,
+                backlog=_BACKLOG,
+            )
+            self._loop = loop
+            self._started.set()
+            await self._stopping.wait()
+            server.close()
+            await connections.drain(self._grace_seconds)

@@ -169,6 +169,8 @@ IMPOSSIBLE = [
     (["--jwks-file", "keys.json", *TRUSTED, "--default-scope", "x"], ["--default-scope", "x", "api:models-read"]),
     (["--leeway", "-1"], ["--leeway", "300", "-1"]),
     (["--leeway", "301"], ["--leeway", "300", "301"]),
+    (["--trusted-proxy", "proxy.internal"], ["--trusted-proxy", "'proxy.internal'", "10.0.0.0/8"]),
+    (["--trusted-proxy", "10.0.0.1/8"], ["--trusted-proxy", "10.0.0.1/8", "host bits"]),
     (["--jwks-file", "twice", *TRUSTED], ["JWKS", "2 keys for ES256 have the kid 'a'"]),
     (["--jwks-file", "absent", *TRUSTED], ["JWKS", "absent"]),
     (["--jwks-file", "broken", *TRUSTED], ["JWKS"]),

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import queue
 import socket
 import ssl
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 import pytest
 
 from modelregistry.v1.model_pb2 import Model
-from server.config import DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS
+from server.auth import local_keys
+from server.auth.access import SCOPES
+from server.auth.credentials import Credentials
+from server.auth.tokens import TokenVerifier
+from server.errors import RegistryError
 from server.gateway import server as gateway_server
-from server.gateway.protocol import BoundedProtocol
+from server.gateway.connection import Connection
+from server.gateway.limits import HttpLimits
+from server.gateway.proxies import Network, TrustedProxies
 from server.gateway.routes import routes_of
 from server.gateway.server import HttpServer
 from server.rpc.health import SERVING, Health
 from server.rpc.server import SERVICES
+from server.rpc.status import abort
 
 DEADLINE_SECONDS = 60
 MODEL = Model(rid="ri.models.main.model.some", name="some")
@@ -40,13 +51,14 @@ class Asked:
 
 @dataclass
 class Backend(grpc.GenericRpcHandler):
-    """Answers every call alike, with a model or with a failure that says nothing more, as soon as it may.
+    """Answers every call alike, with a model, an error, or a failure that says nothing more, as soon as it may.
 
     Only to probes it says at once that it serves. It tells which calls are asked, and which are over, answered or not.
     """
 
     answer: Model = field(default_factory=lambda: MODEL)
     failure: grpc.StatusCode | None = None
+    refusal: RegistryError | None = None
     asked: queue.SimpleQueue[Asked] = field(default_factory=queue.SimpleQueue)
     over: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
     may_answer: threading.Event = field(default_factory=threading.Event)
@@ -58,6 +70,8 @@ class Backend(grpc.GenericRpcHandler):
             context.add_callback(lambda: self.over.put(details.method))
             self.asked.put(Asked(details.method, metadata, context.time_remaining()))
             assert self.may_answer.wait(DEADLINE_SECONDS)
+            if self.refusal is not None:
+                abort(context, self.refusal, metadata["x-request-id"])
             if self.failure is not None:
                 context.abort(self.failure, "")
             return self.answer.SerializeToString()
@@ -73,34 +87,52 @@ class Gateway:
     backend: Backend
     ended: queue.SimpleQueue[Address]
     health: Health
+    keys: local_keys.LocalKeys
+    verifier: TokenVerifier
+
+    def token(self, subject: str = "jane", *, is_known: bool = True) -> str:
+        """A token of a user, which the gateway knows already or has to ask the server about."""
+        token = self.keys.mint(subject, SCOPES)
+        if is_known:
+            self.verifier.verify(f"Bearer {token}")
+        return token
+
+    def bearer(self, subject: str = "jane", *, is_known: bool = True) -> bytes:
+        """The same as a header."""
+        return f"Authorization: Bearer {self.token(subject, is_known=is_known)}\r\n".encode()
 
     def wait_for_the_end_of(self, client: Address) -> None:
         """Return when the connection of this client is no more."""
         while self.ended.get(timeout=DEADLINE_SECONDS) != client:
             pass
 
-    def connect(self) -> socket.socket:
-        return socket.create_connection(self.address, timeout=DEADLINE_SECONDS)
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        """Connect, from one of the addresses of this machine itself."""
+        return socket.create_connection(self.address, timeout=DEADLINE_SECONDS, source_address=(source, 0))
 
 
 @contextmanager
 def gateway(
     monkeypatch: pytest.MonkeyPatch,
     tls: ssl.SSLContext | None = None,
-    idle_timeout_seconds: float = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
+    trusted_proxies: Sequence[Network] = (),
+    **limits: float,
 ) -> Iterator[Gateway]:
-    """Run a gateway and the server behind it."""
+    """Run a gateway and the server behind it, with limits that are not the usual ones."""
     ended: queue.SimpleQueue[Address] = queue.SimpleQueue()
 
-    class ObservedProtocol(BoundedProtocol):
-        """Tells of its end, which nobody can see from outside who does not read."""
+    class ObservedConnection(Connection):
+        """Tells of its end, which a client that does not read cannot see."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            self.peer = transport.get_extra_info("peername")
+            super().connection_made(transport)
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
-            assert self.client
-            ended.put(self.client)
+            ended.put(self.peer)
 
-    monkeypatch.setattr(gateway_server, "BoundedProtocol", ObservedProtocol)
+    monkeypatch.setattr(gateway_server, "Connection", ObservedConnection)
     backend = Backend()
     backend.may_answer.set()
     server = grpc.server(ThreadPoolExecutor(4), handlers=[backend])
@@ -110,18 +142,22 @@ def gateway(
     health.tell(SERVING)
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
-    http = HttpServer(
-        listener,
-        routes_of(SERVICES),
-        target,
-        health,
-        max_body_bytes=2**20,
-        idle_timeout_seconds=idle_timeout_seconds,
-        tls=tls,
-    )
-    http.start()
-    try:
-        yield Gateway(address, backend, ended, health)
-    finally:
-        http.stop(1)
-        server.stop(0).wait()
+    with tempfile.TemporaryDirectory() as folder:
+        keys = local_keys.LocalKeys.open(Path(folder))
+        verifier = TokenVerifier(keys.key_set(), local_keys.ISSUER, local_keys.AUDIENCE)
+        http = HttpServer(
+            listener,
+            routes_of(SERVICES),
+            target,
+            health,
+            Credentials(verifier),
+            limits=dataclasses.replace(HttpLimits(max_body_bytes=2**20), **limits),
+            proxies=TrustedProxies(trusted_proxies),
+            tls=tls,
+        )
+        http.start()
+        try:
+            yield Gateway(address, backend, ended, health, keys, verifier)
+        finally:
+            http.stop(1)
+            server.stop(0).wait()

@@ -109,15 +109,25 @@ def test_an_offer_of_another_protocol_is_ignored(server: Server, offer: bytes) -
 
 
 def test_a_body_is_never_the_next_request(server: Server) -> None:
-    """Also where the offer comes in pieces, so that it cannot be ignored."""
+    """Also where another protocol is offered, piece by piece."""
     smuggled = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
     with connect(server) as connection:
-        connection.sendall(CREATE + bearer(server) + b"Connection: Upgrade\r\nUpg")
+        connection.sendall(CREATE + bearer(server) + b"Connection: Upgrade, close\r\nUpg")
         assert is_answered_soon(server)  # by then, the first piece has been read
         connection.sendall(b"rade: h2c\r\nContent-Length: %d\r\n\r\n" % len(smuggled))
+        assert is_answered_soon(server)
+        connection.sendall(smuggled)
         (answer,) = rest_of(connection)
 
     assert answer.startswith(b"400 ")
+    assert b"InvalidArgument" in answer
+
+
+def test_a_tunnel_is_refused(server: Server) -> None:
+    (answer,) = talk(server, b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere\r\n\r\n" + OPENAPI + b"\r\n")
+
+    assert answer.startswith(b"400 ")
+    assert b"MalformedHttpRequest" in answer
 
 
 def test_who_has_sent_all_and_says_so_gets_the_answer(server: Server) -> None:
@@ -127,7 +137,7 @@ def test_who_has_sent_all_and_says_so_gets_the_answer(server: Server) -> None:
 
 
 def test_a_request_that_was_answered_early_is_not_answered_twice(server: Server) -> None:
-    early = CREATE.replace(b"application/json", b"text/plain") + b"Transfer-Encoding: chunked\r\n\r\n"
+    early = CREATE.replace(b"application/json", b"text/plain") + bearer(server) + b"Transfer-Encoding: chunked\r\n\r\n"
     with connect(server) as connection:
         connection.sendall(early)
         first = connection.recv(2**16)
@@ -137,7 +147,7 @@ def test_a_request_that_was_answered_early_is_not_answered_twice(server: Server)
 
 
 def test_a_connection_goes_on_after_an_early_answer(server: Server) -> None:
-    early = CREATE.replace(b"application/json", b"text/plain") + b"Content-Length: 8\r\n\r\nsome"
+    early = CREATE.replace(b"application/json", b"text/plain") + bearer(server) + b"Content-Length: 8\r\n\r\nsome"
     with connect(server) as connection:
         connection.sendall(early)
         assert connection.recv(2**16).startswith(b"HTTP/1.1 415 ")

@@ -13,9 +13,9 @@ from tests.certificates import Authority
 from tests.gateway.harness import DEADLINE_SECONDS, Gateway, gateway
 
 RPC = "/modelregistry.v1.ModelService/GetModel"
-GET = b"GET /api/v2/models/ri.models.main.model.some HTTP/1.1\r\nHost: some\r\n\r\n"
+GET = b"GET /api/v2/models/ri.models.main.model.some HTTP/1.1\r\nHost: some\r\n%s\r\n"
 POST = (
-    b"POST /api/v2/models HTTP/1.1\r\nHost: some\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n"
+    b"POST /api/v2/models HTTP/1.1\r\nHost: some\r\nContent-Type: application/json\r\nContent-Length: 50\r\n%s\r\n"
     b'{"name": "one", "parentFolderRid": "ri.a.b.c.one"}'
 )
 # A connection that is closed with it ends by a reset, and not by saying that nothing more will come.
@@ -35,7 +35,7 @@ def test_the_call_of_a_client_that_hangs_up_is_cancelled(monkeypatch: pytest.Mon
     with gateway(monkeypatch) as running:
         running.backend.may_answer.clear()
         with running.connect() as client:
-            client.sendall(sent)
+            client.sendall(sent % running.bearer())
             rpc = asked(running)
             client.setsockopt(*RESET)
         assert over(running) == rpc
@@ -51,7 +51,7 @@ def test_so_it_is_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with gateway(monkeypatch, served) as running:
         running.backend.may_answer.clear()
         with trusting.wrap_socket(running.connect(), server_hostname="localhost") as client:
-            client.sendall(GET)
+            client.sendall(GET % running.bearer())
             assert asked(running) == RPC
         assert over(running) == RPC
         running.backend.may_answer.set()
@@ -60,7 +60,7 @@ def test_so_it_is_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_who_has_only_sent_all_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     with gateway(monkeypatch) as running, running.connect() as client:
         running.backend.may_answer.clear()
-        client.sendall(GET)
+        client.sendall(GET % running.bearer())
         client.shutdown(socket.SHUT_WR)
         assert asked(running) == RPC
         running.backend.may_answer.set()

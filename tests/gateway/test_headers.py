@@ -24,10 +24,11 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
 
 
 def asked(running: Gateway, method: str, headers: dict[str, str]) -> Asked:
-    """Send a request, and return what the server behind the gateway was asked."""
+    """Send a request of a caller whom the gateway knows, and return what the server behind it was asked."""
     path, body = ROUTES[method]
+    authorization = {"Authorization": f"Bearer {running.token()}"}
     connection = http.client.HTTPConnection(*running.address, timeout=60)
-    connection.request(method, path, body, {"Content-Type": "application/json", **headers})
+    connection.request(method, path, body, {"Content-Type": "application/json", **authorization, **headers})
     assert connection.getresponse().status == 200
     connection.close()
     return running.backend.asked.get(timeout=60)
@@ -36,7 +37,7 @@ def asked(running: Gateway, method: str, headers: dict[str, str]) -> Asked:
 @each_method
 def test_credentials_trace_and_request_id_arrive_as_they_were_sent(running: Gateway, method: str) -> None:
     sent = {
-        "Authorization": "Bearer some.token",
+        "Authorization": f"Bearer {running.token()}",
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         "tracestate": "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7",
         "X-Request-Id": "night-shift-7",
@@ -51,7 +52,7 @@ def test_credentials_trace_and_request_id_arrive_as_they_were_sent(running: Gate
 def test_what_was_not_sent_is_not_invented_but_a_request_id_is(running: Gateway, method: str) -> None:
     metadata = asked(running, method, {}).metadata
 
-    assert metadata.keys() & {"authorization", "traceparent", "tracestate"} == set()
+    assert metadata.keys() & {"traceparent", "tracestate"} == set()
     assert metadata["x-request-id"]
 
 

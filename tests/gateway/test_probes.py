@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 import pytest
 
-from server.gateway import bodies
 from server.rpc.interceptors import PROBE_THREADS
 from tests.conftest import NewDatabase
 from tests.e2e.database_proxy import DatabaseProxy
@@ -22,7 +21,7 @@ from tests.gateway.test_refusals import Answer, ask
 from tests.processes import Server, until
 
 HEAD_WITHOUT_BODY = (
-    b"POST /api/v2/models HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+    b"POST /api/v2/models HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n%s\r\n"
 )
 SERVING, NOT_SERVING = {"status": "SERVING"}, {"status": "NOT_SERVING"}
 each_probe = pytest.mark.parametrize("path", ["/healthz", "/readyz"])
@@ -62,11 +61,10 @@ def test_without_its_database_a_server_is_alive_and_not_ready(new_database: NewD
 
 @each_probe
 def test_a_probe_waits_for_no_other_request(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    monkeypatch.setattr(bodies, "MAX_IN_FLIGHT", 1)
-    with gateway(monkeypatch) as running:
+    with gateway(monkeypatch, max_in_flight=1) as running:
         running.backend.may_answer.clear()
         with running.connect() as uploading, running.connect() as waiting:
-            uploading.sendall(HEAD_WITHOUT_BODY)
+            uploading.sendall(HEAD_WITHOUT_BODY % running.bearer())
             for _ in range(20):
                 waiting.sendall(b"GET /api/v2/models/ri.models.main.model.a HTTP/1.1\r\nHost: a\r\n\r\n")
             running.backend.asked.get(timeout=DEADLINE_SECONDS)

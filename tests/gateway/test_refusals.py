@@ -15,7 +15,7 @@ from urllib.parse import quote
 import grpc
 import pytest
 
-from server.gateway.protocol import MAX_HEAD_BYTES
+from server.gateway.limits import HttpLimits
 from tests.builders import FOLDER
 from tests.processes import Server
 
@@ -197,8 +197,8 @@ def raw(server: Server, sent: bytes) -> bytes:
         (b"nonsense\r\n\r\n", 400, "MalformedHttpRequest"),
         (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "MalformedHttpRequest"),
         (b"\x16\x03\x01\x02\x00\x01\x00", 400, "MalformedHttpRequest"),
-        (b"GET / HTTP/1.1\r\nx: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n", 431, "RequestHeadersTooLarge"),
-        (b"GET /" + b"x" * MAX_HEAD_BYTES + b" HTTP/1.1\r\n\r\n", 431, "RequestHeadersTooLarge"),
+        (b"GET / HTTP/1.1\r\nx: " + b"x" * HttpLimits().max_head_bytes + b"\r\n\r\n", 431, "RequestHeadersTooLarge"),
+        (b"GET /" + b"x" * HttpLimits().max_head_bytes + b" HTTP/1.1\r\n\r\n", 431, "RequestHeadersTooLarge"),
     ],
     ids=["no request", "no header", "TLS", "a huge header", "a huge path"],
 )

@@ -33,11 +33,15 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
         yield running
 
 
+def headers_of(running: Gateway) -> dict[str, str]:
+    return {"Content-Type": "application/json", "Authorization": f"Bearer {running.token()}"}
+
+
 def advice(running: Gateway, route: tuple[str, str], body: Any = None, **headers: str) -> tuple[str, str | None]:
     """The error of a request whose answer was lost, and what is said of sending it again."""
     connection = http.client.HTTPConnection(*running.address, timeout=DEADLINE_SECONDS)
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(*route, json.dumps(body or {}), {"Content-Type": "application/json", **sent})
+    connection.request(*route, json.dumps(body or {}), {**headers_of(running), **sent})
     response = connection.getresponse()
     name = json.loads(response.read())["errorName"]
     connection.close()
@@ -78,6 +82,21 @@ def test_a_question_may_always_be_asked_again(running: Gateway, route: tuple[str
     connection.close()
 
 
+@each_lost_answer
+def test_what_was_not_executed_because_its_token_could_not_be_looked_at_may_be_sent_again(
+    running: Gateway, code: grpc.StatusCode, name: str
+) -> None:
+    running.backend.failure = code
+    connection = http.client.HTTPConnection(*running.address, timeout=DEADLINE_SECONDS)
+
+    new = {"Authorization": f"Bearer {running.token('new', is_known=False)}"}
+    connection.request(*CREATE, b"{}", {**headers_of(running), **new})
+    response = connection.getresponse()
+
+    assert (response.status in {429, 503}, response.getheader("QoS-Retry-Hint")) == (True, None)
+    connection.close()
+
+
 def test_a_key_where_there_is_no_id_makes_nothing_safe(running: Gateway) -> None:
     running.backend.failure = grpc.StatusCode.UNAVAILABLE
 
@@ -86,7 +105,7 @@ def test_a_key_where_there_is_no_id_makes_nothing_safe(running: Gateway) -> None
 
 def test_the_id_reaches_the_server_in_the_request_and_not_beside_it(running: Gateway) -> None:
     connection = http.client.HTTPConnection(*running.address, timeout=DEADLINE_SECONDS)
-    connection.request(*CREATE, b"{}", {"Content-Type": "application/json", "Idempotency-Key": KEY})
+    connection.request(*CREATE, b"{}", {**headers_of(running), "Idempotency-Key": KEY})
     assert connection.getresponse().status == 200
     connection.close()
 

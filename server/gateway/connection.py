@@ -1,0 +1,300 @@
+"""One connection of a client: its requests are answered in their order, each within its limits.
+
+It stands on asyncio and on the public parser of httptools, and not on a server like uvicorn, hypercorn or granian. How
+long a head may take, what is read of a body before its credentials are good, which connection ends for another, and
+that a trailer is no header, can only be settled where requests are parsed: there, these have no public place for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+
+from starlette.types import ASGIApp
+
+from server.errors import RegistryError, RequestTimeout
+from server.gateway.connections import Connections, Slot
+from server.gateway.exchange import Exchange, refusal_of
+from server.gateway.http1 import Head, RequestParser
+from server.gateway.limits import HttpLimits
+from server.gateway.proxies import TrustedProxies
+from server.gateway.timer import Timer
+from server.gateway.tls import TlsSession
+
+# What is parsed at once, of clients with good credentials and of others. Each request in it, which can be one of a few
+# bytes, then waits for its turn as what it has become, which is larger.
+_PIECE_BYTES = 16 * 2**10
+_STRANGERS_PIECE_BYTES = 512
+
+
+class Connection(asyncio.BufferedProtocol):
+    """Serves an application to one client, over TLS if there is a context for it."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        connections: Connections,
+        limits: HttpLimits,
+        proxies: TrustedProxies,
+        tls: ssl.SSLContext | None,
+    ):
+        self._app = app
+        self._connections = connections
+        self._limits = limits
+        self._proxies = proxies
+        self._tls = TlsSession(tls) if tls else None
+        self._loop = asyncio.get_running_loop()
+        self._client: tuple[str, int] | None = None
+        self._slot: Slot
+        self._transport: asyncio.Transport
+        self._parser = RequestParser(self, limits.max_head_bytes)
+        self._unparsed = b""
+        # The first one is being answered; those behind it came in the same piece.
+        self._exchanges: deque[Exchange] = deque()
+        self._refusal: RegistryError | None = None  # of what came behind them
+        self._is_last = False  # No request follows these.
+        self._has_sent_all = False  # The client has; it may wait for answers.
+        self._is_finishing = False
+        self._is_ending = False  # Nothing is parsed or answered any more.
+        self._ignored_bytes = 0
+        self._can_write = True
+        self._timer = Timer(self._loop)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a slot, and wait for the first request."""
+        self._transport = transport
+        host, port, *_ = transport.get_extra_info("peername") or ("", 0)  # None if the client is gone already
+        self._client = (host, port)
+        self._slot = self._connections.enter(self, self._proxies.group_of_peer(host))
+        self.step()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the slot back; what is still being answered is told so."""
+        self._end()
+        self._timer.stop()
+        self._parser.close()
+        self._connections.leave(self._slot)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where all connections read, one by one."""
+        return self._connections.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Go on with a request."""
+        if self._is_ending:
+            self._ignored_bytes += nbytes
+            if self._ignored_bytes > self._limits.max_body_bytes:
+                self.abort()
+            return
+        data = bytes(self._connections.buffer[:nbytes])
+        try:
+            self._unparsed += data if self._tls is None else self._tls.receive(data)
+        except ssl.SSLError:  # such as that of a client that speaks no TLS, or does not trust the certificate
+            self._hang_up()
+            return
+        if self._tls is not None:
+            self._transport.write(self._tls.sent())
+            if self._tls.has_ended:
+                self._hang_up()
+        self.step()
+
+    def eof_received(self) -> bool:
+        """Keep the connection if the client waits for answers, which over TLS is not possible."""
+        self._has_sent_all = True
+        waits = bool(self._exchanges) and self._exchanges[0].is_complete and self._tls is None
+        return waits and not self._is_ending
+
+    def pause_writing(self) -> None:
+        """Answer no more requests until the client has read."""
+        self._can_write = False
+
+    def resume_writing(self) -> None:
+        """Answer the next request."""
+        self._can_write = True
+        self.step()
+
+    def abort(self) -> None:
+        """End now."""
+        self._is_ending = True
+        self._transport.abort()
+
+    def finish(self) -> None:
+        """End when the request that is under way is answered."""
+        self._is_finishing = True
+        if not self._exchanges:
+            self._hang_up()
+
+    def step(self) -> None:
+        """Do all that can be done now: answer what has arrived, and parse as much of the rest as is wanted."""
+        while not self._is_ending:
+            front = self._exchanges[0] if self._exchanges else None
+            if front is not None and not front.is_begun and self._can_write:
+                front.is_begun = True
+                task = self._loop.create_task(self._answer(front))
+                self._connections.tasks.add(task)
+                task.add_done_callback(self._connections.tasks.discard)
+            if not (self._unparsed and self._wants_more(front)):
+                break
+            self._parse_some()
+        else:
+            return
+        if front is None and self._refusal is not None:
+            self.write(refusal_of(self._refusal))
+            self._linger()
+        elif front is None and (self._is_last or self._has_sent_all):
+            self._hang_up()
+        else:
+            self._wait(front)
+            self._read(front)
+
+    def on_head(self, head: Head) -> None:
+        """Let a request wait for its turn."""
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": head.http_version,
+            "method": head.method,
+            "scheme": "http" if self._tls is None else "https",
+            "path": head.path.decode("ascii"),
+            "raw_path": head.path,
+            "root_path": "",
+            "query_string": head.query,
+            "headers": head.headers,
+            "client": self._client,
+            "state": {"slot": self._slot},
+        }
+        self._exchanges.append(Exchange(self, head, scope))
+
+    def on_body(self, part: bytes) -> None:
+        """Hand on some of the newest request's body."""
+        self._exchanges[-1].take(part)
+
+    def on_end(self) -> None:
+        """Complete the newest request, which may have been answered already."""
+        newest = self._exchanges[-1]
+        newest.complete()
+        self._is_last = not newest.keeps_connection
+        if newest.is_answered:
+            self._exchanges.popleft()
+
+    def write(self, data: bytes) -> None:
+        """Send these bytes, unless the connection has ended."""
+        if self._is_ending:
+            return
+        if self._tls is not None:
+            self._tls.send(data)
+            data = self._tls.sent()
+        self._transport.write(data)
+
+    def keeps_open_after(self, exchange: Exchange) -> bool:
+        """Whether another request can follow this one: what is left of its body is read for good credentials alone."""
+        reads_on = self._slot.is_authenticated and not exchange.is_waited_for
+        return exchange.keeps_connection and not self._is_finishing and (exchange.is_complete or reads_on)
+
+    def on_answered(self, exchange: Exchange) -> None:
+        """Go on to the next request, when this one has arrived as a whole."""
+        if exchange.is_complete:
+            self._exchanges.popleft()
+        if exchange.keeps_connection:
+            self.step()
+        elif exchange.is_complete:
+            self._hang_up()
+        else:
+            self._linger()
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._app(exchange.scope, exchange.receive, exchange.send)
+        finally:
+            if not exchange.is_answered and exchange in self._exchanges:
+                self.abort()
+
+    def _wants_more(self, front: Exchange | None) -> bool:
+        """Whether more is to be parsed, before the request is answered that is being answered."""
+        if front is None:
+            return self._can_write and not self._is_last and self._refusal is None
+        return not front.is_complete and front.takes_more
+
+    def _parse_some(self) -> None:
+        size = _PIECE_BYTES if self._slot.is_authenticated else _STRANGERS_PIECE_BYTES
+        piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+        try:
+            self._parser.feed(piece)
+        except RegistryError as error:
+            if not self._is_last:  # What follows the last request is none.
+                self._break_off(error)
+
+    def _break_off(self, error: RegistryError) -> None:
+        """Parse no more. What is arriving is refused when the requests before it are answered."""
+        self._unparsed = b""
+        self._is_last = True
+        self._refusal = error
+        if self._exchanges and not self._exchanges[-1].is_complete:
+            broken = self._exchanges.pop()
+            broken.disconnect()
+            if broken.is_answered:  # A second answer would confuse.
+                self._hang_up()
+
+    def _linger(self) -> None:
+        """Hang up, but read on a little: an end before all is read could reach the client before the answer."""
+        if self._has_sent_all:
+            self._hang_up()
+            return
+        self._end()
+        self._end_tls()
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._timer.start("linger", self._limits.linger_seconds, self._hang_up)
+
+    def _hang_up(self) -> None:
+        """End when the client has read all that it was sent, or has had its time for it."""
+        self._end()
+        self._end_tls()
+        self._transport.close()
+        self._timer.start("end", self._limits.answer_seconds, self.abort)
+
+    def _end(self) -> None:
+        self._is_ending = True
+        self._unparsed = b""
+        for exchange in self._exchanges:
+            exchange.disconnect()
+        self._exchanges.clear()
+
+    def _end_tls(self) -> None:
+        if self._tls is not None:
+            self._tls.end()
+            self._transport.write(self._tls.sent())
+
+    def _read(self, front: Exchange | None) -> None:
+        """Read no more than can be parsed; but while a request is answered, so as to see that its client is gone."""
+        if self._unparsed or (front is not None and not front.is_complete and not front.takes_more):
+            self._transport.pause_reading()
+        elif not self._has_sent_all:
+            self._transport.resume_reading()
+
+    def _wait(self, front: Exchange | None) -> None:
+        """Wait for what comes next, as long as there is time for it."""
+        limits = self._limits
+        if not self._can_write:
+            self._timer.start("reader", limits.answer_seconds, self.abort)
+        elif front is not None and front.is_complete:
+            self._timer.stop()  # The application bounds the time that it takes.
+        elif front is not None:
+            self._timer.start(front, limits.body_seconds, self._late)
+        elif self._parser.has_begun:
+            self._timer.start("head", limits.head_seconds, self._late)
+        elif self._transport.get_write_buffer_size():
+            self._timer.start("unsent", limits.answer_seconds, self._check_unsent)
+        else:
+            self._timer.start("idle", limits.idle_seconds, self._hang_up)
+
+    def _late(self) -> None:
+        self._break_off(RequestTimeout())
+        self.step()
+
+    def _check_unsent(self) -> None:
+        if self._transport.get_write_buffer_size():
+            self.abort()
+        else:
+            self.step()

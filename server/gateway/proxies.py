@@ -1,0 +1,64 @@
+"""Which address a client has, where proxies stand between that tell the truth about it."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Collection, Sequence
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# The header that names clients: each proxy adds whom it was called by.
+FORWARDED_FOR = "x-forwarded-for"
+
+# Whose network is the least that one client of IPv6 has.
+_IPV6_PREFIX = 64
+
+_WITH_PORT = re.compile(r"\[(.*)\](?::\d+)?|([\d.]+):\d+")
+
+
+class TrustedProxies:
+    """The proxies whose word is taken for the addresses of clients."""
+
+    def __init__(self, networks: Collection[Network] = ()):
+        self._networks = tuple(networks)
+
+    def group_of_peer(self, host: str) -> str | None:
+        """Return whose a connection is, so that one client's can be counted; None for those that a proxy shares out."""
+        address = _address(host)
+        return None if address is None or self._trusts(address) else _group(address)
+
+    def group_of_client(self, host: str, forwarded_for: Sequence[str]) -> str:
+        """Return whose a request is, from the peer of its connection and its headers `X-Forwarded-For`, in order.
+
+        That is the last address there that is no proxy's, if a proxy has sent it.
+        """
+        client = _address(host)
+        entries = [entry.strip() for line in forwarded_for for entry in line.split(",")]
+        while client is not None and self._trusts(client) and entries:
+            said = _address(entries.pop())
+            if said is None:
+                break  # What was not said by a proxy, or cannot be understood, counts as the proxy's own.
+            client = said
+        return host if client is None else _group(client)
+
+    def _trusts(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
+
+def _address(text: str) -> Address | None:
+    with_port = _WITH_PORT.fullmatch(text)
+    bare = (with_port[1] or with_port[2]) if with_port else text
+    try:
+        address = ipaddress.ip_address(bare.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _group(address: Address) -> str:
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
+    return str(address)
