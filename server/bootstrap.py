@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,10 @@ from server.gateway.proxies import TrustedProxies
 from server.gateway.routes import routes_of
 from server.gateway.server import HttpServer
 from server.observability.observers import Observers
+from server.open_files import share_of_files
 from server.ports import Ports, PrivateSocket, listen_for_grpc, listen_privately, tls_context
 from server.rpc.health import Health
 from server.rpc.interceptors import CREATION_THREADS, WRITE_THREADS, Chain
-from server.rpc.limits import share_of_files
 from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES, build_server
 from server.storage.files import FileStore, open_file_store
@@ -64,8 +65,12 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
     """
     observers = Observers(ports.metrics, metrics_folder, settings.otlp)
     credentials = Credentials(_verifier(settings))
-    limits = settings.limits.within_files()
-    chain = Chain(credentials, observers.watches_of, settings.threads, limits.receive_timeout)
+    limits = dataclasses.replace(
+        settings.limits, max_connections=min(settings.limits.max_connections, share_of_files())
+    )
+    chain = Chain(
+        credentials, observers.watches_of, settings.threads, limits.receive_timeout, settings.max_message_bytes
+    )
     repository = open_repository(
         settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes, observers
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.auth.claims import MAX_LEEWAY, ClaimRules
-from server.rpc.limits import Limits
+from server.limits import Limits
 
 DEFAULT_DATA_DIR = Path("modelregistry-data")
 DEFAULT_LISTEN = "127.0.0.1:50051"

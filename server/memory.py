@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import resource
 import sys
@@ -28,9 +29,12 @@ def _follow(trim: Callable[[int], int]) -> None:
     least = _resident_bytes()
     never = threading.Event()
     while not never.wait(INTERVAL_SECONDS):
-        if _resident_bytes() > least + GROWTH_BYTES:
-            trim(0)
-        least = min(least, _resident_bytes())
+        with contextlib.suppress(OSError):  # No file can be opened just now.
+            now = _resident_bytes()
+            if now > least + GROWTH_BYTES:
+                trim(0)
+                least = _resident_bytes()
+            least = min(least, now)
 
 
 def _trim() -> Callable[[int], int] | None:

@@ -8,12 +8,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from server import bootstrap, lifecycle, memory, processors
+from server import bootstrap, lifecycle, memory, open_files, processors
 from server.auth import local_keys
 from server.config import Settings, host_of, is_loopback
 from server.logs import get_logger, write_in_background
 from server.ports import Ports
-from server.rpc.limits import raise_file_limit
 from server.workers import Supervisor
 
 # After how many new objects, less those that are gone, garbage is collected. Each call leaves some for a while.
@@ -28,7 +27,7 @@ def serve(settings: Settings, ports: Ports, workers: int, announce: Callable[[],
     if settings.uses_local_keys and not is_loopback(host_of(settings.listen)):
         key = settings.data_dir / local_keys.KEY_FILE
         log.warning("whoever can read %s can do anything: --local-keys is for trying things out", key)
-    raise_file_limit()
+    open_files.raise_limit()
     with contextlib.closing(ports), _metrics_folder(settings) as metrics_folder:
 
         def work(number: int, ready: Callable[[], None]) -> None:

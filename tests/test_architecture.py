@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rids": set(),
     "caller": set(),
     "logs": set(),
-    "config": {"auth.claims", "rpc.limits"},
+    "config": {"auth.claims", "limits"},
     "branches": set(),
     "json_form": {"errors", "json_numbers"},
     "json_numbers": set(),
@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "importing": RULES | {"models", "json_form", "import_rows", "import_rehearsal"},
     "rpc": RULES
     | {"promotion", "promotion_check", "promotion_records", "policies", "repetition", "models", "model_files", "grants"}
-    | {"rpc", "auth", "deadline", "descriptors", "validation", "storage.paging", "storage.files"},
+    | {"rpc", "auth", "deadline", "descriptors", "limits", "validation", "storage.paging", "storage.files"},
     # The description of HTTP says what the rules for fields are; to judge them is left to the server.
     "gateway": {
         "gateway",
@@ -77,15 +77,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observability": {"observability", "config", "auth.access", "rpc.interceptors.telemetry"}
     | {"storage.repository", "storage.values"},
     "ports": {"config"},
-    "bootstrap": {"config", "ports", "auth", "rpc", "gateway", "storage", "errors", "observability"},
+    "bootstrap": {"config", "open_files", "ports", "auth", "rpc", "gateway", "storage", "errors", "observability"},
     "lifecycle": {"bootstrap"},
     "processors": set(),
     "memory": set(),
+    "limits": set(),
+    "open_files": set(),
     "workers": {"config"},
-    "serving": {"auth", "bootstrap", "config", "lifecycle", "memory", "ports", "processors", "rpc.limits", "workers"},
+    "serving": {"auth", "bootstrap", "config", "lifecycle", "memory", "open_files", "ports", "processors", "workers"},
     "healthcheck": {"config"},
     "cli": {"bootstrap", "lifecycle", "ports", "processors", "serving", "config", "errors", "json_form"}
-    | {"importing", "garbage", "auth", "descriptors", "cli", "rpc.limits"},
+    | {"importing", "garbage", "auth", "descriptors", "cli", "limits"},
     "__main__": {"cli"},
 }
 # Where each library that must not spread may be imported.

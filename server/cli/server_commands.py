@@ -54,9 +54,9 @@ from server.config import (
     ConfigError,
     Settings,
 )
+from server.limits import Limits
 from server.logs import configure_logs
 from server.processors import default_workers
-from server.rpc.limits import Limits
 
 if TYPE_CHECKING:
     from server.ports import Ports

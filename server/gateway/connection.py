@@ -262,9 +262,9 @@ class Connection(asyncio.BufferedProtocol):
         self._exchanges.clear()
 
     def _end_tls(self) -> None:
-        if self._tls is not None:
-            self._tls.end()
-            self._transport.write(self._tls.sent())
+        # After the end of writing, to write even nothing is an error.
+        if self._tls is not None and (last := self._tls.end()):
+            self._transport.write(last)
 
     def _read(self, front: Exchange | None) -> None:
         """Read no more than can be parsed; but while a request is answered, so as to see that its client is gone."""

@@ -20,6 +20,7 @@ class TlsSession:
         self._outgoing = ssl.MemoryBIO()
         self._session = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._has_shaken_hands = False
+        self._is_ending = False
         self.has_ended = False  # The client has said that it sends no more.
 
     def receive(self, data: bytes) -> bytes:
@@ -43,11 +44,13 @@ class TlsSession:
         """Send this to the client."""
         self._session.write(data)
 
-    def end(self) -> None:
-        """Say that no more is sent; the client's word for the same is not waited for."""
-        if self._has_shaken_hands:
+    def end(self) -> bytes:
+        """Return what says that no more is sent; nothing the second time. The client's word is not waited for."""
+        if self._has_shaken_hands and not self._is_ending:
             with contextlib.suppress(ssl.SSLError):
                 self._session.unwrap()
+        self._is_ending = True
+        return self.sent()
 
     def sent(self) -> bytes:
         """Take the bytes that are to be sent now."""

@@ -13,11 +13,11 @@ from modelregistry.v1 import (
     promotion_service_pb2,
     promotion_service_pb2_grpc,
 )
+from server.limits import Limits
 from server.rpc.access_service import AccessService
 from server.rpc.health import Health
 from server.rpc.interceptors import Chain
 from server.rpc.interceptors.authentication import current_caller
-from server.rpc.limits import Limits
 from server.rpc.model_service import ModelService
 from server.rpc.promotion_service import PromotionService
 from server.rpc.reflection import add_reflection

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import MissingCredentials
-from server.rpc.limits import raise_file_limit
+from server.open_files import raise_limit
 from tests.certificates import Authority
 from tests.gateway.harness import DEADLINE_SECONDS, Gateway, gateway
 
@@ -78,6 +78,14 @@ def client(opened: ExitStack, running: Gateway, source: str = "127.0.0.1") -> Cl
     return Client(opened.enter_context(running.connect(source)))
 
 
+def tls(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """What a server presents, and what its clients trust."""
+    authority = Authority(folder / "authority")
+    served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    served.load_cert_chain(*authority.issue("localhost"))
+    return served, ssl.create_default_context(cafile=str(authority.cert))
+
+
 def ends(connection: socket.socket) -> bool:
     """Whether the server ends a connection, which it does sooner or later."""
     try:
@@ -107,7 +115,7 @@ def test_idle_connections_leave_room_for_those_with_credentials(
 
 
 def test_thousands_of_idle_connections_do_so(monkeypatch: pytest.MonkeyPatch, opened: ExitStack) -> None:
-    raise_file_limit()  # The server here is part of this process, which has both ends of its connections.
+    raise_limit()  # The server here is part of this process, which has both ends of its connections.
     with gateway(monkeypatch) as running:
         before = client(opened, running)
         assert before.ask(GET % running.bearer()) == 200
@@ -186,10 +194,7 @@ def test_the_connections_of_a_trusted_proxy_are_those_of_many(
 def test_handshakes_that_are_never_finished_do_not_hold_connections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: ExitStack
 ) -> None:
-    authority = Authority(tmp_path / "authority")
-    served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    served.load_cert_chain(*authority.issue("localhost"))
-    trusting = ssl.create_default_context(cafile=str(authority.cert))
+    served, trusting = tls(tmp_path)
     with gateway(monkeypatch, served, max_connections=4, spare_connections=1) as running:
         silent = [opened.enter_context(running.connect(f"127.0.0.{n}")) for n in range(2, 12)]
         plain = running.connect()
@@ -245,6 +250,24 @@ def test_it_is_not_read_on_for_long(monkeypatch: pytest.MonkeyPatch, opened: Exi
         stranger = client(opened, running)
         assert stranger.ask(POST % (b"", LENGTH)) == 401
         running.wait_for_the_end_of(stranger.socket.getsockname())
+
+
+@pytest.mark.parametrize("seconds", [0.2, DEADLINE_SECONDS], ids=["it ends", "the server ends before"])
+def test_over_tls_it_is_not_read_on_for_long_either(
+    monkeypatch: pytest.MonkeyPatch, opened: ExitStack, tmp_path: Path, seconds: float
+) -> None:
+    failures: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    served, trusting = tls(tmp_path)
+    with gateway(monkeypatch, served, linger_seconds=seconds) as running:
+        running.backend.refusal = MissingCredentials()
+        plain = opened.enter_context(running.connect())
+        address = plain.getsockname()
+        stranger = Client(opened.enter_context(trusting.wrap_socket(plain, server_hostname="localhost")))
+        assert stranger.ask(POST % (b"", LENGTH)) == 401
+        if seconds < DEADLINE_SECONDS:
+            running.wait_for_the_end_of(address)
+    assert not failures
 
 
 def test_only_good_credentials_are_told_to_go_on(monkeypatch: pytest.MonkeyPatch, opened: ExitStack) -> None:

@@ -29,11 +29,11 @@ from server.auth.access import SCOPES
 from server.auth.credentials import Credentials
 from server.auth.keys import JwksKeySet
 from server.auth.tokens import TokenVerifier
+from server.limits import Limits
 from server.ports import listen_privately
 from server.rpc.health import Health
 from server.rpc.interceptors import Chain
 from server.rpc.interceptors.telemetry import WatchOf
-from server.rpc.limits import Limits
 from server.rpc.readiness import Readiness
 from server.rpc.server import SERVICES as SERVED
 from server.rpc.server import build_server
@@ -226,7 +226,7 @@ def _serving(
 ) -> Iterator[Registry]:
     key, health = key_pair(), Health(SERVED)
     verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
-    chain = Chain(Credentials(verifier), watches_of, THREADS, limits.receive_timeout)
+    chain = Chain(Credentials(verifier), watches_of, THREADS, limits.receive_timeout, max_message_bytes)
     server = build_server(repository, store, chain, health, max_message_bytes=max_message_bytes, limits=limits)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     private = listen_privately(server)

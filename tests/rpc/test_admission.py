@@ -16,10 +16,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from server.auth import tokens
 from server.auth.access import MODELS_READ
+from server.limits import Limits
 from server.rpc import admission, interceptors
 from server.rpc.admission.receiving import SHARE, STRANGERS
 from server.rpc.health import SERVING
-from server.rpc.limits import Limits
 from tests.conftest import NewDatabase, OpenRepository
 from tests.rpc.harness import THREADS, Registry, failure_of, path_of, serving
 
@@ -108,9 +108,9 @@ def test_half_open_calls_of_one_caller_hold_up_nobody_else(registry: Registry) -
     source = other.create_version(model)
     paths = [READ, CHANGE, path_of("CreateModelVersion"), path_of("ListModels")]
     with (
-        half_open(registry, paths[0], greedy.metadata) as reads,
-        half_open(registry, paths[1], greedy.metadata) as changes,
-        half_open(registry, paths[2], greedy.metadata) as creations,
+        half_open(registry, paths[0], greedy.metadata, THREADS + 2) as reads,
+        half_open(registry, paths[1], greedy.metadata, THREADS + 2) as changes,
+        half_open(registry, paths[2], greedy.metadata, THREADS + 2) as creations,
     ):
         for _ in range(MANY):
             assert other("GetModel", model_rid=model.rid) == model

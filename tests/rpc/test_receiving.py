@@ -9,6 +9,7 @@ import pytest
 
 from server.errors import Overloaded, RegistryError, RequestTimeout
 from server.rpc.admission.receiving import (
+    ALL_WAITING,
     LARGE_BYTES,
     MAX_BYTES,
     PLACES,
@@ -20,6 +21,7 @@ from server.rpc.admission.receiving import (
 )
 
 SECONDS = 60
+MESSAGE_BYTES = 4 * 2**20
 
 
 class Call:
@@ -31,10 +33,12 @@ class Call:
         self.error: RegistryError | None = None
         self.refused = threading.Event()
         self.is_dropped = False
+        self.is_gone = False
 
-    def begin(self) -> None:
+    def begin(self) -> bool:
         assert not self.has_begun
         self.has_begun = True
+        return not self.is_gone
 
     def refuse(self, error: RegistryError) -> None:
         assert self.error is None
@@ -47,7 +51,7 @@ class Call:
 
 @pytest.fixture
 def receiving() -> Iterator[Receiving]:
-    receiving = Receiving(SECONDS)
+    receiving = Receiving(SECONDS, MESSAGE_BYTES)
     yield receiving
     receiving.close()
 
@@ -121,12 +125,12 @@ def test_nothing_is_kept_of_callers_whose_calls_are_done(receiving: Receiving) -
     for call in calls:
         receiving.arrived(call, LARGE_BYTES)
         receiving.done(call, LARGE_BYTES)
-    assert (receiving._lines, receiving._hungry, receiving._due) == ({}, {}, {})
+    assert (receiving._lines, receiving._with_waiting, receiving._due) == ({}, {}, {})
     assert (receiving._free, receiving._bytes, receiving._waiting) == (PLACES, 0, 0)
 
 
 def test_time_is_up_for_those_that_receive_and_those_that_wait() -> None:
-    receiving = Receiving(0.2)
+    receiving = Receiving(0.2, MESSAGE_BYTES)
     try:
         strangers, calls = enter(receiving, None, 1), enter(receiving, "jane", SHARE + 2)
         for call in (*strangers, *calls):
@@ -136,5 +140,50 @@ def test_time_is_up_for_those_that_receive_and_those_that_wait() -> None:
         assert (receiving._lines, receiving._due, receiving._free) == ({}, {}, PLACES)
         [later] = enter(receiving, "jane", 1)
         assert receiving.arrived(later, 1)
+    finally:
+        receiving.close()
+
+
+def test_no_more_wait_than_all_may_and_nothing_is_kept_of_the_others(receiving: Receiving) -> None:
+    callers = [str(number) for number in range(ALL_WAITING // WAITING)]
+    for caller in callers:
+        enter(receiving, caller, SHARE + WAITING)
+    [late] = enter(receiving, "late", 1)
+    assert isinstance(late.error, Overloaded)
+    assert set(receiving._lines) == set(callers)
+
+
+def test_clients_that_are_gone_leave_their_places_to_the_next(receiving: Receiving) -> None:
+    calls = enter(receiving, "jane", SHARE)
+    gone = [Call("jane") for _ in range(WAITING - 1)]
+    for call in gone:
+        call.is_gone = True
+        receiving.enter(call)
+    [last] = enter(receiving, "jane", 1)
+    assert receiving.arrived(calls[0], 1)
+    assert last.has_begun
+    assert all(call.has_begun for call in gone)
+
+
+def test_one_message_may_always_be_as_large_as_any() -> None:
+    receiving = Receiving(SECONDS, 2 * MAX_BYTES)
+    try:
+        [call] = enter(receiving, "jane", 1)
+        assert receiving.arrived(call, 2 * MAX_BYTES)
+    finally:
+        receiving.close()
+
+
+def test_a_call_that_cannot_be_answered_keeps_no_other_from_its_end() -> None:
+    receiving = Receiving(0.2, MESSAGE_BYTES)
+
+    class Broken(Call):
+        def refuse(self, error: RegistryError) -> None:
+            raise RuntimeError("can't start new thread")
+
+    try:
+        receiving.enter(Broken("jane"))
+        [call] = enter(receiving, "jane", 1)
+        assert call.refused.wait(SECONDS)
     finally:
         receiving.close()

@@ -7,7 +7,9 @@ thread meanwhile, and none that is refused has one which a client could hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, TypeAlias
@@ -20,6 +22,7 @@ from server.logs import get_logger
 from server.rpc.admission.arrival import Arrival
 from server.rpc.admission.receiving import LARGE_BYTES, Receiving
 from server.rpc.call_threads import CallThreads
+from server.rpc.status import grpc_code, message_of
 
 # As many verify unknown tokens at a time; no more than 2 of them wait for the issuer's keys.
 VERIFIERS = 4
@@ -46,16 +49,19 @@ def verdict() -> Verdict | None:
 class Admission:
     """Judges calls, and hands them to threads."""
 
-    def __init__(self, credentials: Credentials, receive_timeout_seconds: float) -> None:
+    def __init__(self, credentials: Credentials, receive_timeout_seconds: float, max_message_bytes: int) -> None:
         self._credentials = credentials
         self._verifiers = CallThreads(VERIFIERS, "verifiers")
         # Its thread waits for no client: what it answers does not wait for a message.
         self.refusals = CallThreads(1, "refusals", REFUSALS)
-        self.receiving = Receiving(receive_timeout_seconds)
+        self.receiving = Receiving(receive_timeout_seconds, max_message_bytes)
+        # Callers who are known have one of their own, so that strangers cannot keep them from their answers.
+        self.callers_refusals = CallThreads(1, "callers-refusals", REFUSALS)
+        self._counting = threading.Lock()
         self._without_line = 0
 
     def close(self) -> None:
-        """End no calls any more. Those under way go on."""
+        """Stop enforcing the time limit for messages."""
         self.receiving.close()
 
     def judge(self, method: str, metadata: Any) -> bool:
@@ -75,17 +81,15 @@ class Admission:
         """
 
         def refuse(_: Any, context: grpc.ServicerContext) -> Any:
-            if count := self._without_line:
-                self._without_line = 0
-                log.warning("%d calls were refused without a line of their own: too many came at once", count)
+            self._tell_of_others()
             return behaviour(b"", context)
 
         def drop(_: Any, context: grpc.ServicerContext) -> None:
-            self._without_line += 1
+            self.count_one_without_line()
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded: too many calls are refused at once")
 
         refuse.experimental_thread_pool = self.refusals  # type: ignore[attr-defined]
-        drop.experimental_thread_pool = _AtOnce()  # type: ignore[attr-defined]
+        drop.experimental_thread_pool = _InlineExecutor()  # type: ignore[attr-defined]
         return grpc.stream_unary_rpc_method_handler(refuse), grpc.stream_unary_rpc_method_handler(drop)
 
     def threads_for(self, method: str, threads: Threads, *, is_open: bool, is_stream: bool) -> ThreadPoolExecutor:
@@ -96,14 +100,26 @@ class Admission:
         """Look at the token of a call, in a thread for that; then its message may come in, or it is refused."""
 
         def look() -> None:
-            judged = self._credentials.verified(method, call.authorization)
-            call.note(judged)
-            if judged.error is None:
-                call.receive()
-            else:
-                call.refuse(judged.error)
+            with call.unfailing():
+                judged = self._credentials.verified(method, call.authorization)
+                call.note(judged)
+                if judged.error is None:
+                    call.receive()
+                else:
+                    call.refuse(judged.error)
 
-        self._verifiers.submit(_logged, look)
+        self._verifiers.submit(look)
+
+    def count_one_without_line(self) -> None:
+        """Count a call that is refused without a line of its own."""
+        with self._counting:
+            self._without_line += 1
+
+    def _tell_of_others(self) -> None:
+        with self._counting:
+            count, self._without_line = self._without_line, 0
+        if count:
+            log.warning("%d calls were refused without a line of their own: too many came at once", count)
 
 
 def authorization_of(metadata: Any) -> str | None:
@@ -145,30 +161,47 @@ class _Call:
         """Let it have a thread when its message is there."""
         self._admission.receiving.enter(self)
 
-    def begin(self) -> None:
-        """Let the message come in."""
-        self._arrival.receive(self._received)
+    def begin(self) -> bool:
+        """Let the message come in; False if the client is gone."""
+        return self._arrival.receive(self._received)
 
     def refuse(self, error: RegistryError) -> None:
-        """Answer with an error."""
-        if self._admission.refusals.is_full:
-            self.drop()
-            return
-        self.note(Verdict(self._judged.caller, error))
-        self._arrival.serve(self._admission.refusals, b"")
+        """Answer with an error; where too many are refused, with its code alone."""
+        threads = self._admission.refusals if self.caller is None else self._admission.callers_refusals
+        if threads.is_full:
+            self._admission.count_one_without_line()
+            self._arrival.abort(grpc.StatusCode[grpc_code(error)], message_of(error))
+        else:
+            self.note(Verdict(self._judged.caller, error))
+            self._arrival.serve(threads, b"")
 
     def drop(self) -> None:
         """End it without an answer."""
+        self._admission.count_one_without_line()
         self._arrival.cancel()
+
+    @contextlib.contextmanager
+    def unfailing(self) -> Iterator[None]:
+        """End the call where something fails that no other thread would notice, or that would end the server's own."""
+        try:
+            yield
+        except Exception:
+            log.exception("a call was lost on its way to a thread")
+            self._arrival.cancel()
 
     def _received(self, message: bytes | None) -> None:
         size = 0 if message is None else len(message)
         try:
-            if not self._admission.receiving.arrived(self, size):
-                return
+            if self._admission.receiving.arrived(self, size):
+                self._go_on(message, size)
         except Overloaded as error:
             self.refuse(error)
-            return
+        except Exception:  # Such as: no thread can be started.
+            log.exception("a call was lost on its way to a thread")
+            self._admission.receiving.done(self, size)
+            self._arrival.cancel()
+
+    def _go_on(self, message: bytes | None, size: int) -> None:
         if message is None and not self._is_stream:
             # If the client has gone, this reaches nobody.
             missing = FieldViolation("", "the call ended without a message")
@@ -197,14 +230,15 @@ class _Entrance(ThreadPoolExecutor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
         """Take a call that was not refused. What the future says is of no use to gRPC without a bound of its own."""
         call = _Call(Arrival(fn, *args), self._admission, self._pool, is_stream=self._is_stream)
-        if call.caller is None and not self._is_open:
-            self._admission.verify(call, self._method)
-        else:
-            call.receive()
+        with call.unfailing():
+            if call.caller is None and not self._is_open:
+                self._admission.verify(call, self._method)
+            else:
+                call.receive()
         return _DONE
 
 
-class _AtOnce(ThreadPoolExecutor):
+class _InlineExecutor(ThreadPoolExecutor):
     """Does what it is given in the thread that gives it."""
 
     def __init__(self) -> None:
@@ -214,11 +248,3 @@ class _AtOnce(ThreadPoolExecutor):
         """Do it."""
         fn(*args, **kwargs)
         return _DONE
-
-
-def _logged(work: Callable[[], None]) -> None:
-    """Do what no other thread waits for."""
-    try:
-        work()
-    except Exception:
-        log.exception("a call was lost on its way to a thread")

@@ -1,4 +1,4 @@
-"""grpcio's private parts, and all of them that we touch: a call whose message is still on its way.
+"""grpcio's private parts, all that we touch: a call whose message is on its way, and a stream that nothing waits for.
 
 Its synchronous server takes a thread for a call as soon as the HEADERS are there. The thread then waits for the message
 for as long as the client likes, before any code of ours runs: as many half-open calls as there are threads end a
@@ -23,17 +23,13 @@ import grpc
 from grpc import _server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from server.logs import get_logger
-
 T = TypeVar("T")
 
 _NO_FLAGS = 0
 
-log = get_logger(__name__)
-
 
 class Arrival:
-    """A call that grpcio would give a thread now. It is ended once: `serve`, `serve_stream` or `cancel`."""
+    """A call that grpcio would give a thread now. It is ended once: `serve`, `serve_stream`, `abort` or `cancel`."""
 
     __slots__ = ("_behaviour", "_event", "_run", "_serializers", "_serve", "_state", "_take_request")
 
@@ -66,10 +62,11 @@ class Arrival:
         result: T = self._run(function, *args)
         return result
 
-    def receive(self, then: Callable[[bytes | None], None]) -> None:
-        """Let the message come in, without a thread.
+    def receive(self, then: Callable[[bytes | None], None]) -> bool:
+        """Let the message come in, without a thread; False if the client is gone.
 
-        `then` gets it, on the server's own thread, or None if the client ended the call without one.
+        `then` gets it, or None if the client ended the call without one. It runs on the server's own thread, and must
+        not raise.
         """
         state, call = self._state, self._event.call
         keep = _server._receive_message(state, call, None)
@@ -78,7 +75,7 @@ class Arrival:
             told = keep(event)
             with state.condition:
                 message, state.request = state.request, None
-            _unfailing(then, message)
+            then(message)
             return told
 
         with state.condition:
@@ -86,8 +83,7 @@ class Arrival:
             if is_open:
                 call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), received)
                 state.due.add(_server._RECEIVE_MESSAGE_TOKEN)
-        if not is_open:
-            then(None)
+        return is_open
 
     def serve(self, threads: Executor, message: bytes) -> Future[None]:
         """Let a thread serve the call, with its message."""
@@ -101,6 +97,11 @@ class Arrival:
     def cancel(self) -> None:
         """End the call without an answer."""
         self._event.call.cancel()
+
+    def abort(self, code: grpc.StatusCode, message: str) -> None:
+        """Answer with a status alone, without a thread."""
+        with self._state.condition:
+            _server._abort(self._state, self._event.call, _server._application_code(code), message.encode())
 
     def _submit(self, threads: Executor, take_request: Callable[[], Any]) -> Future[None]:
         return threads.submit(
@@ -144,11 +145,3 @@ class Outbox:
 
         self._event.call.start_server_batch(operations, sent)
         state.due.add(_server._SEND_MESSAGE_TOKEN)
-
-
-def _unfailing(function: Callable[[Any], None], argument: Any) -> None:
-    """Call a function on the server's own thread, which must not end."""
-    try:
-        function(argument)
-    except Exception:
-        log.exception("a call was lost on its way to a thread")

@@ -12,6 +12,7 @@ from collections import deque
 from typing import Protocol
 
 from server.errors import Overloaded, RegistryError, RequestTimeout
+from server.logs import get_logger
 
 # How many messages of callers with credentials may be on their way, and how many of each of these callers.
 PLACES = 32
@@ -24,10 +25,12 @@ STRANGERS = 16
 # How much of what has arrived may wait for a thread or have one, in bytes, and how much of it of each caller. What is
 # smaller than LARGE_BYTES is not worth counting.
 MAX_BYTES = 128 * 2**20
-SHARE_OF_BYTES = MAX_BYTES // 4
+SHARE_OF_BYTES = MAX_BYTES // 4  # and always one message
 LARGE_BYTES = 64 * 2**10
 # How often the calls are looked through, while a message may take its time.
 SWEEPS = 20
+
+log = get_logger(__name__)
 
 
 class Incoming(Protocol):
@@ -37,8 +40,8 @@ class Incoming(Protocol):
     def caller(self) -> str | None:
         """Who makes it; None for strangers."""
 
-    def begin(self) -> None:
-        """Let the message come in."""
+    def begin(self) -> bool:
+        """Let the message come in; False if its client is gone."""
 
     def refuse(self, error: RegistryError) -> None:
         """Answer with an error."""
@@ -64,15 +67,17 @@ class Receiving:
     A stranger whose message does not come makes room for the next one, since an honest one's comes with its call.
     """
 
-    def __init__(self, timeout_seconds: float) -> None:
+    def __init__(self, timeout_seconds: float, max_message_bytes: int) -> None:
         self._timeout = timeout_seconds
+        self._share_of_bytes = max(SHARE_OF_BYTES, max_message_bytes)
+        self._max_bytes = max(MAX_BYTES, max_message_bytes)
         self._lock = threading.Lock()
         # In the order in which they came, until their message is there: when each has to be.
         self._due: dict[Incoming, float] = {}
         self._strangers: dict[Incoming, None] = {}
         self._lines: dict[str, _Line] = {}
         # Those of them with calls that wait, and whose turn it is first.
-        self._hungry: dict[str, None] = {}
+        self._with_waiting: dict[str, None] = {}
         self._waiting = 0
         self._free = PLACES
         self._bytes = 0
@@ -81,7 +86,7 @@ class Receiving:
         self._sweeper.start()
 
     def close(self) -> None:
-        """End no calls any more."""
+        """Stop enforcing the time limit."""
         self._closed.set()
         self._sweeper.join()
 
@@ -99,13 +104,15 @@ class Receiving:
                     if not is_refused:
                         self._waiting += 1
                         line.waiting.append(call)
-                        self._hungry[call.caller] = None
+                        self._with_waiting[call.caller] = None
+                    else:
+                        self._forget(call.caller)
             if begins or not is_refused:
                 self._due[call] = time.monotonic() + self._timeout
         if dropped is not None:
             dropped.drop()
         if begins:
-            call.begin()
+            self._begin([call])
         elif is_refused:
             call.refuse(Overloaded())
 
@@ -125,15 +132,14 @@ class Receiving:
                 nexts = self._give_place_back(call.caller)
                 if size >= LARGE_BYTES:
                     line = self._lines.get(call.caller) or _Line()
-                    if line.bytes + size > SHARE_OF_BYTES or self._bytes + size > MAX_BYTES:
+                    if line.bytes + size > self._share_of_bytes or self._bytes + size > self._max_bytes:
                         raise Overloaded
                     line.bytes += size
                     self._bytes += size
                     self._lines[call.caller] = line
             return True
         finally:
-            for waited in nexts:
-                waited.begin()
+            self._begin(nexts)
 
     def done(self, call: Incoming, size: int) -> None:
         """Count a message as gone."""
@@ -143,6 +149,20 @@ class Receiving:
             self._lines[call.caller].bytes -= size
             self._bytes -= size
             self._forget(call.caller)
+
+    def _begin(self, calls: list[Incoming]) -> None:
+        """Let messages come in. The places of calls whose clients are gone go to the next."""
+        queue = deque(calls)
+        while queue:
+            call = queue.popleft()
+            if not call.begin():
+                with self._lock:
+                    if self._due.pop(call, None) is None:
+                        continue
+                    if call.caller is None:
+                        del self._strangers[call]
+                    else:
+                        queue.extend(self._give_place_back(call.caller))
 
     def _make_room(self) -> Incoming | None:
         """Return the stranger who has to go, if one has to."""
@@ -164,14 +184,14 @@ class Receiving:
         self._free += 1
         self._lines[caller].receiving -= 1
         nexts = []
-        for hungry in tuple(self._hungry):
-            line = self._lines[hungry]
+        for waiting in tuple(self._with_waiting):
+            line = self._lines[waiting]
             if self._take_place(line):
                 nexts.append(line.waiting.popleft())
                 self._waiting -= 1
-                del self._hungry[hungry]
+                del self._with_waiting[waiting]
                 if line.waiting:
-                    self._hungry[hungry] = None  # Behind the others.
+                    self._with_waiting[waiting] = None  # Behind the others.
         self._forget(caller)
         return nexts
 
@@ -183,10 +203,16 @@ class Receiving:
     def _sweep(self) -> None:
         while not self._closed.wait(self._timeout / SWEEPS):
             expired, nexts = self._take_expired()
-            for call in nexts:
-                call.begin()
+            # What goes wrong with one call must not keep the others from their end.
             for call in expired:
-                call.refuse(RequestTimeout())
+                try:
+                    call.refuse(RequestTimeout())
+                except Exception:
+                    log.exception("a call whose message did not come could not be answered")
+            try:
+                self._begin(nexts)
+            except Exception:
+                log.exception("calls that waited for others could not begin")
 
     def _take_expired(self) -> tuple[list[Incoming], list[Incoming]]:
         """Return the calls whose time is up, and those that take their places."""
@@ -205,7 +231,7 @@ class Receiving:
                     line.waiting.remove(call)
                     self._waiting -= 1
                     if not line.waiting:
-                        del self._hungry[call.caller]
+                        del self._with_waiting[call.caller]
                     self._forget(call.caller)
                 else:
                     nexts += self._give_place_back(call.caller)

@@ -23,6 +23,7 @@ import grpc
 
 from server.auth.access import MODELS_WRITE, PERMISSIONS, is_open
 from server.auth.credentials import Credentials
+from server.limits import Limits
 from server.rpc.admission import Admission, Handler, Threads
 from server.rpc.call_threads import CallThreads
 from server.rpc.health import WATCH
@@ -69,10 +70,11 @@ class Chain(grpc.ServerInterceptor):
         credentials: Credentials,
         watches_of: Sequence[WatchOf] = (),
         threads: int = 4,
-        receive_timeout_seconds: float = 10.0,
+        receive_timeout_seconds: float = Limits.receive_timeout,
+        max_message_bytes: int = 4 * 2**20,
     ):
         self._credentials = credentials
-        self.admission = Admission(credentials, receive_timeout_seconds)
+        self.admission = Admission(credentials, receive_timeout_seconds, max_message_bytes)
         # The server's own: all calls that have no others, which are those that only read.
         self.threads = CallThreads(threads, "rpc")
         self._watches_of = watches_of
@@ -114,11 +116,11 @@ class Chain(grpc.ServerInterceptor):
         return method.dropping if self.admission.refusals.is_full else method.refusing
 
     def close(self) -> None:
-        """End no calls any more."""
+        """Stop enforcing the time limit for messages."""
         self.admission.close()
 
     def cancel_streams(self) -> None:
-        """End the open services' streams, now and from now on: who watches our health does not end by itself."""
+        """End the open services' streams, now and from now on: those that watch the health never end by themselves."""
         self._streams.cancel_all()
         self._watches.cancel_all()
 
@@ -167,6 +169,7 @@ class Chain(grpc.ServerInterceptor):
         def watch(request: Any, context: grpc.ServicerContext, send: Any) -> None:
             record = CallRecord(method, context, watches)
             if not context.add_callback(lambda: record.end(context, probe)):
+                record.end(context, probe)
                 return
             try:
                 authenticate(record, context)
