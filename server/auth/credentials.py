@@ -23,7 +23,7 @@ class Credentials:
     def __init__(self, verifier: TokenVerifier) -> None:
         self._verifier = verifier
 
-    def at_once(self, rpc: str, authorization: str | None) -> Verdict | None:
+    def from_cache(self, rpc: str, authorization: str | None) -> Verdict | None:
         """Judge a call of an RPC, `/package.Service/Method`; None if that takes a look at the token: ask `verified`.
 
         It neither waits nor logs, and verifies no signature. Errors: MissingCredentials, InvalidCredentials for what is
@@ -32,7 +32,7 @@ class Credentials:
         if authorization is None:
             return Verdict(None, MissingCredentials())
         try:
-            caller = self._verifier.remembered(authorization)
+            caller = self._verifier.cached(authorization)
         except InvalidCredentials as error:
             return Verdict(None, error)
         return None if caller is None else _for_rpc(caller, rpc)

@@ -28,7 +28,7 @@ MAX_AGE = 300.0  # Seconds after which a key that its issuer has withdrawn stops
 MIN_REFRESH_INTERVAL = 30.0  # Seconds; whatever the tokens name, the issuer is asked no more often.
 FETCH_TIMEOUT = 5.0  # Seconds, for the connection and for all of the document.
 PATIENCE = 1.0  # Seconds that a call waits for a refresh.
-MAX_WAITERS = 2  # Fewer than the 4 threads of the calls that read, so that the others are answered meanwhile.
+MAX_WAITERS = 2  # Fewer than the threads that verify tokens, so that others are verified meanwhile.
 MAX_JWKS_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 16
 MIN_RSA_BITS = 2048
@@ -47,7 +47,7 @@ class KeySet(Protocol):
         is the only one of its set is found by any.
         """
 
-    def at_hand(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...] | None:
+    def find_without_refresh(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...] | None:
         """What `find` returns, without waiting; None if it would ask for the keys anew."""
 
 
@@ -86,7 +86,7 @@ class JwksKeySet:
             keys = self._keys.find(kid, algorithm)
         return keys
 
-    def at_hand(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...] | None:
+    def find_without_refresh(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...] | None:
         """What `find` returns, without waiting; None if it would ask for the keys anew."""
         if self._clock() - self._loaded_at > MAX_AGE and self._may_refresh():
             return None

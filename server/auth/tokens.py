@@ -52,7 +52,7 @@ class TokenVerifier:
         self._by_aud = rules.audience == AUDIENCE_CLAIM
         self._verified: dict[bytes, _Verified] = {}
 
-    def remembered(self, authorization: str) -> Caller | None:
+    def cached(self, authorization: str) -> Caller | None:
         """The caller of a token that was verified before and still holds; None if that takes a look at the token.
 
         It never waits, and does not log. Raises InvalidCredentials for a header that `verify` refuses unread.
@@ -63,7 +63,7 @@ class TokenVerifier:
                 raise InvalidCredentials
             return None
         # As long as its key is one of the issuer's: one that was withdrawn verifies nothing any more.
-        keys = self._keys.at_hand(before.header.kid, before.header.alg)
+        keys = self._keys.find_without_refresh(before.header.kid, before.header.alg)
         return before.caller if keys and time.time() < before.expires and before.key in keys else None
 
     def verify(self, authorization: str) -> Caller:

@@ -28,7 +28,7 @@ class Admission:
 
         A good caller's connection is authenticated. Raises Overloaded if there are too many of these.
         """
-        verdict = self._credentials.at_once(rpc, authorization_of(request))
+        verdict = self._credentials.from_cache(rpc, authorization_of(request))
         if verdict is None or verdict.error is not None:
             return None
         _slot_of(request).authenticate()
@@ -41,7 +41,7 @@ class Admission:
         Raises Overloaded if that takes a look at a token and too many are looked at, or if no more connections can be
         authenticated.
         """
-        if self._credentials.at_once(rpc, authorization_of(request)) is not None:
+        if self._credentials.from_cache(rpc, authorization_of(request)) is not None:
             yield  # The server refuses it at once.
             return
         slot = _slot_of(request)

@@ -1,7 +1,7 @@
 """grpc.health.v1: what probes ask.
 
 Unlike the library's servicer, this one has no thread for each watcher, and waits for none: a watcher that does not read
-keeps up nothing but itself. And it sends changes alone.
+delays only its own stream. And it sends changes alone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self._closed = False
         # By their contexts: which service they ask for, and what is sent to them.
         self._watchers: dict[grpc.ServicerContext, tuple[str, Outbox]] = {}
-        # For the status and the watchers together; held again by who closes.
+        # For the status and the watchers together. Reentrant, since close() calls tell().
         self._lock = threading.RLock()
 
     def tell(self, status: Any) -> None:

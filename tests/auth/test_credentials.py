@@ -26,17 +26,17 @@ def credentials(verifier: TokenVerifier) -> Credentials:
 
 def test_a_token_is_known_once_it_was_verified(credentials: Credentials, key: KeyPair) -> None:
     token = bearer(key.sign(READER))
-    assert credentials.at_once(READ, token) is None
+    assert credentials.from_cache(READ, token) is None
     judged = credentials.verified(READ, token)
     assert judged.caller is not None
     assert (judged.caller.user, judged.error) == ("user:alice", None)
-    assert credentials.at_once(READ, token) == judged
+    assert credentials.from_cache(READ, token) == judged
 
 
 def test_a_token_for_other_rpcs_is_refused_at_once_when_it_is_known(credentials: Credentials, key: KeyPair) -> None:
     token = bearer(key.sign(READER))
-    assert credentials.at_once(WRITE, token) is None
-    for judged in (credentials.verified(WRITE, token), credentials.at_once(WRITE, token)):
+    assert credentials.from_cache(WRITE, token) is None
+    for judged in (credentials.verified(WRITE, token), credentials.from_cache(WRITE, token)):
         assert judged is not None
         assert judged.caller is not None
         assert isinstance(judged.error, ApiUsageDenied)
@@ -44,7 +44,7 @@ def test_a_token_for_other_rpcs_is_refused_at_once_when_it_is_known(credentials:
 
 
 def test_who_shows_nothing_is_refused_at_once(credentials: Credentials) -> None:
-    for judged in (credentials.verified(READ, None), credentials.at_once(READ, None)):
+    for judged in (credentials.verified(READ, None), credentials.from_cache(READ, None)):
         assert judged is not None
         assert judged.caller is None
         assert isinstance(judged.error, MissingCredentials)
@@ -57,7 +57,7 @@ def test_what_is_no_token_is_refused_at_once_and_without_a_line(
     credentials: Credentials, caplog: pytest.LogCaptureFixture, shown: str
 ) -> None:
     caplog.set_level(logging.INFO)
-    judged = credentials.at_once(READ, shown)
+    judged = credentials.from_cache(READ, shown)
     assert judged is not None
     assert isinstance(judged.error, InvalidCredentials)
     assert not caplog.records
@@ -67,9 +67,9 @@ def test_what_is_no_token_is_refused_at_once_and_without_a_line(
 
 def test_a_forged_token_is_no_matter_of_a_moment(credentials: Credentials) -> None:
     forged = bearer(key_pair().sign(READER))
-    assert credentials.at_once(READ, forged) is None
+    assert credentials.from_cache(READ, forged) is None
     assert isinstance(credentials.verified(READ, forged).error, InvalidCredentials)
-    assert credentials.at_once(READ, forged) is None
+    assert credentials.from_cache(READ, forged) is None
 
 
 def test_it_never_waits_for_the_issuer_and_a_withdrawn_key_stops_working() -> None:
@@ -89,16 +89,16 @@ def test_it_never_waits_for_the_issuer_and_a_withdrawn_key_stops_working() -> No
     answers.clear()
     now[0] += MAX_AGE + 1
     # The keys are old: somebody who may wait has to ask for them.
-    assert credentials.at_once(READ, token) is None
+    assert credentials.from_cache(READ, token) is None
     assert not asked.is_set()
     waiting = threading.Thread(target=credentials.verified, args=(READ, token))
     waiting.start()
     assert asked.wait(60)
     # While the issuer takes its time, the keys at hand hold.
-    assert credentials.at_once(READ, token) == judged
+    assert credentials.from_cache(READ, token) == judged
     published[:] = [key_pair(kid="b")]
     answers.set()
     waiting.join()
-    while credentials.at_once(READ, token) is not None:  # The refresh runs in a thread of its own, and ends now.
+    while credentials.from_cache(READ, token) is not None:  # The refresh runs in a thread of its own, and ends now.
         pass
     assert isinstance(credentials.verified(READ, token).error, InvalidCredentials)

@@ -132,6 +132,7 @@ def test_a_message_that_does_not_come_in_time_ends_its_call(
     # And is in the log, with who made it.
     lines = [record.fields for record in caplog.records if record.fields["method"] == CHANGE]  # type: ignore[attr-defined]
     assert [(line["code"], line["user"]) for line in lines] == [("DEADLINE_EXCEEDED", "user:admin")] * len(calls)
+    assert all(line["milliseconds"] >= 500 for line in lines)
     assert admin.create_model("m").name == "m"
 
 
@@ -215,8 +216,8 @@ class SlowKeys:
         assert self.goes_on.wait(SECONDS)
         return self._keys.find(kid, algorithm)
 
-    def at_hand(self, kid: str | None, algorithm: str) -> Any:
-        return self._keys.at_hand(kid, algorithm)
+    def find_without_refresh(self, kid: str | None, algorithm: str) -> Any:
+        return self._keys.find_without_refresh(kid, algorithm)
 
 
 def test_unknown_tokens_hold_up_neither_known_ones_nor_who_has_none(

@@ -66,7 +66,7 @@ class Admission:
 
     def judge(self, method: str, metadata: Any) -> bool:
         """Judge the credentials of a call, on the server's own thread; False if the call is refused."""
-        judged = self._credentials.at_once(method, authorization_of(metadata))
+        judged = self._credentials.from_cache(method, authorization_of(metadata))
         if judged is None and self._verifiers.is_full:
             judged = Verdict(None, Overloaded())
         if judged is not None and isinstance(judged.error, InvalidCredentials):

@@ -30,7 +30,7 @@ from server.rpc.health import WATCH
 from server.rpc.interceptors.authentication import authenticator
 from server.rpc.interceptors.deadlines import follow
 from server.rpc.interceptors.errors import answer
-from server.rpc.interceptors.telemetry import CallRecord, WatchOf, watches_for
+from server.rpc.interceptors.telemetry import CallRecord, WatchOf, note_arrival, watches_for
 from server.rpc.interceptors.validation import parser
 from server.rpc.open_streams import OpenStreams
 from server.rpc.self_check import METHOD as SELF_CHECK_METHOD
@@ -100,6 +100,7 @@ class Chain(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """Return the wrapped handler; None for a method that is not served, which grpcio answers itself."""
+        note_arrival()
         name = handler_call_details.method
         if name == SELF_CHECK_METHOD and not self.self_check.may_call(handler_call_details):
             return None

@@ -6,6 +6,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import TypeAlias
 
 import grpc
@@ -23,6 +24,15 @@ _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _TRACE_PARENT = re.compile(
     r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace_id>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-.*)?"
 )
+
+
+# When the headers of a call came, in its own context.
+_arrival: ContextVar[float | None] = ContextVar("arrival", default=None)
+
+
+def note_arrival() -> None:
+    """Note that the headers of a call are here: what it waits for from now on is part of the time that it takes."""
+    _arrival.set(time.perf_counter())
 
 
 class CallRecord:
@@ -43,7 +53,7 @@ class CallRecord:
 
     def __init__(self, method: str, context: grpc.ServicerContext, watches: Sequence[Watch] = ()):
         self.method = method
-        self.start = time.perf_counter()
+        self.start = _arrival.get() or time.perf_counter()
         self.caller: Caller | None = None
         self.error: RegistryError | None = None
         # By the client, its deadline, or a bound of ours: nobody was told what came of it.
