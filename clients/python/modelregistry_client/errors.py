@@ -199,6 +199,10 @@ class Overloaded(RegistryError):
     """Too much at once; the call did not execute."""
 
 
+class RequestTimeout(RegistryError):
+    """The request did not arrive in time; the call did not execute."""
+
+
 class StorageUnavailable(RegistryError):
     """The database or the store of model files cannot be used."""
 
