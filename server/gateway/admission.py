@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 from starlette.requests import Request
 
 from server.auth.credentials import Credentials
 from server.caller import Caller
-from server.errors import Overloaded
 from server.gateway.connections import Slot
 from server.gateway.limits import HttpLimits, Quota
 from server.gateway.proxies import FORWARDED_FOR, TrustedProxies
+
+# As many verify unknown tokens at a time; no more than 2 of them wait for the issuer's keys.
+VERIFIERS = 4
 
 
 class Admission:
@@ -22,9 +24,10 @@ class Admission:
         self._credentials = credentials
         self._proxies = proxies
         self._unverified = Quota(limits.max_unverified)
+        self._verifiers = ThreadPoolExecutor(VERIFIERS, thread_name_prefix="http-verifiers")
 
     def caller(self, rpc: str, request: Request) -> Caller | None:
-        """Return who calls an RPC; None if the gRPC server has to be asked, as it was not asked yet, or will refuse.
+        """Return who calls an RPC; None if that takes a look at the token, or if the gRPC server will refuse it.
 
         A good caller's connection is authenticated. Raises Overloaded if there are too many of these.
         """
@@ -34,26 +37,22 @@ class Admission:
         _slot_of(request).authenticate()
         return verdict.caller
 
-    @contextlib.contextmanager
-    def asking(self, rpc: str, request: Request) -> Iterator[None]:
-        """Ask the gRPC server whose credentials these are: with a call, which it also logs and counts.
+    async def look(self, rpc: str, request: Request) -> Caller | None:
+        """Return who calls an RPC with a token that is not known yet; None if the gRPC server will refuse it.
 
-        Raises Overloaded if that takes a look at a token and too many are looked at, or if no more connections can be
-        authenticated.
+        Raises Overloaded if too many tokens are looked at, or if no more connections can be authenticated.
         """
-        if self._credentials.from_cache(rpc, authorization_of(request)) is not None:
-            yield  # The server refuses it at once.
-            return
+        authorization = authorization_of(request)
+        if self._credentials.from_cache(rpc, authorization) is not None:
+            return None
         slot = _slot_of(request)
         slot.require_room()
         client = request.scope["client"][0]
         group = self._proxies.group_of_client(client, request.headers.getlist(FORWARDED_FOR))
         with self._unverified.one(group), slot.held():
-            try:
-                yield
-            finally:
-                with contextlib.suppress(Overloaded):
-                    self.caller(rpc, request)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._verifiers, self._credentials.verified, rpc, authorization)
+        return self.caller(rpc, request)
 
 
 def authorization_of(request: Request) -> str | None:

@@ -123,17 +123,14 @@ class _RpcHandler:
         rpc, has_body = self._route.rpc, self._route.has_body
         is_repeatable = not self._route.changes_something or bool(self._keys_of(request))
         request.state.is_repeatable = is_repeatable or has_body  # Before a body is read, nothing is executed.
-        caller = self._admission.caller(rpc, request)
-        if caller is None:
-            with self._admission.asking(rpc, request):
-                if not has_body:
-                    return await self._answer(request, request_id, b"", is_admitted=False)
-                await self._caller.check_credentials(request.headers, request_id)
-            caller = self._admission.caller(rpc, request)
-        request.state.is_repeatable = is_repeatable
+        caller = self._admission.caller(rpc, request) or await self._admission.look(rpc, request)
         if not has_body:
-            return await self._answer(request, request_id, b"", is_admitted=True)
-        # The server has said that the caller is good, also where it has forgotten meanwhile who that is.
+            request.state.is_repeatable = is_repeatable
+            return await self._answer(request, request_id, b"", is_admitted=caller is not None)
+        if caller is None:
+            # The gRPC server refuses it, logs it and counts it.
+            await self._caller.check_credentials(request.headers, request_id)
+        request.state.is_repeatable = is_repeatable
         async with self._bodies.read(request, caller.user if caller else "") as body:
             return await self._answer(request, request_id, body, is_admitted=True)
 

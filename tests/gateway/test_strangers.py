@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import socket
 import ssl
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from server.caller import Caller
 from server.errors import MissingCredentials
 from server.open_files import raise_limit
 from tests.certificates import Authority
@@ -320,6 +322,20 @@ def test_one_caller_has_a_quarter_of_the_bytes_for_bodies(monkeypatch: pytest.Mo
         assert refused.ask(POST % (jane, length) + large) == 200
 
 
+def held_looks(monkeypatch: pytest.MonkeyPatch, running: Gateway) -> tuple[queue.SimpleQueue[str], threading.Event]:
+    """Let looks at tokens wait: each is put into the queue, and all go on with the event."""
+    looks: queue.SimpleQueue[str] = queue.SimpleQueue()
+    goes_on, verify = threading.Event(), running.verifier.verify
+
+    def wait(authorization: str) -> Caller:
+        looks.put(authorization)
+        assert goes_on.wait(DEADLINE_SECONDS)
+        return verify(authorization)
+
+    monkeypatch.setattr(running.verifier, "verify", wait)
+    return looks, goes_on
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_tokens_that_are_looked_at_are_few_for_each_address(
     monkeypatch: pytest.MonkeyPatch, opened: ExitStack, method: str
@@ -328,27 +344,26 @@ def test_tokens_that_are_looked_at_are_few_for_each_address(
         return GET % bearer if method == "GET" else POST % (bearer, LENGTH) + BODY
 
     with gateway(monkeypatch, max_unverified=8) as running:
-        running.backend.may_answer.clear()
-        new = running.bearer("new", is_known=False)
+        new, known = running.bearer("new", is_known=False), running.bearer()
+        looks, goes_on = held_looks(monkeypatch, running)
         looked_at = [client(opened, running) for _ in range(2)]
         for each in looked_at:
             each.socket.sendall(request(new))
-            running.backend.asked.get(timeout=DEADLINE_SECONDS)
+            looks.get(timeout=DEADLINE_SECONDS)
 
         refused = client(opened, running)
         assert refused.ask(request(new)) == 429
         assert refused.error == "Overloaded"
-        elsewhere, known, stranger = (client(opened, running, f"127.0.0.{n}") for n in (2, 1, 1))
+        elsewhere = client(opened, running, "127.0.0.2")
         elsewhere.socket.sendall(request(new))
-        known.socket.sendall(request(running.bearer()))
-        for _ in range(2):
-            running.backend.asked.get(timeout=DEADLINE_SECONDS)
-        running.backend.may_answer.set()
-        assert [each.status() for each in (*looked_at, elsewhere, known)] == [200] * 4
+        looks.get(timeout=DEADLINE_SECONDS)
+        assert client(opened, running).ask(request(known)) == 200
+        goes_on.set()
+        assert [each.status() for each in (*looked_at, elsewhere)] == [200] * 3
         assert refused.ask(request(new)) == 200
         # What is no token at all is refused without a look.
         running.backend.refusal = MissingCredentials()
-        assert stranger.ask(request(b"")) == 401
+        assert client(opened, running).ask(request(b"")) == 401
 
 
 def test_a_proxy_says_whose_tokens_are_looked_at(monkeypatch: pytest.MonkeyPatch, opened: ExitStack) -> None:
@@ -356,18 +371,18 @@ def test_a_proxy_says_whose_tokens_are_looked_at(monkeypatch: pytest.MonkeyPatch
         return GET % (running.bearer("new", is_known=False) + b"X-Forwarded-For: " + forwarded_for + b"\r\n")
 
     with gateway(monkeypatch, trusted_proxies=[ip_network("127.0.0.1")], max_unverified=4) as running:
-        running.backend.may_answer.clear()
+        looks, goes_on = held_looks(monkeypatch, running)
         first, again, other, untrusted = (client(opened, running, f"127.0.0.{n}") for n in (1, 1, 1, 2))
         first.socket.sendall(request(b"203.0.113.1"))
-        running.backend.asked.get(timeout=DEADLINE_SECONDS)
+        looks.get(timeout=DEADLINE_SECONDS)
 
         assert again.ask(request(b"198.51.100.7, 203.0.113.1")) == 429
         other.socket.sendall(request(b"203.0.113.1, 198.51.100.7"))
         # It is no proxy, so what it says does not count.
         untrusted.socket.sendall(request(b"203.0.113.1"))
         for _ in range(2):
-            running.backend.asked.get(timeout=DEADLINE_SECONDS)
-        running.backend.may_answer.set()
+            looks.get(timeout=DEADLINE_SECONDS)
+        goes_on.set()
         assert [each.status() for each in (first, other, untrusted)] == [200] * 3
 
 
