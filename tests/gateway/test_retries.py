@@ -83,14 +83,15 @@ def test_a_question_may_always_be_asked_again(running: Gateway, route: tuple[str
 
 
 @each_lost_answer
-def test_what_was_not_executed_because_its_token_could_not_be_looked_at_may_be_sent_again(
+def test_what_was_not_executed_because_its_token_was_not_good_may_be_sent_again(
     running: Gateway, code: grpc.StatusCode, name: str
 ) -> None:
     running.backend.failure = code
     connection = http.client.HTTPConnection(*running.address, timeout=DEADLINE_SECONDS)
 
-    new = {"Authorization": f"Bearer {running.token('new', is_known=False)}"}
-    connection.request(*CREATE, b"{}", {**headers_of(running), **new})
+    # That it is not good, the server behind the gateway has to say.
+    forged = {"Authorization": f"Bearer {running.token('new', is_known=False)}x"}
+    connection.request(*CREATE, b"{}", {**headers_of(running), **forged})
     response = connection.getresponse()
 
     assert (response.status in {429, 503}, response.getheader("QoS-Retry-Hint")) == (True, None)
