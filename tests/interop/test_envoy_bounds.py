@@ -179,13 +179,15 @@ def test_connections_that_call_nothing_end(proxied: Proxied, sent: bytes) -> Non
     assert (HUNDRED_STREAMS in received) == bool(sent)
 
 
-def test_http_requests_that_never_arrive_end(proxied: Proxied) -> None:
+def test_http_requests_that_never_arrive_end(server: Server, proxied: Proxied) -> None:
     def change(config: Configuration) -> None:
         shorten(config.http("http"), "request_headers_timeout", "request_timeout")
 
     proxy = proxied(change)
-    head = b"POST /api/v2/models HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
-    for begun in (b"GET /healthz HTT", head + b"{"):
+    # Without a token, the server would not wait for the body.
+    token = b"Authorization: Bearer %s\r\n" % server.token().encode()
+    head = b"POST /api/v2/models HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n" + token
+    for begun in (b"GET /healthz HTT", head + b"\r\n{"):
         with socket.create_connection(proxy.http, timeout=DEADLINE_SECONDS) as connection:
             connection.sendall(begun)
             received = b"".join(iter(lambda: connection.recv(2**16), b""))
