@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from server.auth.access import PERMISSIONS
 from server.auth.tokens import TokenVerifier
 from server.caller import Caller
 from server.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials, RegistryError
+
+
+def joined(shown: Sequence[str]) -> str | None:
+    """Return what a call shows for its caller, as one: of two credentials none is preferred, together they are none."""
+    return ", ".join(shown) if shown else None
 
 
 class Verdict(NamedTuple):

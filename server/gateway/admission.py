@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from starlette.requests import Request
 
-from server.auth.credentials import Credentials
+from server.auth.credentials import Credentials, joined
 from server.caller import Caller
 from server.gateway.connections import Slot
 from server.gateway.limits import HttpLimits, Quota
@@ -56,8 +56,8 @@ class Admission:
 
 
 def authorization_of(request: Request) -> str | None:
-    """Return what a request says for its caller. Of two credentials none is preferred: together they are none."""
-    return ", ".join(request.headers.getlist("authorization")) if "authorization" in request.headers else None
+    """Return the credentials in a request's headers."""
+    return joined(request.headers.getlist("authorization"))
 
 
 def _slot_of(request: Request) -> Slot:

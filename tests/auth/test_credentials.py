@@ -88,7 +88,7 @@ def test_it_never_waits_for_the_issuer_and_a_withdrawn_key_stops_working() -> No
     asked.clear()
     answers.clear()
     now[0] += MAX_AGE + 1
-    # The keys are old: somebody who may wait has to ask for them.
+    # The keys are old: a caller that may wait has to ask for them.
     assert credentials.from_cache(READ, token) is None
     assert not asked.is_set()
     waiting = threading.Thread(target=credentials.verified, args=(READ, token))

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from server.auth.credentials import Credentials, Verdict
+from server.auth.credentials import Credentials, Verdict, joined
 from server.errors import FieldViolation, InvalidArgument, InvalidCredentials, Overloaded, RegistryError
 from server.logs import get_logger
 from server.rpc.admission.arrival import Arrival
@@ -42,7 +42,7 @@ log = get_logger(__name__)
 
 
 def verdict() -> Verdict | None:
-    """Return what was found of the call that this thread serves; None if nobody judged it."""
+    """Return what was found of the call that this thread serves; None if it was not judged."""
     return _verdict.get()
 
 
@@ -124,12 +124,7 @@ class Admission:
 
 def authorization_of(metadata: Any) -> str | None:
     """Return the credentials in a call's metadata."""
-    found = None
-    for key, value in metadata:
-        if key == "authorization":
-            # Of two credentials none is preferred: together they are none.
-            found = str(value) if found is None else f"{found}, {value!s}"
-    return found
+    return joined([str(value) for key, value in metadata if key == "authorization"])
 
 
 class _Call:
@@ -203,7 +198,7 @@ class _Call:
 
     def _go_on(self, message: bytes | None, size: int) -> None:
         if message is None and not self._is_stream:
-            # If the client has gone, this reaches nobody.
+            # If the client has gone, this is not sent.
             missing = FieldViolation("", "the call ended without a message")
             self.refuse(InvalidArgument(violations=(missing,)))
         elif isinstance(self._threads, CallThreads) and self._threads.is_full:
