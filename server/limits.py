@@ -14,8 +14,9 @@ class Limits:
     max_connection_age: float = 300
     # Of each worker.
     max_connections: int = 4096
-    # Of each connection: more than a client has that calls from hundreds of threads.
-    max_streams: int = 1000
+    # Of each connection; clients let more calls wait, or open further connections. Where calls are begun and given up
+    # faster than one thread can take them, so many of each connection wait for it, and others' behind them.
+    max_streams: int = 250
     # For a message, from when the credentials were found good: 4 MiB at 4 Mbit/s.
     receive_timeout: float = 10
     # A client that went away without a word is noticed after this and 20 seconds more.

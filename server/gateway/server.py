@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import ssl
 import threading
@@ -25,6 +26,8 @@ _CHANNEL_OPTIONS = (
     # The server bounds what it answers; what it has stored must not look like a failure.
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),
+    # All requests are calls over this channel, and a connection may have only so many.
+    ("grpc.service_config", json.dumps({"connectionScaling": {"maxConnectionsPerSubchannel": 10}})),
 )
 # How many connections may wait until they are accepted.
 _BACKLOG = 2048

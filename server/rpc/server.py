@@ -38,6 +38,9 @@ HANDSHAKE_SECONDS = 10.0
 # How many bytes of a stream may come in that nothing has asked for. The library would let it be more, the faster the
 # connection is, up to megabytes of each of a thousand streams. Less slows down uploads from afar: bench/README.md.
 UNASKED_BYTES = 2**20
+# How many calls may wait for the one thread that takes them. Of more, the library cancels some at random, whosever they
+# are, and beyond three times as many all. Its own 1000 are ten connections with all of their streams.
+WAITING_CALLS = 4000
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -69,6 +72,8 @@ def build_server(
             ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
             ("grpc.max_allowed_incoming_connections", limits.max_connections),
             ("grpc.max_concurrent_streams", limits.max_streams),
+            ("grpc.server.max_pending_requests", WAITING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", 3 * WAITING_CALLS),
             ("grpc.keepalive_time_ms", int(limits.keepalive * 1000)),
             ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
             ("grpc.http2.bdp_probe", 0),

@@ -116,6 +116,7 @@ def gateway(
     monkeypatch: pytest.MonkeyPatch,
     tls: ssl.SSLContext | None = None,
     trusted_proxies: Sequence[Network] = (),
+    calls_per_connection: int = 250,
     **limits: float,
 ) -> Iterator[Gateway]:
     """Run a gateway and the server behind it, with limits that are not the usual ones."""
@@ -135,7 +136,8 @@ def gateway(
     monkeypatch.setattr(gateway_server, "Connection", ObservedConnection)
     backend = Backend()
     backend.may_answer.set()
-    server = grpc.server(ThreadPoolExecutor(4), handlers=[backend])
+    options = [("grpc.max_concurrent_streams", calls_per_connection), ("grpc.http.overload_protection", 0)]
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[backend], options=options)
     target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     health = Health(SERVICES)

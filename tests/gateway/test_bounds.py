@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -75,6 +76,16 @@ def test_so_it_is_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent
         with running.connect() as plain, trusting.wrap_socket(plain, server_hostname="localhost") as hoarder:
             hoarder.sendall(sent)
             running.wait_for_the_end_of(hoarder.getsockname())
+
+
+def test_more_requests_than_a_connection_to_the_server_may_have_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    with gateway(monkeypatch, calls_per_connection=1) as running, contextlib.ExitStack() as stack:
+        running.backend.may_answer.clear()
+        for _ in range(4):
+            stack.enter_context(running.connect()).sendall(GET_ONCE)
+        for _ in range(4):
+            running.backend.asked.get(timeout=DEADLINE_SECONDS)
+        running.backend.may_answer.set()
 
 
 def test_others_go_on_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from modelregistry.v1.model_pb2 import Model
 from modelregistry.v1.model_service_pb2 import CreateModelRequest, GetModelRequest
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
+from server.limits import Limits
 from server.rpc.call_threads import WAITING
 from server.rpc.interceptors import WRITE_THREADS
 from server.storage.repository import Reader, Transaction
@@ -49,7 +50,8 @@ def test_calls_beyond_the_bound_are_refused_at_once_and_the_others_are_answered(
     sound = open_repository(new_database("sqlite", migrated=True))
     model = add_model(sound)
     stuck = Stuck(sound)
-    with serving(stuck, files=file_store(sound, tmp_path)) as registry:
+    limits = Limits(max_streams=PLACES + TOO_MANY)
+    with serving(stuck, files=file_store(sound, tmp_path), limits=limits) as registry:
         admin = registry.user("admin")
         get_model = ModelServiceStub(registry.channel).GetModel
         ended: queue.SimpleQueue[grpc.Future[Model]] = queue.SimpleQueue()

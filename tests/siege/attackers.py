@@ -21,7 +21,7 @@ import uvloop
 from tests.processes import DEADLINE_SECONDS, until
 from tests.rpc.harness import path_of
 from tests.siege.http2 import DEFAULT_WINDOW
-from tests.siege.places import Calls, Connections
+from tests.siege.places import Calls, Connections, Resets
 
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
@@ -31,7 +31,7 @@ ALMOST_TOO_LARGE = 4 * 2**20 - 1
 
 _COUNTS = ("standing", "goaways")
 
-Attack = Calls | Connections
+Attack = Calls | Connections | Resets
 
 
 def half_open(address: str, rpc: str, count: int, token: str | None = None, **options: Any) -> Calls:
@@ -47,6 +47,11 @@ def half_messages(address: str, rpc: str, count: int, token: str | None = None, 
 def watches(address: str, count: int, *, window_bytes: int = DEFAULT_WINDOW) -> Calls:
     """Calls that ask to be told of the server's health for ever."""
     return Calls(address, WATCH, count, message_bytes=0, is_complete=True, window_bytes=window_bytes)
+
+
+def resets(address: str, rpc: str, count: int, per_second: int, token: str | None = None) -> Resets:
+    """Connections on which calls are begun and at once given up; of an RPC of ours, or of a path."""
+    return Resets(address, _path(rpc), count, per_second, token)
 
 
 def silent(address: str, count: int, **options: Any) -> Connections:

@@ -23,6 +23,7 @@ from hyperframe.frame import (
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_HEADER_BYTES = 9
+_END_HEADERS = 4
 DEFAULT_WINDOW = 2**16 - 1
 _ERRORS = ("NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT", "STREAM_CLOSED")
 _ERRORS += ("FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR", "CONNECT_ERROR", "ENHANCE_YOUR_CALM")
@@ -87,6 +88,11 @@ class Http2Connection(asyncio.Protocol):
         return len(self._streams)
 
     @property
+    def is_behind(self) -> bool:
+        """Whether the server takes less than is sent."""
+        return self._transport.get_write_buffer_size() > _MOST_IN_A_FRAME
+
+    @property
     def unsent(self) -> int:
         """How many bytes the server has not let us send."""
         return sum(self._streams[each].unsent for each in self._sending)
@@ -107,15 +113,21 @@ class Http2Connection(asyncio.Protocol):
     def open(self, headers: Headers, begin: bytes, zeros: int, *, ends: bool) -> None:
         """Begin a stream: headers, some bytes, so many zeros as the windows allow, and perhaps its end."""
         stream_id = next(self._ids)
-        # Nothing goes into the table, so that the server has nothing to remember of us.
-        block = self._encoder.encode([(name, value, True) for name, value in headers], huffman=False)
-        frame = HeadersFrame(stream_id, data=block)
+        frame = HeadersFrame(stream_id, data=self._block_of(headers))
         frame.flags.add("END_HEADERS")
         self._send(frame)
         self._streams[stream_id] = _Stream(begin, zeros, self._initial_window, ends)
         if begin or zeros:
             self._sending.append(stream_id)
             self._go_on()
+
+    def open_and_reset(self, headers: Headers, times: int) -> None:
+        """Begin so many streams and give each up at once; nothing is known of them afterwards."""
+        block, error = self._block_of(headers), _ERRORS.index("CANCEL").to_bytes(4, "big")
+        for stream_id in itertools.islice(self._ids, times):
+            begun = _header(HeadersFrame.type, _END_HEADERS, stream_id, len(block))
+            reset = _header(RstStreamFrame.type, 0, stream_id, len(error))
+            self._transport.writelines([begun, block, reset, error])
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Say what a client says first."""
@@ -214,6 +226,11 @@ class Http2Connection(asyncio.Protocol):
         if ends:
             self._end(frame.stream_id, stream.status or "ended")
 
+    def _block_of(self, headers: Headers) -> bytes:
+        # Nothing goes into the table, so that the server has nothing to remember of us.
+        block: bytes = self._encoder.encode([(name, value, True) for name, value in headers], huffman=False)
+        return block
+
     def _go_on(self) -> None:
         """Send what the windows allow of what is unsent."""
         for stream_id in tuple(self._sending):
@@ -223,9 +240,7 @@ class Http2Connection(asyncio.Protocol):
                 stream.window -= len(part)
                 self._window -= len(part)
                 is_last = stream.ends and not stream.unsent
-                # By hand, since there are hundreds of thousands: length, type, flags, stream.
-                head = len(part).to_bytes(3, "big") + bytes([DataFrame.type, is_last]) + stream_id.to_bytes(4, "big")
-                self._transport.writelines([head, part])
+                self._transport.writelines([_header(DataFrame.type, is_last, stream_id, len(part)), part])
             if not stream.unsent:
                 self._sending.remove(stream_id)
 
@@ -240,6 +255,11 @@ class Http2Connection(asyncio.Protocol):
     def _send(self, frame: Frame) -> None:
         if not self._transport.is_closing():
             self._transport.write(frame.serialize())
+
+
+def _header(kind: int, flags: int, stream_id: int, length: int) -> bytes:
+    """A frame's, by hand, since there are hundreds of thousands."""
+    return length.to_bytes(3, "big") + bytes([kind, flags]) + stream_id.to_bytes(4, "big")
 
 
 def _error(code: int) -> str:

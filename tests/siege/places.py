@@ -11,6 +11,7 @@ from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tests.siege.http2 import DEFAULT_WINDOW, Headers, Http2Connection
 
@@ -22,6 +23,8 @@ _CONNECT_SECONDS = 10.0
 _CONNECTING = 128
 # An attacker that could send no more for so long has sent what the server takes.
 _QUIET_SECONDS = 2.0
+# How often calls are begun and given up.
+_RESETTING_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -50,18 +53,25 @@ class Calls:
 
     def headers(self) -> Headers:
         """The headers of the next call."""
-        headers = [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", self.path),
-            (":authority", self.address),
-            ("te", "trailers"),
-            ("content-type", "application/grpc"),
-        ]
-        if self.token is None:
-            return headers
-        token = f"{self.token.rpartition('.')[0]}.{_random_signature()}" if self.forges else self.token
-        return [*headers, ("authorization", f"Bearer {token}")]
+        token = self.token
+        if token is not None and self.forges:
+            token = f"{token.rpartition('.')[0]}.{_random_signature()}"
+        return _headers(self.address, self.path, token)
+
+
+@dataclass(frozen=True)
+class Resets:
+    """So many connections, on which calls are begun and at once given up, so many a second in all."""
+
+    address: str
+    path: str
+    count: int
+    per_second: int
+    token: str | None = None
+
+    def begin(self, ends: Counter[str]) -> Resetters:
+        """Return who makes the calls, inside an event loop."""
+        return Resetters(self, ends)
 
 
 @dataclass(frozen=True)
@@ -165,11 +175,8 @@ class Callers(Attackers):
             await asyncio.shield(self._connecting)
 
     async def _connect(self) -> None:
-        connecting = asyncio.get_running_loop().create_connection(
-            lambda: Http2Connection(self._end, self._goaway, self._calls.window_bytes), *self._address
-        )
-        _, connection = await asyncio.wait_for(connecting, _CONNECT_SECONDS)
-        await connection.settled(_CONNECT_SECONDS)
+        made = partial(Http2Connection, self._end, self._goaway, self._calls.window_bytes)
+        connection = await _connected(made, self._address)
         self._connections = [*(each for each in self._connections if not each.closed), connection]
 
     def _goaway(self) -> None:
@@ -181,6 +188,43 @@ class Callers(Attackers):
 
     def _unsent(self) -> int:
         return sum(connection.unsent for connection in self._connections)
+
+
+class Resetters(Attackers):
+    """They begin calls and give them up."""
+
+    def __init__(self, resets: Resets, ends: Counter[str]):
+        super().__init__(resets.count, 0, ends)
+        self._address = _parts(resets.address)
+        self._headers = _headers(resets.address, resets.path, resets.token)
+        self._at_a_time = round(resets.per_second * _RESETTING_SECONDS / resets.count)
+        self._connections: set[Http2Connection] = set()
+
+    @property
+    def standing(self) -> int:
+        """How many connections stand."""
+        return sum(not connection.closed for connection in self._connections)
+
+    async def come_again(self) -> None:
+        """Begin calls and give them up, for ever, as fast as the server reads; over a new connection if it hangs up."""
+        while True:
+            for connection in tuple(self._connections):
+                if connection.closed or connection.goes_away:
+                    self._connections.remove(connection)
+                    await self._come()
+                elif not connection.is_behind:
+                    connection.open_and_reset(self._headers, self._at_a_time)
+            await asyncio.sleep(_RESETTING_SECONDS)
+
+    async def _come(self) -> None:
+        made = partial(Http2Connection, self._end, self._goaway)
+        self._connections.add(await _connected(made, self._address))
+
+    def _goaway(self) -> None:
+        self.goaways += 1
+
+    def _unsent(self) -> int:
+        return 0
 
 
 class Senders(Attackers):
@@ -239,6 +283,26 @@ class _Sender(asyncio.Protocol):
         self._among.discard(self)
         version, _, rest = self._received.partition(b" ")
         self._ended(f"HTTP {rest[:3].decode('latin-1')}" if version == b"HTTP/1.1" else "closed")
+
+
+async def _connected(made: Callable[[], Http2Connection], address: tuple[str, int]) -> Http2Connection:
+    """Return a new connection, once the server has said what it allows. Raises OSError, TimeoutError."""
+    connecting = asyncio.get_running_loop().create_connection(made, *address)
+    _, connection = await asyncio.wait_for(connecting, _CONNECT_SECONDS)
+    await connection.settled(_CONNECT_SECONDS)
+    return connection
+
+
+def _headers(address: str, path: str, token: str | None) -> Headers:
+    headers = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", address),
+        ("te", "trailers"),
+        ("content-type", "application/grpc"),
+    ]
+    return headers if token is None else [*headers, ("authorization", f"Bearer {token}")]
 
 
 def _parts(address: str) -> tuple[str, int]:

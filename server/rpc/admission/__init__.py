@@ -81,6 +81,9 @@ class Admission:
         """
 
         def refuse(_: Any, context: grpc.ServicerContext) -> Any:
+            if not context.is_active():
+                self.count_one_without_line()
+                return None
             self._tell_of_others()
             return behaviour(b"", context)
 
