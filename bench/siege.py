@@ -3,7 +3,8 @@
     python -m bench.siege [--rounds N]
 
 In each round the attackers come, calls of each kind are made, the attackers leave, and the same calls are made again.
-None of the attackers has a token; those that the server turns away come again, at a bounded rate.
+None of the attackers has a token; those that the server turns away come again, at a bounded rate. What it costs a
+worker to refuse one call is measured alone, without a token and with made-up ones.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import argparse
 import resource
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.processes import Server
 from tests.siege import memory
@@ -37,6 +40,7 @@ WORKERS = 2
 HALF_OPEN, HALF_MESSAGES, WATCHES, UNFINISHED_POSTS, IDLE = 10_000, 1_000, 1_000, 2_000, 4_000
 # As operators are advised to.
 _FILES = 65_536
+_REFUSED_PER_SECOND, _REFUSING_SECONDS = 400, 10
 _HALF_OPEN_RPCS = ("GetModelVersion", "PromoteVersion", "CreateModelVersion", "UploadModelFiles", "DownloadModelFiles")
 _HALF_OPEN = (*_HALF_OPEN_RPCS, CHECK, WATCH, REFLECTION)
 
@@ -79,6 +83,25 @@ def attacks(server: Server) -> list[Attack]:
         unfinished_posts(http, "/api/v2/models", UNFINISHED_POSTS),
         silent(http, IDLE),
     ]
+
+
+def cost_of_refusals(folder: Path) -> dict[str, float]:
+    """Return how much CPU time the refusal of one call takes, in microseconds, for each kind of stranger."""
+    costs = {}
+    with Server(folder / "refusing", MODELREGISTRY_WORKERS="1") as server:
+        [worker] = server.workers()
+        strangers: dict[str, dict[str, Any]] = {
+            "no token": {},
+            "a made-up token": {"token": server.token("mallory"), "forges": True},
+        }
+        for name, shown in strangers.items():
+            attack = half_open(server.address, "GetModelVersion", 50, again_per_second=_REFUSED_PER_SECOND, **shown)
+            with besieged(attack) as siege:
+                refused, used = siege.ends()[0].total(), sum(worker.cpu_times()[:2])
+                time.sleep(_REFUSING_SECONDS)
+                refused, used = siege.ends()[0].total() - refused, sum(worker.cpu_times()[:2]) - used
+            costs[name] = used / refused * 1e6
+    return costs
 
 
 def tables(measured: Measured) -> str:
@@ -126,6 +149,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print(tables(measure(Path(folder), options.rounds)))
+        costs = (f"with {name} {cost:.0f}" for name, cost in cost_of_refusals(Path(folder)).items())
+        print(f"To refuse a call takes a worker, in µs of CPU: {', '.join(costs)}.")
 
 
 if __name__ == "__main__":

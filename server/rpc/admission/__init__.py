@@ -7,9 +7,8 @@ thread meanwhile, and none that is refused has one which a client could hold.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, TypeAlias
@@ -103,13 +102,15 @@ class Admission:
         """Look at the token of a call, in a thread for that; then its message may come in, or it is refused."""
 
         def look() -> None:
-            with call.unfailing():
+            try:
                 judged = self._credentials.verified(method, call.authorization)
                 call.note(judged)
                 if judged.error is None:
                     call.receive()
                 else:
                     call.refuse(judged.error)
+            except Exception:
+                call.fail()
 
         self._verifiers.submit(look)
 
@@ -178,40 +179,42 @@ class _Call:
         self._admission.count_one_without_line()
         self._arrival.cancel()
 
-    @contextlib.contextmanager
-    def unfailing(self) -> Iterator[None]:
-        """End the call where something fails that no other thread would notice, or that would end the server's own."""
-        try:
-            yield
-        except Exception:
-            log.exception("a call was lost on its way to a thread")
-            self._arrival.cancel()
+    def fail(self) -> None:
+        """End it because of what is being raised, which nobody else would see: no thread can be started, perhaps."""
+        log.exception("a call was lost on its way to a thread")
+        self._arrival.cancel()
 
     def _received(self, message: bytes | None) -> None:
-        size = 0 if message is None else len(message)
         try:
-            if self._admission.receiving.arrived(self, size):
-                self._go_on(message, size)
-        except Overloaded as error:
-            self.refuse(error)
-        except Exception:  # Such as: no thread can be started.
-            log.exception("a call was lost on its way to a thread")
-            self._admission.receiving.done(self, size)
-            self._arrival.cancel()
+            try:
+                self._take(message)
+            except RegistryError as error:
+                self.refuse(error)
+        except Exception:
+            self.fail()
 
-    def _go_on(self, message: bytes | None, size: int) -> None:
+    def _take(self, message: bytes | None) -> None:
+        size = 0 if message is None else len(message)
+        receiving = self._admission.receiving
+        if not receiving.arrived(self, size):
+            return
+        try:
+            served = self._serve(message)
+        except BaseException:
+            receiving.done(self, size)
+            raise
+        if size >= LARGE_BYTES:
+            served.add_done_callback(lambda _: receiving.done(self, size))
+
+    def _serve(self, message: bytes | None) -> Future[None]:
         if message is None and not self._is_stream:
             # If the client has gone, this is not sent.
-            missing = FieldViolation("", "the call ended without a message")
-            self.refuse(InvalidArgument(violations=(missing,)))
-        elif isinstance(self._threads, CallThreads) and self._threads.is_full:
-            self._admission.receiving.done(self, size)
-            self.refuse(Overloaded())
-        else:
-            serve: Any = self._arrival.serve_stream if self._is_stream else self._arrival.serve
-            served = serve(self._threads, message)
-            if size >= LARGE_BYTES:
-                served.add_done_callback(lambda _: self._admission.receiving.done(self, size))
+            raise InvalidArgument(violations=(FieldViolation("", "the call ended without a message"),))
+        if isinstance(self._threads, CallThreads) and self._threads.is_full:
+            raise Overloaded
+        serve: Any = self._arrival.serve_stream if self._is_stream else self._arrival.serve
+        served: Future[None] = serve(self._threads, message)
+        return served
 
 
 class _Entrance(ThreadPoolExecutor):
@@ -228,11 +231,13 @@ class _Entrance(ThreadPoolExecutor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
         """Take a call that was not refused. What the future says is of no use to gRPC without a bound of its own."""
         call = _Call(Arrival(fn, *args), self._admission, self._pool, is_stream=self._is_stream)
-        with call.unfailing():
+        try:
             if call.caller is None and not self._is_open:
                 self._admission.verify(call, self._method)
             else:
                 call.receive()
+        except Exception:
+            call.fail()
         return _DONE
 
 
