@@ -34,6 +34,8 @@ class Terminal:
             stdout=subprocess.PIPE,
             stderr=theirs,
             env=environment(**{"TERM": "dumb", **called, **variables}),
+            # As a shell starts what has its terminal; tests that run in the background inherit that it is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(theirs)
 
