@@ -38,7 +38,7 @@ def serve(settings: Settings, ports: Ports, workers: int, announce: Callable[[],
             _keep_what_is_there()
             lifecycle.run(application, ready)
 
-        Supervisor(workers, work).run(announce)
+        Supervisor(workers, work).run(announce, ports.close)
 
 
 @contextlib.contextmanager

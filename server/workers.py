@@ -63,10 +63,11 @@ class Supervisor:
         for end in (self._woken, self._wake):
             os.set_blocking(end, False)
 
-    def run(self, announce: Callable[[], None]) -> None:
+    def run(self, announce: Callable[[], None], close_ports: Callable[[], None]) -> None:
         """Serve until SIGTERM or SIGINT, then let the workers finish; SIGHUP replaces them one by one.
 
-        `announce` is called once all take calls. Raises ConfigError if the first one cannot.
+        `announce` is called once all take calls, `close_ports` before the workers finish: as long as one process holds
+        a port, the system takes connections there. Raises ConfigError if the first worker cannot take calls.
         """
         with self._handling_signals():
             # One before the others: what it makes, such as a database, is there for them.
@@ -78,6 +79,7 @@ class Supervisor:
                 self._await_ready(number)
             announce()
             self._supervise()
+            close_ports()
             workers = list(self._running.values())
             self._running.clear()
             self._finish(workers)

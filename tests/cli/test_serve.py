@@ -10,6 +10,7 @@ import stat
 import subprocess
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
@@ -22,7 +23,7 @@ from tests.auth.forge import AUDIENCE, ISSUER, claims, jwks, key_pair
 from tests.builders import FOLDER
 from tests.certificates import Authority
 from tests.conftest import NewDatabase
-from tests.processes import COMMAND, DEADLINE_SECONDS, Server, environment, failure, run, side_by_side
+from tests.processes import COMMAND, DEADLINE_SECONDS, Server, environment, failure, run, side_by_side, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -255,11 +256,21 @@ def test_sigterm_lets_running_calls_finish_and_takes_no_more(tmp_path: Path) -> 
         assert next(watch).status == NOT_SERVING
         watch.cancel()
         assert refused(server.address) == grpc.StatusCode.UNAVAILABLE
+        until(lambda: refuses_connections(server.url))
         assert not promotion.done()
         writer.execute("ROLLBACK")
         writer.close()
         assert promotion.result(DEADLINE_SECONDS).version_number == 1
         server.stop()
+
+
+def refuses_connections(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname, parts.port), timeout=DEADLINE_SECONDS).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def refused(address: str) -> grpc.StatusCode:
