@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 # glibc keeps free memory between what is in use, and gives back only the end of its heaps by itself.
-INTERVAL_SECONDS = 10.0
-# How much more than after the last time has to be in use to look again: it takes milliseconds.
+# To look for it takes milliseconds.
+INTERVAL_SECONDS = 20.0
+# How much more memory than the least that it ever had a process must have for that. What it had after the last look is
+# no measure: that may have been in use.
 GROWTH_BYTES = 32 * 2**20
 
 _RESIDENT = Path("/proc/self/statm")
@@ -26,15 +28,14 @@ def give_back_what_is_free() -> None:
 
 
 def _follow(trim: Callable[[int], int]) -> None:
-    least = _resident_bytes()
+    least: int | None = None
     never = threading.Event()
     while not never.wait(INTERVAL_SECONDS):
         with contextlib.suppress(OSError):  # No file can be opened just now.
-            now = _resident_bytes()
-            if now > least + GROWTH_BYTES:
+            if least is None or _resident_bytes() > least + GROWTH_BYTES:
                 trim(0)
-                least = _resident_bytes()
-            least = min(least, now)
+                now = _resident_bytes()
+                least = now if least is None else min(least, now)
 
 
 def _trim() -> Callable[[int], int] | None:

@@ -21,7 +21,7 @@ SHARE = PLACES // 4
 WAITING = 32
 ALL_WAITING = 4 * WAITING
 # How many messages of strangers, who ask for health or for the schema, may be on their way.
-STRANGERS = 16
+STRANGERS = 32
 # How much of what has arrived may wait for a thread or have one, in bytes, and how much of it of each caller. What is
 # smaller than LARGE_BYTES is not worth counting.
 MAX_BYTES = 128 * 2**20
