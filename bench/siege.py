@@ -97,9 +97,10 @@ def cost_of_refusals(folder: Path) -> dict[str, float]:
         for name, shown in strangers.items():
             attack = half_open(server.address, "GetModelVersion", 50, again_per_second=_REFUSED_PER_SECOND, **shown)
             with besieged(attack) as siege:
-                refused, used = siege.ends()[0].total(), sum(worker.cpu_times()[:2])
+                refused, used = siege.ends()[0]["UNAUTHENTICATED"], sum(worker.cpu_times()[:2])
                 time.sleep(_REFUSING_SECONDS)
-                refused, used = siege.ends()[0].total() - refused, sum(worker.cpu_times()[:2]) - used
+                refused = siege.ends()[0]["UNAUTHENTICATED"] - refused
+                used = sum(worker.cpu_times()[:2]) - used
             costs[name] = used / refused * 1e6
     return costs
 
@@ -150,7 +151,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         print(tables(measure(Path(folder), options.rounds)))
         costs = (f"with {name} {cost:.0f}" for name, cost in cost_of_refusals(Path(folder)).items())
-        print(f"To refuse a call takes a worker, in µs of CPU: {', '.join(costs)}.")
+        print(f"Refusing one call costs a worker, in µs of CPU: {', '.join(costs)}.")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Caller:
         try:
             await self._send(_UNPARSEABLE, headers, request_id, DEADLINE_SECONDS)
         except Cancelled:
-            raise Overloaded from None  # By a server that refuses too much to say more; it has executed nothing.
+            raise Overloaded from None  # By gRPC, where too many calls wait to be looked at; nothing was executed.
         except RpcFailed as error:
             if grpc.StatusCode.INVALID_ARGUMENT.value[0] != error.status.code:
                 raise

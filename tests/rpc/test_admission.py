@@ -178,7 +178,7 @@ def test_probes_are_answered_whoever_holds_calls_open(registry: Registry) -> Non
 def test_reflection_answers_whoever_holds_its_streams_open(registry: Registry) -> None:
     path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     stub = reflection_pb2_grpc.ServerReflectionStub(registry.channel)
-    with half_open(registry, path, count=2 * interceptors.STREAMS) as streams:
+    with half_open(registry, path, count=STRANGERS + interceptors.STREAMS) as streams:
         for _ in range(10):
             request = reflection_pb2.ServerReflectionRequest(list_services="")
             [answer] = stub.ServerReflectionInfo(iter([request]), timeout=SECONDS)
@@ -260,4 +260,17 @@ def test_refusals_beyond_the_bound_are_told_so_and_counted(
     names = [failure_of(call.exception(SECONDS)).name for call in calls]
     assert sorted(names) == ["", "", "", "MissingCredentials", "MissingCredentials"]
     assert registry.nobody().failure("GetModel").name == "MissingCredentials"
-    assert "3 calls were refused without a line of their own" in caplog.text
+    assert "since too many came or were given up: 3" in caplog.text
+
+
+def test_strangers_keep_no_known_caller_from_the_reason_of_a_refusal(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = registry.chain.admission.refusals
+    goes_on = threading.Event()
+    refusals.submit(goes_on.wait, SECONDS)
+    monkeypatch.setattr(refusals, "_most", 1)
+    reader = registry.user("reader", scopes=(MODELS_READ,))
+    # The token is unknown at first.
+    assert [reader.failure("CreateModel").name for _ in range(2)] == ["ApiUsageDenied"] * 2
+    goes_on.set()

@@ -124,6 +124,7 @@ def besieged(*attacks: Attack) -> Iterator[Siege]:
         assert pipe.poll(3 * DEADLINE_SECONDS), "the attackers do not find their places"
         pipe.recv()
         yield Siege(pipe)
+        assert process.is_alive(), "the attackers have not stayed"
     finally:
         pipe.close()
         process.join(DEADLINE_SECONDS)

@@ -211,14 +211,18 @@ class Resetters(Attackers):
             for connection in tuple(self._connections):
                 if connection.closed or connection.goes_away:
                     self._connections.remove(connection)
-                    await self._come()
                 elif not connection.is_behind:
                     connection.open_and_reset(self._headers, self._at_a_time)
+            while len(self._connections) < self._count:
+                await self._come()
             await asyncio.sleep(_RESETTING_SECONDS)
 
     async def _come(self) -> None:
         made = partial(Http2Connection, self._end, self._goaway)
-        self._connections.add(await _connected(made, self._address))
+        try:
+            self._connections.add(await _connected(made, self._address))
+        except (OSError, TimeoutError):
+            self._end("not connected")
 
     def _goaway(self) -> None:
         self.goaways += 1

@@ -21,12 +21,13 @@ from server.logs import get_logger
 from server.rpc.admission.arrival import Arrival
 from server.rpc.admission.receiving import LARGE_BYTES, Receiving
 from server.rpc.call_threads import CallThreads
-from server.rpc.status import grpc_code, message_of
 
 # As many verify unknown tokens at a time; no more than 2 of them wait for the issuer's keys.
 VERIFIERS = 4
 # How many refusals may wait for their thread: what it does for one takes 0.3 ms.
 REFUSALS = 1024
+
+_TOO_MANY_REFUSALS = (grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded: too many calls are refused at once")
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Threads: TypeAlias = "CallThreads | ThreadPoolExecutor"
@@ -69,9 +70,10 @@ class Admission:
         if judged is None and self._verifiers.is_full:
             judged = Verdict(None, Overloaded())
         if judged is not None and isinstance(judged.error, InvalidCredentials):
-            return False  # Why, is looked at again and logged where it is answered.
+            return False  # The reason is looked up again, and logged, where the call is answered.
         _verdict.set(judged)
-        return judged is None or judged.error is None
+        # Callers who are known are refused apart from strangers.
+        return judged is None or judged.error is None or judged.caller is not None
 
     def refusing(self, behaviour: Callable[..., Any]) -> tuple[Handler, Handler]:
         """Return what answers refused calls with a behaviour that raises why, and what does where too many are refused.
@@ -88,7 +90,7 @@ class Admission:
 
         def drop(_: Any, context: grpc.ServicerContext) -> None:
             self.count_one_without_line()
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded: too many calls are refused at once")
+            context.abort(*_TOO_MANY_REFUSALS)
 
         refuse.experimental_thread_pool = self.refusals  # type: ignore[attr-defined]
         drop.experimental_thread_pool = _InlineExecutor()  # type: ignore[attr-defined]
@@ -103,6 +105,9 @@ class Admission:
 
         def look() -> None:
             try:
+                if not call.is_active:
+                    self.count_one_without_line()
+                    return
                 judged = self._credentials.verified(method, call.authorization)
                 call.note(judged)
                 if judged.error is None:
@@ -123,7 +128,7 @@ class Admission:
         with self._counting:
             count, self._without_line = self._without_line, 0
         if count:
-            log.warning("%d calls were refused without a line of their own: too many came at once", count)
+            log.warning("calls without a line of their own, since too many came or were given up: %d", count)
 
 
 def authorization_of(metadata: Any) -> str | None:
@@ -147,6 +152,16 @@ class _Call:
         return self._judged.caller.user if self._judged.caller else None
 
     @property
+    def error(self) -> RegistryError | None:
+        """What it is refused with, if that is known."""
+        return self._judged.error
+
+    @property
+    def is_active(self) -> bool:
+        """Whether its client waits for an answer."""
+        return self._arrival.is_active
+
+    @property
     def authorization(self) -> str | None:
         """Its credentials."""
         return authorization_of(self._arrival.metadata)
@@ -165,11 +180,11 @@ class _Call:
         return self._arrival.receive(self._received)
 
     def refuse(self, error: RegistryError) -> None:
-        """Answer with an error; where too many are refused, with its code alone."""
+        """Answer with an error; where too many are refused, with a status that says so, without details."""
         threads = self._admission.refusals if self.caller is None else self._admission.callers_refusals
         if threads.is_full:
             self._admission.count_one_without_line()
-            self._arrival.abort(grpc.StatusCode[grpc_code(error)], message_of(error))
+            self._arrival.abort(*_TOO_MANY_REFUSALS)
         else:
             self.note(Verdict(self._judged.caller, error))
             self._arrival.serve(threads, b"")
@@ -232,7 +247,9 @@ class _Entrance(ThreadPoolExecutor):
         """Take a call that was not refused. What the future says is of no use to gRPC without a bound of its own."""
         call = _Call(Arrival(fn, *args), self._admission, self._pool, is_stream=self._is_stream)
         try:
-            if call.caller is None and not self._is_open:
+            if call.error is not None:
+                call.refuse(call.error)
+            elif call.caller is None and not self._is_open:
                 self._admission.verify(call, self._method)
             else:
                 call.receive()

@@ -57,6 +57,12 @@ class Arrival:
         """What the client sent with the call, as keys and values."""
         return self._event.invocation_metadata
 
+    @property
+    def is_active(self) -> bool:
+        """Whether the client waits for an answer."""
+        with self._state.condition:
+            return bool(_server._is_rpc_state_active(self._state))
+
     def in_context(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function where the call's context variables are. Not while the call is served."""
         result: T = self._run(function, *args)

@@ -75,7 +75,8 @@ class Receiving:
         # In the order in which they came, until their message is there: when each has to be.
         self._due: dict[Incoming, float] = {}
         self._strangers: dict[Incoming, None] = {}
-        self._lines: dict[str, _Line] = {}
+        # Of each caller; all strangers share one, for what has arrived.
+        self._lines: dict[str | None, _Line] = {}
         # Those of them with calls that wait, and whose turn it is first.
         self._with_waiting: dict[str, None] = {}
         self._waiting = 0
@@ -128,8 +129,8 @@ class Receiving:
                     return False
                 if call.caller is None:
                     del self._strangers[call]
-                    return True
-                nexts = self._give_place_back(call.caller)
+                else:
+                    nexts = self._give_place_back(call.caller)
                 if size >= LARGE_BYTES:
                     line = self._lines.get(call.caller) or _Line()
                     if line.bytes + size > self._share_of_bytes or self._bytes + size > self._max_bytes:
@@ -143,7 +144,7 @@ class Receiving:
 
     def done(self, call: Incoming, size: int) -> None:
         """Count a message as gone."""
-        if call.caller is None or size < LARGE_BYTES:
+        if size < LARGE_BYTES:
             return
         with self._lock:
             self._lines[call.caller].bytes -= size
@@ -195,7 +196,7 @@ class Receiving:
         self._forget(caller)
         return nexts
 
-    def _forget(self, caller: str) -> None:
+    def _forget(self, caller: str | None) -> None:
         line = self._lines[caller]
         if not (line.receiving or line.waiting or line.bytes):
             del self._lines[caller]
