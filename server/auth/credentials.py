@@ -10,6 +10,9 @@ from server.auth.tokens import TokenVerifier
 from server.caller import Caller
 from server.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials, RegistryError
 
+# As many threads of each edge verify unknown tokens; no more than 2 of them wait for the issuer's keys.
+VERIFIERS = 4
+
 
 def joined(shown: Sequence[str]) -> str | None:
     """Return what a call shows for its caller, as one: of two credentials none is preferred, together they are none."""

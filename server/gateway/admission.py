@@ -7,14 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from starlette.requests import Request
 
-from server.auth.credentials import Credentials, joined
+from server.auth.credentials import VERIFIERS, Credentials, joined
 from server.caller import Caller
 from server.gateway.connections import Slot
 from server.gateway.limits import HttpLimits, Quota
 from server.gateway.proxies import FORWARDED_FOR, TrustedProxies
-
-# As many verify unknown tokens at a time; no more than 2 of them wait for the issuer's keys.
-VERIFIERS = 4
 
 
 class Admission:

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 from starlette.datastructures import Headers
 
+from server.auth.credentials import joined
 from server.errors import FieldViolation, Internal, InvalidArgument, Overloaded, RegistryError, RequestTooLarge
 from server.gateway.errors import Cancelled, DeadlineExceeded, RequestHeadersTooLarge, ServiceUnavailable
 from server.gateway.routes import Route
@@ -79,9 +80,8 @@ class Caller:
 
     async def _send(self, request: bytes, headers: Headers, request_id: str, seconds: float) -> bytes:
         # gRPC takes printable ASCII alone; of a credential with anything else, the server shall say that it is invalid.
-        # Of two credentials none is preferred: together they are none.
-        sent = {key: ", ".join(headers.getlist(key)) for key in _FORWARDED if key in headers}
-        metadata = [(key, _UNPRINTABLE.sub("?", value)) for key, value in sent.items()]
+        sent = ((key, joined(headers.getlist(key))) for key in _FORWARDED)
+        metadata = [(key, _UNPRINTABLE.sub("?", value)) for key, value in sent if value is not None]
         if sum(len(key) + len(value) for key, value in metadata) > MAX_FORWARDED_BYTES:
             raise RequestHeadersTooLarge
         metadata.append(("x-request-id", request_id))

@@ -26,7 +26,8 @@ _CHANNEL_OPTIONS = (
     # The server bounds what it answers; what it has stored must not look like a failure.
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),
-    # All requests are calls over this channel, and a connection may have only so many.
+    # All requests are calls over this channel, and a connection may have 250 of them by default: ten connections are
+    # enough for as many HTTP connections as there may be.
     ("grpc.service_config", json.dumps({"connectionScaling": {"maxConnectionsPerSubchannel": 10}})),
 )
 # How many connections may wait until they are accepted.

@@ -38,8 +38,8 @@ HANDSHAKE_SECONDS = 10.0
 # How many bytes of a stream may come in that nothing has asked for. The library would let it be more, the faster the
 # connection is, up to megabytes of each of a thousand streams. Less slows down uploads from afar: bench/README.md.
 UNASKED_BYTES = 2**20
-# How many calls may wait for the one thread that takes them. Of more, the library cancels some at random, whosever they
-# are, and beyond three times as many all. Its own 1000 are four connections with all of their streams.
+# How many calls may wait for the one thread that takes them. Of more, the library cancels some at random, of any
+# caller, and beyond three times as many all. Its own 1000 are four connections with all of their streams.
 WAITING_CALLS = 4000
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

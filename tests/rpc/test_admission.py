@@ -16,8 +16,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from server.auth import tokens
 from server.auth.access import MODELS_READ
+from server.auth.credentials import VERIFIERS
 from server.limits import Limits
-from server.rpc import admission, interceptors
+from server.rpc import interceptors
 from server.rpc.admission.receiving import SHARE, STRANGERS
 from server.rpc.health import SERVING
 from tests.conftest import NewDatabase, OpenRepository
@@ -230,10 +231,10 @@ def test_unknown_tokens_hold_up_neither_known_ones_nor_who_has_none(
     monkeypatch.setattr(verifier, "_keys", slow)
     get_model = registry.channel.unary_unary(READ)
     message = b"\x0a" + bytes([len(model.rid)]) + model.rid.encode()
-    places = admission.VERIFIERS + 96
+    places = VERIFIERS + 96
     users = [registry.user(f"admin{number}") for number in range(places)]
     waiting = [get_model.future(message, metadata=user.metadata, timeout=SECONDS) for user in users]
-    for _ in range(admission.VERIFIERS):
+    for _ in range(VERIFIERS):
         assert slow.asked.acquire(timeout=SECONDS)
     # Another connection is needed for nothing: they came one behind the other.
     refused = registry.user("late").failure("GetModel", model_rid=model.rid)

@@ -18,10 +18,5 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def http_address(server: Server) -> str:
-    return server.url.removeprefix("http://")
-
-
-@pytest.fixture
 def honest(server: Server) -> Honest:
     return Honest(server)

@@ -29,6 +29,7 @@ _ERRORS = ("NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR",
 _ERRORS += ("FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR", "CONNECT_ERROR", "ENHANCE_YOUR_CALM")
 _STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 _MOST_IN_A_FRAME = 2**18
+_MOST_UNSENT = 2**18
 _ZEROS = memoryview(bytes(_MOST_IN_A_FRAME))
 
 Headers = Sequence[tuple[str, str]]
@@ -90,7 +91,7 @@ class Http2Connection(asyncio.Protocol):
     @property
     def is_behind(self) -> bool:
         """Whether the server takes less than is sent."""
-        return self._transport.get_write_buffer_size() > _MOST_IN_A_FRAME
+        return self._transport.get_write_buffer_size() > _MOST_UNSENT
 
     @property
     def unsent(self) -> int:
@@ -258,7 +259,7 @@ class Http2Connection(asyncio.Protocol):
 
 
 def _header(kind: int, flags: int, stream_id: int, length: int) -> bytes:
-    """A frame's, by hand, since there are hundreds of thousands."""
+    """Return a frame's header; by hand, since hundreds of thousands of frames are sent."""
     return length.to_bytes(3, "big") + bytes([kind, flags]) + stream_id.to_bytes(4, "big")
 
 

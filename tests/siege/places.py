@@ -213,7 +213,7 @@ class Resetters(Attackers):
                     self._connections.remove(connection)
                 elif not connection.is_behind:
                     connection.open_and_reset(self._headers, self._at_a_time)
-            while len(self._connections) < self._count:
+            for _ in range(self._count - len(self._connections)):
                 await self._come()
             await asyncio.sleep(_RESETTING_SECONDS)
 

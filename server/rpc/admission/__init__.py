@@ -15,15 +15,13 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from server.auth.credentials import Credentials, Verdict, joined
+from server.auth.credentials import VERIFIERS, Credentials, Verdict, joined
 from server.errors import FieldViolation, InvalidArgument, InvalidCredentials, Overloaded, RegistryError
 from server.logs import get_logger
 from server.rpc.admission.arrival import Arrival
 from server.rpc.admission.receiving import LARGE_BYTES, Receiving
 from server.rpc.call_threads import CallThreads
 
-# As many verify unknown tokens at a time; no more than 2 of them wait for the issuer's keys.
-VERIFIERS = 4
 # How many refusals may wait for their thread: what it does for one takes 0.3 ms.
 REFUSALS = 1024
 
@@ -73,7 +71,7 @@ class Admission:
             return False  # The reason is looked up again, and logged, where the call is answered.
         _verdict.set(judged)
         # Callers who are known are refused apart from strangers.
-        return judged is None or judged.error is None or judged.caller is not None
+        return judged is None or judged.caller is not None
 
     def refusing(self, behaviour: Callable[..., Any]) -> tuple[Handler, Handler]:
         """Return what answers refused calls with a behaviour that raises why, and what does where too many are refused.
@@ -195,7 +193,7 @@ class _Call:
         self._arrival.cancel()
 
     def fail(self) -> None:
-        """End it because of what is being raised, which nobody else would see: no thread can be started, perhaps."""
+        """Log the exception that is being handled, such as that no thread can be started, and end the call."""
         log.exception("a call was lost on its way to a thread")
         self._arrival.cancel()
 
