@@ -24,6 +24,6 @@ ENV PATH=/opt/modelregistry/bin:$PATH \
     MODELREGISTRY_DATA_DIR=/data
 # -I: whatever lies in the working directory is not the server's code.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
-    CMD ["python", "-I", "-m", "server.healthcheck"]
+    CMD ["python", "-I", "-m", "server.process.healthcheck"]
 ENTRYPOINT ["modelregistry"]
 CMD ["serve", "--local-keys"]

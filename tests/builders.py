@@ -27,11 +27,12 @@ from modelregistry.v1.model_api_pb2 import (
 )
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
-from server import rids
-from server.caller import Caller
-from server.promotion import promote_version
-from server.storage.files import FileStore, open_file_store
-from server.storage.repository import PageRequest, Position, Reader, Repository, Transaction
+from server.core import rids
+from server.core.caller import Caller
+from server.rules.promotion import promote_version
+from server.storage.blobs import FileStore, open_file_store
+from server.storage.contract import Reader, Repository, Transaction
+from server.storage.paging import PageRequest, Position
 
 ADMIN = Caller(principals=("user:admin",), is_admin=True)
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from server.branches import DEFAULT_BRANCH
-from server.importing import ImportLineError, ImportSummary, import_lines
-from server.json_form import to_json
-from server.storage.repository import PageRequest, Repository, StoredVersion
+from server.codec.json_form import to_json
+from server.core.branches import DEFAULT_BRANCH
+from server.rules.importing import ImportLineError, ImportSummary, import_lines
+from server.storage.contract import Repository, StoredVersion
+from server.storage.paging import PageRequest
 from server.storage.sql.tables import metadata
 from tests.builders import ADMIN, all_versions, model_api
 from tests.storage.inspection import rows

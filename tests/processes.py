@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import grpc
 import psutil
 
-from server.auth.access import SCOPES
 from server.auth.local_keys import LocalKeys
+from server.core.permissions import SCOPES
 from tests.rpc.harness import User
 
 COMMAND = Path(sys.executable).with_name("modelregistry")

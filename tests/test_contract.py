@@ -7,8 +7,8 @@ from pathlib import Path
 
 from modelregistry.v1.access_service_pb2 import Role
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode, CompatibilityRule
-from server.auth.access import PERMISSIONS
-from server.errors import RegistryError
+from server.core.errors import RegistryError
+from server.core.permissions import PERMISSIONS
 from server.gateway import errors as gateway_errors
 from server.gateway.routes import routes_of
 from server.rpc.server import SERVICES

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from server.auth.access import PERMISSIONS
-from server.config import Settings
+from server.core.config import Settings
+from server.core.permissions import PERMISSIONS
 from server.gateway import calls, requests
 from server.gateway.limits import SHARE, HttpLimits
 from server.gateway.routes import routes_of

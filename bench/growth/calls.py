@@ -13,7 +13,7 @@ from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
 from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest
-from server.promotion_records import filter_of
+from server.rules.promotion_records import filter_of
 from server.storage.paging import Paging
 from server.storage.sql.opaque import Opaque
 

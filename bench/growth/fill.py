@@ -24,7 +24,7 @@ from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource, SdkSource
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION
-from server.compatibility import RULES_VERSION
+from server.rules.compatibility import RULES_VERSION
 from server.storage.sql.rows import Content, content_of
 from server.storage.sql.tables import (
     branches,

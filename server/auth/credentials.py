@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from server.auth.access import PERMISSIONS
 from server.auth.tokens import TokenVerifier
-from server.caller import Caller
-from server.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials, RegistryError
+from server.core.caller import Caller
+from server.core.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials, RegistryError
+from server.core.permissions import PERMISSIONS
 
 # As many threads of each edge verify unknown tokens; no more than 2 of them wait for the issuer's keys.
 VERIFIERS = 4

@@ -19,7 +19,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import jwt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from server.logs import get_logger
+from server.core.logs import get_logger
 
 # Gives the JWKS document; raises OSError or ValueError if it cannot.
 Loader = Callable[[], bytes | str]

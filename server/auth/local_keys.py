@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import OKPAlgorithm
 
-from server.auth.claims import principal
 from server.auth.keys import JwksKeySet
-from server.logs import get_logger
+from server.core.claims import principal
+from server.core.logs import get_logger
 
 ISSUER = "modelregistry-local"
 AUDIENCE = "modelregistry"

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import jwt
 
-from server.auth.claims import AUDIENCE_CLAIM, ClaimRules
 from server.auth.keys import KeySet
-from server.caller import Caller
-from server.errors import InvalidCredentials
-from server.logs import get_logger
+from server.core.caller import Caller
+from server.core.claims import AUDIENCE_CLAIM, ClaimRules
+from server.core.errors import InvalidCredentials
+from server.core.logs import get_logger
 
 MAX_AUTHORIZATION_LENGTH = 16 * 1024  # What gRPC takes as a call's metadata at the very most.
 

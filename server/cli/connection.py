@@ -20,7 +20,7 @@ from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceStub
 from server.cli.options import TARGET, CaCert, ClientCert, ClientKey, Output, Target, Tls, Token
 from server.cli.output import fail, show
-from server.config import is_loopback
+from server.core.config import is_loopback
 
 DEADLINE_SECONDS = 30.0
 # Of calls that stream files; the server's own bound.

@@ -15,13 +15,13 @@ import typer
 from google.protobuf import json_format
 
 from modelregistry.v1.model_service_pb2 import CreateModelRequest, CreateModelVersionRequest, PromoteVersionRequest
-from server.auth.access import SCOPES
 from server.cli.connection import Client, client_of, fail_call, open_channel
 from server.cli.options import TARGET, CaCert, ClientCert, ClientKey, Target, Tls, Token, option
 from server.cli.output import fail, say, show
 from server.cli.unix import require_unix
-from server.config import NOWHERE, ConfigError, Settings
-from server.json_form import from_json, loads
+from server.codec.json_form import from_json, loads
+from server.core.config import NOWHERE, ConfigError, Settings
+from server.core.permissions import SCOPES
 
 FOLDER = "ri.modelregistry.main.folder.example"
 
@@ -72,20 +72,20 @@ def register(app: typer.Typer) -> None:
 @contextlib.contextmanager
 def _throw_away_server() -> Iterator[Client]:
     """Serve from a temporary folder, to an administrator."""
-    from server import bootstrap, lifecycle, ports
     from server.auth.local_keys import LocalKeys
+    from server.process import app, ports, serve
 
     with tempfile.TemporaryDirectory(prefix="modelregistry-demo-") as folder:
         settings = Settings(listen="127.0.0.1:0", http_listen=NOWHERE, data_dir=Path(folder))
         bound = ports.bind(settings)
-        application = bootstrap.build(settings, bound)
-        lifecycle.start(application)
+        application = app.build(settings, bound)
+        serve.start(application)
         try:
             say(f"a server with an empty database listens on {bound.grpc_address}")
             with open_channel(bound.grpc_address) as channel:
                 yield client_of(channel, LocalKeys.open(Path(folder)).mint("admin", SCOPES))
         finally:
-            lifecycle.stop_and_close(application)
+            serve.stop_and_close(application)
 
 
 def _prepare(client: Client) -> PromoteVersionRequest:

@@ -9,7 +9,7 @@ from modelregistry.v1.model_service_pb2 import GetBranchRequest, ListModelVersio
 from server.cli import terminal
 from server.cli.connection import Client
 from server.cli.output import fail, say, show_rows
-from server.json_form import to_json
+from server.codec.json_form import to_json
 
 MAX_SHOWN = 20
 

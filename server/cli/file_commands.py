@@ -25,8 +25,8 @@ from server.cli.connection import EXIT_CODE_BASE, Client, client_command
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, ModelRid, VersionRid, option
 from server.cli.output import fail, say
 from server.cli.unix import require_unix
-from server.config import ConfigError
-from server.errors import RegistryError
+from server.core.config import ConfigError
+from server.core.errors import RegistryError
 
 # What servers take that are told to take far less than by default.
 CHUNK_BYTES = 256 * 2**10
@@ -82,13 +82,13 @@ def gc(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR, files_url
     [bold]modelregistry gc --database-url postgresql://registry@db/registry --files-url s3://models/registry[/bold]
     """
     require_unix("gc")
-    from server import bootstrap
-    from server.garbage import collect
+    from server.process import app
+    from server.rules.garbage import collect
 
     try:
-        repository = bootstrap.open_existing_repository(database_url, data_dir)
+        repository = app.open_existing_repository(database_url, data_dir)
         try:
-            collected = collect(repository, bootstrap.open_files(repository, files_url, data_dir))
+            collected = collect(repository, app.open_files(repository, files_url, data_dir))
         finally:
             repository.close()
     except ConfigError as error:

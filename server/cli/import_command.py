@@ -16,9 +16,9 @@ from server.cli.limit_options import MaxMessageBytes
 from server.cli.options import DATA_DIR, DatabaseUrl, DataDir
 from server.cli.output import fail, say
 from server.cli.unix import require_unix
-from server.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError
-from server.errors import RegistryError
-from server.importing import ImportLineError, ImportSummary, Progress, import_lines, read_lines
+from server.core.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError
+from server.core.errors import RegistryError
+from server.rules.importing import ImportLineError, ImportSummary, Progress, import_lines, read_lines
 
 # EX_DATAERR of sysexits.h
 BAD_LINE = 65
@@ -48,11 +48,11 @@ def import_file(
     [bold]zcat export.jsonl.gz | modelregistry import - --database-url postgresql://registry@db/registry[/bold]
     """
     require_unix("import")
-    from server import bootstrap
+    from server.process import app
 
     name = "standard input" if file.name == "<stdin>" else file.name
     try:
-        repository = bootstrap.open_repository(database_url, data_dir, 1, max_message_bytes)
+        repository = app.open_repository(database_url, data_dir, 1, max_message_bytes)
         try:
             with _progress(file) as progress:
                 summary = import_lines(repository, read_lines(file), progress)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from server.auth.access import SCOPES
-from server.auth.claims import MAX_LEEWAY
 from server.cli.options import option, url_option
 from server.cli.output import fail
+from server.core.claims import MAX_LEEWAY
+from server.core.permissions import SCOPES
 
 JwksFile = Annotated[Path | None, option("--jwks-file", "The keys of the tokens' issuer.", metavar="FILE")]
 JwksUrl = Annotated[str | None, url_option("--jwks-url", "Where the keys of the tokens' issuer are.")]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from server.config import DEFAULT_DATA_DIR, DEFAULT_LISTEN
+from server.core.config import DEFAULT_DATA_DIR, DEFAULT_LISTEN
 
 
 def option(flag: str, help_text: str, **settings: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from server.config import METRICS, TRACES, ConfigError
+from server.core.config import METRICS, TRACES, ConfigError
 
 _PROTOCOL = "http/protobuf"
 

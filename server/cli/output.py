@@ -14,7 +14,7 @@ import typer
 from google.protobuf.message import Message
 
 from modelregistry.v1.compatibility_pb2 import CompatibilityFinding
-from server.json_form import dumps, to_json
+from server.codec.json_form import dumps, to_json
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -30,7 +30,7 @@ from server.cli.options import (
 )
 from server.cli.output import say, show, show_fields, show_findings, show_rows
 from server.cli.request_files import read_request
-from server.json_form import to_json
+from server.codec.json_form import to_json
 
 Source = Annotated[str, typer.Argument(help="The RID of the version to promote.")]
 TargetModel = Annotated[str, typer.Argument(help="The RID of the model to promote it into.")]

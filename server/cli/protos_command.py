@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from server import descriptors
 from server.cli.options import option
 from server.cli.output import fail, say
+from server.core import descriptors
 
 # Part of every compiler of protos, none of which would look for them elsewhere.
 _OF_THE_COMPILER = "google/protobuf/"

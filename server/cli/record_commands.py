@@ -21,8 +21,8 @@ from server.cli.connection import Client, client_command
 from server.cli.lineage import DRAWINGS
 from server.cli.options import PageSize, PageToken, VersionRid, option
 from server.cli.output import fail
-from server.errors import InvalidArgument
-from server.json_form import from_json
+from server.codec.json_form import from_json
+from server.core.errors import InvalidArgument
 
 PromotionRid = Annotated[str, typer.Argument(help="The RID of the promotion.")]
 OfModel = Annotated[str | None, option("--model", "Only promotions into this model.", metavar="RID")]

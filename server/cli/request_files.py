@@ -9,8 +9,8 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from server.cli.output import fail
-from server.errors import FieldViolation, InvalidArgument
-from server.json_form import from_json, loads
+from server.codec.json_form import from_json, loads
+from server.core.errors import FieldViolation, InvalidArgument
 
 # As many as the server would list.
 MAX_VIOLATIONS = 20

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.auth.access import SCOPES
-from server.auth.claims import AUDIENCE_CLAIM, LEEWAY, ClaimRules
 from server.cli.issuer_options import (
     Audience,
     AudienceClaim,
@@ -45,21 +43,22 @@ from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option
 from server.cli.otlp import otlp_signals
 from server.cli.output import fail, say
 from server.cli.unix import require_unix
-from server.config import (
+from server.core.claims import AUDIENCE_CLAIM, LEEWAY, ClaimRules
+from server.core.config import (
     DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
     DEFAULT_HTTP_LISTEN,
     DEFAULT_LISTEN,
     DEFAULT_MAX_MESSAGE_BYTES,
     NOWHERE,
     ConfigError,
+    Limits,
     Settings,
 )
-from server.limits import Limits
-from server.logs import configure_logs
-from server.processors import default_workers
+from server.core.logs import configure_logs
+from server.core.permissions import SCOPES
 
 if TYPE_CHECKING:
-    from server.ports import Ports
+    from server.process.ports import Ports
 
 _TTL = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
 _TTL_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -201,10 +200,12 @@ def serve(
             reflection=not no_reflection,
             otlp=otlp_signals(os.environ),
         )
-        from server import ports, serving
+        from server.process import ports
+        from server.process.resources import default_workers
+        from server.process.serve import run_server
 
         bound = ports.bind(settings)
-        serving.serve(settings, bound, workers or default_workers(), lambda: _announce(bound, settings))
+        run_server(settings, bound, workers or default_workers(), lambda: _announce(bound, settings))
     except ConfigError as error:
         fail(str(error))
 
@@ -215,10 +216,10 @@ def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> N
     [bold]modelregistry migrate --database-url postgresql://registry@db/registry[/bold]
     """
     require_unix("migrate")
-    from server import bootstrap
+    from server.process import app
 
     try:
-        bootstrap.migrate_database(database_url, data_dir)
+        app.migrate_database(database_url, data_dir)
     except ConfigError as error:
         fail(str(error))
     say("the schema is up to date")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from starlette.requests import Request
 
 from server.auth.credentials import VERIFIERS, Credentials, joined
-from server.caller import Caller
+from server.core.caller import Caller
 from server.gateway.connections import Slot
 from server.gateway.limits import HttpLimits, Quota
 from server.gateway.proxies import FORWARDED_FOR, TrustedProxies

@@ -22,7 +22,8 @@ from starlette.routing import BaseRoute
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import ApiFeaturePreviewUsageOnly, InvalidArgument
+from server.codec.json_form import dumps
+from server.core.errors import ApiFeaturePreviewUsageOnly, InvalidArgument
 from server.gateway.admission import Admission
 from server.gateway.bodies import Bodies
 from server.gateway.calls import Caller, RpcFailed, timeout_of
@@ -33,7 +34,6 @@ from server.gateway.openapi import openapi_of
 from server.gateway.probes import PROBES, Probe
 from server.gateway.requests import request_of, wants_preview
 from server.gateway.routes import Route
-from server.json_form import dumps
 from server.rpc.health import Health
 
 T = TypeVar("T")

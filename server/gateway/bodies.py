@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 
-from server.errors import RequestTooLarge
+from server.core.errors import RequestTooLarge
 from server.gateway.errors import UnsupportedMediaType
 from server.gateway.limits import SHARE, HttpLimits, Quota
 

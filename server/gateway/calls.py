@@ -13,7 +13,7 @@ from google.rpc import status_pb2
 from starlette.datastructures import Headers
 
 from server.auth.credentials import joined
-from server.errors import FieldViolation, Internal, InvalidArgument, Overloaded, RegistryError, RequestTooLarge
+from server.core.errors import FieldViolation, Internal, InvalidArgument, Overloaded, RegistryError, RequestTooLarge
 from server.gateway.errors import Cancelled, DeadlineExceeded, RequestHeadersTooLarge, ServiceUnavailable
 from server.gateway.routes import Route
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from server.descriptors import described
+from server.core.descriptors import described
 
 # What stands in the protos under a name of its own; other comments are about options and the like.
 _NAMED = {"message_type", "nested_type", "field", "oneof_decl", "enum_type", "value", "service", "method"}

@@ -13,7 +13,7 @@ from collections import deque
 
 from starlette.types import ASGIApp
 
-from server.errors import RegistryError, RequestTimeout
+from server.core.errors import RegistryError, RequestTimeout
 from server.gateway.connections import Connections, Slot
 from server.gateway.exchange import Exchange, refusal_of
 from server.gateway.http1 import Head, RequestParser

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from server.errors import Overloaded
+from server.core.errors import Overloaded
 from server.gateway.limits import SHARE, HttpLimits
 
 # How much is read of a connection before it can ask for no more.

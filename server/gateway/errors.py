@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from server.errors import HTTP_STATUS, Internal, RegistryError
+from server.codec.json_form import json_path
+from server.core.errors import HTTP_STATUS, Internal, RegistryError
+from server.core.logs import get_logger
 from server.gateway.routes import Route
-from server.json_paths import json_path
-from server.logs import get_logger
 from server.rpc.status import message_of, to_status
 
 log = get_logger("modelregistry.http")

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from starlette.types import Message, Scope
 
-from server.errors import RegistryError
+from server.core.errors import RegistryError
 from server.gateway.errors import refusal
 from server.gateway.http1 import Head, Headers
 

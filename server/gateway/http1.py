@@ -7,7 +7,7 @@ from typing import Protocol
 
 import httptools
 
-from server.errors import RegistryError
+from server.core.errors import RegistryError
 from server.gateway.errors import MalformedHttpRequest, RequestHeadersTooLarge
 
 Headers = list[tuple[bytes, bytes]]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from server.errors import FieldViolation
+from server.core.errors import FieldViolation
 from server.validation.rules import shown, uuid
 
 HEADER = "Idempotency-Key"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from server.errors import Overloaded
+from server.core.errors import Overloaded
 
 # Of what one worker has, the part that one caller or one address can use up.
 SHARE = 4

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from google.protobuf.descriptor import Descriptor
 from google.rpc import code_pb2
 
-from server.errors import RegistryError
+from server.core.errors import RegistryError
 from server.gateway.comments import comment_on
 from server.gateway.errors import ERRORS, MAY_BE_RETRIED, MethodNotAllowed, RouteNotFound
 from server.gateway.idempotency import parameter_of_key, takes_key

@@ -9,11 +9,10 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from server.errors import FieldViolation, InvalidArgument
+from server.codec.json_form import from_json, loads, whole_number
+from server.core.errors import FieldViolation, InvalidArgument
 from server.gateway.idempotency import put_key
 from server.gateway.routes import PREVIEW, Route
-from server.json_form import from_json, loads
-from server.json_numbers import whole_number
 
 MAX_PARAMETERS = 100
 

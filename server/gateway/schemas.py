@@ -8,8 +8,8 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server import validation
+from server.codec.json_form import shape_of
 from server.gateway.comments import comment_on
-from server.json_form import shape_of
 
 Schema = dict[str, object]
 

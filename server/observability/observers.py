@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelregistry.v1.promotion_pb2 import PromotionKind
-from server.config import METRICS, TRACES, ConfigError
-from server.logs import get_logger
-from server.rpc.interceptors.telemetry import WatchOf
-from server.storage.repository import ConnectionUse
-from server.storage.values import StatementWatch
+from server.core.config import METRICS, TRACES, ConfigError
+from server.core.logs import get_logger
+from server.rpc.telemetry import WatchOf
+from server.storage.contract import ConnectionUse, StatementWatch
 
 if TYPE_CHECKING:
     from server.observability.prometheus import Prometheus

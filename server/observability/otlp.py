@@ -22,8 +22,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from server.observability.prometheus import SECONDS
-from server.rpc.interceptors.telemetry import CallRecord, Watch
-from server.storage.repository import ConnectionUse
+from server.rpc.telemetry import CallRecord, Watch
+from server.storage.contract import ConnectionUse
 
 
 class OtlpMetrics:

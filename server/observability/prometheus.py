@@ -20,8 +20,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from server.observability.together import Place, files
-from server.rpc.interceptors.telemetry import CallRecord, Watch
-from server.storage.repository import ConnectionUse
+from server.rpc.telemetry import CallRecord, Watch
+from server.storage.contract import ConnectionUse
 
 # From a cached read to a batch on a slow disk.
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)

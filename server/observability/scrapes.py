@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
-from server.logs import get_logger
+from server.core.logs import get_logger
 
 PATH = "/metrics"
 # How often numbers are brought up to date, for whichever process is asked.

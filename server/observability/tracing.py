@@ -20,9 +20,9 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from server.auth.access import is_open
-from server.rpc.interceptors.telemetry import CallRecord, Watch
-from server.storage.values import StatementWatch
+from server.core.permissions import is_open
+from server.rpc.telemetry import CallRecord, Watch
+from server.storage.contract import StatementWatch
 
 _W3C = frozenset({"traceparent", "tracestate"})
 # What is wrong on our side, as OpenTelemetry says; the others are the caller's.

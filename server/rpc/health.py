@@ -6,13 +6,67 @@ delays only its own stream. And it sends changes alone.
 
 from __future__ import annotations
 
+import secrets
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.core.errors import Overloaded, RegistryError
+from server.core.logs import get_logger
+from server.core.permissions import SELF_CHECK
 from server.rpc.admission.arrival import Outbox
+
+# The question that a server asks itself
+
+
+METHOD = f"/{SELF_CHECK}/Check"
+_KEY = "x-self-check"
+
+log = get_logger(__name__)
+
+
+class SelfCheck:
+    """Answers SERVING while the storage answers."""
+
+    def __init__(self) -> None:
+        self._secret = secrets.token_hex(16)
+
+    @property
+    def credentials(self) -> tuple[tuple[str, str], ...]:
+        """The metadata of a call that may come in."""
+        return ((_KEY, self._secret),)
+
+    def may_call(self, details: grpc.HandlerCallDetails) -> bool:
+        """Whether a call shows the secret."""
+        shown = [str(value) for key, value in details.invocation_metadata if key == _KEY]
+        return len(shown) == 1 and secrets.compare_digest(shown[0].encode(), self._secret.encode())
+
+    def add_to(self, server: grpc.Server, ping: Callable[[], None]) -> None:
+        """Let the server serve it; `ping` returns if the storage answers, and raises RegistryError if it does not."""
+
+        def check(_: object, context: grpc.ServicerContext) -> health_pb2.HealthCheckResponse:
+            try:
+                ping()
+            except Overloaded:
+                pass  # Busy is not away.
+            except RegistryError as error:
+                log.warning("the storage does not answer: %s", error.__cause__ or error)
+                return health_pb2.HealthCheckResponse(status=NOT_SERVING)
+            return health_pb2.HealthCheckResponse(status=SERVING)
+
+        handler = grpc.unary_unary_rpc_method_handler(
+            check,
+            request_deserializer=health_pb2.HealthCheckRequest.FromString,
+            response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SELF_CHECK, {"Check": handler}),))
+
+
+# The service
+
 
 # The type stubs lack List.
 messages: Any = health_pb2
@@ -98,3 +152,70 @@ class Health(health_pb2_grpc.HealthServicer):
     def _forget(self, watcher: grpc.ServicerContext) -> None:
         with self._lock:
             self._watchers.pop(watcher, None)
+
+
+# Readiness
+
+
+INTERVAL_SECONDS = 1.0
+# How long a call may take that is answered in a millisecond, and how many in a row may fail: a machine can be busy.
+CALL_SECONDS = 2.0
+MAX_FAILURES = 3
+
+_OPTIONS = (("grpc.enable_http_proxy", 0),)
+
+log = get_logger(__name__)
+
+
+class Readiness:
+    """Calls the server at `target` again and again, from a thread of its own, and tells the health service.
+
+    It says NOT_SERVING at once when the storage does not answer, and after MAX_FAILURES when the server does not.
+    """
+
+    def __init__(self, health: Health, self_check: SelfCheck, target: str):
+        self._health = health
+        self._credentials = self_check.credentials
+        self._channel = grpc.insecure_channel(target, _OPTIONS)
+        self._call = self._channel.unary_unary(
+            METHOD,
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        self._failures = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="readiness", daemon=True)
+
+    def start(self) -> None:
+        """Call once, then go on in the background. The server takes calls already."""
+        self._check()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say NOT_SERVING from now on."""
+        self._stopping.set()
+        self._health.close()
+        self._channel.close()
+
+    def _follow(self) -> None:
+        while not self._stopping.wait(INTERVAL_SECONDS):
+            self._check()
+
+    def _check(self) -> None:
+        try:
+            answer = self._call(
+                health_pb2.HealthCheckRequest(),
+                timeout=CALL_SECONDS,
+                metadata=self._credentials,
+                wait_for_ready=True,
+            )
+        except Exception as error:
+            if self._stopping.is_set():
+                return
+            self._failures += 1
+            log.warning("the server does not answer its own call: %s", error)
+            if self._failures >= MAX_FAILURES:
+                self._health.tell(NOT_SERVING)
+            return
+        self._failures = 0
+        self._health.tell(answer.status)

@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from server.descriptors import descriptor_set
+from server.core.descriptors import descriptor_set
 
 # An open stream holds a thread, so that it may not be open for long.
 STREAM_SECONDS = 10.0

@@ -13,17 +13,16 @@ from modelregistry.v1 import (
     promotion_service_pb2,
     promotion_service_pb2_grpc,
 )
-from server.limits import Limits
-from server.rpc.access_service import AccessService
+from server.core.config import Limits
+from server.rpc.chain import Chain, current_caller
 from server.rpc.health import Health
-from server.rpc.interceptors import Chain
-from server.rpc.interceptors.authentication import current_caller
-from server.rpc.model_service import ModelService
-from server.rpc.promotion_service import PromotionService
 from server.rpc.reflection import add_reflection
+from server.rpc.services.access import AccessService
+from server.rpc.services.models import ModelService
+from server.rpc.services.promotions import PromotionService
 from server.rpc.transfers import TRANSFER_SECONDS
-from server.storage.files import FileStore
-from server.storage.repository import Repository
+from server.storage.blobs import FileStore
+from server.storage.contract import Repository
 
 SERVICES = tuple(
     service.full_name

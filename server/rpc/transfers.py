@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import grpc
 
-from server.errors import Overloaded
+from server.core.errors import Overloaded
 
 T = TypeVar("T")
 

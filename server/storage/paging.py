@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from server.errors import InvalidPageToken
+from server.core.errors import InvalidPageToken
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from server.errors import StorageUnavailable
+from server.core.errors import StorageUnavailable
 
 # What stays until an operator changes it. A full disk, or too many open files, may pass.
 _LASTING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}

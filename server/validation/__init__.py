@@ -10,7 +10,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from server.errors import FieldViolation, InvalidArgument
+from server.core.errors import FieldViolation, InvalidArgument
 from server.validation.keywords import Keywords, keywords_of
 from server.validation.walk import find_broken, rule_of
 

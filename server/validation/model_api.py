@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from modelregistry.v1.model_api_pb2 import Column, ModelApiInput, ModelApiOutput
-from server.errors import FieldViolation, InvalidModelApi
+from server.core.errors import FieldViolation, InvalidModelApi
 from server.validation.keywords import keywords_of, says
 from server.validation.rules import IS_REQUIRED, Broken, shown, text_on_lines
 

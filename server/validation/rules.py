@@ -11,9 +11,9 @@ from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.model_pb2 import ModelVersionSource
-from server import rids
-from server.caller import MAX_PRINCIPAL_BYTES
-from server.errors import FieldViolation, InvalidBranchName, InvalidDisplayName, InvalidPageSize, RegistryError
+from server.core import rids
+from server.core.caller import MAX_PRINCIPAL_BYTES
+from server.core.errors import FieldViolation, InvalidBranchName, InvalidDisplayName, InvalidPageSize, RegistryError
 from server.validation.keywords import Keywords, keywords_of, says
 
 MAX_DISPLAY_NAME = 700

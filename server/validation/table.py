@@ -12,7 +12,7 @@ from typing import Final
 from modelregistry.v1.access_service_pb2 import Role
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_api_pb2 import TabularFormat
-from server.rids import FOLDER, MODEL, MODEL_VERSION, PROMOTION
+from server.core.rids import FOLDER, MODEL, MODEL_VERSION, PROMOTION
 from server.validation import model_api
 from server.validation.rules import (
     IS_REQUIRED,

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from server.auth.tokens import TokenVerifier
-from server.errors import InvalidCredentials
+from server.core.errors import InvalidCredentials
 
 ISSUER = "https://issuer.example"
 AUDIENCE = "modelregistry"

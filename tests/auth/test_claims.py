@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from server.auth.claims import ClaimRules
 from server.auth.keys import JwksKeySet
 from server.auth.tokens import TokenVerifier
-from server.caller import Caller
+from server.core.caller import Caller
+from server.core.claims import ClaimRules
 from tests.auth.forge import AUDIENCE, ISSUER, KeyPair, bearer, claims, jwks, refuse
 
 

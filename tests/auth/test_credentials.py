@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from server.auth.access import PERMISSIONS
 from server.auth.credentials import Credentials
 from server.auth.keys import MAX_AGE, JwksKeySet
 from server.auth.tokens import MAX_AUTHORIZATION_LENGTH, TokenVerifier
-from server.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials
+from server.core.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials
+from server.core.permissions import PERMISSIONS
 from tests.auth.forge import AUDIENCE, ISSUER, KeyPair, bearer, claims, jwks, key_pair
 
 READ = "/modelregistry.v1.ModelService/GetModel"

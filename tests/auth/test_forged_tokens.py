@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.auth import tokens
-from server.auth.claims import ClaimRules
 from server.auth.keys import MAX_TRIED_KEYS, JwksKeySet
 from server.auth.tokens import MAX_AUTHORIZATION_LENGTH, TokenVerifier
-from server.errors import InvalidCredentials
+from server.core.claims import ClaimRules
+from server.core.errors import InvalidCredentials
 from tests.auth.forge import (
     ALGORITHMS,
     AUDIENCE,

@@ -11,11 +11,11 @@ import jwt
 import pytest
 
 from server.auth import tokens
-from server.auth.claims import LEEWAY, MAX_LEEWAY, ClaimRules
 from server.auth.keys import MAX_AGE, MAX_TRIED_KEYS, JwksKeySet
 from server.auth.local_keys import AUDIENCE, ISSUER, LocalKeys
 from server.auth.tokens import TokenVerifier
-from server.errors import InvalidCredentials
+from server.core.claims import LEEWAY, MAX_LEEWAY, ClaimRules
+from server.core.errors import InvalidCredentials
 from tests.auth import forge
 from tests.auth.forge import KeyPair, bearer, claims, jwks, key_pair, refuse
 

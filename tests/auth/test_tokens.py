@@ -8,7 +8,7 @@ import pytest
 
 from server.auth.keys import JwksKeySet
 from server.auth.tokens import TokenVerifier
-from server.caller import Caller
+from server.core.caller import Caller
 from tests.auth.forge import ALGORITHMS, AUDIENCE, ISSUER, assemble, bearer, claims, jwks, key_pair, refuse
 
 

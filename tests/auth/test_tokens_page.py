@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from server import bootstrap, ports
-from server.auth.access import MODELS_READ, MODELS_WRITE, SCOPES
 from server.auth.tokens import TokenVerifier
 from server.cli import build_app
-from server.config import Settings
+from server.core.config import Settings
+from server.core.permissions import MODELS_READ, MODELS_WRITE, SCOPES
+from server.process import app, ports
 from tests.auth.forge import AUDIENCE, ISSUER, KeyPair, bearer, claims, jwks, key_pair, refuse
 from tests.builders import FOLDER
 from tests.processes import Server, failure
@@ -104,7 +104,7 @@ def verifier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, ke
     options = options_of(request.getfixturevalue("example").command, keys_file)
     result = CliRunner().invoke(build_app(), ["serve", *options], env={"COLUMNS": "200"})
     assert isinstance(result.exception, Parsed), result.output
-    return bootstrap._verifier(result.exception.settings)
+    return app._verifier(result.exception.settings)
 
 
 def signed(key: KeyPair, example: Example, **changes: Any) -> str:

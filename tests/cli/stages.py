@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from modelregistry.v1.model_api_pb2 import ModelApi
-from server.json_form import from_json
+from server.codec.json_form import from_json
 from tests.processes import Server
 from tests.rpc.harness import User
 

@@ -7,8 +7,8 @@ import uuid
 
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from modelregistry.v1.model_api_pb2 import ModelApi
-from server.auth.access import MODELS_READ
-from server.json_form import from_json
+from server.codec.json_form import from_json
+from server.core.permissions import MODELS_READ
 from tests.cli.stages import ERROR, Stages, parameter, table
 
 

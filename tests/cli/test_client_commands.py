@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from server.auth.access import MODELS_READ
+from server.core.permissions import MODELS_READ
 from tests.certificates import Authority
 from tests.processes import COMMAND, Server, environment, failure, run, side_by_side
 

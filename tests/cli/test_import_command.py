@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from server.branches import DEFAULT_BRANCH
 from server.cli import build_app
-from server.errors import BranchNotFound
-from server.importing import BATCH_LINES, import_lines
-from server.storage.repository import Reader, Repository, Transaction
+from server.core.branches import DEFAULT_BRANCH
+from server.core.errors import BranchNotFound
+from server.rules.importing import BATCH_LINES, import_lines
+from server.storage.contract import Reader, Repository, Transaction
 from server.storage.sql.tables import metadata
 from tests.builders import ADMIN, version
 from tests.conftest import NewDatabase, OpenRepository

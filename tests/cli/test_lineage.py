@@ -13,7 +13,7 @@ import pytest
 
 from modelregistry.v1.promotion_pb2 import LineageNode
 from server.cli.lineage import DRAWINGS, dot, json_document, mermaid, tree
-from server.json_form import from_json
+from server.codec.json_form import from_json
 
 MANY = 10_000
 

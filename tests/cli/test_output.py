@@ -12,8 +12,8 @@ from modelregistry.v1.model_pb2 import Branch
 from modelregistry.v1.model_service_pb2 import ListBranchesResponse
 from modelregistry.v1.promotion_pb2 import Promotion
 from modelregistry.v1.promotion_service_pb2 import ListPromotionsResponse
-from server import rids
 from server.cli.output import fail, show, show_findings
+from server.core import rids
 from tests.builders import version
 
 

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_OFF
-from server.auth.access import MODELS_WRITE
+from server.core.permissions import MODELS_WRITE
 from tests.cli.stages import ERROR, WARNING, Stages
 from tests.cli.terminals import END_OF_FILE, Terminal
 from tests.processes import failure, run

@@ -11,7 +11,7 @@ import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from modelregistry.v1.promotion_pb2 import LineageNode
-from server.json_form import from_json, to_json
+from server.codec.json_form import from_json, to_json
 from tests.cli.stages import ERROR, Stages
 from tests.processes import failure, side_by_side
 

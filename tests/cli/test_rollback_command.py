@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from server.json_form import to_json
+from server.codec.json_form import to_json
 from tests.cli.stages import Stages
 from tests.cli.terminals import END_OF_FILE, Terminal
 from tests.processes import failure

@@ -8,7 +8,7 @@ from typing import Any
 import jwt
 import pytest
 
-from server.auth.access import MODELS_READ, MODELS_WRITE
+from server.core.permissions import MODELS_READ, MODELS_WRITE
 from tests.processes import Server, failure, run
 
 

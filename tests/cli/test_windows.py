@@ -129,7 +129,7 @@ def test_commands_load_nothing_that_is_only_for_unix() -> None:
         assert not {name.split(".")[0] for name in names} & UNIX_ONLY, path
         ahead += [file for name in names for file in modules_of(name)]
     assert len(seen) > 30
-    assert ROOT / "server/bootstrap.py" not in seen
+    assert ROOT / "server/process/app.py" not in seen
 
 
 def imported_at_once(path: Path) -> Iterator[str]:

@@ -10,9 +10,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from server.config import DEFAULT_HTTP_LISTEN, DEFAULT_LISTEN
-from server.lifecycle import DRAIN_SECONDS
+from server.core.config import DEFAULT_HTTP_LISTEN, DEFAULT_LISTEN
 from server.observability.scrapes import PATH as METRICS_PATH
+from server.process.serve import DRAIN_SECONDS
 from server.rpc.health import LIVENESS
 from server.rpc.server import SERVICES
 from tests.cli.test_options import commands, options_of

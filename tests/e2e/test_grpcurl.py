@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import json_format
 
 from modelregistry.v1.model_pb2 import ModelVersion
-from server.json_form import to_json
+from server.codec.json_form import to_json
 from tests.processes import Server, environment, run
 
 MODELS = "modelregistry.v1.ModelService"

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from server.errors import StorageUnavailable
+from server.core.errors import StorageUnavailable
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, add_model

@@ -138,8 +138,8 @@ def test_a_server_whose_workers_cannot_start_says_why(tmp_path: Path) -> None:
 
 RESTLESS = """
 import logging, os, sys
-from server.logs import configure_logs
-from server.workers import Supervisor
+from server.core.logs import configure_logs
+from server.process.supervisor import Supervisor
 
 configure_logs()
 

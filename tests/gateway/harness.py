@@ -20,10 +20,10 @@ import pytest
 
 from modelregistry.v1.model_pb2 import Model
 from server.auth import local_keys
-from server.auth.access import SCOPES
 from server.auth.credentials import Credentials
 from server.auth.tokens import TokenVerifier
-from server.errors import RegistryError
+from server.core.errors import RegistryError
+from server.core.permissions import SCOPES
 from server.gateway import server as gateway_server
 from server.gateway.connection import Connection
 from server.gateway.limits import HttpLimits

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.errors import FieldViolation, InvalidArgument, InvalidModelApi, ModelApiIncompatible
+from server.core.errors import FieldViolation, InvalidArgument, InvalidModelApi, ModelApiIncompatible
 from server.gateway import errors as gateway_errors
 from server.gateway.errors import Failure, failure
 from server.gateway.routes import Route, routes_of

@@ -14,15 +14,15 @@ from google.api.http_pb2 import HttpRule
 from hypothesis import given
 
 from modelregistry.v1.model_pb2 import ModelVersion
+from server.codec.json_form import to_json
 from server.gateway.errors import ERRORS, failure
 from server.gateway.openapi import openapi_of
 from server.gateway.routes import Route, routes_of
-from server.json_form import to_json
 from server.rpc.server import SERVICES
 from server.rpc.status import to_status
+from tests.codec.samples import thorough
 from tests.gateway.test_refusals import ask
 from tests.gateway.test_routes import routes_with
-from tests.json_form.samples import thorough
 from tests.processes import Server
 from tests.rpc.test_status import sample
 from tests.strategies import model_versions

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource
-from server.errors import RegistryError
+from server.codec.json_form import from_json, to_json
+from server.core.errors import RegistryError
 from server.gateway.routes import Route
-from server.json_form import from_json, to_json
 from server.validation import validate
+from tests.codec.samples import thorough
 from tests.gateway.test_openapi import DOCUMENT, ROUTES, operation, parameters, schema_of
-from tests.json_form.samples import thorough
 from tests.strategies import model_version_sources, model_versions
 
 BAD_TIMES: list[object] = [

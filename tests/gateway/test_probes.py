@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from server.rpc.interceptors import PROBE_THREADS
+from server.rpc.chain import PROBE_THREADS
 from tests.conftest import NewDatabase
 from tests.e2e.database_proxy import DatabaseProxy
 from tests.gateway.harness import DEADLINE_SECONDS, gateway

@@ -11,12 +11,12 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import InvalidArgument
+from server.codec.json_form import to_json
+from server.core.errors import InvalidArgument
 from server.gateway.requests import request_of, wants_preview
 from server.gateway.routes import Route, routes_of
-from server.json_form import to_json
 from server.rpc.server import SERVICES
-from tests.json_form.samples import thorough
+from tests.codec.samples import thorough
 from tests.strategies import messages
 
 ROUTES = routes_of(SERVICES)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from server.caller import Caller
-from server.errors import MissingCredentials
-from server.open_files import raise_limit
+from server.core.caller import Caller
+from server.core.errors import MissingCredentials
+from server.process.resources import raise_file_limit
 from tests.certificates import Authority
 from tests.gateway.harness import DEADLINE_SECONDS, Gateway, gateway
 
@@ -117,7 +117,7 @@ def test_idle_connections_leave_room_for_those_with_credentials(
 
 
 def test_thousands_of_idle_connections_do_so(monkeypatch: pytest.MonkeyPatch, opened: ExitStack) -> None:
-    raise_limit()  # The server here is part of this process, which has both ends of its connections.
+    raise_file_limit()  # The server here is part of this process, which has both ends of its connections.
     with gateway(monkeypatch) as running:
         before = client(opened, running)
         assert before.ask(GET % running.bearer()) == 200

@@ -17,7 +17,7 @@ import grpc
 import psycopg
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.auth.access import SCOPES
+from server.core.permissions import SCOPES
 from tests.auth.forge import AUDIENCE, ISSUER, claims, jwks, key_pair
 from tests.ha.cluster import DATABASE, OWNER, SERVER, Cluster
 from tests.ha.nodes import DEADLINE_SECONDS

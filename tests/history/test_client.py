@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from modelregistry.v1.model_pb2 import Model, ModelVersion
-from server.errors import (
+from server.core.errors import (
     Internal,
     InvalidArgument,
     ModelNotFound,

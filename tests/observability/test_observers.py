@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import server.observability
-from server.config import METRICS, TRACES, ConfigError, Settings
+from server.core.config import METRICS, TRACES, ConfigError, Settings
 from server.observability.observers import Observers
 
 METHOD = "/modelregistry.v1.ModelService/GetModel"

@@ -12,7 +12,7 @@ import pytest
 
 from server.observability.prometheus import Prometheus
 from server.observability.scrapes import MetricsServer
-from server.storage.repository import ConnectionUse
+from server.storage.contract import ConnectionUse
 
 IDLE = ConnectionUse(in_use=0, idle=2, limit=4)
 

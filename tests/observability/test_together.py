@@ -19,7 +19,7 @@ NAMES = ("counter_{}.db", "histogram_{}.db", "gauge_livesum_{}.db")
 COUNTING = """
 import pathlib, sys
 from server.observability.prometheus import Prometheus
-from server.storage.repository import ConnectionUse
+from server.storage.contract import ConnectionUse
 
 prometheus = Prometheus(["rollback"], pathlib.Path(sys.argv[1]))
 for _ in range(int(sys.argv[2])):

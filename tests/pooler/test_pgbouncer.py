@@ -14,9 +14,9 @@ from psycopg import sql
 
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
-from server import promotion as server_promotion
-from server.errors import Overloaded
-from server.storage.repository import PageRequest
+from server.core.errors import Overloaded
+from server.rules import promotion as server_promotion
+from server.storage.paging import PageRequest
 from server.storage.sql.engine import WAIT_SECONDS
 from server.storage.sql.repository import SqlRepository
 from tests import builders

@@ -25,20 +25,19 @@ from modelregistry.v1.model_service_pb2 import (
     UploadModelFilesResponse,
 )
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
-from server.auth.access import SCOPES
 from server.auth.credentials import Credentials
 from server.auth.keys import JwksKeySet
 from server.auth.tokens import TokenVerifier
-from server.limits import Limits
-from server.ports import listen_privately
-from server.rpc.health import Health
-from server.rpc.interceptors import Chain
-from server.rpc.interceptors.telemetry import WatchOf
-from server.rpc.readiness import Readiness
+from server.core.config import Limits
+from server.core.permissions import SCOPES
+from server.process.ports import listen_privately
+from server.rpc.chain import Chain
+from server.rpc.health import Health, Readiness
 from server.rpc.server import SERVICES as SERVED
 from server.rpc.server import build_server
-from server.storage.files import FileStore
-from server.storage.repository import Repository
+from server.rpc.telemetry import WatchOf
+from server.storage.blobs import FileStore
+from server.storage.contract import Repository
 from tests.auth.forge import AUDIENCE, ISSUER, KeyPair, claims, jwks, key_pair
 from tests.builders import FOLDER, file_store, model_api
 

@@ -69,7 +69,7 @@ from modelregistry.v1.promotion_service_pb2 import (
     RollbackBranchRequest,
     SetBranchPolicyRequest,
 )
-from server.compatibility import compare
+from server.rules.compatibility import compare
 
 
 class Person(NamedTuple):

@@ -15,10 +15,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from server.auth import tokens
-from server.auth.access import MODELS_READ
 from server.auth.credentials import VERIFIERS
-from server.limits import Limits
-from server.rpc import interceptors
+from server.core.config import Limits
+from server.core.permissions import MODELS_READ
+from server.rpc import chain
 from server.rpc.admission.receiving import SHARE, STRANGERS
 from server.rpc.health import SERVING
 from tests.conftest import NewDatabase, OpenRepository
@@ -179,18 +179,18 @@ def test_probes_are_answered_whoever_holds_calls_open(registry: Registry) -> Non
 def test_reflection_answers_whoever_holds_its_streams_open(registry: Registry) -> None:
     path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     stub = reflection_pb2_grpc.ServerReflectionStub(registry.channel)
-    with half_open(registry, path, count=STRANGERS + interceptors.STREAMS) as streams:
+    with half_open(registry, path, count=STRANGERS + chain.STREAMS) as streams:
         for _ in range(10):
             request = reflection_pb2.ServerReflectionRequest(list_services="")
             [answer] = stub.ServerReflectionInfo(iter([request]), timeout=SECONDS)
             assert answer.list_services_response.service
-        assert set(first_codes(streams, interceptors.STREAMS)) == {grpc.StatusCode.CANCELLED}
+        assert set(first_codes(streams, chain.STREAMS)) == {grpc.StatusCode.CANCELLED}
 
 
 def test_watchers_beyond_the_bound_are_told_that_there_is_nothing_to_watch(
     new_database: NewDatabase, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interceptors, "WATCHES", 4)
+    monkeypatch.setattr(chain, "WATCHES", 4)
     with serving(open_repository(new_database("sqlite", migrated=True))) as registry:
         watch = health_pb2_grpc.HealthStub(registry.channel).Watch
         open_ones = [watch(health_pb2.HealthCheckRequest(), timeout=SECONDS) for _ in range(4)]

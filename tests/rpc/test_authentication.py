@@ -10,7 +10,7 @@ import jwt
 import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
-from server.auth.access import MODELS_READ, MODELS_WRITE, PERMISSIONS
+from server.core.permissions import MODELS_READ, MODELS_WRITE, PERMISSIONS
 from tests.auth.forge import assemble, claims, key_pair, sign_with_secret
 from tests.rpc.harness import METHODS, SOME_MODEL, Registry, User, path_of
 

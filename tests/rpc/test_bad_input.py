@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelregistry.v1.model_api_pb2 import ModelApi
-from server.logs import JsonFormatter
+from server.core.logs import JsonFormatter
 from server.storage.sql.repository import SqlRepository
 from tests.builders import FOLDER, file_store, model_api
 from tests.conftest import NewDatabase, OpenRepository

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from server.logs import JsonFormatter
+from server.core.logs import JsonFormatter
 from tests.builders import FOLDER, model_api
 from tests.conftest import OpenRepository
 from tests.processes import until
@@ -110,7 +110,7 @@ def test_a_database_that_fails_is_explained_with_the_trace_and_without_values(
 
         failure = calling(admin, TRACE_PARENT).failure("CreateModel", name="a-secret-name", parent_folder_rid=FOLDER)
 
-    explained = [record for record in caplog.records if record.name == "server.rpc.interceptors.errors"]
+    explained = [record for record in caplog.records if record.name == "server.rpc.chain"]
     [line] = [json.loads(JsonFormatter().format(record)) for record in explained]
     assert (line["error_instance_id"], line["trace_id"]) == (failure.instance_id, TRACE_ID)
     assert "INSERT INTO models" in line["exception"]

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.limits import Limits
+from server.core.config import Limits
 from server.rpc.health import NOT_SERVING, SERVING
 from tests.conftest import NewDatabase, OpenRepository
 from tests.rpc.harness import serving

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from server.errors import RegistryError
-from server.rpc.interceptors.telemetry import CallRecord
+from server.core.errors import RegistryError
+from server.rpc.telemetry import CallRecord
 from tests.rpc.harness import Registry, path_of
 
 SECONDS = 60

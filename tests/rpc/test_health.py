@@ -13,11 +13,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.rpc.health import LIVENESS
-from server.rpc.interceptors.telemetry import CallRecord
-from server.rpc.readiness import CALL_SECONDS, MAX_FAILURES
-from server.rpc.self_check import METHOD
+from server.rpc.health import CALL_SECONDS, LIVENESS, MAX_FAILURES, METHOD
 from server.rpc.server import SERVICES
+from server.rpc.telemetry import CallRecord
 from server.storage.sql import schema
 from server.storage.sql.engine import open_engine
 from server.storage.sql.repository import SqlRepository

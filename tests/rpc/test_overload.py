@@ -15,10 +15,10 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from modelregistry.v1.model_pb2 import Model
 from modelregistry.v1.model_service_pb2 import CreateModelRequest, GetModelRequest
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
-from server.limits import Limits
-from server.rpc.call_threads import WAITING
-from server.rpc.interceptors import WRITE_THREADS
-from server.storage.repository import Reader, Transaction
+from server.core.config import Limits
+from server.rpc.chain import WRITE_THREADS
+from server.rpc.threads import WAITING
+from server.storage.contract import Reader, Transaction
 from server.storage.sql.engine import open_engine
 from server.storage.sql.repository import SqlRepository
 from tests.builders import add_model

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_PROMOTER, ROLE_VIEWER
 from modelregistry.v1.model_pb2 import CodeRepositorySource, ModelVersionSource
-from server.rids import rid_type
+from server.core.rids import rid_type
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import model_api

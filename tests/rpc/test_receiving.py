@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.errors import Overloaded, RegistryError, RequestTimeout
+from server.core.errors import Overloaded, RegistryError, RequestTimeout
 from server.rpc.admission.receiving import (
     ALL_WAITING,
     LARGE_BYTES,

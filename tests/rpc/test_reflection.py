@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from server.descriptors import descriptor_set
+from server.core.descriptors import descriptor_set
 from server.rpc.reflection import NAMES
 from server.rpc.server import HEALTH, SERVICES
 from tests.rpc.harness import Registry

@@ -15,10 +15,10 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from server.auth.access import PERMISSIONS
-from server.errors import Overloaded, StorageUnavailable
+from server.core.errors import Overloaded, StorageUnavailable
+from server.core.permissions import PERMISSIONS
 from server.rpc.health import NOT_SERVING, SERVING
-from server.storage.repository import Repository
+from server.storage.contract import Repository
 from tests.builders import file_store
 from tests.conftest import NewDatabase, OpenRepository
 from tests.rpc.fronts import Front, listening

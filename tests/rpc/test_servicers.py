@@ -10,11 +10,11 @@ import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from modelregistry.v1.model_pb2 import Model
-from server import errors
-from server.caller import Caller
-from server.rpc.access_service import AccessService
-from server.rpc.model_service import ModelService
-from server.rpc.promotion_service import PromotionService
+from server.core import errors
+from server.core.caller import Caller
+from server.rpc.services.access import AccessService
+from server.rpc.services.models import ModelService
+from server.rpc.services.promotions import PromotionService
 from server.storage.sql.repository import SqlRepository
 from tests.builders import ADMIN, FOLDER, caller, file_store, model_api
 from tests.rpc.harness import METHODS, SERVICES, request_of

@@ -13,8 +13,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server import errors
-from server.errors import FieldViolation, InvalidArgument, InvalidDisplayName, RegistryError
+from server.core import errors
+from server.core.errors import FieldViolation, InvalidArgument, InvalidDisplayName, RegistryError
 from server.rpc.status import MAX_STATUS_BYTES, to_status
 
 # The contract's table: name, gRPC code, HTTP status, parameters.

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from server.rpc.interceptors.telemetry import WatchOf
+from server.rpc.telemetry import WatchOf
 from tests.conftest import OpenRepository
 from tests.rpc.harness import SOME_MODEL, Registry, User, serving
 

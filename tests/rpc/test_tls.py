@@ -12,12 +12,12 @@ import pytest
 
 from modelregistry.v1.model_service_pb2 import ListModelsRequest
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
-from server import lifecycle
-from server.auth.access import SCOPES
 from server.auth.local_keys import LocalKeys
-from server.bootstrap import build
-from server.config import ConfigError, Settings
-from server.ports import bind
+from server.core.config import ConfigError, Settings
+from server.core.permissions import SCOPES
+from server.process import serve
+from server.process.app import build
+from server.process.ports import bind
 from tests.certificates import Authority
 
 DEADLINE_SECONDS = 10
@@ -27,11 +27,11 @@ DEADLINE_SECONDS = 10
 def listening(settings: Settings) -> Iterator[str]:
     ports = bind(settings)
     application = build(settings, ports)
-    lifecycle.start(application)
+    serve.start(application)
     try:
         yield ports.grpc_address
     finally:
-        lifecycle.stop_and_close(application)
+        serve.stop_and_close(application)
 
 
 def call(address: str, credentials: grpc.ChannelCredentials | None, token: str | None) -> object:

@@ -17,9 +17,10 @@ from modelregistry.v1.access_service_pb2 import (
     Grant,
 )
 from modelregistry.v1.model_pb2 import Model
-from server.caller import Caller
-from server.errors import ModelNotFound, RegistryError
-from server.storage.repository import PageRequest, Reader
+from server.core.caller import Caller
+from server.core.errors import ModelNotFound, RegistryError
+from server.storage.contract import Reader
+from server.storage.paging import PageRequest
 from server.storage.sql import tables
 from server.storage.sql.repository import SqlRepository
 from tests import builders

@@ -13,11 +13,11 @@ from modelregistry.v1.access_service_pb2 import ROLE_PROMOTER, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_OFF
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
-from server import rids
-from server.caller import Caller
-from server.promotion import plain_promotion, promote_version
-from server.storage.promotions import Plain, PromotionFilter
-from server.storage.repository import PageRequest
+from server.core import rids
+from server.core.caller import Caller
+from server.rules.promotion import plain_promotion, promote_version
+from server.storage.contract import Plain, PromotionFilter
+from server.storage.paging import PageRequest
 from server.storage.sql.repository import SqlRepository
 from tests.builders import ADMIN, add_model, append, find, grant, revoke, version
 from tests.conftest import OpenRepository

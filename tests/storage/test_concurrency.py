@@ -9,8 +9,8 @@ from itertools import chain
 import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_VIEWER
-from server.errors import ResourceNameAlreadyExists
-from server.storage.repository import Transaction
+from server.core.errors import ResourceNameAlreadyExists
+from server.storage.contract import Transaction
 from server.storage.sql import tables
 from server.storage.sql.repository import SqlRepository
 from tests import builders

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from server.storage.repository import Repository
+from server.storage.contract import Repository
 from server.storage.sql.engine import open_engine
 from server.storage.sql.repository import SqlRepository
 from tests import builders

@@ -10,8 +10,9 @@ import pytest
 from psycopg import sql
 from sqlalchemy import Connection, event, text
 
-from server.errors import Overloaded, StorageUnavailable
-from server.storage.repository import PageRequest, Transaction
+from server.core.errors import Overloaded, StorageUnavailable
+from server.storage.contract import Transaction
+from server.storage.paging import PageRequest
 from server.storage.sql.transaction import SqlTransaction
 from tests import builders
 from tests.builders import ADMIN, add_model, append

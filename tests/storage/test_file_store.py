@@ -11,8 +11,8 @@ import boto3
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from server.errors import StorageUnavailable
-from server.storage.files import WRITE_BYTES, FileStore, new_object_name, open_file_store
+from server.core.errors import StorageUnavailable
+from server.storage.blobs import WRITE_BYTES, FileStore, new_object_name, open_file_store
 from tests.object_store import BUCKET, object_store
 
 DATA = bytes(range(256)) * 10_000

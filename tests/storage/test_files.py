@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import pytest
 
-from server.errors import StorageUnavailable
-from server.storage.repository import StoredFile, Transaction, UploadKey
+from server.core.errors import StorageUnavailable
+from server.storage.contract import StoredFile, Transaction, UploadKey
 from server.storage.sql.repository import SqlRepository
 from tests.builders import ADMIN, add_model, append, caller, find, version
 from tests.storage.conftest import NOW_MS, Clock

@@ -18,9 +18,9 @@ from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, BatchPromotion, RollbackBranchRequest
-from server.promotion import batch_promote_versions, promote_version, rollback_branch
-from server.storage.promotions import PromotionFilter
-from server.storage.repository import PageRequest, StoredFile, Transaction, UploadKey
+from server.rules.promotion import batch_promote_versions, promote_version, rollback_branch
+from server.storage.contract import PromotionFilter, StoredFile, Transaction, UploadKey
+from server.storage.paging import PageRequest
 from server.storage.sql import schema
 from server.storage.sql.engine import open_engine
 from server.storage.sql.tables import metadata

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import pytest
 from sqlalchemy import Connection, text
 
-from server import deadline
-from server.deadline import Call, CallOver
-from server.storage.repository import PageRequest
+from server.core import cancellation as deadline
+from server.core.cancellation import Call, CallOver
+from server.storage.paging import PageRequest
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, add_model

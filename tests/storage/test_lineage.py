@@ -15,12 +15,12 @@ from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, Promote
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, LineageNode, Promotion
 from modelregistry.v1.promotion_service_pb2 import GetLineageResponse
-from server import rids
-from server.caller import Caller
-from server.errors import InvalidPageToken, ModelVersionNotFound
-from server.promotion import promote_version
-from server.storage.promotions import Lineage
-from server.storage.repository import PageRequest, Transaction
+from server.core import rids
+from server.core.caller import Caller
+from server.core.errors import InvalidPageToken, ModelVersionNotFound
+from server.rules.promotion import promote_version
+from server.storage.contract import Lineage, Transaction
+from server.storage.paging import PageRequest
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.tables import branches, promotions, versions
 from tests import builders

@@ -6,9 +6,10 @@ import pytest
 
 from modelregistry.v1.model_pb2 import Branch, CodeRepositorySource, ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.model_service_pb2 import ListBranchesResponse, ListModelVersionsResponse
-from server.caller import MAX_PRINCIPAL_BYTES
-from server.errors import RequestTooLarge
-from server.storage.repository import PageRequest, Position, Transaction
+from server.core.caller import MAX_PRINCIPAL_BYTES
+from server.core.errors import RequestTooLarge
+from server.storage.contract import Transaction
+from server.storage.paging import PageRequest, Position
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, ALL, add_model, append

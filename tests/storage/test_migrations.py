@@ -20,8 +20,8 @@ from sqlalchemy import Engine, event, inspect, make_url, text
 
 from modelregistry.v1.model_pb2 import ModelVersionSource, PromotedSource
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, Promotion
-from server.storage.promotions import PromotionFilter
-from server.storage.repository import PageRequest
+from server.storage.contract import PromotionFilter
+from server.storage.paging import PageRequest
 from server.storage.sql import schema, tables
 from server.storage.sql.engine import open_engine
 from server.storage.sql.rows import content_of

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import event
 
-from server import deadline
-from server.deadline import Call, CallOver
-from server.errors import Overloaded, StorageUnavailable
+from server.core import cancellation as deadline
+from server.core.cancellation import Call, CallOver
+from server.core.errors import Overloaded, StorageUnavailable
 from server.storage.sql import connections, turns
 from server.storage.sql.connections import OutcomeUnknown
 from server.storage.sql.repository import SqlRepository

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import InvalidPageToken
+from server.core.errors import InvalidPageToken
 from server.storage.sql.opaque import Opaque
 
 SECRET, OTHER_SECRET = bytes(16), bytes(range(16))

@@ -14,7 +14,8 @@ import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER, Grant
 from modelregistry.v1.model_pb2 import Model
-from server.storage.repository import Page, PageRequest, Position, Reader
+from server.storage.contract import Reader
+from server.storage.paging import Page, PageRequest, Position
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, add_model, append, grant

@@ -12,10 +12,10 @@ from sqlalchemy import Engine, insert, update
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from modelregistry.v1.promotion_pb2 import Promotion
 from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, BatchPromotion
-from server.caller import Caller
-from server.promotion import batch_promote_versions
-from server.storage.promotions import PromotionFilter
-from server.storage.repository import Page, PageRequest, Position
+from server.core.caller import Caller
+from server.rules.promotion import batch_promote_versions
+from server.storage.contract import PromotionFilter
+from server.storage.paging import Page, PageRequest, Position
 from server.storage.sql import tables
 from server.storage.sql.engine import open_engine
 from server.storage.sql.repository import SqlRepository

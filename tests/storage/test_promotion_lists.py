@@ -8,9 +8,9 @@ import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from modelregistry.v1.promotion_pb2 import Promotion
-from server.caller import Caller
-from server.storage.promotions import PromotionFilter
-from server.storage.repository import PageRequest
+from server.core.caller import Caller
+from server.storage.contract import PromotionFilter
+from server.storage.paging import PageRequest
 from server.storage.sql import promotion_records
 from server.storage.sql.repository import SqlRepository
 from tests import builders

@@ -21,19 +21,20 @@ from modelregistry.v1.promotion_pb2 import (
     Promotion,
 )
 from modelregistry.v1.promotion_service_pb2 import ListPromotionsResponse
-from server import rids
-from server.caller import Caller
-from server.errors import InvalidPageToken
-from server.storage.promotions import (
+from server.core import rids
+from server.core.caller import Caller
+from server.core.errors import InvalidPageToken
+from server.storage.contract import (
     BranchEnd,
     Comparison,
     EarlierRequest,
     Head,
     PromotionFilter,
     RequestKey,
+    Transaction,
     Verdict,
 )
-from server.storage.repository import PageRequest, Transaction
+from server.storage.paging import PageRequest
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.tables import branch_policies
 from tests import builders

@@ -10,10 +10,10 @@ from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER, Grant
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, Promotion
-from server import rids
-from server.errors import ModelNotFound, ResourceNameAlreadyExists
-from server.storage.promotions import Comparison, EarlierRequest, RequestKey
-from server.storage.repository import PageRequest, Reader, StoredFile, Transaction, UploadKey
+from server.core import rids
+from server.core.errors import ModelNotFound, ResourceNameAlreadyExists
+from server.storage.contract import Comparison, EarlierRequest, Reader, RequestKey, StoredFile, Transaction, UploadKey
+from server.storage.paging import PageRequest
 from server.storage.sql import tables
 from server.storage.sql.repository import SqlRepository
 from tests import builders

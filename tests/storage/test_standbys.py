@@ -16,9 +16,9 @@ from sqlalchemy import text
 
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
-from server.deadline import Call, CallOver, begin
-from server.errors import StorageUnavailable
-from server.promotion import promote, promote_version
+from server.core.cancellation import Call, CallOver, begin
+from server.core.errors import StorageUnavailable
+from server.rules.promotion import promote, promote_version
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, add_model, append

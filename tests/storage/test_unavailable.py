@@ -10,8 +10,9 @@ from threading import Barrier
 import pytest
 
 from modelregistry.v1.model_pb2 import Model
-from server.errors import Overloaded, StorageUnavailable
-from server.storage.repository import PageRequest, Repository, Transaction
+from server.core.errors import Overloaded, StorageUnavailable
+from server.storage.contract import Repository, Transaction
+from server.storage.paging import PageRequest
 from server.storage.sql import engine
 from server.storage.sql import repository as sql_repository
 from server.storage.sql.repository import ATTEMPTS

@@ -9,8 +9,9 @@ from google.protobuf.message import Message
 
 from modelregistry.v1.model_api_pb2 import ModelApiInput, UnsupportedType
 from modelregistry.v1.model_pb2 import Branch, ModelVersion
-from server.errors import BranchNotFound, ModelNotFound
-from server.storage.repository import PageRequest, Transaction
+from server.core.errors import BranchNotFound, ModelNotFound
+from server.storage.contract import Transaction
+from server.storage.paging import PageRequest
 from server.storage.sql import tables
 from server.storage.sql.repository import SqlRepository
 from tests import builders

@@ -12,9 +12,9 @@ from sqlalchemy.exc import DBAPIError
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, PROMOTION_KIND_ROLLBACK
 from modelregistry.v1.promotion_service_pb2 import RollbackBranchRequest
-from server.errors import StorageUnavailable
-from server.promotion import promote_version, rollback_branch
-from server.storage.repository import ConnectionUse, Transaction
+from server.core.errors import StorageUnavailable
+from server.rules.promotion import promote_version, rollback_branch
+from server.storage.contract import ConnectionUse, Transaction
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, add_model, append

@@ -20,7 +20,7 @@ from modelregistry.v1.model_pb2 import (
 from modelregistry.v1.model_service_pb2 import (
     CreateModelVersionRequest,
 )
-from server.errors import (
+from server.core.errors import (
     RegistryError,
 )
 from server.validation import validate

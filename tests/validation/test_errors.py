@@ -11,7 +11,7 @@ from modelregistry.v1.access_service_pb2 import GrantRoleRequest
 from modelregistry.v1.model_api_pb2 import Column, ModelApi
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import CreateModelVersionRequest, PromoteVersionRequest
-from server.errors import (
+from server.core.errors import (
     FieldViolation,
     InvalidArgument,
     InvalidBranchName,

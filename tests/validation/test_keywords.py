@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from server.validation.keywords import keywords_of
 from server.validation.table import RULES
-from tests.json_form.samples import thorough
+from tests.codec.samples import thorough
 from tests.strategies import branch_names, display_names, rids, texts
 
 PRINCIPALS = st.sampled_from(["user:", "group:"]).flatmap(lambda kind: texts(1).map(kind.__add__))

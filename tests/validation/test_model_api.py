@@ -8,7 +8,7 @@ import pytest
 
 from modelregistry.v1.model_api_pb2 import Column, DataType, MapType, ModelApi, ModelApiInput, ModelApiOutput
 from modelregistry.v1.model_service_pb2 import CreateModelVersionRequest
-from server.errors import FieldViolation, InvalidArgument, InvalidModelApi
+from server.core.errors import FieldViolation, InvalidArgument, InvalidModelApi
 from server.validation import validate
 from tests.validation.samples import (
     ANY,

@@ -17,7 +17,7 @@ from modelregistry.v1.model_service_pb2 import (
     ListModelVersionsRequest,
     PromoteVersionRequest,
 )
-from server.errors import FieldViolation, InvalidBranchName, InvalidDisplayName, InvalidPageSize
+from server.core.errors import FieldViolation, InvalidBranchName, InvalidDisplayName, InvalidPageSize
 from server.validation import validate
 from tests.validation.samples import ASTRAL, FOLDER, MODEL, UUID, VERSION, create_version, failure
 

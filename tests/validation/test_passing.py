@@ -31,7 +31,7 @@ from modelregistry.v1.model_service_pb2 import (
     ListModelVersionsRequest,
     PromoteVersionRequest,
 )
-from server.errors import FieldViolation, InvalidArgument
+from server.core.errors import FieldViolation, InvalidArgument
 from server.validation import validate
 from tests.validation.samples import (
     ANY,

@@ -28,7 +28,7 @@ from modelregistry.v1.promotion_service_pb2 import (
     RollbackBranchRequest,
     SetBranchPolicyRequest,
 )
-from server.errors import FieldViolation, InvalidArgument, RegistryError
+from server.core.errors import FieldViolation, InvalidArgument, RegistryError
 from server.validation import validate
 from server.validation.table import RULES
 from tests.validation.samples import (

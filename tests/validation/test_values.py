@@ -20,7 +20,7 @@ from modelregistry.v1.model_api_pb2 import (
     UnsupportedType,
 )
 from modelregistry.v1.model_pb2 import CodeRepositorySource, Model, ModelVersion, ModelVersionSource
-from server.errors import FieldViolation, InvalidArgument
+from server.core.errors import FieldViolation, InvalidArgument
 from server.validation import validate
 from tests.validation.samples import (
     ASTRAL,

@@ -16,11 +16,11 @@ from typing import Any, TypeAlias
 import grpc
 
 from server.auth.credentials import VERIFIERS, Credentials, Verdict, joined
-from server.errors import FieldViolation, InvalidArgument, InvalidCredentials, Overloaded, RegistryError
-from server.logs import get_logger
+from server.core.errors import FieldViolation, InvalidArgument, InvalidCredentials, Overloaded, RegistryError
+from server.core.logs import get_logger
 from server.rpc.admission.arrival import Arrival
 from server.rpc.admission.receiving import LARGE_BYTES, Receiving
-from server.rpc.call_threads import CallThreads
+from server.rpc.threads import CallThreads
 
 # How many refusals may wait for their thread: what it does for one takes 0.3 ms.
 REFUSALS = 1024

@@ -11,8 +11,8 @@ import time
 from collections import deque
 from typing import Protocol
 
-from server.errors import Overloaded, RegistryError, RequestTimeout
-from server.logs import get_logger
+from server.core.errors import Overloaded, RegistryError, RequestTimeout
+from server.core.logs import get_logger
 
 # How many messages of callers with credentials may be on their way, and how many of each of these callers.
 PLACES = 32

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, FromClause, Select, func, literal, select, true
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER
-from server.caller import Caller
-from server.rids import FOLDER
+from server.core.caller import Caller
+from server.core.rids import FOLDER
 from server.storage.sql.tables import grants, models
 
 

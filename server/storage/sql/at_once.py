@@ -1,7 +1,7 @@
 """A promotion against which nothing speaks: one call of a function on PostgreSQL, four statements on SQLite.
 
-Both make the same checks, and where one fails they do nothing: `server.promotion` then finds out, step by step, what to
-answer. SQLite has no functions, and a round trip to it costs nothing.
+Both make the same checks, and where one fails they do nothing: `server.rules.promotion` then finds out what to answer.
+ SQLite has no functions, and a round trip to it costs nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Select, and_, bindparam, case, func, insert, 
 
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_OFF
 from modelregistry.v1.model_pb2 import ModelVersion
-from server.caller import Caller
-from server.storage.promotions import Comparison, Plain
+from server.core.caller import Caller
+from server.storage.contract import Comparison, Plain
 from server.storage.sql.access import model_is_visible, role_on_model
 from server.storage.sql.engine import settings_of
 from server.storage.sql.keys import is_head

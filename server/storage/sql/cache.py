@@ -6,7 +6,7 @@ import threading
 
 from cachetools import LRUCache
 
-from server.storage.values import StoredVersion
+from server.storage.contract import StoredVersion
 
 DEFAULT_BYTES = 64 * 2**20
 # What an entry takes beside its message: its keys, and the objects around them.

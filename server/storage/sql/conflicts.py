@@ -7,7 +7,7 @@ import sqlite3
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from server.errors import Overloaded, RegistryError, StorageUnavailable
+from server.core.errors import Overloaded, RegistryError, StorageUnavailable
 
 # SQLSTATE: serialization_failure, deadlock_detected, unique_violation. The last happens where two transactions store
 # the same RID at once; run again, the later one finds it.

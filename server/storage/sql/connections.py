@@ -12,15 +12,14 @@ from typing import TypeVar, cast
 from sqlalchemy import Connection, Engine, QueuePool
 from sqlalchemy.exc import DBAPIError
 
-from server.deadline import CallOver, acquire, current_call
-from server.errors import Overloaded
-from server.storage.repository import ConnectionUse
+from server.core.cancellation import CallOver, acquire, current_call
+from server.core.errors import Overloaded
+from server.storage.contract import ConnectionUse, StatementWatch
 from server.storage.sql.conflicts import is_conflict
 from server.storage.sql.engine import WAIT_SECONDS, autocommitting, begin, is_pooled, was_warned
 from server.storage.sql.interruption import Interruption
 from server.storage.sql.prepared import commit, roll_back
 from server.storage.sql.statements import watched
-from server.storage.values import StatementWatch
 
 T = TypeVar("T")
 

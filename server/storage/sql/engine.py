@@ -13,7 +13,7 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, Table, create_
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from server.deadline import LOOK_SECONDS, require_wanted
+from server.core.cancellation import LOOK_SECONDS, require_wanted
 from server.storage.sql.conflicts import is_busy, is_read_only
 from server.storage.sql.prepared import run
 from server.storage.unavailable import DatabaseUnsuitable

@@ -1,4 +1,4 @@
-"""Model files of `server.storage.repository.Transaction` as SQL: which there are, and which are on their way."""
+"""Model files of `server.storage.contract.Transaction` as SQL: which there are, and which are on their way."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import timedelta
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, insert, not_, or_, select, update
 
-from server.errors import StorageUnavailable
-from server.storage.repository import StoredFile, UploadKey
+from server.core.errors import StorageUnavailable
+from server.storage.contract import StoredFile, UploadKey
 from server.storage.sql.cache import VersionCache
 from server.storage.sql.engine import upsert
 from server.storage.sql.keys import model_id

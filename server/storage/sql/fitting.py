@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, FromClause, Select, Table, bindparam, func, or_, select, true
 
-from server.storage.repository import Page
+from server.storage.paging import Page
 from server.storage.sql.rows import AnyRow
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ from types import TracebackType
 
 from sqlalchemy import Connection
 
-from server.deadline import LOOK_SECONDS, Call, CallOver
-from server.logs import get_logger
+from server.core.cancellation import LOOK_SECONDS, Call, CallOver
+from server.core.logs import get_logger
 from server.storage.sql.engine import interrupt
 
 log = get_logger(__name__)

@@ -9,10 +9,10 @@ from itertools import accumulate
 from sqlalchemy import BigInteger, Subquery, func, literal, select, union
 
 from modelregistry.v1.promotion_pb2 import LineageNode
-from server.caller import Caller
-from server.errors import ModelVersionNotFound
-from server.storage.promotions import Lineage
-from server.storage.repository import Page, PageRequest
+from server.core.caller import Caller
+from server.core.errors import ModelVersionNotFound
+from server.storage.contract import Lineage
+from server.storage.paging import Page, PageRequest
 from server.storage.sql.access import model_is_visible
 from server.storage.sql.files import SqlFileReader
 from server.storage.sql.opaque import Opaque

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, literal, select, tuple_, union
 
-from server.caller import Caller
+from server.core.caller import Caller
 from server.storage.sql.access import granted_folders, granted_resources, ways_to_see_models
 from server.storage.sql.each import first_of_each
 from server.storage.sql.tables import grants, models

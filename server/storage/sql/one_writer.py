@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection
 
-from server.deadline import CallOver, acquire, current_call, require_wanted
-from server.errors import Overloaded
+from server.core.cancellation import CallOver, acquire, current_call, require_wanted
+from server.core.errors import Overloaded
 from server.storage.sql.connections import Connections
 from server.storage.sql.engine import WAIT_SECONDS
 from server.storage.sql.prepared import run

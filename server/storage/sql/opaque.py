@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
-from server.errors import InvalidPageToken
+from server.core.errors import InvalidPageToken
 from server.storage.paging import Position
 
 # Times before 1970 are negative.

@@ -16,7 +16,7 @@ from typing import Any, cast
 from sqlalchemy import Connection, bindparam
 from sqlalchemy.exc import DBAPIError
 
-from server.caller import Caller
+from server.core.caller import Caller
 from server.storage.sql.conflicts import is_read_only
 
 # How many shapes of a statement are kept, that is, callers with so many different numbers of groups.

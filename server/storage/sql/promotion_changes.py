@@ -1,4 +1,4 @@
-"""Changes that promotions make, of `server.storage.promotions`, as SQL."""
+"""Changes that promotions make, of `server.storage.contract`, as SQL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, insert, select
 
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion, PromotionKind
-from server.storage.promotions import BranchEnd, Comparison, EarlierRequest, RequestKey, Verdict
+from server.storage.contract import BranchEnd, Comparison, EarlierRequest, RequestKey, Verdict
 from server.storage.sql.engine import upsert, wait_for_standbys
 from server.storage.sql.files import SqlFileTransaction
 from server.storage.sql.keys import model_id

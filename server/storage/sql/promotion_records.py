@@ -1,4 +1,4 @@
-"""Questions about the records of promotions, of `server.storage.promotions`, as SQL.
+"""Questions about the records of promotions, of `server.storage.contract`, as SQL.
 
 A page of them is first chosen, from `promotions` alone and along one of its indexes, and then read with all that is
 said of each. So no database can think of joining everything and sorting it, which it would do where it takes a page for
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, and_, func, select, true, tuple_
 
 from modelregistry.v1.promotion_pb2 import Promotion
-from server.caller import Caller
-from server.storage.promotions import PromotionFilter
-from server.storage.repository import Page, PageRequest
+from server.core.caller import Caller
+from server.storage.contract import PromotionFilter
+from server.storage.paging import Page, PageRequest
 from server.storage.sql.access import model_is_visible
 from server.storage.sql.each import first_of_each
 from server.storage.sql.fitting import that_fit, with_payloads

@@ -1,4 +1,4 @@
-"""Questions about branches, verdicts, requests and policies, of `server.storage.promotions`, as SQL."""
+"""Questions about branches, verdicts, requests and policies, of `server.storage.contract`, as SQL."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
-from server.caller import Caller
-from server.storage.promotions import (
+from server.core.caller import Caller
+from server.storage.contract import (
     BranchEnd,
     Comparison,
     EarlierRequest,
     Head,
     RequestKey,
+    StoredVersion,
     Verdict,
 )
-from server.storage.repository import StoredVersion
 from server.storage.sql.keys import branch_id, is_head, model_id
 from server.storage.sql.prepared import Prepared
 from server.storage.sql.promotion_records import SqlPromotionRecordReader

@@ -1,4 +1,4 @@
-"""The questions of `server.storage.repository.Reader` as SQL."""
+"""The questions of `server.storage.contract.Reader` as SQL."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from sqlalchemy import (
 
 from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED, Grant, Role
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
-from server.caller import Caller
-from server.errors import BranchNotFound, ModelNotFound, RequestTooLarge
-from server.storage.repository import Page, PageRequest, StoredVersion, VisibleModel
+from server.core.caller import Caller
+from server.core.errors import BranchNotFound, ModelNotFound, RequestTooLarge
+from server.storage.contract import StoredVersion, VisibleModel
+from server.storage.paging import Page, PageRequest
 from server.storage.sql.access import model_is_visible, role_on, role_on_model
 from server.storage.sql.cache import VersionCache
 from server.storage.sql.fitting import ENVELOPE_BYTES, page_of, that_fit
@@ -39,7 +40,7 @@ from server.storage.sql.version_lists import BEHIND_ALL, branches_of_model, vers
 
 
 class SqlReader:
-    """`server.storage.repository.Reader` over one connection."""
+    """`server.storage.contract.Reader` over one connection."""
 
     def __init__(self, connection: Connection, max_message_bytes: int, versions: VersionCache):
         self.connection = connection

@@ -13,12 +13,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.promotion_pb2 import PromotionKind
-from server.caller import Caller
-from server.deadline import current_call, require_wanted
-from server.errors import Overloaded, StorageUnavailable
-from server.logs import get_logger
-from server.storage.promotions import Plain
-from server.storage.repository import ConnectionUse, Reader, StoredVersion, Transaction
+from server.core.caller import Caller
+from server.core.cancellation import current_call, require_wanted
+from server.core.errors import Overloaded, StorageUnavailable
+from server.core.logs import get_logger
+from server.storage.contract import ConnectionUse, Plain, Reader, StatementWatch, StoredVersion, Transaction
 from server.storage.sql import at_once
 from server.storage.sql.cache import VersionCache
 from server.storage.sql.conflicts import is_conflict, is_held, translate
@@ -30,7 +29,6 @@ from server.storage.sql.statements import unfailing, watch_statements
 from server.storage.sql.tables import models
 from server.storage.sql.transaction import SqlTransaction
 from server.storage.unavailable import DatabaseUnsuitable
-from server.storage.values import StatementWatch
 
 T = TypeVar("T")
 
@@ -48,7 +46,7 @@ def now_ms() -> int:
 
 
 class SqlRepository:
-    """`server.storage.repository.Repository` over SQLite or PostgreSQL; safe to share between threads."""
+    """`server.storage.contract.Repository` over SQLite or PostgreSQL; safe to share between threads."""
 
     def __init__(
         self,

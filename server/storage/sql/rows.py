@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import ColumnElement, Insert, Row, bindparam, func, insert
 
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
-from server.storage.repository import StoredVersion
+from server.storage.contract import StoredVersion
 from server.storage.sql.tables import contents, versions
 
 # What `to_version` reads of a row, beside `model_rid`, `branch` and the content's `payload`.

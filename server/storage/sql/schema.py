@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from server.logs import get_logger
+from server.core.logs import get_logger
 from server.storage.sql.conflicts import is_in_use
 from server.storage.sql.engine import WAIT_SECONDS
 

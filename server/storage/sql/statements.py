@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 
-from server.logs import get_logger
-from server.storage.values import StatementWatch
+from server.core.logs import get_logger
+from server.storage.contract import StatementWatch
 
 _END = "modelregistry_statement_end"
 

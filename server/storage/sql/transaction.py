@@ -1,4 +1,4 @@
-"""The changes of `server.storage.repository.Transaction` as SQL."""
+"""The changes of `server.storage.contract.Transaction` as SQL."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from sqlalchemy import bindparam, delete, insert
 
 from modelregistry.v1.access_service_pb2 import Grant, Role
 from modelregistry.v1.model_pb2 import Model, ModelVersion
-from server.errors import ResourceNameAlreadyExists
-from server.storage.promotions import BranchEnd
-from server.storage.repository import StoredVersion
+from server.core.errors import ResourceNameAlreadyExists
+from server.storage.contract import BranchEnd, StoredVersion
 from server.storage.sql.engine import upsert
 from server.storage.sql.keys import branch_id
 from server.storage.sql.prepared import Prepared
@@ -20,7 +19,7 @@ from server.storage.sql.tables import contents, grant_changes, grants, models
 
 
 class SqlTransaction(SqlPromotionTransaction):
-    """`server.storage.repository.Transaction` over one connection; who made the connection commits."""
+    """`server.storage.contract.Transaction` over one connection; who made the connection commits."""
 
     def add_model(self, model: Model) -> Model:
         """See the contract."""

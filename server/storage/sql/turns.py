@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from server.deadline import LOOK_SECONDS, CallOver, require_wanted
-from server.errors import Overloaded
+from server.core.cancellation import LOOK_SECONDS, CallOver, require_wanted
+from server.core.errors import Overloaded
 from server.storage.sql.engine import QUEUE_FILES, WAIT_SECONDS
 from server.storage.unavailable import unavailable
 

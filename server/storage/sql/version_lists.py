@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BindParameter, ColumnElement, Select, Subquery, bindparam, func, select, tuple_
 
-from server.caller import Caller
+from server.core.caller import Caller
 from server.storage.sql.access import model_is_visible
 from server.storage.sql.fitting import with_payloads
 from server.storage.sql.keys import branch_id, is_head, model_id

@@ -7,7 +7,7 @@ down_revision = "0006"
 
 # Its statements see what was committed before each of them, and so does the one after the lock. Nothing is written
 # before nothing can speak against the promotion any more: there is nothing to undo. What it returns nothing for,
-# `server.promotion` does step by step. Releases to come make functions of other names, so that servers of this one
+# the server does step by step. Releases to come make functions of other names, so that servers of this one
 # find theirs.
 PROMOTE = """
 CREATE FUNCTION promote_at_once_1(

@@ -1,0 +1,1 @@
+"""What every other package may use: errors, callers, RIDs, permissions, settings, logs. It imports no other package."""

@@ -1,0 +1,400 @@
+"""Every failure that the service answers with: its name, its gRPC code, its parameters.
+
+An error's name is its class's name, and its parameters are the fields that its class adds, in lowerCamelCase. How it
+looks on the wire is the business of `server.rpc.status` alone.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import ClassVar, NamedTuple
+
+from google.rpc import code_pb2
+
+
+class FieldViolation(NamedTuple):
+    """What is wrong with a field of a request: its path, like `model_api.inputs[0].tabular.name`, and a sentence."""
+
+    field: str
+    description: str
+
+
+# What HTTP says for a gRPC code, unless an error's class says otherwise.
+HTTP_STATUS = {
+    code_pb2.INVALID_ARGUMENT: 400,
+    code_pb2.UNAUTHENTICATED: 401,
+    code_pb2.PERMISSION_DENIED: 403,
+    code_pb2.NOT_FOUND: 404,
+    code_pb2.ALREADY_EXISTS: 409,
+    code_pb2.FAILED_PRECONDITION: 400,
+    code_pb2.ABORTED: 409,
+    code_pb2.RESOURCE_EXHAUSTED: 429,
+    code_pb2.CANCELLED: 499,
+    code_pb2.INTERNAL: 500,
+    code_pb2.UNIMPLEMENTED: 501,
+    code_pb2.UNAVAILABLE: 503,
+    code_pb2.DEADLINE_EXCEEDED: 504,
+}
+
+
+@dataclass(eq=False, kw_only=True)
+class RegistryError(Exception):
+    """A failure with a name; subclasses add their parameters as fields."""
+
+    code: ClassVar[int]  # google.rpc.Code
+    http_status: ClassVar[int]
+    description: ClassVar[str]
+
+    violations: tuple[FieldViolation, ...] = ()
+    # When a retry can help; None where it cannot, or where the call may have been executed.
+    retry_after: timedelta | None = None
+    instance_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "http_status" not in vars(cls):
+            cls.http_status = HTTP_STATUS[cls.code]
+
+    @property
+    def name(self) -> str:
+        """The name that clients switch on, such as `ModelNotFound`."""
+        return type(self).__name__
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The offending values by parameter name, such as `modelRid`."""
+        own = {f.name for f in fields(self)} - {f.name for f in fields(RegistryError)}
+        return {lower_camel(f.name): str(getattr(self, f.name)) for f in fields(self) if f.name in own}
+
+    def __str__(self) -> str:
+        details = [f"{key}: {value}" for key, value in self.parameters.items()]
+        details += [f"{violation.field}: {violation.description}" for violation in self.violations]
+        return self.description + (f" ({'; '.join(details)})" if details else "")
+
+
+def lower_camel(snake: str) -> str:
+    """`model_rid` → `modelRid`."""
+    first, *rest = snake.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+# Who is calling
+
+
+@dataclass(eq=False, kw_only=True)
+class MissingCredentials(RegistryError):
+    """The call has no bearer token."""
+
+    code = code_pb2.UNAUTHENTICATED
+    description = "The call carries no credentials: send `authorization: Bearer <JWT>`."
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidCredentials(RegistryError):
+    """The token is not one that this server trusts; why is only in the log."""
+
+    code = code_pb2.UNAUTHENTICATED
+    description = "The credentials are malformed, expired or not trusted here."
+
+
+@dataclass(eq=False, kw_only=True)
+class ApiUsageDenied(RegistryError):
+    """The token is good, but not for this RPC."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = "The token lacks the scope that this call requires."
+    missing_scope: str
+
+
+# What was asked
+
+
+@dataclass(eq=False, kw_only=True)
+class ApiFeaturePreviewUsageOnly(RegistryError):
+    """A preview RPC was called without `preview`."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "This call is in preview: set preview to true to use it."
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidArgument(RegistryError):
+    """Fields that no error of a more telling name covers."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The request is not valid."
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidModelApi(RegistryError):
+    """A Model API that contradicts itself.
+
+    `error_type`: DUPLICATE_NAME, EMPTY_NAME, INVALID_NAME, TYPE_MISSING, NESTING_TOO_DEEP.
+    """
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The Model API is not valid."
+    error_type: str
+    message: str
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidBranchName(RegistryError):
+    """A branch name that breaks the rules for names."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The branch name is not valid."
+    branch_name: str
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidDisplayName(RegistryError):
+    """A display name that breaks the rules for names."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The display name is not valid."
+    display_name: str
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidPageSize(RegistryError):
+    """A page size outside 0 to 1000."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The page size must be from 0 to 1000."
+    page_size: int
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidPageToken(RegistryError):
+    """A page token that this query did not hand out."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The page token does not belong to this query."
+    page_token: str
+
+
+@dataclass(eq=False, kw_only=True)
+class UnsupportedModelSource(RegistryError):
+    """A version whose source the API cannot express, from a legacy or internal workflow."""
+
+    code = code_pb2.INVALID_ARGUMENT
+    description = "The Model Version has a source type that is not supported by the API."
+
+
+@dataclass(eq=False, kw_only=True)
+class RequestTooLarge(RegistryError):
+    """More than one message can carry."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+    http_status = 413
+    description = "The request is too large. Model files of any size go through UploadModelFiles."
+
+
+# What the caller may do
+
+
+@dataclass(eq=False, kw_only=True)
+class PromoteVersionModelPermissionDenied(RegistryError):
+    """The caller sees the target model, but may not promote into it."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = "Could not promoteVersion the Model."
+    model_rid: str
+
+
+@dataclass(eq=False, kw_only=True)
+class CreateModelVersionPermissionDenied(RegistryError):
+    """The caller sees the model, but may not create versions in it."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = "Could not create the ModelVersion."
+    model_rid: str
+
+
+@dataclass(eq=False, kw_only=True)
+class CreateModelPermissionDenied(RegistryError):
+    """The caller may not create models in the folder."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = "Could not create the Model."
+
+
+@dataclass(eq=False, kw_only=True)
+class AccessPermissionDenied(RegistryError):
+    """The caller may not manage the resource's grants, nor the policies of its branches."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = "Only an owner manages the grants and policies of a resource."
+    resource_rid: str
+
+
+# What is there
+
+
+@dataclass(eq=False, kw_only=True)
+class ModelNotFound(RegistryError):
+    """No such model, or none that the caller may see."""
+
+    code = code_pb2.NOT_FOUND
+    description = "The given Model could not be found."
+    model_rid: str
+
+
+@dataclass(eq=False, kw_only=True)
+class ModelVersionNotFound(RegistryError):
+    """No such version, or none that the caller may see."""
+
+    code = code_pb2.NOT_FOUND
+    description = "The given ModelVersion could not be found."
+    model_rid: str
+    model_version_rid: str
+
+
+@dataclass(eq=False, kw_only=True)
+class UploadNotFound(RegistryError):
+    """No such upload: none of this caller for this model, none that is complete, or none any more."""
+
+    code = code_pb2.NOT_FOUND
+    description = "The given upload of model files could not be found; it may have expired."
+    model_rid: str
+    upload_id: str
+
+
+@dataclass(eq=False, kw_only=True)
+class ModelFilesNotFound(RegistryError):
+    """A version that the caller sees has no model files."""
+
+    code = code_pb2.NOT_FOUND
+    description = "The given ModelVersion has no model files."
+    model_rid: str
+    model_version_rid: str
+
+
+@dataclass(eq=False, kw_only=True)
+class BranchNotFound(RegistryError):
+    """A model that the caller sees has no such branch."""
+
+    code = code_pb2.NOT_FOUND
+    description = "The given Branch could not be found."
+    model_rid: str
+    branch_name: str
+
+
+@dataclass(eq=False, kw_only=True)
+class ResourceNameAlreadyExists(RegistryError):
+    """The folder already holds a model of that name."""
+
+    code = code_pb2.ALREADY_EXISTS
+    description = "The folder already holds a resource of that name."
+    parent_folder_rid: str
+    display_name: str
+
+
+# What the service can do just now
+
+
+@dataclass(eq=False, kw_only=True)
+class Overloaded(RegistryError):
+    """Too much at once; the call did not execute."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+    description = "The service is overloaded; the call was not executed."
+    retry_after: timedelta | None = timedelta(seconds=1)
+
+
+@dataclass(eq=False, kw_only=True)
+class RequestTimeout(RegistryError):
+    """A request that did not arrive in time; it was not executed."""
+
+    code = code_pb2.DEADLINE_EXCEEDED
+    http_status = 408
+    description = "The request did not arrive in time; it was not executed."
+
+
+@dataclass(eq=False, kw_only=True)
+class StorageUnavailable(RegistryError):
+    """The database or the store of model files cannot be used.
+
+    No retry where a write may have been applied, since the database went away during its COMMIT, and where none helps.
+    """
+
+    code = code_pb2.UNAVAILABLE
+    description = "The storage is unavailable."
+    retry_after: timedelta | None = timedelta(seconds=1)
+
+
+@dataclass(eq=False, kw_only=True)
+class Internal(RegistryError):
+    """A defect of this service; what happened is in the log line with the same instance id."""
+
+    code = code_pb2.INTERNAL
+    description = "Something went wrong inside the service."
+
+
+# What speaks against a promotion
+
+
+@dataclass(eq=False, kw_only=True)
+class RequestIdAlreadyUsed(RegistryError):
+    """The same caller has used the request id for another request of the same RPC."""
+
+    code = code_pb2.ALREADY_EXISTS
+    description = "The request id was used for another request before."
+    request_id: str
+
+
+@dataclass(eq=False, kw_only=True)
+class BranchHeadChanged(RegistryError):
+    """The branch has another head than the caller thinks; an empty actual RID means that it has none."""
+
+    code = code_pb2.ABORTED
+    description = "The head of the branch is not the one that was expected."
+    model_rid: str
+    branch_name: str
+    expected_head_version_rid: str
+    actual_head_version_rid: str
+
+
+@dataclass(eq=False, kw_only=True)
+class ModelApiIncompatible(RegistryError):
+    """The branch enforces compatibility, and the promotion would break somebody. The first findings are violations."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = "The Model API is not compatible with that of the branch's head; CheckPromotion lists all findings."
+    model_rid: str
+    branch_name: str
+    error_count: int
+
+
+@dataclass(eq=False, kw_only=True)
+class PromotionNotFound(RegistryError):
+    """No such promotion, or none that the caller may see."""
+
+    code = code_pb2.NOT_FOUND
+    description = "The given Promotion could not be found."
+    promotion_rid: str
+
+
+@dataclass(eq=False, kw_only=True)
+class VersionNumberNotFound(RegistryError):
+    """A branch that the caller sees has no version of that number."""
+
+    code = code_pb2.NOT_FOUND
+    description = "The branch has no version of that number."
+    model_rid: str
+    branch_name: str
+    version_number: int
+
+
+@dataclass(eq=False, kw_only=True)
+class VersionAlreadyHead(RegistryError):
+    """The version to go back to is the head of the branch as it is."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = "The version is the head of the branch already."
+    model_rid: str
+    branch_name: str
+    version_number: int

@@ -1,0 +1,1 @@
+"""Server processes: wiring, ports, supervision, shutdown. It imports every package but cli."""

@@ -1,0 +1,221 @@
+"""The only wiring: settings → engine → repository → servicers → server."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from server.auth import local_keys
+from server.auth.credentials import Credentials
+from server.auth.keys import JwksKeySet, jwks_file, jwks_url
+from server.auth.tokens import TokenVerifier
+from server.core.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings
+from server.core.errors import RegistryError
+from server.gateway.limits import HttpLimits
+from server.gateway.proxies import TrustedProxies
+from server.gateway.routes import routes_of
+from server.gateway.server import HttpServer
+from server.observability.observers import Observers
+from server.process.ports import Ports, PrivateSocket, listen_for_grpc, listen_privately, tls_context
+from server.process.resources import share_of_files
+from server.rpc.chain import CREATION_THREADS, WRITE_THREADS, Chain
+from server.rpc.health import Health, Readiness
+from server.rpc.server import SERVICES, build_server
+from server.storage.blobs import FileStore, open_file_store
+from server.storage.contract import Repository
+from server.storage.sql.engine import embedded_database, is_embedded, open_engine, require_writable
+from server.storage.sql.repository import SqlRepository
+from server.storage.sql.schema import SchemaOutdated, check, migrate
+from server.storage.unavailable import DatabaseUnsuitable
+
+# A lost file is bad luck; if all of so many are lost, we look at the wrong place.
+SAMPLE_FILES = 5
+
+DATABASE_FILE = "modelregistry.db"
+
+
+@dataclass(frozen=True)
+class Application:
+    """A server that listens, and what has to be started and closed with it."""
+
+    server: grpc.Server
+    chain: Chain
+    gateway: HttpServer | None
+    private: PrivateSocket
+    readiness: Readiness
+    repository: Repository
+    files: FileStore
+    observers: Observers
+
+
+def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) -> Application:
+    """Build a server on its ports from settings, ready to be started.
+
+    Processes that serve the same ports count in the same folder.
+
+    Raises ConfigError for settings that cannot work here.
+    """
+    observers = Observers(ports.metrics, metrics_folder, settings.otlp)
+    credentials = Credentials(_verifier(settings))
+    limits = dataclasses.replace(
+        settings.limits, max_connections=min(settings.limits.max_connections, share_of_files())
+    )
+    chain = Chain(
+        credentials, observers.watches_of, settings.threads, limits.receive_timeout, settings.max_message_bytes
+    )
+    repository = open_repository(
+        settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes, observers
+    )
+    try:
+        files = open_files(repository, settings.files_url, settings.data_dir)
+    except ConfigError:
+        repository.close()
+        raise
+    health = Health(SERVICES)
+    server = build_server(
+        repository,
+        files,
+        chain,
+        health,
+        max_message_bytes=settings.max_message_bytes,
+        limits=limits,
+        reflection=settings.reflection,
+    )
+    try:
+        listen_for_grpc(server, ports, settings)
+        private = listen_privately(server)
+    except ConfigError:
+        repository.close()
+        raise
+    gateway = None
+    if ports.http is not None:
+        gateway = HttpServer(
+            ports.http,
+            routes_of(SERVICES),
+            private.target,
+            health,
+            credentials,
+            limits=HttpLimits(
+                max_body_bytes=settings.max_message_bytes,
+                max_connections=min(
+                    HttpLimits.max_connections, max(1, share_of_files() - HttpLimits.spare_connections)
+                ),
+                idle_seconds=settings.http_idle_timeout_seconds,
+            ),
+            proxies=TrustedProxies(settings.proxy_networks),
+            tls=tls_context(settings),
+        )
+    return Application(
+        server=server,
+        chain=chain,
+        gateway=gateway,
+        private=private,
+        readiness=Readiness(health, chain.self_check, private.target),
+        repository=repository,
+        files=files,
+        observers=observers,
+    )
+
+
+def open_repository(
+    database_url: str | None, data_dir: Path, threads: int, max_message_bytes: int, observers: Observers | None = None
+) -> Repository:
+    """Open the storage behind a URL, or in a file of the data folder; such a database is created and migrated.
+
+    Raises ConfigError if there is no such database or its schema is older than this server.
+    """
+    observers = observers or Observers()
+    with _explained():
+        # One connection for each thread that serves calls, and one for the question whether the database is there.
+        engine = _engine(database_url, data_dir, pool_size=threads + WRITE_THREADS + CREATION_THREADS + 1)
+        if is_embedded(engine):
+            migrate(engine)
+        else:
+            check(engine)
+        watch = observers.statements_of(engine.dialect.name)
+        repository = SqlRepository(engine, max_message_bytes, promoted=observers.promoted, watch=watch)
+        repository.ping()
+    return repository
+
+
+def open_files(repository: Repository, files_url: str | None, data_dir: Path) -> FileStore:
+    """Open the store of the model files of a registry.
+
+    Raises ConfigError if there is no such store, or if it is not the one that has this registry's files.
+    """
+    try:
+        registry_id = repository.read(lambda reader: reader.registry_id())
+        store = open_file_store(files_url, data_dir, registry_id)
+        some = repository.read(lambda reader: reader.some_files(SAMPLE_FILES))
+        lost = some and not any(store.has(file.object_name, file.size) for file in some)
+    except Exception as error:
+        # Each of the many file systems raises errors of its own, and the library's name what has to be installed.
+        said = error.__cause__ if isinstance(error, RegistryError) and error.__cause__ else error
+        raise ConfigError(f"the store of model files: {said}") from error
+    if lost:
+        raise ConfigError("the store of model files has none of those that the database knows: see --files-url")
+    return store
+
+
+def open_existing_repository(database_url: str | None, data_dir: Path) -> Repository:
+    """Open the storage as `open_repository` does, but create no database. Raises ConfigError."""
+    if database_url is None and not (data_dir / DATABASE_FILE).exists():
+        raise ConfigError(f"there is no database in {data_dir}: see --data-dir and --database-url")
+    return open_repository(database_url, data_dir, 1, DEFAULT_MAX_MESSAGE_BYTES)
+
+
+def migrate_database(database_url: str | None, data_dir: Path) -> None:
+    """Bring the schema of a database to this release. Raises ConfigError."""
+    with _explained():
+        engine = _engine(database_url, data_dir, pool_size=1)
+        try:
+            migrate(engine)
+        finally:
+            engine.dispose()
+
+
+def _engine(database_url: str | None, data_dir: Path, pool_size: int) -> Engine:
+    """Open the engine of a URL, or of a file in the data folder; the folder of an embedded database is created."""
+    engine = open_engine(database_url or embedded_database(data_dir / DATABASE_FILE), pool_size)
+    if is_embedded(engine):
+        Path(engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        require_writable(engine)
+    return engine
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Make a ConfigError of what is wrong with a database URL, or with the database behind it."""
+    try:
+        yield
+    except SchemaOutdated:
+        raise ConfigError(
+            "the database's schema is older than this server: run `modelregistry migrate --database-url …`"
+        ) from None
+    except (SQLAlchemyError, RegistryError, DatabaseUnsuitable, ValueError, OSError) as error:
+        # Migrations run in one transaction: one that fails leaves nothing behind. Of what a driver says, the first line
+        # tells what is wrong.
+        said = error.__cause__ if isinstance(error, RegistryError) and error.__cause__ else error
+        raise ConfigError(f"the database: {str(getattr(said, 'orig', said)).partition(chr(10))[0]}") from error
+
+
+def _verifier(settings: Settings) -> TokenVerifier:
+    try:
+        if settings.uses_local_keys:
+            keys = local_keys.LocalKeys.open(settings.data_dir)
+            admins = settings.admins | {local_keys.ADMIN}
+            return TokenVerifier(keys.key_set(), local_keys.ISSUER, local_keys.AUDIENCE, admins, settings.claims)
+        load = jwks_file(settings.jwks_file) if settings.jwks_file else jwks_url(settings.jwks_url or "")
+        keys_of_issuer = JwksKeySet(load)
+        return TokenVerifier(
+            keys_of_issuer, settings.issuer or "", settings.audiences, settings.admins, settings.claims
+        )
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,114 @@
+"""A server as it is deployed: worker processes, each on a processor of its own, behind the same ports."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from server.auth import local_keys
+from server.core.config import Settings, host_of, is_loopback
+from server.core.logs import get_logger, write_in_background
+from server.process import resources
+from server.process.app import Application, build
+from server.process.ports import Ports
+from server.process.supervisor import Supervisor
+
+# One worker process
+
+
+# Below the ten seconds after which container engines kill.
+DRAIN_SECONDS = 8.0
+
+
+def run(application: Application, announce: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; `announce` is called once calls are taken."""
+    stopping = threading.Event()
+
+    def stop(_: int, __: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    start(application)
+    announce()
+    stopping.wait()
+    stop_and_close(application)
+
+
+def start(application: Application) -> None:
+    """Take calls."""
+    application.observers.start(application.repository.connections)
+    application.server.start()
+    application.readiness.start()
+    if application.gateway is not None:
+        application.gateway.start()
+
+
+def stop_and_close(application: Application) -> None:
+    """Say that no more calls are wanted, finish those that run, at most DRAIN_SECONDS, and close."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    application.readiness.stop()
+    if application.gateway is not None:
+        # Its requests are calls of the server behind it, which goes on until they are answered.
+        application.gateway.stop(DRAIN_SECONDS)
+    stopped = application.server.stop(max(0.0, deadline - time.monotonic()))
+    application.chain.cancel_streams()
+    stopped.wait()
+    application.chain.close()
+    application.private.close()
+    application.observers.close()
+    application.files.close()
+    application.repository.close()
+
+
+# The server
+
+
+# After how many new objects, less those that are gone, garbage is collected. Each call leaves some for a while.
+GARBAGE = 10_000
+
+log = get_logger(__name__)
+
+
+def run_server(settings: Settings, ports: Ports, workers: int, announce: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `announce` is called once calls are taken. Raises ConfigError."""
+
+    if settings.uses_local_keys and not is_loopback(host_of(settings.listen)):
+        key = settings.data_dir / local_keys.KEY_FILE
+        log.warning("whoever can read %s can do anything: --local-keys is for trying things out", key)
+    resources.raise_file_limit()
+    with contextlib.closing(ports), _metrics_folder(settings) as metrics_folder:
+
+        def work(number: int, ready: Callable[[], None]) -> None:
+            resources.pin_to_processor(number, workers)
+            resources.give_back_what_is_free()
+            write_in_background()
+            application = build(settings, ports, metrics_folder)
+            _keep_what_is_there()
+            run(application, ready)
+
+        Supervisor(workers, work).run(announce, ports.close)
+
+
+@contextlib.contextmanager
+def _metrics_folder(settings: Settings) -> Iterator[Path | None]:
+    """Make the folder where the workers count together, if they count."""
+    if not settings.serves_metrics:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="modelregistry-metrics-") as folder:
+        yield Path(folder)
+
+
+def _keep_what_is_there() -> None:
+    """Let the garbage collector look at what calls leave behind, and seldom: hardly any of it is in cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE)

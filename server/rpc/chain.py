@@ -1,0 +1,317 @@
+"""What happens around every handler, outermost first.
+
+Before them stands admission: credentials are judged at a call's HEADERS, and a thread is taken once its message is
+there; where too many calls wait for threads, one more is refused at once.
+
+1. telemetry       one log line a call, metrics and traces; it stands outside to see what the others refuse.
+2. errors          whatever is raised further in becomes a status; nothing leaves as UNKNOWN.
+3. deadlines       what is done for a call ends with it, and nothing is begun for one that is over.
+4. authentication  what admission found is raised here, or says who calls.
+5. validation      bytes become a request here and not in grpcio, whose own answer to bad ones is INTERNAL; then
+                   `preview`, then the shape of every field.
+
+Services open to anyone (health, reflection) pass the same way, but need no credentials and have no shape of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from server.auth.credentials import Credentials
+from server.core.caller import Caller
+from server.core.cancellation import CallOver
+from server.core.config import Limits
+from server.core.errors import ApiFeaturePreviewUsageOnly, FieldViolation, Internal, InvalidArgument, RegistryError
+from server.core.logs import get_logger
+from server.core.permissions import MODELS_WRITE, PERMISSIONS, is_open
+from server.rpc.admission import Admission, Handler, Threads, authorization_of, verdict
+from server.rpc.health import METHOD as SELF_CHECK_METHOD
+from server.rpc.health import WATCH, SelfCheck
+from server.rpc.status import abort
+from server.rpc.telemetry import CallRecord, WatchOf, follow, note_arrival, watches_for
+from server.rpc.threads import CallThreads, OpenStreams
+from server.validation import validate
+
+# Authentication
+
+
+_caller: ContextVar[Caller] = ContextVar("caller")
+
+Authenticate: TypeAlias = Callable[[CallRecord, grpc.ServicerContext], None]
+
+
+def current_caller() -> Caller:
+    """Return who makes the call that this thread is handling."""
+    return _caller.get()
+
+
+def authenticator(method: str, credentials: Credentials) -> Authenticate:
+    """Return what notes who makes a call of a method. It raises the error that the call is refused with, if it is."""
+    needs_none = is_open(method)
+
+    def authenticate(record: CallRecord, context: grpc.ServicerContext) -> None:
+        judged = verdict()
+        if judged is None:
+            if needs_none:
+                return
+            judged = credentials.verified(method, authorization_of(context.invocation_metadata()))
+        record.caller = judged.caller
+        if judged.error is not None:
+            raise judged.error
+        if judged.caller is not None:
+            # Each call runs in a context of its own, so this ends with it.
+            _caller.set(judged.caller)
+
+    return authenticate
+
+
+# Errors
+
+
+log = get_logger(__name__)
+
+
+def answer(raised: Exception, context: grpc.ServicerContext, record: CallRecord) -> None:
+    """Answer an exception with its status. Raises what ends the call."""
+    if isinstance(raised, grpc.RpcError):
+        # From the requests of a stream that was cancelled: there is nobody to answer, and grpcio knows it.
+        record.cancelled = True
+        raise raised
+    if isinstance(raised, CallOver):
+        # Whoever called knows already, unless we noticed first that the time is up.
+        record.cancelled = True
+        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "")
+    if isinstance(raised, RegistryError):
+        error = raised
+        if error.__cause__ is not None:
+            _explain(error, error.__cause__, record)
+    else:
+        error = Internal()
+        _explain(error, raised, record)
+    record.error = error
+    record.cancelled = not context.is_active()
+    abort(context, error, record.request_id)
+
+
+def _explain(error: RegistryError, cause: BaseException, record: CallRecord) -> None:
+    fields = {"error_instance_id": error.instance_id, "trace_id": record.trace_id}
+    log.error("%s was caused by", error.name, exc_info=cause, extra={"fields": fields})
+
+
+# Validation
+
+
+def parser(method: str, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return what makes a valid request of a method's bytes.
+
+    It raises InvalidArgument for bytes that are no such message, ApiFeaturePreviewUsageOnly, and what
+    `server.validation.validate` raises, in this order.
+    """
+
+    takes_preview = "preview" in deserialize(b"").DESCRIPTOR.fields_by_name
+
+    def parse(request_bytes: bytes) -> Any:
+        try:
+            return deserialize(request_bytes)
+        except DecodeError:
+            raise InvalidArgument(violations=(FieldViolation("", "the bytes are not a message of this RPC"),)) from None
+
+    def parse_and_validate(request_bytes: bytes) -> Any:
+        request = parse(request_bytes)
+        # What this server does not know must not come back in an answer and then be missing from the stored version.
+        request.DiscardUnknownFields()
+        if takes_preview and not request.preview:
+            raise ApiFeaturePreviewUsageOnly
+        validate(request)
+        return request
+
+    return parse if is_open(method) else parse_and_validate
+
+
+# The chain
+
+
+PROBE_THREADS = 2
+# How many clients may ask for the schema at a time, each with a stream. An older one makes room for the next.
+STREAMS = 16
+# How many clients may watch our health at a time. The others are told that there is nothing to watch, which has them
+# call as if all were well; an error would keep them from calling.
+WATCHES = 1024
+# More than may transfer model files at a time, so that the others are told so at once.
+TRANSFER_THREADS = 64
+# Calls that change something wait for each other, and share what a commit costs; so there are more of them at a time.
+WRITE_THREADS = 8
+# Those who bring a version with its files wait for the file store, which no other call does.
+CREATE_MODEL_VERSION = "/modelregistry.v1.ModelService/CreateModelVersion"
+CREATION_THREADS = 4
+
+
+Behaviour = Callable[..., Any]
+
+
+class _Method(NamedTuple):
+    """What answers the calls of a method: those that are let in, those that are refused, and those beyond."""
+
+    serving: Handler
+    refusing: Handler
+    dropping: Handler
+
+
+class Chain(grpc.ServerInterceptor):
+    """Puts the layers around each handler, once a method: a call then costs one wrapper."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        watches_of: Sequence[WatchOf] = (),
+        threads: int = 4,
+        receive_timeout_seconds: float = Limits.receive_timeout,
+        max_message_bytes: int = 4 * 2**20,
+    ):
+        self._credentials = credentials
+        self.admission = Admission(credentials, receive_timeout_seconds, max_message_bytes)
+        # The server's own: all calls that have no others, which are those that only read.
+        self.threads = CallThreads(threads, "rpc")
+        self._watches_of = watches_of
+        self._methods: dict[str, _Method] = {}
+        self._streams = OpenStreams(STREAMS)
+        self._watches = OpenStreams()
+        # However many calls wait for the database, probes are answered.
+        self._probes = CallThreads(PROBE_THREADS, "probes")
+        # Twice as many as there are streams: those that make room need a moment.
+        self._stream_threads = CallThreads(2 * STREAMS, "streams")
+        # Streams of files keep no other calls waiting.
+        self._transfer_threads = ThreadPoolExecutor(TRANSFER_THREADS, thread_name_prefix="transfers")
+        # However many wait for a branch, reads are answered.
+        self._write_threads = CallThreads(WRITE_THREADS, "writes")
+        self._creation_threads = CallThreads(CREATION_THREADS, "creations")
+        # The server's calls of itself, and a thread that nothing else keeps busy.
+        self.self_check = SelfCheck()
+        self._self_check_threads = ThreadPoolExecutor(1, thread_name_prefix="self-check")
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Return the wrapped handler; None for a method that is not served, which grpcio answers itself."""
+        note_arrival()
+        name = handler_call_details.method
+        if name == SELF_CHECK_METHOD and not self.self_check.may_call(handler_call_details):
+            return None
+        if name == WATCH and len(self._watches) >= WATCHES:
+            return None
+        method = self._methods.get(name)
+        if method is None:
+            handler = continuation(handler_call_details)
+            if handler is None:
+                return None
+            method = self._methods[name] = self._wrap(name, handler)
+        if is_open(name) or self.admission.judge(name, handler_call_details.invocation_metadata):
+            return method.serving
+        return method.dropping if self.admission.refusals.is_full else method.refusing
+
+    def close(self) -> None:
+        """Stop enforcing the time limit for messages."""
+        self.admission.close()
+
+    def cancel_streams(self) -> None:
+        """End the open services' streams, now and from now on: those that watch the health never end by themselves."""
+        self._streams.cancel_all()
+        self._watches.cancel_all()
+
+    def _wrap(self, method: str, handler: Handler) -> _Method:
+        kind = _kind(handler)
+        behaviour: Behaviour = getattr(handler, kind)
+        assert handler.request_deserializer is not None
+        parse_one = parser(method, handler.request_deserializer)
+
+        authenticate = authenticator(method, self._credentials)
+        probe = is_open(method)
+        # Streams end by themselves with their clients, and clear up what they leave.
+        follows = not handler.request_streaming
+        watches = () if method == SELF_CHECK_METHOD else tuple(watches_for(method, self._watches_of))
+
+        def parse(request: Any) -> Any:
+            return map(parse_one, request) if handler.request_streaming else parse_one(request)
+
+        # Twice the same, since one that yields is another kind of function; and without a context manager for each
+        # layer, since these would take as long as the work.
+        def call(request: Any, context: grpc.ServicerContext) -> Any:
+            record = CallRecord(method, context, watches)
+            try:
+                if follows:
+                    follow(context)
+                authenticate(record, context)
+                return behaviour(parse(request), context)
+            except Exception as raised:
+                answer(raised, context, record)
+            finally:
+                record.end(context, probe)
+
+        def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            record = CallRecord(method, context, watches)
+            try:
+                authenticate(record, context)
+                if probe:
+                    self._streams.add(context)
+                yield from behaviour(parse(request), context)
+            except Exception as raised:
+                answer(raised, context, record)
+            finally:
+                record.end(context, probe)
+
+        # Returns when the watch has begun, which then goes on without a thread.
+        def watch(request: Any, context: grpc.ServicerContext, send: Any) -> None:
+            record = CallRecord(method, context, watches)
+            if not context.add_callback(lambda: record.end(context, probe)):
+                record.end(context, probe)
+                return
+            try:
+                authenticate(record, context)
+                self._watches.add(context)
+                behaviour(parse(request), context, send)
+            except Exception as raised:
+                answer(raised, context, record)
+
+        wrapped: Behaviour = stream if handler.response_streaming else call
+        if method == WATCH:
+            wrapped = watch
+            wrapped.experimental_non_blocking = True  # type: ignore[attr-defined]
+        wrapped.experimental_thread_pool = self._threads_of(method, handler)  # type: ignore[attr-defined]
+        make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
+        serving = make(wrapped, request_deserializer=None, response_serializer=handler.response_serializer)
+        return _Method(serving, *self.admission.refusing(call))
+
+    def _threads_of(self, method: str, handler: Handler) -> ThreadPoolExecutor:
+        """Return what grpcio takes for the threads of a method."""
+        if method == SELF_CHECK_METHOD:
+            return self._self_check_threads
+        return self.admission.threads_for(
+            method,
+            self._pool(method, handler),
+            is_open=is_open(method),
+            is_stream=handler.request_streaming,
+        )
+
+    def _pool(self, method: str, handler: Handler) -> Threads:
+        """Return the threads for a method's calls."""
+        if is_open(method):
+            return self._stream_threads if handler.request_streaming else self._probes
+        if method == CREATE_MODEL_VERSION:
+            return self._creation_threads
+        if handler.request_streaming or handler.response_streaming:
+            return self._transfer_threads
+        return self._write_threads if PERMISSIONS[method].scope == MODELS_WRITE else self.threads
+
+
+def _kind(handler: Handler) -> str:
+    """Return which of its four behaviours a handler has, such as `unary_unary`; the makers are named alike."""
+    request, response = ("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
+    return f"{request}_{response}"

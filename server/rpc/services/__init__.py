@@ -1,0 +1,1 @@
+"""The servicers: they call a rule inside a transaction and return its result."""

@@ -1,0 +1,129 @@
+"""ModelService: models, their versions, and promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import grpc
+
+from modelregistry.v1 import model_service_pb2_grpc
+from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
+from modelregistry.v1.model_service_pb2 import (
+    CreateModelRequest,
+    CreateModelVersionRequest,
+    DownloadModelFilesRequest,
+    DownloadModelFilesResponse,
+    GetBranchRequest,
+    GetModelRequest,
+    GetModelVersionRequest,
+    ListBranchesRequest,
+    ListBranchesResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+    ListModelVersionsRequest,
+    ListModelVersionsResponse,
+    PromoteVersionRequest,
+    UploadModelFilesRequest,
+    UploadModelFilesResponse,
+)
+from server.core.branches import branch_of
+from server.core.caller import Caller
+from server.rpc.transfers import Transfers, watched
+from server.rules.idempotency import is_repeatable
+from server.rules.model_files import download_model_files, upload_model_files, uploaded_id
+from server.rules.models import create_model, create_model_version, created_before, get_model_version
+from server.rules.promotion import promote
+from server.storage.blobs import FileStore
+from server.storage.contract import Repository
+from server.storage.paging import Paging
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """Serves modelregistry.v1.ModelService; requests are validated, `caller` tells whose they are."""
+
+    def __init__(self, repository: Repository, files: FileStore, caller: Callable[[], Caller]):
+        self._repository = repository
+        self._files = files
+        self._caller = caller
+        self._transfers = Transfers()
+
+    def CreateModel(self, request: CreateModelRequest, context: grpc.ServicerContext) -> Model:
+        """Create a model with no versions."""
+        caller = self._caller()
+        return self._repository.write(lambda tx: create_model(tx, caller, request), repeatable=is_repeatable(request))
+
+    def GetModel(self, request: GetModelRequest, context: grpc.ServicerContext) -> Model:
+        """Return a model."""
+        caller = self._caller()
+        return self._repository.read(lambda reader: reader.get_model(request.model_rid, caller)).model
+
+    def ListModels(self, request: ListModelsRequest, context: grpc.ServicerContext) -> ListModelsResponse:
+        """Return a page of the models that the caller may see."""
+        caller = self._caller()
+        folder = request.parent_folder_rid if request.HasField("parent_folder_rid") else None
+        paging = Paging(str, "ListModels", folder)
+        wanted = paging.page_request(request.page_size, request.page_token)
+        page = self._repository.read(lambda reader: reader.list_models(caller, folder, wanted))
+        return ListModelsResponse(models=page.items, next_page_token=paging.next_token(page))
+
+    def CreateModelVersion(self, request: CreateModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
+        """Add a version as the new head of a branch."""
+        caller = self._caller()
+        # Before its files are stored again.
+        made = self._repository.read(lambda reader: created_before(reader, caller, request))
+        if made is not None:
+            return made
+        upload_id = uploaded_id(self._repository, self._files, caller, request)
+        return self._repository.write(
+            lambda tx: create_model_version(tx, caller, request, upload_id), repeatable=is_repeatable(request)
+        )
+
+    def GetModelVersion(self, request: GetModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
+        """Return a version of a model."""
+        caller = self._caller()
+        return self._repository.read(lambda reader: get_model_version(reader, caller, request))
+
+    def GetBranch(self, request: GetBranchRequest, context: grpc.ServicerContext) -> Branch:
+        """Return a branch with its head."""
+        caller = self._caller()
+        return self._repository.read(lambda reader: reader.get_branch(request.model_rid, branch_of(request), caller))
+
+    def ListBranches(self, request: ListBranchesRequest, context: grpc.ServicerContext) -> ListBranchesResponse:
+        """Return a page of a model's branches."""
+        caller = self._caller()
+        paging = Paging(str, "ListBranches", request.model_rid)
+        wanted = paging.page_request(request.page_size, request.page_token)
+        page = self._repository.read(lambda reader: reader.list_branches(request.model_rid, caller, wanted))
+        return ListBranchesResponse(branches=page.items, next_page_token=paging.next_token(page))
+
+    def ListModelVersions(
+        self, request: ListModelVersionsRequest, context: grpc.ServicerContext
+    ) -> ListModelVersionsResponse:
+        """Return a page of a branch's versions."""
+        caller, branch = self._caller(), branch_of(request)
+        paging = Paging(int, "ListModelVersions", request.model_rid, branch)
+        wanted = paging.page_request(request.page_size, request.page_token)
+        page = self._repository.read(lambda reader: reader.list_versions(request.model_rid, branch, caller, wanted))
+        return ListModelVersionsResponse(model_versions=page.items, next_page_token=paging.next_token(page))
+
+    def PromoteVersion(self, request: PromoteVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
+        """Copy a version into the target model as the new head of a branch."""
+        return promote(self._repository, self._caller(), request)
+
+    def UploadModelFiles(
+        self, request_iterator: Iterator[UploadModelFilesRequest], context: grpc.ServicerContext
+    ) -> UploadModelFilesResponse:
+        """Take in model files for a version."""
+        caller = self._caller()
+        with watched(context) as client:
+            parts = client.sending(request_iterator)
+            return upload_model_files(self._repository, self._files, caller, parts, self._transfers.turn)
+
+    def DownloadModelFiles(
+        self, request: DownloadModelFilesRequest, context: grpc.ServicerContext
+    ) -> Iterator[DownloadModelFilesResponse]:
+        """Return the model files of a version."""
+        caller = self._caller()
+        with watched(context) as client:
+            parts = download_model_files(self._repository, self._files, caller, request, self._transfers.turn)
+            yield from client.taking(parts)

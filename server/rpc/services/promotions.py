@@ -1,0 +1,97 @@
+"""PromotionService: promotions checked before, recorded, reversed and traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc
+
+from modelregistry.v1 import promotion_service_pb2_grpc
+from modelregistry.v1.model_pb2 import ModelVersion
+from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
+from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
+from modelregistry.v1.promotion_service_pb2 import (
+    BatchPromoteVersionsRequest,
+    BatchPromoteVersionsResponse,
+    CheckPromotionResponse,
+    GetBranchPolicyRequest,
+    GetLineageRequest,
+    GetLineageResponse,
+    GetPromotionRequest,
+    ListPromotionsRequest,
+    ListPromotionsResponse,
+    RollbackBranchRequest,
+    SetBranchPolicyRequest,
+)
+from server.core.caller import Caller
+from server.rules.branch_policies import get_branch_policy, set_branch_policy
+from server.rules.idempotency import is_repeatable
+from server.rules.promotion import batch_promote_versions, rollback_branch
+from server.rules.promotion_check import check_promotion
+from server.rules.promotion_records import filter_of, get_promotion, list_promotions
+from server.storage.contract import Repository
+from server.storage.paging import Paging
+
+
+class PromotionService(promotion_service_pb2_grpc.PromotionServiceServicer):
+    """Serves modelregistry.v1.PromotionService; requests are validated, `caller` tells whose they are."""
+
+    def __init__(self, repository: Repository, caller: Callable[[], Caller]):
+        self._repository = repository
+        self._caller = caller
+
+    def CheckPromotion(self, request: PromoteVersionRequest, context: grpc.ServicerContext) -> CheckPromotionResponse:
+        """Say what PromoteVersion would do."""
+        caller = self._caller()
+        return self._repository.read(lambda reader: check_promotion(reader, caller, request))
+
+    def BatchPromoteVersions(
+        self, request: BatchPromoteVersionsRequest, context: grpc.ServicerContext
+    ) -> BatchPromoteVersionsResponse:
+        """Promote many versions, or none."""
+        caller = self._caller()
+        return self._repository.write(
+            lambda tx: batch_promote_versions(tx, caller, request), repeatable=is_repeatable(request)
+        )
+
+    def RollbackBranch(self, request: RollbackBranchRequest, context: grpc.ServicerContext) -> ModelVersion:
+        """Make an earlier version of a branch its head again."""
+        caller = self._caller()
+        return self._repository.write(
+            lambda tx: rollback_branch(tx, caller, request), repeatable=is_repeatable(request)
+        )
+
+    def GetPromotion(self, request: GetPromotionRequest, context: grpc.ServicerContext) -> Promotion:
+        """Return the record of a promotion."""
+        caller = self._caller()
+        return self._repository.read(lambda reader: get_promotion(reader, caller, request))
+
+    def ListPromotions(self, request: ListPromotionsRequest, context: grpc.ServicerContext) -> ListPromotionsResponse:
+        """Return a page of promotions."""
+        caller, filters = self._caller(), filter_of(request)
+        paging = Paging(str, "ListPromotions", *filters)
+        wanted = paging.page_request(request.page_size, request.page_token)
+        page = self._repository.read(lambda reader: list_promotions(reader, caller, filters, wanted))
+        return ListPromotionsResponse(promotions=page.items, next_page_token=paging.next_token(page))
+
+    def GetLineage(self, request: GetLineageRequest, context: grpc.ServicerContext) -> GetLineageResponse:
+        """Return a page of a version's lineage."""
+        caller = self._caller()
+        paging = Paging(str, "GetLineage", request.model_version_rid)
+        wanted = paging.page_request(request.page_size, request.page_token)
+        lineage = self._repository.read(lambda reader: reader.get_lineage(request.model_version_rid, caller, wanted))
+        return GetLineageResponse(
+            nodes=lineage.page.items,
+            traced_node_id=lineage.traced_node_id,
+            next_page_token=paging.next_token(lineage.page),
+        )
+
+    def SetBranchPolicy(self, request: SetBranchPolicyRequest, context: grpc.ServicerContext) -> BranchPolicy:
+        """Set what holds for promotions into a branch."""
+        caller = self._caller()
+        return self._repository.write(lambda tx: set_branch_policy(tx, caller, request))
+
+    def GetBranchPolicy(self, request: GetBranchPolicyRequest, context: grpc.ServicerContext) -> BranchPolicy:
+        """Return what holds for promotions into a branch."""
+        caller = self._caller()
+        return self._repository.read(lambda reader: get_branch_policy(reader, caller, request))

@@ -1,0 +1,189 @@
+"""One log line a call: which RPC, how it ended, how long it took, and who called; and whoever else watches calls."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import TypeAlias
+
+import grpc
+
+from server.core.caller import Caller
+from server.core.cancellation import Call, CallOver, begin
+from server.core.errors import RegistryError
+from server.core.logs import get_logger
+from server.rpc.status import grpc_code, message_of
+
+# Deadlines
+
+
+# A deadline travels as the time that is left, rounded up; so here it is later by that, and by the way.
+DEADLINE_SLACK_SECONDS = 0.1
+DEADLINE_SLACK = 0.02
+
+
+def follow(context: grpc.ServicerContext) -> None:
+    """Let this thread work for a call, as long as somebody waits for the answer. Raises CallOver if nobody does."""
+    seconds = context.time_remaining()
+    # Nothing may have told gRPC yet that the time is up, while the call waited for this thread.
+    call = Call(seconds) if seconds is not None else Call()
+    # When the call ends, however it does, and from gRPC's own thread. Each call runs in a context of its own, so what
+    # is set here ends with it, too.
+    if call.is_over or not context.add_callback(call.end):
+        raise CallOver
+    begin(call)
+
+
+def how_it_ended(context: grpc.ServicerContext, seconds: float) -> str:
+    """Return the name of the code that the client was told of a call that was given up after so many seconds."""
+    left = context.time_remaining()
+    # A client whose time is up cancels the call, and that often is here before the time is up for us.
+    is_up = left is not None and left <= DEADLINE_SLACK_SECONDS + DEADLINE_SLACK * seconds
+    return "DEADLINE_EXCEEDED" if is_up else "CANCELLED"
+
+
+# Records of calls
+
+
+log = get_logger("modelregistry.calls")
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+# Of W3C's Trace Context. Later versions may have more at the end, the first one has not; and ids are not zero.
+_TRACE_PARENT = re.compile(
+    r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace_id>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-.*)?"
+)
+
+
+# When the headers of a call came, in its own context.
+_arrival: ContextVar[float | None] = ContextVar("arrival", default=None)
+
+
+def note_arrival() -> None:
+    """Note that the headers of a call are here: what it waits for from now on is part of the time that it takes."""
+    _arrival.set(time.perf_counter())
+
+
+class CallRecord:
+    """What is known of a call, filled in on its way through the layers."""
+
+    __slots__ = (
+        "_ends",
+        "caller",
+        "cancelled",
+        "code",
+        "error",
+        "method",
+        "request_id",
+        "seconds",
+        "start",
+        "trace_id",
+    )
+
+    def __init__(self, method: str, context: grpc.ServicerContext, watches: Sequence[Watch] = ()):
+        self.method = method
+        self.start = _arrival.get() or time.perf_counter()
+        self.caller: Caller | None = None
+        self.error: RegistryError | None = None
+        # By the client, its deadline, or a bound of ours: nobody was told what came of it.
+        self.cancelled = False
+        # The caller's `x-request-id`, so that its logs and ours can be joined; one of our own if it sent none.
+        self.request_id = ""
+        # Of the trace that the call is part of, if the caller says so or somebody who watches does.
+        self.trace_id: str | None = None
+        for key, value in context.invocation_metadata():
+            if key == "x-request-id" and not self.request_id and _REQUEST_ID.fullmatch(str(value)):
+                self.request_id = str(value)
+            elif key == "traceparent":
+                self.trace_id = _trace_id(str(value))
+        self.request_id = self.request_id or _new_request_id()
+        self._ends = [*self._begin(watches, context)] if watches else ()
+
+    def _begin(self, watches: Sequence[Watch], context: grpc.ServicerContext) -> Iterator[Callable[[CallRecord], None]]:
+        """Let watches see the call begin, and return what sees it end."""
+        for watch in watches:
+            try:
+                yield watch(self, context)
+            except Exception:
+                _warn()
+
+    def end(self, context: grpc.ServicerContext, is_probe: bool) -> None:
+        """Log the call, which has ended; a probe that went well is not worth a line. Raises nothing.
+
+        The answer is made already, and is not sent yet: what raised here would take its place.
+        """
+        try:
+            self._end(context, is_probe)
+        except Exception:
+            _warn()
+        # It holds the frames that it was raised through, these hold the record, and both would wait for the garbage
+        # collector, with all that gRPC keeps for a call.
+        error, self.error = self.error, None
+        if error is not None:
+            error.__traceback__ = error.__context__ = error.__cause__ = None
+
+    def _end(self, context: grpc.ServicerContext, is_probe: bool) -> None:
+        self.seconds = time.perf_counter() - self.start
+        self.cancelled = self.cancelled or (self.error is None and not context.is_active())
+        if self.cancelled:
+            self.code = how_it_ended(context, self.seconds)
+        else:
+            self.code = grpc_code(self.error) if self.error is not None else "OK"
+        for end in self._ends:
+            try:
+                end(self)
+            except Exception:
+                _warn()
+        if self.error is not None or not is_probe:
+            self._log()
+
+    def _log(self) -> None:
+        fields: dict[str, object] = {
+            "method": self.method,
+            "code": self.code,
+            "milliseconds": round(self.seconds * 1000, 1),
+            "user": self.caller.user if self.caller else None,
+            "request_id": self.request_id,
+            "trace_id": self.trace_id,
+        }
+        if self.error:
+            fields |= {"error_instance_id": self.error.instance_id, "error": message_of(self.error)}
+        log.log_fields("call", fields)
+
+
+# Sees a call begin, and returns what sees it end. One for each method, made before its first call.
+Watch: TypeAlias = Callable[[CallRecord, grpc.ServicerContext], Callable[[CallRecord], None]]
+# Returns the watch of a method, which is given as `/package.Service/Method`; None if its calls are not worth watching.
+WatchOf: TypeAlias = Callable[[str], Watch | None]
+
+
+def watches_for(method: str, watches_of: Iterable[WatchOf]) -> Iterator[Watch]:
+    """Return what watches the calls of a method."""
+    for watch_of in watches_of:
+        try:
+            watch = watch_of(method)
+        except Exception:
+            _warn()
+        else:
+            if watch is not None:
+                yield watch
+
+
+def _warn() -> None:
+    log.warning("what watches calls failed, and the call goes on", exc_info=True)
+
+
+def _trace_id(trace_parent: str) -> str | None:
+    """Return the trace that a caller names; None for what is no `traceparent`."""
+    match = _TRACE_PARENT.fullmatch(trace_parent)
+    if match is None or (match["version"] == "00" and match["more"] is not None):
+        return None
+    return match["trace_id"]
+
+
+def _new_request_id() -> str:
+    """Return a UUID. It is no secret, and asking the system for one takes longer."""
+    digits = f"{random.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"

@@ -1,0 +1,49 @@
+"""Removes what is in the file store and no version needs: uploads that expired, files that nothing names, leftovers.
+
+Servers go on meanwhile. Each object is recorded before it is written, so an object that was listed first and is not
+known to the database afterwards is nobody's; and files are only forgotten where the database says that none can be
+about to name them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from server.storage.blobs import FileStore
+from server.storage.contract import Repository
+
+# How many names a question has.
+BATCH = 1000
+
+
+@dataclass
+class Collected:
+    """What was removed: how many uploads, how many files with how many bytes, and how many other objects."""
+
+    uploads: int = 0
+    files: int = 0
+    file_bytes: int = 0
+    objects: int = 0
+
+
+def collect(repository: Repository, store: FileStore) -> Collected:
+    """Remove the garbage, and return what it was. Raises StorageUnavailable; again does no harm."""
+    collected = Collected()
+    listed = dict.fromkeys(store.names())
+    collected.uploads = repository.write(lambda tx: tx.remove_expired_uploads())
+    for digest in repository.read(lambda reader: reader.unnamed_files()):
+        file = repository.write(lambda tx, digest=digest: tx.remove_unnamed_file(digest))  # type: ignore[misc]
+        if file is not None:
+            store.remove(file.object_name)
+            listed.pop(file.object_name, None)
+            collected.files += 1
+            collected.file_bytes += file.size
+    names = iter(listed)
+    while batch := list(itertools.islice(names, BATCH)):
+        known = repository.read(lambda reader, batch=batch: reader.known_objects(batch))  # type: ignore[misc]
+        for name in batch:
+            if name not in known:
+                store.remove(name)
+                collected.objects += 1
+    return collected

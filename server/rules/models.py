@@ -1,0 +1,131 @@
+"""Creating models and versions."""
+
+from __future__ import annotations
+
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, Grant
+from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
+from modelregistry.v1.model_service_pb2 import (
+    CreateModelRequest,
+    CreateModelVersionRequest,
+    GetModelVersionRequest,
+)
+from server.core import rids
+from server.core.branches import branch_of
+from server.core.caller import Caller
+from server.core.errors import (
+    CreateModelPermissionDenied,
+    CreateModelVersionPermissionDenied,
+    ModelVersionNotFound,
+    UnsupportedModelSource,
+    UploadNotFound,
+)
+from server.core.permissions import TO_CREATE_MODELS, TO_CREATE_VERSIONS
+from server.rules.idempotency import claim, earlier_results, is_repeatable, made_before
+from server.storage.contract import Reader, StoredVersion, Transaction, UploadKey, VisibleModel
+
+
+def create_model(tx: Transaction, caller: Caller, request: CreateModelRequest) -> Model:
+    """Store a model with no versions, and make the caller its owner.
+
+    The same request, by its id, is carried out once: it returns the same model again, or ModelNotFound where the caller
+    may see it no more. Raises RequestIdAlreadyUsed, CreateModelPermissionDenied and ResourceNameAlreadyExists.
+    """
+    made = claim(tx, caller, request, [rid := rids.new_model_rid()])
+    if made is not None:
+        return tx.get_model(made[0], caller).model
+    if tx.get_role(request.parent_folder_rid, caller) < TO_CREATE_MODELS:
+        raise CreateModelPermissionDenied
+    model = Model(
+        rid=rid,
+        name=request.name,
+        parent_folder_rid=request.parent_folder_rid,
+        created_by=caller.user,
+    )
+    return add_owned_model(tx, model)
+
+
+def add_owned_model(tx: Transaction, model: Model) -> Model:
+    """Store a model and make its creator the owner. Raises ResourceNameAlreadyExists."""
+    stored = tx.add_model(model)
+    tx.set_grant(Grant(resource_rid=stored.rid, principal=stored.created_by, role=ROLE_OWNER), stored.created_by)
+    return stored
+
+
+def create_model_version(
+    tx: Transaction, caller: Caller, request: CreateModelVersionRequest, upload_id: str | None = None
+) -> ModelVersion:
+    """Store a version as the new head of a branch, with the files of an upload; it is its own root.
+
+    The same request, by its id, is carried out once: it returns the same version again. Raises ModelNotFound,
+    RequestIdAlreadyUsed, CreateModelVersionPermissionDenied, UploadNotFound and RequestTooLarge.
+    """
+    target = tx.get_model(request.model_rid, caller)
+    made = claim(tx, caller, request, [rid := rids.new_model_version_rid()])
+    if made is not None:
+        return made_before(tx, caller, request.model_rid, made[0])
+    _require_editor(target)
+    version = ModelVersion(
+        rid=rid,
+        model_api=request.model_api,
+        conda_requirements=request.conda_requirements,
+        backing_repositories=request.backing_repositories,
+        source=request.source if request.HasField("source") else ModelVersionSource(sdk=SdkSource()),
+        linked_experiment=request.linked_experiment if request.HasField("linked_experiment") else None,
+        model_rid=request.model_rid,
+        branch=branch_of(request),
+        created_by=caller.user,
+        root_model_version_rid=rid,
+    )
+    created = tx.append_version(
+        version, tx.put_content(version, _file_digest(tx, caller, request.model_rid, upload_id))
+    )
+    # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
+    require_editor(tx, caller, request.model_rid)
+    return created
+
+
+def created_before(reader: Reader, caller: Caller, request: CreateModelVersionRequest) -> ModelVersion | None:
+    """Return the version that the same request, by its id, created before; None if there is none.
+
+    Raises ModelNotFound and RequestIdAlreadyUsed.
+    """
+    if not is_repeatable(request):
+        return None
+    reader.get_model(request.model_rid, caller)
+    made = earlier_results(reader, caller, request)
+    return None if made is None else made_before(reader, caller, request.model_rid, made[0])
+
+
+def require_editor(tx: Transaction, caller: Caller, model_rid: str) -> None:
+    """Return if the caller may create versions. Raises ModelNotFound and CreateModelVersionPermissionDenied."""
+    _require_editor(tx.get_model(model_rid, caller))
+
+
+def _require_editor(target: VisibleModel) -> None:
+    if target.role < TO_CREATE_VERSIONS:
+        raise CreateModelVersionPermissionDenied(model_rid=target.model.rid)
+
+
+def _file_digest(tx: Transaction, caller: Caller, model_rid: str, upload_id: str | None) -> bytes | None:
+    if upload_id is None:
+        return None
+    digest = tx.find_upload(UploadKey.of(upload_id, caller, model_rid))
+    if digest is None:
+        # Not all of it: the id may be good for something else, and errors are in the log.
+        raise UploadNotFound(model_rid=model_rid, upload_id=f"{upload_id[:8]}…")
+    return digest
+
+
+def get_model_version(reader: Reader, caller: Caller, request: GetModelVersionRequest) -> ModelVersion:
+    """Return a version of that very model. Raises ModelVersionNotFound and UnsupportedModelSource."""
+    return find_model_version(reader, caller, request.model_rid, request.model_version_rid).version
+
+
+def find_model_version(reader: Reader, caller: Caller, model_rid: str, model_version_rid: str) -> StoredVersion:
+    """Return a version of that very model as it is stored. Raises ModelVersionNotFound and UnsupportedModelSource."""
+    found = reader.find_version(model_version_rid, caller)
+    if found is None or found.version.model_rid != model_rid:
+        raise ModelVersionNotFound(model_rid=model_rid, model_version_rid=model_version_rid)
+    if found.legacy_source is not None:
+        raise UnsupportedModelSource
+    return found

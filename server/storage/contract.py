@@ -1,0 +1,427 @@
+"""The contract of storage. The docstrings are binding: the conformance suite holds every backend to each sentence.
+
+Reads look through a caller's eyes: what the caller may not see is answered like what does not exist, and is filtered
+before paging. Any call can raise StorageUnavailable, and Overloaded where certainly nothing was done. What is done for
+a call ends with it, by CallOver of `server.core.cancellation`; a change has then been committed as a whole or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from datetime import timedelta
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from modelregistry.v1.access_service_pb2 import Grant, Role
+from modelregistry.v1.compatibility_pb2 import CompatibilityMode
+from modelregistry.v1.model_api_pb2 import ModelApi
+from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
+from modelregistry.v1.promotion_pb2 import BranchPolicy, LineageNode, Promotion
+from server.core.caller import Caller
+from server.storage.paging import Page, PageRequest
+from server.storage.paging import Position as Position
+
+# Takes the text of a statement that begins, and returns what takes the error that it ends with, if any; or None if
+# nobody wants to know.
+StatementWatch: TypeAlias = Callable[[str], Callable[[BaseException | None], None] | None]
+
+
+class StoredVersion(NamedTuple):
+    """A version as it is stored.
+
+    `content_digest` is the SHA-256 under which its immutable content is shared. `legacy_source` is the source as JSON
+    text where ModelVersionSource cannot express it; the version's `source` is unset then.
+    """
+
+    version: ModelVersion
+    content_digest: bytes
+    legacy_source: str | None
+
+
+# Promotions
+
+
+class Head(NamedTuple):
+    """The newest version of a branch: its RID, its content, and when it was created, in ms since the epoch."""
+
+    rid: str
+    content_digest: bytes
+    created_ms: int
+
+
+class BranchEnd(NamedTuple):
+    """Where a branch goes on: the number that its next version gets, its head if it has one, and its policy."""
+
+    next_number: int
+    head: Head | None
+    compatibility: CompatibilityMode.ValueType
+
+
+class Comparison(NamedTuple):
+    """What a verdict is about: the contents of a head and of a candidate, by digest, and the version of the rules."""
+
+    head_digest: bytes
+    candidate_digest: bytes
+    rules: int
+
+
+class Verdict(NamedTuple):
+    """A verdict that is stored: its key, and how many errors it has."""
+
+    key: int
+    error_count: int
+
+
+class RequestKey(NamedTuple):
+    """What a request with an id is found by: the principal who made it, the RPC, and the id."""
+
+    caller: str
+    rpc: str
+    request_id: str
+
+
+class EarlierRequest(NamedTuple):
+    """A request that was carried out: the SHA-256 of what it asked for, and the RIDs of what it made."""
+
+    digest: bytes
+    results: tuple[str, ...]
+
+
+class PromotionFilter(NamedTuple):
+    """Which promotions are wanted; None lets all through. Times are in ms since the epoch."""
+
+    model_rid: str | None = None
+    branch: str | None = None
+    source_rid: str | None = None
+    version_rid: str | None = None
+    created_by: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+class Lineage(NamedTuple):
+    """A page of a lineage, and the node_id of the version that was asked for."""
+
+    page: Page[LineageNode]
+    traced_node_id: str
+
+
+class Plain(NamedTuple):
+    """A promotion as it is stored if nothing speaks against it.
+
+    `version` is the copy but for its number and time, `content_digest` its content, `record` says what it was made of.
+    The caller needs `role` on its model, and has to see that of the source. `expected_head_rid` is what the branch's
+    head has to be, if that matters. `rules` is the version of those by which contents are compared, `claim` what is
+    remembered of a request with an id.
+    """
+
+    version: ModelVersion
+    content_digest: bytes
+    record: Promotion
+    role: Role.ValueType
+    expected_head_rid: str | None
+    rules: int
+    claim: tuple[RequestKey, EarlierRequest] | None
+
+
+class PromotionReader(Protocol):
+    """Questions about promotions."""
+
+    def get_branch_end(self, model_rid: str, branch: str) -> BranchEnd:
+        """Return where a branch goes on, whether it exists or not. The model must be stored."""
+
+    def find_numbered_version(
+        self, model_rid: str, branch: str, version_number: int, caller: Caller
+    ) -> StoredVersion | None:
+        """Return a version of a branch by its number; None if there is none, or if the caller may not see the model."""
+
+    def find_verdict(self, comparison: Comparison) -> Verdict | None:
+        """Return the verdict on two contents; None if none is stored."""
+
+    def get_findings(self, verdict: Verdict) -> Promotion:
+        """Return what a stored verdict found: a message with findings and their counts, and nothing else."""
+
+    def get_model_api(self, content_digest: bytes) -> ModelApi:
+        """Return the Model API of a content, which must be stored."""
+
+    def find_request(self, key: RequestKey) -> EarlierRequest | None:
+        """Return the request that was carried out under a key; None if there was none."""
+
+    def find_promotion(self, promotion_rid: str, caller: Caller) -> Promotion | None:
+        """Return a promotion; None if it is absent or the caller may not see its target model.
+
+        The source is unset if it is not stored, or if the caller may not see its model.
+        """
+
+    def get_promotion_rid(self, model_version_rid: str) -> str:
+        """Return the RID of the promotion that made a version, which must be stored and promoted."""
+
+    def list_promotions(self, caller: Caller, wanted: PromotionFilter, page: PageRequest) -> Page[Promotion]:
+        """Return the promotions that the caller may see, newest first; sources as in find_promotion.
+
+        By a source that the caller may not see none is found. The position is opaque. Promotions that others add
+        meanwhile neither shift nor repeat an item of a later page. A page ends early, but never empty, where its
+        promotions would not fit into one message. Raises InvalidPageToken for a position that no page ended at.
+        """
+
+    def get_lineage(self, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
+        """Return a version, its predecessors and all its descendants, in the order in which they were stored.
+
+        Of what the caller may not see, only node_id and previous_node_id are set. The position is opaque, and holds how
+        far the first page saw: what is stored later is on no page, or else behind all that it was promoted from. A page
+        ends early, but never empty, where its nodes would not fit into one message. Raises
+        ModelVersionNotFound if the version is absent or the caller may not see its model, and InvalidPageToken for a
+        position that no page ended at.
+        """
+
+    def get_policy(self, model_rid: str, branch: str) -> BranchPolicy:
+        """Return the newest policy of a branch; COMPATIBILITY_MODE_WARN and nothing else if it has none."""
+
+
+class PromotionTransaction(Protocol):
+    """Changes that promotions make."""
+
+    def hold_branch(self, model_rid: str, branch: str) -> None:
+        """Make other transactions wait that extend this branch; whoever holds a branch must extend it.
+
+        The branch is created if it is new. The model must be stored.
+        """
+
+    def extend_branch(self, model_rid: str, branch: str) -> BranchEnd:
+        """Take the next number of a branch for a version that is then appended, and return where the branch goes on.
+
+        The branch is created if it is new. Transactions that extend one branch wait for each other here. The model must
+        be stored.
+        """
+
+    def add_verdict(self, comparison: Comparison, findings: Promotion) -> Verdict:
+        """Store what a comparison found: the findings and their counts, which are all of the message that is set."""
+
+    def claim_request(self, key: RequestKey, request: EarlierRequest) -> EarlierRequest | None:
+        """Record a request with what it is about to make; or return the one that was carried out under the key.
+
+        Transactions that claim one key wait for each other here. What was returned lasts once the transaction has
+        committed, even if the COMMIT that carried it out was interrupted.
+        """
+
+    def add_promotion(self, promotion: Promotion, verdict: Verdict | None) -> None:
+        """Record a promotion; its version, which says who made it and when, must be stored, and its source need not."""
+
+    def add_policy(
+        self, model_rid: str, branch: str, mode: CompatibilityMode.ValueType, changed_by: str
+    ) -> BranchPolicy:
+        """Record a policy of a branch, by whom and when, and return it. Earlier ones stay. The model must be stored."""
+
+
+# The rest
+
+
+T = TypeVar("T")
+
+
+class VisibleModel(NamedTuple):
+    """A model that the caller may see, and the caller's highest role on it or on its folder."""
+
+    model: Model
+    role: Role.ValueType
+
+
+class StoredFile(NamedTuple):
+    """Complete model files: the SHA-256 of their bytes, how many these are, and the object that holds them."""
+
+    digest: bytes
+    size: int
+    object_name: str
+
+
+class UploadKey(NamedTuple):
+    """What an upload is found by: the SHA-256 of its id, the principal who made it, and the model that it is for."""
+
+    id_digest: bytes
+    caller: str
+    model_rid: str
+
+    @classmethod
+    def of(cls, upload_id: str, caller: Caller, model_rid: str) -> UploadKey:
+        """Return the key of the upload that a caller names, whether there is one or not."""
+        return cls(hashlib.sha256(upload_id.encode()).digest(), caller.user, model_rid)
+
+
+class Reader(PromotionReader, Protocol):
+    """Questions that change nothing."""
+
+    def get_model(self, model_rid: str, caller: Caller) -> VisibleModel:
+        """Return the model. Raises ModelNotFound if it is absent or the caller has no role on it or its folder."""
+
+    def list_models(self, caller: Caller, parent_folder_rid: str | None, page: PageRequest) -> Page[Model]:
+        """Return the models that the caller may see, by RID, of one folder if one is given."""
+
+    def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
+        """Return the version, of whichever model; None if it is absent or the caller may not see its model.
+
+        Others may be given the same message: whoever changes it makes a copy.
+        """
+
+    def get_branch(self, model_rid: str, branch: str, caller: Caller) -> Branch:
+        """Return the branch with its head; a head with a legacy source has `source` unset.
+
+        Raises ModelNotFound as get_model does, BranchNotFound if the model has no such branch.
+        """
+
+    def list_branches(self, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
+        """Return the branches by name, in the order of code points. Raises ModelNotFound as get_model does.
+
+        A page ends early, but never empty, where its versions would not fit into one message.
+        """
+
+    def list_versions(self, model_rid: str, branch: str, caller: Caller, page: PageRequest) -> Page[ModelVersion]:
+        """Return the versions of one branch, newest first; none if the model has no such branch.
+
+        Raises ModelNotFound as get_model does. Versions that others add meanwhile neither shift nor repeat an item of
+        a later page. A page ends early, but never empty, where its versions would not fit into one message.
+        """
+
+    def require_fitting(self, version: ModelVersion) -> None:
+        """Raise RequestTooLarge if `put_content` would refuse the content of this version."""
+
+    def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
+        """Return the caller's highest role among the grants on this very RID; ROLE_UNSPECIFIED if there is none.
+
+        An administrator owns everything.
+        """
+
+    def list_grants(self, resource_rid: str, page: PageRequest) -> Page[Grant]:
+        """Return the grants on this very RID, by principal, in the order of code points."""
+
+    def find_file(self, content_digest: bytes) -> StoredFile | None:
+        """Return the model files of a content; None if it has none."""
+
+    def some_files(self, count: int) -> list[StoredFile]:
+        """Return as many files, whichever; fewer if there are no more."""
+
+    def unnamed_files(self) -> list[bytes]:
+        """Return the digests of the files that neither a content nor an upload names."""
+
+    def known_objects(self, object_names: Collection[str]) -> set[str]:
+        """Return those of the objects, a thousand at most, that hold files, or whose upload is not complete."""
+
+    def registry_id(self) -> str:
+        """Return what tells this registry from others, the same for as long as its storage lives."""
+
+
+class Transaction(Reader, PromotionTransaction, Protocol):
+    """Changes, all of which happen or none. What a transaction reads includes what it wrote."""
+
+    def add_model(self, model: Model) -> Model:
+        """Store a model and return it, with `created_time` now if it had none.
+
+        Raises ResourceNameAlreadyExists if its folder holds a model of that name.
+        """
+
+    def put_content(self, version: ModelVersion, file_digest: bytes | None = None) -> bytes:
+        """Store the content of a version and return its digest; equal content is stored once.
+
+        Content is the Model API, conda requirements, backing repositories and linked experiment, without unknown
+        fields, and the model files, which must be stored. Raises RequestTooLarge if a version with this content might
+        not fit into one message.
+        """
+
+    def append_version(
+        self,
+        version: ModelVersion,
+        content_digest: bytes,
+        legacy_source: str | None = None,
+        branch: BranchEnd | None = None,
+    ) -> ModelVersion:
+        """Store a version as the new head of its branch and return it, complete.
+
+        `branch` is what `extend_branch` gave, which is asked here if nobody did. `version_number` becomes the previous
+        head's plus one, `created_time` now, but never before the previous head's; a `created_time` that is already set
+        is kept. Nothing of the content is stored again, whatever its size.
+        """
+
+    def set_grant(self, grant: Grant, changed_by: str) -> None:
+        """Give a principal a role on a resource in place of any other, and record who did so and when."""
+
+    def remove_grant(self, resource_rid: str, principal: str, changed_by: str) -> None:
+        """Take a principal's role on a resource away, and record who did so and when; nothing if there is none."""
+
+    def begin_upload(self, upload: UploadKey, object_name: str, lifetime: timedelta) -> Timestamp:
+        """Record that an object is about to be written, and return until when its upload can be found.
+
+        The model must be stored.
+        """
+
+    def finish_upload(self, upload: UploadKey, file: StoredFile) -> str:
+        """Record that the object of an upload is complete, and return the object that holds such files.
+
+        That is another one if files with this digest are stored already, and nothing else tells. Raises
+        StorageUnavailable if the upload was forgotten meanwhile.
+        """
+
+    def replace_object(self, file: StoredFile, lost_object: str) -> None:
+        """Let files be held by another object; nothing if they are not held by the lost one any more."""
+
+    def give_up_upload(self, upload: UploadKey) -> None:
+        """Forget an upload, if there is one."""
+
+    def find_upload(self, upload: UploadKey) -> bytes | None:
+        """Return the digest of the files of a complete upload; None if there is none, or if its lifetime is over.
+
+        The files stay as long as this transaction lasts.
+        """
+
+    def remove_expired_uploads(self) -> int:
+        """Forget the uploads whose lifetime is over, complete or not, and return how many these were."""
+
+    def remove_unnamed_file(self, digest: bytes) -> StoredFile | None:
+        """Forget files that neither a content nor an upload names, and return them; None if one does meanwhile.
+
+        Whoever is about to name them waits, or is waited for.
+        """
+
+
+class ConnectionUse(NamedTuple):
+    """How many connections to the storage serve a call, how many are kept for the next, and how many may be open."""
+
+    in_use: int
+    idle: int
+    limit: int
+
+
+class Repository(Protocol):
+    """Runs closures over the storage."""
+
+    def read(self, query: Callable[[Reader], T]) -> T:
+        """Run a query; each of its questions sees the newest committed state."""
+
+    def write(self, change: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
+        """Run a change in one transaction: commit when it returns, roll back when it raises.
+
+        The change is run again after a conflict or a lost connection, so it has no effects of its own. A COMMIT whose
+        outcome is unknown raises StorageUnavailable, unless the change is repeatable, that is, notices itself that it
+        was carried out before: then it is run again too.
+        """
+
+    def promote_at_once(self, promotion: Plain, caller: Caller) -> ModelVersion | None:
+        """Store a promotion, with its record, if nothing speaks against it; or do nothing, and return None.
+
+        It is one transaction, and takes as few round trips as can be. What speaks against it: the model or the source
+        is absent or invisible, or the role too low; the branch is new, or has another head than expected; its head has
+        other content that nobody compared yet, or whose errors its policy does not allow; the request was carried out
+        before. Raises StorageUnavailable as a change does that is repeatable if the promotion has a claim.
+        """
+
+    def version_at_hand(self, model_version_rid: str) -> StoredVersion | None:
+        """Return a version that was read lately, whoever may see it, without asking the storage."""
+
+    def ping(self) -> None:
+        """Return if the storage answers. Raises StorageUnavailable."""
+
+    def connections(self) -> ConnectionUse:
+        """Return how the connections are used at the moment. Raises nothing, and does not wait."""
+
+    def close(self) -> None:
+        """Give up every connection."""

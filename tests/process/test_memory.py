@@ -1,0 +1,37 @@
+"""Memory that was in use for a while goes back to the system."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+MIB = 2**20
+
+PROGRAM = """
+import time
+from server.process import resources as memory
+
+memory.INTERVAL_SECONDS = 0.05
+memory.give_back_what_is_free()
+time.sleep(0.5)
+before = memory._resident_bytes()
+parts = [bytes(3000) for _ in range(60_000)]
+time.sleep(0.5)  # It is looked for what is free while this is in use, too.
+most = memory._resident_bytes()
+kept = parts[::100]  # So that the free memory lies between what is in use.
+del parts
+deadline = time.monotonic() + 30
+while memory._resident_bytes() > before + memory.GROWTH_BYTES and time.monotonic() < deadline:
+    time.sleep(0.05)
+print(before, most, memory._resident_bytes())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc is asked")
+def test_what_was_in_use_while_the_process_looked_goes_back_later() -> None:
+    run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    before, most, afterwards = map(int, run.stdout.split())
+    assert most > before + 128 * MIB
+    assert afterwards <= before + 32 * MIB

@@ -1,0 +1,137 @@
+"""Collecting garbage: what no version needs goes, and what one needs or is about to need stays."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from modelregistry.v1.model_pb2 import ModelVersion
+from modelregistry.v1.model_service_pb2 import (
+    CreateModelVersionRequest,
+    DownloadModelFilesRequest,
+    UploadModelFilesRequest,
+)
+from server.core.errors import StorageUnavailable, UploadNotFound
+from server.rules import model_files
+from server.rules.garbage import Collected, collect
+from server.rules.model_files import download_model_files, upload_model_files
+from server.rules.models import create_model_version
+from server.storage.blobs import FileStore, open_file_store
+from server.storage.sql.repository import SqlRepository
+from tests.builders import ADMIN, add_model, model_api
+from tests.storage.conftest import Clock, clock, timed
+
+__all__ = ["clock", "timed"]  # fixtures
+
+DATA = b"bytes of a model" * 1000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return open_file_store(None, tmp_path, "registry")
+
+
+def upload(repository: SqlRepository, store: FileStore, model_rid: str, data: bytes = DATA) -> str:
+    part = UploadModelFilesRequest(model_rid=model_rid, chunk=data, sha256=hashlib.sha256(data).hexdigest())
+    return upload_model_files(repository, store, ADMIN, iter([part])).upload_id
+
+
+def create(repository: SqlRepository, model_rid: str, upload_id: str, branch: str = "master") -> ModelVersion:
+    request = CreateModelVersionRequest(model_rid=model_rid, model_api=model_api(), branch=branch)
+    return repository.write(lambda tx: create_model_version(tx, ADMIN, request, upload_id))
+
+
+def download(repository: SqlRepository, store: FileStore, version: ModelVersion) -> bytes:
+    request = DownloadModelFilesRequest(model_rid=version.model_rid, model_version_rid=version.rid)
+    return b"".join(part.chunk for part in download_model_files(repository, store, ADMIN, request))
+
+
+def test_what_versions_name_stays_for_good(timed: SqlRepository, store: FileStore, clock: Clock) -> None:
+    model_rid = add_model(timed).rid
+    version = create(timed, model_rid, upload(timed, store, model_rid))
+    clock.now_ms += 2 * 86_400_000
+
+    assert collect(timed, store) == Collected(uploads=1)
+    assert collect(timed, store) == Collected()
+
+    assert download(timed, store, version) == DATA
+
+
+def test_what_no_version_named_in_time_goes(timed: SqlRepository, store: FileStore, clock: Clock) -> None:
+    model_rid = add_model(timed).rid
+    upload_id = upload(timed, store, model_rid)
+    assert collect(timed, store) == Collected()
+    assert len(store.names()) == 1
+    clock.now_ms += 2 * 86_400_000
+
+    assert collect(timed, store) == Collected(uploads=1, files=1, file_bytes=len(DATA))
+
+    assert store.names() == []
+    with pytest.raises(UploadNotFound):
+        create(timed, model_rid, upload_id)
+
+
+def test_what_a_crash_left_behind_goes_and_an_upload_that_is_under_way_does_not(
+    repository: SqlRepository, store: FileStore
+) -> None:
+    model_rid = add_model(repository).rid
+    with store.write("leftover") as target:
+        target.write(DATA)
+    collected: list[Collected] = []
+
+    def parts() -> itertools.chain[UploadModelFilesRequest]:
+        digest = hashlib.sha256(DATA).hexdigest()
+        yield UploadModelFilesRequest(model_rid=model_rid, chunk=DATA[:5])  # type: ignore[misc]
+        collected.append(collect(repository, store))
+        yield UploadModelFilesRequest(chunk=DATA[5:], sha256=digest)
+
+    upload_id = upload_model_files(repository, store, ADMIN, iter(parts())).upload_id
+
+    assert collected == [Collected(objects=1)]
+    assert download(repository, store, create(repository, model_rid, upload_id)) == DATA
+
+
+def test_collecting_all_the_time_never_takes_what_others_are_about_to_name(
+    repository: SqlRepository, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uploads of equal bytes that expire almost at once, so that each file is garbage again and again."""
+    monkeypatch.setattr(model_files, "UPLOAD_LIFETIME", timedelta(milliseconds=30))
+    model_rid = add_model(repository).rid
+    done = threading.Event()
+    contents = [bytes([number]) * 1000 for number in range(3)]
+
+    def use(worker: int) -> list[tuple[ModelVersion, bytes]]:
+        made = []
+        for round_ in range(40):
+            data = contents[(worker + round_) % len(contents)]
+            try:
+                upload_id = upload(repository, store, model_rid, data)
+                if round_ % 8 == worker:  # mostly not, so that files lose their last name
+                    made.append((create(repository, model_rid, upload_id, f"{worker} {round_}"), data))
+            except (StorageUnavailable, UploadNotFound):
+                continue  # so short is its life that it was over before the upload was complete, or named
+        return made
+
+    def collect_on() -> int:
+        removed = 0
+        while not done.is_set():
+            collected = collect(repository, store)
+            removed += collected.files + collected.objects
+        return removed
+
+    with ThreadPoolExecutor(5) as threads:
+        collector = threads.submit(collect_on)
+        try:
+            made = [pair for worker in [threads.submit(use, number) for number in range(4)] for pair in worker.result()]
+        finally:
+            done.set()
+        assert collector.result() > 0
+
+    assert [download(repository, store, version) == data for version, data in made] == [True] * len(made)
+    assert made
