@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from modelregistry.v1.access_service_pb2 import Grant, Role
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, Grant, Role
 from modelregistry.v1.model_api_pb2 import (
     Column,
     DataType,
@@ -31,7 +31,7 @@ from server.core import rids
 from server.core.caller import Caller
 from server.rules.promotion import promote_version
 from server.storage.blobs import FileStore, open_file_store
-from server.storage.contract import Reader, Repository, Transaction
+from server.storage.contract import BranchEnd, Reader, Repository, Transaction, WantedPromotion
 from server.storage.paging import PageRequest, Position
 
 ADMIN = Caller(principals=("user:admin",), is_admin=True)
@@ -177,6 +177,16 @@ def held(repository: Repository, branch: ModelVersion) -> Iterator[None]:
         finally:
             done.set()
         holder.result()
+
+
+def lock(tx: Transaction, model_rid: str, branch: str = "master") -> None:
+    """Keep other transactions from extending a branch until this one ends."""
+    tx.lock_branches([(model_rid, branch)], ADMIN, ROLE_OWNER)
+
+
+def branch_end(reader: Reader, model_rid: str, branch: str = "master") -> BranchEnd:
+    """Where a branch goes on."""
+    return reader.get_promotion_facts(WantedPromotion(model_rid, branch, None, 1), ADMIN).branch
 
 
 def promote(

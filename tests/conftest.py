@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from server.storage.sql import schema
-from server.storage.sql.engine import open_engine
+from server.storage.sql import migrate as migrations
+from server.storage.sql.database import database_of
 from server.storage.sql.repository import SqlRepository
 from tests.postgres import PostgresServer, create_database, database_name, drop_database
 
@@ -101,7 +101,7 @@ def open_repository() -> Iterator[OpenRepository]:
     closing: list[Callable[[], None]] = []
 
     def open_(url: str, pool_size: int = 8, **options: Any) -> SqlRepository:
-        repository = SqlRepository(open_engine(url, pool_size), **options)
+        repository = SqlRepository(database_of(url), pool_size, **options)
         closing.append(repository.close)
         return repository
 
@@ -118,6 +118,4 @@ def repository(migrated_url: str, open_repository: OpenRepository) -> SqlReposit
 
 def migrate(url: str) -> None:
     """Bring a database to the newest schema."""
-    engine = open_engine(url)
-    schema.migrate(engine)
-    engine.dispose()
+    migrations.migrate(migrations.open_engine(database_of(url)))

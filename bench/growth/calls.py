@@ -15,7 +15,7 @@ from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
 from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest
 from server.rules.promotion_records import filter_of
 from server.storage.paging import Paging
-from server.storage.sql.opaque import Opaque
+from server.storage.sql.cursors import Cursors
 
 # The smallest registry has fewer models and branches than fill a usual page.
 FEW = 5
@@ -88,12 +88,12 @@ def _last_promotions(filled: Filled, **wanted: Any) -> dict[str, Any]:
     filters = filter_of(ListPromotionsRequest(**wanted))
     deep = filters.model_rid is not None or filters.source_rid is not None
     position = filled.before_last_deep_promotions if deep else filled.before_last_promotions
-    token = Paging(str, "ListPromotions", *filters).token(Opaque(filled.secret).position(*position))
+    token = Paging(str, "ListPromotions", *filters).token(Cursors(filled.secret).position(*position))
     return {**wanted, "page_token": token}
 
 
 def _last_of_lineage(filled: Filled, _: random.Random) -> dict[str, Any]:
-    position = Opaque(filled.secret).position(*filled.before_last_of_lineage)
+    position = Cursors(filled.secret).position(*filled.before_last_of_lineage)
     return {"model_version_rid": filled.hub, "page_token": Paging(str, "GetLineage", filled.hub).token(position)}
 
 

@@ -1,4 +1,4 @@
-"""The only wiring: settings → engine → repository → servicers → server."""
+"""The only wiring: settings → database → repository → servicers → server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.auth import local_keys
@@ -30,9 +29,10 @@ from server.rpc.health import Health, Readiness
 from server.rpc.server import SERVICES, build_server
 from server.storage.blobs import FileStore, open_file_store
 from server.storage.contract import Repository
-from server.storage.sql.engine import embedded_database, is_embedded, open_engine, require_writable
+from server.storage.sql.database import Database, database_of, embedded_database
+from server.storage.sql.migrate import SchemaOutdated, check, migrate, open_engine
 from server.storage.sql.repository import SqlRepository
-from server.storage.sql.schema import SchemaOutdated, check, migrate
+from server.storage.sql.sqlite import require_writable
 from server.storage.unavailable import DatabaseUnsuitable
 
 # A lost file is bad luck; if all of so many are lost, we look at the wrong place.
@@ -134,13 +134,18 @@ def open_repository(
     observers = observers or Observers()
     with _explained():
         # One connection for each thread that serves calls, and one for the question whether the database is there.
-        engine = _engine(database_url, data_dir, pool_size=threads + WRITE_THREADS + CREATION_THREADS + 1)
-        if is_embedded(engine):
-            migrate(engine)
+        database = _database(database_url, data_dir)
+        if database.file is not None:
+            migrate(open_engine(database))
         else:
-            check(engine)
-        watch = observers.statements_of(engine.dialect.name)
-        repository = SqlRepository(engine, max_message_bytes, promoted=observers.promoted, watch=watch)
+            check(open_engine(database))
+        repository = SqlRepository(
+            database,
+            pool_size=threads + WRITE_THREADS + CREATION_THREADS + 1,
+            max_message_bytes=max_message_bytes,
+            promoted=observers.promoted,
+            watch=observers.statements_of(database.url.get_backend_name()),
+        )
         repository.ping()
     return repository
 
@@ -174,20 +179,16 @@ def open_existing_repository(database_url: str | None, data_dir: Path) -> Reposi
 def migrate_database(database_url: str | None, data_dir: Path) -> None:
     """Bring the schema of a database to this release. Raises ConfigError."""
     with _explained():
-        engine = _engine(database_url, data_dir, pool_size=1)
-        try:
-            migrate(engine)
-        finally:
-            engine.dispose()
+        migrate(open_engine(_database(database_url, data_dir)))
 
 
-def _engine(database_url: str | None, data_dir: Path, pool_size: int) -> Engine:
-    """Open the engine of a URL, or of a file in the data folder; the folder of an embedded database is created."""
-    engine = open_engine(database_url or embedded_database(data_dir / DATABASE_FILE), pool_size)
-    if is_embedded(engine):
-        Path(engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        require_writable(engine)
-    return engine
+def _database(database_url: str | None, data_dir: Path) -> Database:
+    """Return the database of a URL, or of a file in the data folder; the folder of an embedded one is created."""
+    database = database_of(database_url or embedded_database(data_dir / DATABASE_FILE))
+    if database.file is not None:
+        database.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        require_writable(database.file)
+    return database
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from google.protobuf.message import Message
 
@@ -51,14 +51,22 @@ def claim(tx: Transaction, caller: Caller, request: Repeatable, results: Sequenc
     RequestIdAlreadyUsed.
     """
     this = claim_of(caller, request, results)
-    return None if this is None else _results(request, tx.claim_request(*this))
+    return None if this is None else _results(request, tx.claim_request(this.key, this.request))
 
 
-def claim_of(caller: Caller, request: Repeatable, results: Sequence[str]) -> tuple[RequestKey, EarlierRequest] | None:
+class Claim(NamedTuple):
+    """A request with an id: the id as it was given, the key that it is remembered under, and what is remembered."""
+
+    request_id: str
+    key: RequestKey
+    request: EarlierRequest
+
+
+def claim_of(caller: Caller, request: Repeatable, results: Sequence[str]) -> Claim | None:
     """Return what is to be remembered of a request that makes `results`; None if it has no id."""
     if not is_repeatable(request):
         return None
-    return _key(caller, request), EarlierRequest(_digest(request), tuple(results))
+    return Claim(request.request_id, _key(caller, request), EarlierRequest(_digest(request), tuple(results)))
 
 
 def made_before(reader: Reader, caller: Caller, model_rid: str, version_rid: str) -> ModelVersion:

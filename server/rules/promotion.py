@@ -1,24 +1,32 @@
-"""The main job: an existing version is copied into another model as the new head of a branch.
+"""Promotion: whether an existing version may become the new head of a branch of another model, and how it does.
 
-The order of the checks is a promise: each failure wins over those after it.
+`OBSTACLES` is the one list of what speaks against a promotion; its order is a promise. PromoteVersion raises the first
+obstacle and CheckPromotion lists all; batches and rollbacks go by the same list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
-from modelregistry.v1.model_pb2 import ModelVersion
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
+from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import (
     PROMOTION_KIND_PROMOTION,
     PROMOTION_KIND_ROLLBACK,
+    Promotion,
+    PromotionKind,
 )
 from modelregistry.v1.promotion_service_pb2 import (
     BatchPromoted,
     BatchPromoteVersionsRequest,
     BatchPromoteVersionsResponse,
     BatchPromotion,
+    CheckPromotionResponse,
+    PromotionObstacle,
     RollbackBranchRequest,
 )
 from server.core import rids
@@ -26,33 +34,150 @@ from server.core.branches import branch_of
 from server.core.caller import Caller
 from server.core.errors import (
     BranchHeadChanged,
+    BranchNotFound,
     FieldViolation,
     ModelNotFound,
     ModelVersionNotFound,
     PromoteVersionModelPermissionDenied,
     RegistryError,
+    RequestIdAlreadyUsed,
     UnsupportedModelSource,
     VersionAlreadyHead,
     VersionNumberNotFound,
 )
 from server.core.permissions import TO_PROMOTE
 from server.rules.compatibility import RULES_VERSION
-from server.rules.idempotency import claim, claim_of, is_repeatable, made_before
-from server.rules.promotion_copy import Copy, record_of, version_of
-from server.rules.verdicts import require_compatible, verdict_on
-from server.storage.contract import BranchEnd, Plain, Reader, Repository, StoredVersion, Transaction, VisibleModel
+from server.rules.idempotency import Claim, claim_of, made_before
+from server.rules.verdicts import findings_on, incompatible, verdict_on
+from server.storage.contract import (
+    BranchEnd,
+    EarlierRequest,
+    Head,
+    PromotionFacts,
+    Reader,
+    StoredVersion,
+    Transaction,
+    VisibleModel,
+    WantedPromotion,
+)
 
 
-def promote(repository: Repository, caller: Caller, request: PromoteVersionRequest) -> ModelVersion:
-    """Promote a version at once if nothing speaks against it; otherwise step by step, which says what does.
+class Attempt(NamedTuple):
+    """A promotion that is asked for: by itself, in a batch, or as a rollback to a version of the branch."""
 
-    Raises what promote_version raises.
+    kind: PromotionKind.ValueType
+    model_rid: str
+    branch: str
+    # Of a rollback, None if the branch has no version of the number.
+    source_rid: str | None
+    to_version_number: int | None
+    expected_head_rid: str | None
+    reason: str | None
+
+
+class Facts(NamedTuple):
+    """What decides an attempt: what is stored of it, and what is known of the request that it is part of.
+
+    `claim` is that request if it has an id, `earlier` the one that was carried out under this id. `error_count` is how
+    many errors were found when the source was compared with the branch's head, and `findings` returns them.
     """
-    plain = plain_promotion(repository, caller, request)
-    promoted = None if plain is None else repository.promote_at_once(plain, caller)
-    return promoted or repository.write(
-        lambda tx: promote_version(tx, caller, request), repeatable=is_repeatable(request)
+
+    stored: PromotionFacts
+    claim: Claim | None = None
+    earlier: EarlierRequest | None = None
+    error_count: int = 0
+    findings: Callable[[], Promotion] = Promotion
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the very same request was carried out before, so that nothing is left to do."""
+        return self.claim is not None and self.earlier is not None and self.earlier.digest == self.claim.request.digest
+
+
+# What speaks against an attempt, in order
+
+
+def _request_id_used(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    if facts.claim is None or facts.earlier is None:
+        return None
+    return RequestIdAlreadyUsed(request_id=facts.claim.request_id)
+
+
+def _role_too_low(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    if _target(facts).role >= TO_PROMOTE:
+        return None
+    return PromoteVersionModelPermissionDenied(model_rid=attempt.model_rid)
+
+
+def _source_not_found(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    if facts.stored.source is not None:
+        return None
+    if attempt.to_version_number is None:
+        return ModelVersionNotFound(model_rid=attempt.model_rid, model_version_rid=attempt.source_rid or "")
+    if facts.stored.branch.head is None:
+        return BranchNotFound(model_rid=attempt.model_rid, branch_name=attempt.branch)
+    return VersionNumberNotFound(
+        model_rid=attempt.model_rid, branch_name=attempt.branch, version_number=attempt.to_version_number
     )
+
+
+def _source_unsupported(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    source = facts.stored.source
+    return UnsupportedModelSource() if source is not None and source.legacy_source is not None else None
+
+
+def _head_changed(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    head = facts.stored.branch.head
+    actual = "" if head is None else head.rid
+    if attempt.expected_head_rid in (None, actual):
+        return None
+    return BranchHeadChanged(
+        model_rid=attempt.model_rid,
+        branch_name=attempt.branch,
+        expected_head_version_rid=attempt.expected_head_rid or "",
+        actual_head_version_rid=actual,
+    )
+
+
+def _already_head(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    number = attempt.to_version_number
+    if number is None or facts.stored.branch.next_number != number + 1:
+        return None
+    return VersionAlreadyHead(model_rid=attempt.model_rid, branch_name=attempt.branch, version_number=number)
+
+
+def _model_api_incompatible(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    # After an incident the way back must be open: a rollback records its findings, and they refuse nothing.
+    if attempt.kind == PROMOTION_KIND_ROLLBACK or facts.stored.branch.compatibility != COMPATIBILITY_MODE_ENFORCE:
+        return None
+    return incompatible(facts.findings(), attempt.model_rid, attempt.branch) if facts.error_count else None
+
+
+Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]
+
+# In a batch, an obstacle of one of these groups to any entry wins over all of the next group. What a group's obstacles
+# are told, those before them have made sure of, but for the source, which may be None.
+_OF_THE_REQUEST: tuple[Obstacle, ...] = (_request_id_used,)
+_OF_THE_SOURCE: tuple[Obstacle, ...] = (_role_too_low, _source_not_found, _source_unsupported)
+_OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head, _model_api_incompatible)
+OBSTACLES = (*_OF_THE_REQUEST, *_OF_THE_SOURCE, *_OF_THE_BRANCH)
+
+
+def obstacles(attempt: Attempt, facts: Facts, among: Sequence[Obstacle] = OBSTACLES) -> Iterator[RegistryError]:
+    """Yield what speaks against an attempt, the first one first.
+
+    Of a target that is not there nothing more is said, and against what was carried out before nothing is.
+    """
+    if facts.stored.target is None:
+        yield ModelNotFound(model_rid=attempt.model_rid)
+    elif not facts.is_repeated:
+        for obstacle in among:
+            error = obstacle(attempt, facts)
+            if error is not None:
+                yield error
+
+
+# The RPCs
 
 
 def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequest) -> ModelVersion:
@@ -62,12 +187,31 @@ def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequ
     RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, ModelVersionNotFound, UnsupportedModelSource,
     BranchHeadChanged and ModelApiIncompatible.
     """
-    target = tx.get_model(request.model_rid, caller)
-    made = claim(tx, caller, request, [rid := rids.new_model_version_rid()])
-    if made is not None:
-        return made_before(tx, caller, request.model_rid, made[0])
-    require_promoter(target)
-    return _promote(tx, caller, request, find_source(tx, caller, request), rid)
+    rid = rids.new_model_version_rid()
+    [promoted] = _carry_out(tx, caller, [_attempt(request)], [rid], claim_of(caller, request, [rid]))
+    return promoted
+
+
+def rollback_branch(tx: Transaction, caller: Caller, request: RollbackBranchRequest) -> ModelVersion:
+    """Promote an earlier version of a branch onto the same branch, record that, and return the copy.
+
+    Raises ModelNotFound, RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, BranchNotFound,
+    VersionNumberNotFound, UnsupportedModelSource, BranchHeadChanged and VersionAlreadyHead.
+    """
+    branch, number = branch_of(request), request.to_version_number
+    source = tx.find_numbered_version(request.model_rid, branch, number, caller)
+    attempt = Attempt(
+        kind=PROMOTION_KIND_ROLLBACK,
+        model_rid=request.model_rid,
+        branch=branch,
+        source_rid=None if source is None else source.version.rid,
+        to_version_number=number,
+        expected_head_rid=_expected_head(request),
+        reason=_reason(request),
+    )
+    rid = rids.new_model_version_rid()
+    [promoted] = _carry_out(tx, caller, [attempt], [rid], claim_of(caller, request, [rid]))
+    return promoted
 
 
 def batch_promote_versions(
@@ -77,182 +221,9 @@ def batch_promote_versions(
 
     Raises what promote_version raises, with the entry that is at fault as a violation.
     """
-    entries = [_as_request(entry) for entry in request.promotions]
-    targets = []
-    for index, entry in enumerate(entries):
-        with _naming(index):
-            targets.append(tx.get_model(entry.model_rid, caller))
-    new = [rids.new_model_version_rid() for _ in entries]
-    made = claim(tx, caller, request, new)
-    if made is not None:
-        return _batch(
-            tx, [made_before(tx, caller, entry.model_rid, rid) for entry, rid in zip(entries, made, strict=True)]
-        )
-    sources = []
-    for index, (entry, target) in enumerate(zip(entries, targets, strict=True)):
-        with _naming(index):
-            require_promoter(target)
-            sources.append(find_source(tx, caller, entry))
-    # Two batches that share branches take them in one order, whatever that of their entries, so neither waits for ever.
-    for model_rid, branch in sorted({(entry.model_rid, branch_of(entry)) for entry in entries}):
-        tx.hold_branch(model_rid, branch)
-    promoted = []
-    for index, (entry, source, rid) in enumerate(zip(entries, sources, new, strict=True)):
-        with _naming(index):
-            promoted.append(_promote(tx, caller, entry, source, rid))
-    return _batch(tx, promoted)
-
-
-def rollback_branch(tx: Transaction, caller: Caller, request: RollbackBranchRequest) -> ModelVersion:
-    """Promote an earlier version of a branch onto the same branch, record that, and return the copy.
-
-    Compatibility only warns: who has to go back has no choice. Raises ModelNotFound, RequestIdAlreadyUsed,
-    PromoteVersionModelPermissionDenied, BranchNotFound, VersionNumberNotFound, UnsupportedModelSource,
-    BranchHeadChanged and VersionAlreadyHead.
-    """
-    model_rid, branch, number = request.model_rid, branch_of(request), request.to_version_number
-    target = tx.get_model(model_rid, caller)
-    made = claim(tx, caller, request, [rid := rids.new_model_version_rid()])
-    if made is not None:
-        return made_before(tx, caller, model_rid, made[0])
-    require_promoter(target)
-    source = tx.find_numbered_version(model_rid, branch, number, caller)
-    if source is None:
-        tx.get_branch(model_rid, branch, caller)
-        raise VersionNumberNotFound(model_rid=model_rid, branch_name=branch, version_number=number)
-    require_supported(source)
-    end = tx.extend_branch(model_rid, branch)
-    require_head(end, request)
-    if end.next_number == number + 1:
-        raise VersionAlreadyHead(model_rid=model_rid, branch_name=branch, version_number=number)
-    return _append(tx, caller, Copy(PROMOTION_KIND_ROLLBACK, source, rid, model_rid, branch, _reason(request)), end)
-
-
-# The checks, in order
-
-
-def require_promoter(target: VisibleModel) -> None:
-    """Return if the caller may promote into the model. Raises PromoteVersionModelPermissionDenied."""
-    if target.role < TO_PROMOTE:
-        raise PromoteVersionModelPermissionDenied(model_rid=target.model.rid)
-
-
-def find_source(reader: Reader, caller: Caller, request: PromoteVersionRequest) -> StoredVersion:
-    """Return the source version. Raises ModelVersionNotFound and UnsupportedModelSource."""
-    source = reader.find_version(request.source_model_version_rid, caller)
-    if source is None:
-        raise _source_not_found(request.model_rid, request.source_model_version_rid)
-    require_supported(source)
-    return source
-
-
-def require_supported(source: StoredVersion) -> None:
-    """Return if the version has a source that the API can express. Raises UnsupportedModelSource."""
-    if source.legacy_source is not None:
-        raise UnsupportedModelSource
-
-
-def require_head(end: BranchEnd, request: PromoteVersionRequest | RollbackBranchRequest) -> None:
-    """Return if the branch has the head that the request expects, or if it expects none. Raises BranchHeadChanged."""
-    actual = "" if end.head is None else end.head.rid
-    if request.HasField("expected_head_version_rid") and request.expected_head_version_rid != actual:
-        raise BranchHeadChanged(
-            model_rid=request.model_rid,
-            branch_name=branch_of(request),
-            expected_head_version_rid=request.expected_head_version_rid,
-            actual_head_version_rid=actual,
-        )
-
-
-# What is done
-
-
-def _promote(
-    tx: Transaction, caller: Caller, request: PromoteVersionRequest, source: StoredVersion, rid: str
-) -> ModelVersion:
-    branch = branch_of(request)
-    end = tx.extend_branch(request.model_rid, branch)
-    require_head(end, request)
-    copy = Copy(PROMOTION_KIND_PROMOTION, source, rid, request.model_rid, branch, _reason(request))
-    return _append(tx, caller, copy, end)
-
-
-def plain_promotion(repository: Repository, caller: Caller, request: PromoteVersionRequest) -> Plain | None:
-    """Return the promotion that a request asks for; None if its source is not plainly there."""
-    rid = request.source_model_version_rid
-    source = repository.version_at_hand(rid) or repository.read(lambda reader: reader.find_version(rid, caller))
-    if source is None or source.legacy_source is not None:
-        return None
-    copy = Copy(
-        PROMOTION_KIND_PROMOTION,
-        source,
-        rids.new_model_version_rid(),
-        request.model_rid,
-        branch_of(request),
-        _reason(request),
-    )
-    return Plain(
-        version=version_of(copy, caller),
-        content_digest=source.content_digest,
-        record=record_of(copy),
-        role=TO_PROMOTE,
-        expected_head_rid=request.expected_head_version_rid if request.HasField("expected_head_version_rid") else None,
-        rules=RULES_VERSION,
-        claim=claim_of(caller, request, [copy.rid]),
-    )
-
-
-def _append(tx: Transaction, caller: Caller, copy: Copy, end: BranchEnd) -> ModelVersion:
-    """Store the copy at the end of the branch, with the record of it."""
-    verdict = verdict_on(tx, end, copy.source)
-    if copy.kind == PROMOTION_KIND_PROMOTION:
-        require_compatible(tx, end, verdict, copy.model_rid, copy.branch)
-    promoted = tx.append_version(version_of(copy, caller), copy.source.content_digest, branch=end)
-    tx.add_promotion(record_of(copy), verdict)
-    # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
-    require_promoter(tx.get_model(copy.model_rid, caller))
-    try:
-        tx.get_model(copy.source.version.model_rid, caller)
-    except ModelNotFound:
-        raise _source_not_found(copy.model_rid, copy.source.version.rid) from None
-    return promoted
-
-
-def _source_not_found(model_rid: str, version_rid: str) -> ModelVersionNotFound:
-    return ModelVersionNotFound(model_rid=model_rid, model_version_rid=version_rid)
-
-
-def _reason(request: PromoteVersionRequest | RollbackBranchRequest) -> str | None:
-    return request.reason if request.HasField("reason") else None
-
-
-# Batches
-
-
-def _as_request(entry: BatchPromotion) -> PromoteVersionRequest:
-    """Return the promotion that an entry asks for, as if it stood alone."""
-    return PromoteVersionRequest(
-        model_rid=entry.model_rid,
-        source_model_version_rid=entry.source_model_version_rid,
-        branch=branch_of(entry),
-        expected_head_version_rid=entry.expected_head_version_rid
-        if entry.HasField("expected_head_version_rid")
-        else None,
-        reason=entry.reason if entry.HasField("reason") else None,
-    )
-
-
-@contextmanager
-def _naming(index: int) -> Iterator[None]:
-    """Add to what is raised that this entry is at fault."""
-    try:
-        yield
-    except RegistryError as error:
-        error.violations = (FieldViolation(f"promotions[{index}]", error.description), *error.violations)
-        raise
-
-
-def _batch(reader: Reader, promoted: list[ModelVersion]) -> BatchPromoteVersionsResponse:
+    new_rids = [rids.new_model_version_rid() for _ in request.promotions]
+    attempts = [_attempt(entry) for entry in request.promotions]
+    promoted = _carry_out(tx, caller, attempts, new_rids, claim_of(caller, request, new_rids), names_entries=True)
     return BatchPromoteVersionsResponse(
         promoted=[
             BatchPromoted(
@@ -260,8 +231,167 @@ def _batch(reader: Reader, promoted: list[ModelVersion]) -> BatchPromoteVersions
                 model_rid=version.model_rid,
                 branch=version.branch,
                 version_number=version.version_number,
-                promotion_rid=reader.get_promotion_rid(version.rid),
+                promotion_rid=tx.get_promotion_rid(version.rid),
             )
             for version in promoted
         ]
     )
+
+
+def check_promotion(reader: Reader, caller: Caller, request: PromoteVersionRequest) -> CheckPromotionResponse:
+    """Return everything that would decide the promotion, as far as the caller may know it."""
+    attempt, claim = _attempt(request), claim_of(caller, request, [])
+    earlier = None if claim is None else reader.find_request(claim.key)
+    facts = Facts(reader.get_promotion_facts(_wanted(attempt), caller), claim, earlier)
+    answer, branch = CheckPromotionResponse(), facts.stored.branch
+    if facts.stored.target is not None and facts.is_repeated:
+        assert facts.earlier is not None
+        answer.repeated_version_rid = facts.earlier.results[0]
+    elif facts.stored.target is not None:
+        answer.compatibility = branch.compatibility
+        answer.version_number = branch.next_number
+        if branch.head is not None:
+            answer.head_version_rid = branch.head.rid
+        if facts.stored.source is not None:
+            findings = findings_on(reader, branch, facts.stored.source, facts.stored.verdict)
+            facts = facts._replace(error_count=findings.error_count, findings=lambda: findings)
+            answer.findings.extend(findings.findings)
+            answer.error_count, answer.warning_count = findings.error_count, findings.warning_count
+    answer.obstacles.extend(
+        PromotionObstacle(error_name=error.name, description=error.description, parameters=error.parameters)
+        for error in obstacles(attempt, facts)
+    )
+    answer.would_succeed = not answer.obstacles
+    return answer
+
+
+# How it is done
+
+
+def _carry_out(
+    tx: Transaction,
+    caller: Caller,
+    attempts: Sequence[Attempt],
+    new_rids: Sequence[str],
+    claim: Claim | None,
+    names_entries: bool = False,
+) -> list[ModelVersion]:
+    """Carry out all attempts of one request, or return what it made before. Raises the first obstacle."""
+
+    def require(number: int, facts: Facts, among: Sequence[Obstacle]) -> None:
+        with _naming(number if names_entries else None):
+            for error in obstacles(attempts[number], facts, among):
+                raise error
+
+    # Locked first: what is read now holds until the end of the transaction.
+    tx.lock_branches({(attempt.model_rid, attempt.branch) for attempt in attempts}, caller, TO_PROMOTE)
+    earlier = None if claim is None else tx.claim_request(claim.key, claim.request)
+    found = [Facts(tx.get_promotion_facts(_wanted(attempt), caller), claim, earlier) for attempt in attempts]
+    for among in (_OF_THE_REQUEST, _OF_THE_SOURCE):
+        for number, facts in enumerate(found):
+            require(number, facts, among)
+    if earlier is not None:
+        return [
+            made_before(tx, caller, attempt.model_rid, rid)
+            for attempt, rid in zip(attempts, earlier.results, strict=True)
+        ]
+    promoted = []
+    ends: dict[tuple[str, str], BranchEnd] = {}
+    for number, (attempt, facts) in enumerate(zip(attempts, found, strict=True)):
+        end = ends.get((attempt.model_rid, attempt.branch))
+        if end is not None:
+            facts = facts._replace(stored=facts.stored._replace(branch=end, verdict=None))
+        require(number, facts, _OF_THE_BRANCH)
+        source = _source(facts)
+        # Only what nothing else speaks against is compared, which may take long.
+        verdict = verdict_on(tx, facts.stored.branch, source, facts.stored.verdict)
+        if verdict is not None:
+            compared = facts._replace(error_count=verdict.error_count, findings=partial(tx.get_findings, verdict))
+            require(number, compared, _OF_THE_BRANCH)
+        copy = tx.append_version(
+            _copy_of(source.version, attempt, new_rids[number], caller),
+            source.content_digest,
+            branch=facts.stored.branch,
+        )
+        tx.add_promotion(_record_of(source.version, attempt, copy), verdict)
+        ends[attempt.model_rid, attempt.branch] = _after(facts.stored.branch, copy, source.content_digest)
+        promoted.append(copy)
+    return promoted
+
+
+def _attempt(request: PromoteVersionRequest | BatchPromotion) -> Attempt:
+    return Attempt(
+        kind=PROMOTION_KIND_PROMOTION,
+        model_rid=request.model_rid,
+        branch=branch_of(request),
+        source_rid=request.source_model_version_rid,
+        to_version_number=None,
+        expected_head_rid=_expected_head(request),
+        reason=_reason(request),
+    )
+
+
+def _expected_head(request: PromoteVersionRequest | BatchPromotion | RollbackBranchRequest) -> str | None:
+    return request.expected_head_version_rid if request.HasField("expected_head_version_rid") else None
+
+
+def _reason(request: PromoteVersionRequest | BatchPromotion | RollbackBranchRequest) -> str | None:
+    return request.reason if request.HasField("reason") else None
+
+
+def _wanted(attempt: Attempt) -> WantedPromotion:
+    return WantedPromotion(attempt.model_rid, attempt.branch, attempt.source_rid, RULES_VERSION)
+
+
+def _target(facts: Facts) -> VisibleModel:
+    assert facts.stored.target is not None, "without one there are no other obstacles"
+    return facts.stored.target
+
+
+def _source(facts: Facts) -> StoredVersion:
+    assert facts.stored.source is not None, "without one there is an obstacle"
+    return facts.stored.source
+
+
+def _copy_of(source: ModelVersion, attempt: Attempt, rid: str, caller: Caller) -> ModelVersion:
+    """Return the copy: everything equal to the source, the root carried over, but for what is the copy's own."""
+    copy = ModelVersion()
+    copy.CopyFrom(source)
+    copy.rid = rid
+    copy.model_rid = attempt.model_rid
+    copy.branch = attempt.branch
+    copy.created_by = caller.user
+    copy.ClearField("created_time")
+    copy.ClearField("version_number")
+    promoted = PromotedSource(previous_model_rid=source.model_rid, previous_model_version_rid=source.rid)
+    copy.source.CopyFrom(ModelVersionSource(promoted=promoted))
+    return copy
+
+
+def _record_of(source: ModelVersion, attempt: Attempt, copy: ModelVersion) -> Promotion:
+    """Return what is recorded of a promotion, but for what its version says."""
+    return Promotion(
+        rid=rids.new_promotion_rid(),
+        kind=attempt.kind,
+        source_model_rid=source.model_rid,
+        source_model_version_rid=source.rid,
+        model_version_rid=copy.rid,
+        reason=attempt.reason,
+    )
+
+
+def _after(end: BranchEnd, copy: ModelVersion, content_digest: bytes) -> BranchEnd:
+    """Return where a branch goes on behind a version that was appended."""
+    head = Head(copy.rid, content_digest, copy.created_time.ToMilliseconds())
+    return end._replace(next_number=end.next_number + 1, head=head)
+
+
+@contextmanager
+def _naming(entry: int | None) -> Iterator[None]:
+    """Add to what is raised that this entry of a batch is at fault."""
+    try:
+        yield
+    except RegistryError as error:
+        if entry is not None:
+            error.violations = (FieldViolation(f"promotions[{entry}]", error.description), *error.violations)
+        raise

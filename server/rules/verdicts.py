@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from modelregistry.v1.compatibility_pb2 import (
-    COMPATIBILITY_MODE_ENFORCE,
-    COMPATIBILITY_MODE_OFF,
-    SEVERITY_ERROR,
-)
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF, SEVERITY_ERROR
 from modelregistry.v1.promotion_pb2 import Promotion
 from server.core.errors import FieldViolation, ModelApiIncompatible
 from server.rules.compatibility import RULES_VERSION, compare
@@ -17,27 +13,24 @@ MAX_FINDINGS_BYTES = 2**20
 _TAG_BYTES = 8
 
 
-def verdict_on(tx: Transaction, end: BranchEnd, candidate: StoredVersion) -> Verdict | None:
-    """Return what replacing the head of a branch with the candidate means; None if there is nothing to compare."""
+def verdict_on(tx: Transaction, end: BranchEnd, candidate: StoredVersion, known: Verdict | None) -> Verdict | None:
+    """Return what replacing the head of a branch with the candidate means; None if there is nothing to compare.
+
+    `known` is the verdict if it is known already. One that is made here is stored.
+    """
     comparison = _comparison(end, candidate)
     if comparison is None:
         return None
-    return tx.find_verdict(comparison) or tx.add_verdict(comparison, _findings(tx, comparison, candidate))
+    verdict = known or tx.find_verdict(comparison)
+    return verdict or tx.add_verdict(comparison, _findings(tx, comparison, candidate))
 
 
-def findings_on(reader: Reader, end: BranchEnd, candidate: StoredVersion) -> Promotion:
+def findings_on(reader: Reader, end: BranchEnd, candidate: StoredVersion, known: Verdict | None) -> Promotion:
     """Return the same as a message with findings and their counts, and store nothing."""
     comparison = _comparison(end, candidate)
     if comparison is None:
         return Promotion()
-    verdict = reader.find_verdict(comparison)
-    return _findings(reader, comparison, candidate) if verdict is None else reader.get_findings(verdict)
-
-
-def require_compatible(reader: Reader, end: BranchEnd, verdict: Verdict | None, model_rid: str, branch: str) -> None:
-    """Return if the branch does not mind. Raises ModelApiIncompatible, with the first findings."""
-    if verdict is not None and verdict.error_count and end.compatibility == COMPATIBILITY_MODE_ENFORCE:
-        raise incompatible(reader.get_findings(verdict), model_rid, branch)
+    return _findings(reader, comparison, candidate) if known is None else reader.get_findings(known)
 
 
 def incompatible(findings: Promotion, model_rid: str, branch: str) -> ModelApiIncompatible:

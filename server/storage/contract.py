@@ -23,6 +23,8 @@ from server.core.caller import Caller
 from server.storage.paging import Page, PageRequest
 from server.storage.paging import Position as Position
 
+T = TypeVar("T")
+
 # Takes the text of a statement that begins, and returns what takes the error that it ends with, if any; or None if
 # nobody wants to know.
 StatementWatch: TypeAlias = Callable[[str], Callable[[BaseException | None], None] | None]
@@ -40,7 +42,11 @@ class StoredVersion(NamedTuple):
     legacy_source: str | None
 
 
-# Promotions
+class VisibleModel(NamedTuple):
+    """A model that the caller may see, and the caller's highest role on it or on its folder."""
+
+    model: Model
+    role: Role.ValueType
 
 
 class Head(NamedTuple):
@@ -52,11 +58,15 @@ class Head(NamedTuple):
 
 
 class BranchEnd(NamedTuple):
-    """Where a branch goes on: the number that its next version gets, its head if it has one, and its policy."""
+    """Where a branch goes on: the number that its next version gets, its head if it has one, and its policy.
+
+    `key` is what storage finds the branch by; None if there is no such branch yet.
+    """
 
     next_number: int
     head: Head | None
     compatibility: CompatibilityMode.ValueType
+    key: int | None = None
 
 
 class Comparison(NamedTuple):
@@ -108,29 +118,91 @@ class Lineage(NamedTuple):
     traced_node_id: str
 
 
-class Plain(NamedTuple):
-    """A promotion as it is stored if nothing speaks against it.
+class WantedPromotion(NamedTuple):
+    """Where a version is to be promoted to; `rules` is the version of those by which contents are compared.
 
-    `version` is the copy but for its number and time, `content_digest` its content, `record` says what it was made of.
-    The caller needs `role` on its model, and has to see that of the source. `expected_head_rid` is what the branch's
-    head has to be, if that matters. `rules` is the version of those by which contents are compared, `claim` what is
-    remembered of a request with an id.
+    `source_rid` is None where it is known that there is no such version.
     """
 
-    version: ModelVersion
-    content_digest: bytes
-    record: Promotion
-    role: Role.ValueType
-    expected_head_rid: str | None
+    model_rid: str
+    branch: str
+    source_rid: str | None
     rules: int
-    claim: tuple[RequestKey, EarlierRequest] | None
 
 
-class PromotionReader(Protocol):
-    """Questions about promotions."""
+class PromotionFacts(NamedTuple):
+    """What is stored of all that decides a promotion, at one moment and for one caller.
 
-    def get_branch_end(self, model_rid: str, branch: str) -> BranchEnd:
-        """Return where a branch goes on, whether it exists or not. The model must be stored."""
+    `target` and `source` are None where they are absent or invisible; without a target nothing else is told. `verdict`
+    is the one on the source in place of the branch's head, if one is stored.
+    """
+
+    target: VisibleModel | None
+    source: StoredVersion | None
+    branch: BranchEnd
+    verdict: Verdict | None
+
+
+class StoredFile(NamedTuple):
+    """Complete model files: the SHA-256 of their bytes, how many these are, and the object that holds them."""
+
+    digest: bytes
+    size: int
+    object_name: str
+
+
+class UploadKey(NamedTuple):
+    """What an upload is found by: the SHA-256 of its id, the principal who made it, and the model that it is for."""
+
+    id_digest: bytes
+    caller: str
+    model_rid: str
+
+    @classmethod
+    def of(cls, upload_id: str, caller: Caller, model_rid: str) -> UploadKey:
+        """Return the key of the upload that a caller names, whether there is one or not."""
+        return cls(hashlib.sha256(upload_id.encode()).digest(), caller.user, model_rid)
+
+
+class Reader(Protocol):
+    """Questions that change nothing."""
+
+    def get_model(self, model_rid: str, caller: Caller) -> VisibleModel:
+        """Return the model. Raises ModelNotFound if it is absent or the caller has no role on it or its folder."""
+
+    def list_models(self, caller: Caller, parent_folder_rid: str | None, page: PageRequest) -> Page[Model]:
+        """Return the models that the caller may see, by RID, of one folder if one is given."""
+
+    def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
+        """Return the version, of whichever model; None if it is absent or the caller may not see its model.
+
+        Others may be given the same message: whoever changes it makes a copy.
+        """
+
+    def get_branch(self, model_rid: str, branch: str, caller: Caller) -> Branch:
+        """Return the branch with its head; a head with a legacy source has `source` unset.
+
+        Raises ModelNotFound as get_model does, BranchNotFound if the model has no such branch.
+        """
+
+    def list_branches(self, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
+        """Return the branches by name, in the order of code points. Raises ModelNotFound as get_model does.
+
+        A page ends early, but never empty, where its versions would not fit into one message.
+        """
+
+    def list_versions(self, model_rid: str, branch: str, caller: Caller, page: PageRequest) -> Page[ModelVersion]:
+        """Return the versions of one branch, newest first; none if the model has no such branch.
+
+        Raises ModelNotFound as get_model does. Versions that others add meanwhile neither shift nor repeat an item of
+        a later page. A page ends early, but never empty, where its versions would not fit into one message.
+        """
+
+    def require_fitting(self, version: ModelVersion) -> None:
+        """Raise RequestTooLarge if `put_content` would refuse the content of this version."""
+
+    def get_promotion_facts(self, wanted: WantedPromotion, caller: Caller) -> PromotionFacts:
+        """Return what decides a promotion, all of it as of one moment."""
 
     def find_numbered_version(
         self, model_rid: str, branch: str, version_number: int, caller: Caller
@@ -179,113 +251,6 @@ class PromotionReader(Protocol):
     def get_policy(self, model_rid: str, branch: str) -> BranchPolicy:
         """Return the newest policy of a branch; COMPATIBILITY_MODE_WARN and nothing else if it has none."""
 
-
-class PromotionTransaction(Protocol):
-    """Changes that promotions make."""
-
-    def hold_branch(self, model_rid: str, branch: str) -> None:
-        """Make other transactions wait that extend this branch; whoever holds a branch must extend it.
-
-        The branch is created if it is new. The model must be stored.
-        """
-
-    def extend_branch(self, model_rid: str, branch: str) -> BranchEnd:
-        """Take the next number of a branch for a version that is then appended, and return where the branch goes on.
-
-        The branch is created if it is new. Transactions that extend one branch wait for each other here. The model must
-        be stored.
-        """
-
-    def add_verdict(self, comparison: Comparison, findings: Promotion) -> Verdict:
-        """Store what a comparison found: the findings and their counts, which are all of the message that is set."""
-
-    def claim_request(self, key: RequestKey, request: EarlierRequest) -> EarlierRequest | None:
-        """Record a request with what it is about to make; or return the one that was carried out under the key.
-
-        Transactions that claim one key wait for each other here. What was returned lasts once the transaction has
-        committed, even if the COMMIT that carried it out was interrupted.
-        """
-
-    def add_promotion(self, promotion: Promotion, verdict: Verdict | None) -> None:
-        """Record a promotion; its version, which says who made it and when, must be stored, and its source need not."""
-
-    def add_policy(
-        self, model_rid: str, branch: str, mode: CompatibilityMode.ValueType, changed_by: str
-    ) -> BranchPolicy:
-        """Record a policy of a branch, by whom and when, and return it. Earlier ones stay. The model must be stored."""
-
-
-# The rest
-
-
-T = TypeVar("T")
-
-
-class VisibleModel(NamedTuple):
-    """A model that the caller may see, and the caller's highest role on it or on its folder."""
-
-    model: Model
-    role: Role.ValueType
-
-
-class StoredFile(NamedTuple):
-    """Complete model files: the SHA-256 of their bytes, how many these are, and the object that holds them."""
-
-    digest: bytes
-    size: int
-    object_name: str
-
-
-class UploadKey(NamedTuple):
-    """What an upload is found by: the SHA-256 of its id, the principal who made it, and the model that it is for."""
-
-    id_digest: bytes
-    caller: str
-    model_rid: str
-
-    @classmethod
-    def of(cls, upload_id: str, caller: Caller, model_rid: str) -> UploadKey:
-        """Return the key of the upload that a caller names, whether there is one or not."""
-        return cls(hashlib.sha256(upload_id.encode()).digest(), caller.user, model_rid)
-
-
-class Reader(PromotionReader, Protocol):
-    """Questions that change nothing."""
-
-    def get_model(self, model_rid: str, caller: Caller) -> VisibleModel:
-        """Return the model. Raises ModelNotFound if it is absent or the caller has no role on it or its folder."""
-
-    def list_models(self, caller: Caller, parent_folder_rid: str | None, page: PageRequest) -> Page[Model]:
-        """Return the models that the caller may see, by RID, of one folder if one is given."""
-
-    def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
-        """Return the version, of whichever model; None if it is absent or the caller may not see its model.
-
-        Others may be given the same message: whoever changes it makes a copy.
-        """
-
-    def get_branch(self, model_rid: str, branch: str, caller: Caller) -> Branch:
-        """Return the branch with its head; a head with a legacy source has `source` unset.
-
-        Raises ModelNotFound as get_model does, BranchNotFound if the model has no such branch.
-        """
-
-    def list_branches(self, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
-        """Return the branches by name, in the order of code points. Raises ModelNotFound as get_model does.
-
-        A page ends early, but never empty, where its versions would not fit into one message.
-        """
-
-    def list_versions(self, model_rid: str, branch: str, caller: Caller, page: PageRequest) -> Page[ModelVersion]:
-        """Return the versions of one branch, newest first; none if the model has no such branch.
-
-        Raises ModelNotFound as get_model does. Versions that others add meanwhile neither shift nor repeat an item of
-        a later page. A page ends early, but never empty, where its versions would not fit into one message.
-        """
-
-    def require_fitting(self, version: ModelVersion) -> None:
-        """Raise RequestTooLarge if `put_content` would refuse the content of this version."""
-
     def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
         """Return the caller's highest role among the grants on this very RID; ROLE_UNSPECIFIED if there is none.
 
@@ -311,7 +276,7 @@ class Reader(PromotionReader, Protocol):
         """Return what tells this registry from others, the same for as long as its storage lives."""
 
 
-class Transaction(Reader, PromotionTransaction, Protocol):
+class Transaction(Reader, Protocol):
     """Changes, all of which happen or none. What a transaction reads includes what it wrote."""
 
     def add_model(self, model: Model) -> Model:
@@ -337,10 +302,37 @@ class Transaction(Reader, PromotionTransaction, Protocol):
     ) -> ModelVersion:
         """Store a version as the new head of its branch and return it, complete.
 
-        `branch` is what `extend_branch` gave, which is asked here if nobody did. `version_number` becomes the previous
-        head's plus one, `created_time` now, but never before the previous head's; a `created_time` that is already set
-        is kept. Nothing of the content is stored again, whatever its size.
+        `branch` is where the branch goes on, if that is known; it must be locked then, or new. `version_number` becomes
+        the previous head's plus one, `created_time` now, but never before the previous head's; a `created_time` that is
+        already set is kept. Transactions that extend one branch wait for each other here at the latest, and one whose
+        `branch` another has extended meanwhile is run again. Nothing of the content is stored again, whatever its size.
         """
+
+    def lock_branches(self, branch_names: Collection[tuple[str, str]], caller: Caller, role: Role.ValueType) -> None:
+        """Make other transactions that would extend these branches wait until this one ends, and wait for theirs.
+
+        Branches are named by the RID of their model and their name. Of those that do not exist, and those in whose
+        model the caller has not this role, none is locked. However the branches are ordered, no two transactions that
+        lock several wait for each other.
+        """
+
+    def add_verdict(self, comparison: Comparison, findings: Promotion) -> Verdict:
+        """Store what a comparison found: the findings and their counts, which are all of the message that is set."""
+
+    def claim_request(self, key: RequestKey, request: EarlierRequest) -> EarlierRequest | None:
+        """Record a request with what it is about to make; or return the one that was carried out under the key.
+
+        Transactions that claim one key wait for each other here. What was returned lasts once the transaction has
+        committed, even if the COMMIT that carried it out was interrupted.
+        """
+
+    def add_promotion(self, promotion: Promotion, verdict: Verdict | None) -> None:
+        """Record a promotion; its version, which says who made it and when, must be stored, and its source need not."""
+
+    def add_policy(
+        self, model_rid: str, branch: str, mode: CompatibilityMode.ValueType, changed_by: str
+    ) -> BranchPolicy:
+        """Record a policy of a branch, by whom and when, and return it. Earlier ones stay. The model must be stored."""
 
     def set_grant(self, grant: Grant, changed_by: str) -> None:
         """Give a principal a role on a resource in place of any other, and record who did so and when."""
@@ -404,18 +396,6 @@ class Repository(Protocol):
         outcome is unknown raises StorageUnavailable, unless the change is repeatable, that is, notices itself that it
         was carried out before: then it is run again too.
         """
-
-    def promote_at_once(self, promotion: Plain, caller: Caller) -> ModelVersion | None:
-        """Store a promotion, with its record, if nothing speaks against it; or do nothing, and return None.
-
-        It is one transaction, and takes as few round trips as can be. What speaks against it: the model or the source
-        is absent or invisible, or the role too low; the branch is new, or has another head than expected; its head has
-        other content that nobody compared yet, or whose errors its policy does not allow; the request was carried out
-        before. Raises StorageUnavailable as a change does that is repeatable if the promotion has a claim.
-        """
-
-    def version_at_hand(self, model_version_rid: str) -> StoredVersion | None:
-        """Return a version that was read lately, whoever may see it, without asking the storage."""
 
     def ping(self) -> None:
         """Return if the storage answers. Raises StorageUnavailable."""

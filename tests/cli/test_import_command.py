@@ -18,7 +18,7 @@ from server.core.errors import BranchNotFound
 from server.rules.importing import BATCH_LINES, import_lines
 from server.storage.contract import Reader, Repository, Transaction
 from server.storage.sql.tables import metadata
-from tests.builders import ADMIN, version
+from tests.builders import ADMIN, branch_end, lock, version
 from tests.conftest import NewDatabase, OpenRepository
 from tests.imports import CHURN, EXAMPLE, FRAUD, everything, export, line, model_row, promoted, version_rid, version_row
 from tests.processes import DEADLINE_SECONDS
@@ -148,7 +148,8 @@ def test_an_import_that_is_killed_while_it_stores_is_completed_by_running_it_aga
     held, killed = threading.Event(), threading.Event()
 
     def hold(tx: Transaction) -> None:
-        tx.extend_branch(FRAUD, DEFAULT_BRANCH)
+        lock(tx, FRAUD, DEFAULT_BRANCH)
+        branch_end(tx, FRAUD, DEFAULT_BRANCH)
         held.set()
         assert killed.wait(DEADLINE_SECONDS)
         raise InterruptedError
@@ -190,7 +191,8 @@ def test_a_line_that_another_writer_makes_bad_meanwhile_is_mended_and_the_rest_i
     arguments = command(file, "--database-url", migrated_url)
 
     def while_another_appends(tx: Transaction) -> subprocess.Popen[bytes]:
-        end = tx.extend_branch(FRAUD, DEFAULT_BRANCH)
+        lock(tx, FRAUD, DEFAULT_BRANCH)
+        end = branch_end(tx, FRAUD, DEFAULT_BRANCH)
         process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
         # By the same connection, which the database would close if it were idle.
         while not length(tx):

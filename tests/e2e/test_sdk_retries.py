@@ -16,7 +16,7 @@ import pytest
 from foundry_sdk import Config, FoundryClient, PalantirException, UserTokenAuth
 
 from modelregistry.v1.model_pb2 import Model, ModelVersion
-from server.storage.sql.engine import WAIT_SECONDS
+from server.storage.sql.session import WAIT_SECONDS
 from tests.conftest import NewDatabase
 from tests.processes import Server
 

@@ -142,7 +142,7 @@ def test_a_file_that_lost_its_mode_in_service_gives_no_hope_for_a_retry(
     repository: SqlRepository = open_repository(url)
 
     def change(tx: object) -> None:
-        tx.connection.exec_driver_sql("PRAGMA query_only = ON")  # type: ignore[attr-defined]
+        tx.session.run("PRAGMA query_only = ON")  # type: ignore[attr-defined]
         tx.add_model(builders.model())  # type: ignore[attr-defined]
 
     with pytest.raises(StorageUnavailable) as refused:

@@ -18,14 +18,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
 import server
-from server.storage.sql import schema
-from server.storage.sql.engine import open_engine
+from server.storage.sql import migrate as schema
 from tests.conftest import NewDatabase
 from tests.e2e.load import Promotions
 from tests.postgres import unused_port
 from tests.processes import COMMAND, Server, failure, run
 from tests.records import consistent_records
 from tests.rpc.test_service_config import CONFIG
+from tests.storage.inspection import open_engine
 
 CLIENTS = 4
 SOME = 30

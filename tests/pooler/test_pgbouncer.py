@@ -17,8 +17,8 @@ from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from server.core.errors import Overloaded
 from server.rules import promotion as server_promotion
 from server.storage.paging import PageRequest
-from server.storage.sql.engine import WAIT_SECONDS
 from server.storage.sql.repository import SqlRepository
+from server.storage.sql.session import WAIT_SECONDS
 from tests import builders
 from tests.builders import ADMIN, add_model, all_versions, append, version
 from tests.conftest import OpenRepository, migrate
@@ -64,7 +64,7 @@ def pooled(database: str, pooler: PgBouncer) -> str:
 
 def show(executor: Any) -> dict[str, str]:
     """What the settings are for a reader or a transaction."""
-    return {name: executor.connection.exec_driver_sql(f"SHOW {name}").scalar() for name in SETTINGS}
+    return {name: executor.session.run(f"SHOW {name}")[0][0] for name in SETTINGS}
 
 
 def test_each_transaction_has_the_settings_that_promises_depend_on(

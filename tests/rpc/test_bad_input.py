@@ -229,7 +229,7 @@ def test_an_unforeseen_exception_is_internal_and_told_to_the_log_alone(
 
     url = new_database("sqlite", migrated=True)
     sound = open_repository(url)
-    with serving(Broken(sound._engine), files=file_store(sound, tmp_path)) as registry, caplog.at_level(logging.INFO):
+    with serving(Broken(sound._database), files=file_store(sound, tmp_path)) as registry, caplog.at_level(logging.INFO):
         failure = registry.user("admin").failure("ListModels")
     assert (failure.code, failure.name, failure.parameters) == (grpc.StatusCode.INTERNAL, "Internal", {})
     assert failure.status is not None

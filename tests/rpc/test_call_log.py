@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from server.core.logs import JsonFormatter
 from tests.builders import FOLDER, model_api
@@ -105,7 +104,7 @@ def test_a_database_that_fails_is_explained_with_the_trace_and_without_values(
     repository = open_repository(migrated_url)
     with serving(repository) as registry:
         admin = registry.user("admin")
-        repository.write(lambda tx: tx.connection.execute(text("ALTER TABLE models RENAME TO lost")))
+        repository.write(lambda tx: tx.session.run("ALTER TABLE models RENAME TO lost"))
         caplog.clear()
 
         failure = calling(admin, TRACE_PARENT).failure("CreateModel", name="a-secret-name", parent_folder_rid=FOLDER)

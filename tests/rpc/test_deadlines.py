@@ -18,14 +18,12 @@ from google.protobuf.message_factory import GetMessageClass
 from sqlalchemy import make_url
 
 from modelregistry.v1.model_pb2 import Model, ModelVersion
-from server.storage.sql.engine import WAIT_SECONDS, open_engine
 from server.storage.sql.repository import SqlRepository
-from tests import builders
-from tests.builders import add_model, append, file_store
+from server.storage.sql.session import WAIT_SECONDS
+from tests.builders import file_store
 from tests.conftest import NewDatabase, OpenRepository
 from tests.processes import until
 from tests.rpc.harness import METHODS, THREADS, Registry, User, path_of, request_of, serving
-from tests.storage.inspection import opened, statements
 
 DEADLINE_SECONDS = 60
 # Of a call that is to be over before what holds it up, and after it has begun.
@@ -158,21 +156,6 @@ def test_those_who_still_wait_are_served_when_one_that_waited_before_them_was_gi
     assert scene.version_count() == THREADS
 
 
-@pytest.mark.parametrize("backend", ["postgresql"])
-def test_a_promotion_with_time_goes_the_longer_way_where_the_short_one_would_wait_for_long(
-    scene: Scene, backend: str
-) -> None:
-    def waits_in(statement: str) -> bool:
-        return any(statement in each for each in scene.waiting())
-
-    with scene.held():
-        call = scene.begin_write("PromoteVersion", DEADLINE_SECONDS)
-        until(lambda: waits_in("promote_at_once"))
-        until(lambda: waits_in("INSERT INTO branches"))
-    assert call.result(timeout=DEADLINE_SECONDS).version_number == 2
-    assert scene.version_count() == 2
-
-
 def test_among_many_who_give_up_the_others_are_served(scene: Scene) -> None:
     """Whenever an interruption comes, it hits no call but its own; and what was given up is there as a whole or not."""
     rpcs = itertools.cycle(["PromoteVersion", "BatchPromoteVersions", "PromoteVersion"])
@@ -202,7 +185,7 @@ class Stuck(SqlRepository):
     """A storage whose reads wait for a test, and which tells of them."""
 
     def __init__(self, sound: SqlRepository):
-        super().__init__(open_engine(sound._engine.url))
+        super().__init__(sound._database)
         self.reads: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.goes_on = threading.Event()
 
@@ -239,17 +222,3 @@ def test_a_call_that_was_over_before_a_thread_took_it_up_is_not_executed(
         until(lambda: registry.chain.threads._taken == 0)
         assert stuck.reads.empty()
     stuck.close()
-
-
-@pytest.mark.parametrize(("of_the_url", "patience"), [("", "1000ms"), ("?options=-clock_timeout%3D200ms", "200ms")])
-def test_a_promotion_waits_no_longer_for_a_lock_than_the_database_is_set_to(
-    new_database: NewDatabase, of_the_url: str, patience: str
-) -> None:
-    with opened(new_database("postgresql", migrated=True) + of_the_url) as (engine, repository):
-        source, target = add_model(repository), add_model(repository)
-        version = append(repository, builders.version(source.rid))
-        append(repository, builders.version(target.rid))
-        with serving(repository) as registry, statements(engine) as sent:
-            admin = registry.user("admin")
-            admin("PromoteVersion", model_rid=target.rid, source_model_version_rid=version.rid, preview=True)
-    assert [each.parameters["patience"] for each in sent if "promote_at_once" in each.statement] == [patience]

@@ -17,11 +17,10 @@ from sqlalchemy import Engine, text
 from bench.growth.calls import CALLS, Call
 from bench.growth.fill import Filled, fill
 from bench.stock import CALLER
-from server.storage.sql.engine import open_engine
 from server.storage.sql.repository import SqlRepository
 from tests.conftest import NewDatabase
 from tests.rpc.harness import METHODS, User, serving
-from tests.storage.inspection import Executed, statements
+from tests.storage.inspection import Executed, open_engine, statements
 from tests.storage.plans import explained, nodes, plan_on_postgresql, rows_read, steps_on_sqlite
 
 SMALL, LARGE = 2_000, 20_000
@@ -71,14 +70,15 @@ def ready_calls(repository: SqlRepository, registry: Filled) -> Iterator[tuple[C
 
 def test_no_call_makes_sqlite_do_more_where_there_is_more(filled: Fill) -> None:
     """Whatever it scans or sorts. That the trees of an index are deeper is all that may be seen of it."""
-    small, large = (_steps(*filled("sqlite", size)) for size in (SMALL, LARGE))
+    small, large = (_steps(filled, size) for size in (SMALL, LARGE))
 
     assert {name: (small[name], steps) for name, steps in large.items() if steps > 1.2 * small[name]} == {}
 
 
-def _steps(repository: SqlRepository, engine: Engine, registry: Filled) -> dict[str, int]:
+def _steps(filled: Fill, size: int) -> dict[str, int]:
+    repository, _, registry = filled("sqlite", size)
     found = {}
-    with steps_on_sqlite(engine) as steps:
+    with steps_on_sqlite(repository) as steps:
         for call, make in ready_calls(repository, registry):
             before = steps.count
             make()
@@ -94,7 +94,7 @@ def test_no_call_makes_postgresql_scan_a_table_or_read_more_than_some_pages(fill
     sizes = _sizes(engine)
     asked: dict[str, list[Executed]] = {}
     for call, make in ready_calls(repository, registry):
-        with statements(engine) as executed:
+        with statements() as executed:
             make()
         asked[call.name] = [each for each in executed if each.statement.split()[0] in VERBS]
 
@@ -111,7 +111,7 @@ def test_nor_do_the_statements_inside_of_functions_and_constraints(filled: Fill)
     repository, engine, registry = filled("postgresql", LARGE)
     _widen(engine, registry)
     sizes = _sizes(engine)
-    with explained(engine) as plans:
+    with explained(repository) as plans:
         for call, make in ready_calls(repository, registry):
             plans.clear()
             make()
@@ -121,13 +121,13 @@ def test_nor_do_the_statements_inside_of_functions_and_constraints(filled: Fill)
                     _require_bounded(node, sizes, f"{call.name}: {node}")
 
 
-def test_promotions_at_once_are_planned_once(filled: Fill) -> None:
+def test_the_statements_of_promotions_are_planned_once(filled: Fill) -> None:
     """A plan for values has them in it. PostgreSQL made one for each call where it expected a little less of that."""
     repository, engine, registry = filled("postgresql", LARGE)
     _widen(engine, registry)
     chance = random.Random(5)
     (call,) = (each for each in BOUNDED if each.name == "PromoteVersion, with an id")
-    with explained(engine) as plans, serving(repository) as served:
+    with explained(repository) as plans, serving(repository) as served:
         user: User = served.user(CALLER)
         for _ in range(10):
             plans.clear()
@@ -163,14 +163,11 @@ def _widen(engine: Engine, registry: Filled) -> None:
             values = {"wide": WIDE, "model": registry.wide_model}
             connection.execute(text(statement), {name: values[name] for name in values if f":{name}" in statement})
         connection.execute(text("ANALYZE"))
-    engine.dispose()
 
 
 def _sizes(engine: Engine) -> dict[str, int]:
     with engine.connect() as connection:
-        sizes = dict(connection.execute(text("SELECT relname, reltuples FROM pg_class WHERE relkind = 'r'")).all())
-    engine.dispose()  # of connections that were opened too early for who wants to watch them
-    return sizes
+        return dict(connection.execute(text("SELECT relname, reltuples FROM pg_class WHERE relkind = 'r'")).all())
 
 
 def _require_bounded(node: dict[str, Any], sizes: dict[str, int], seen: str) -> None:

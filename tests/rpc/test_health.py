@@ -16,13 +16,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server.rpc.health import CALL_SECONDS, LIVENESS, MAX_FAILURES, METHOD
 from server.rpc.server import SERVICES
 from server.rpc.telemetry import CallRecord
-from server.storage.sql import schema
-from server.storage.sql.engine import open_engine
+from server.storage.sql import migrate as schema
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.conftest import NewDatabase, OpenRepository
 from tests.postgres import PostgresServer
 from tests.rpc.harness import THREADS, Registry, serving
+from tests.storage.inspection import open_engine
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

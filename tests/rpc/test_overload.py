@@ -19,7 +19,6 @@ from server.core.config import Limits
 from server.rpc.chain import WRITE_THREADS
 from server.rpc.threads import WAITING
 from server.storage.contract import Reader, Transaction
-from server.storage.sql.engine import open_engine
 from server.storage.sql.repository import SqlRepository
 from tests.builders import add_model
 from tests.conftest import NewDatabase, OpenRepository
@@ -36,7 +35,7 @@ class Stuck(SqlRepository):
     """A storage whose reads wait for a test."""
 
     def __init__(self, sound: SqlRepository):
-        super().__init__(open_engine(sound._engine.url))
+        super().__init__(sound._database)
         self.goes_on = threading.Event()
 
     def read(self, query: Callable[[Reader], T]) -> T:
@@ -74,7 +73,7 @@ class StuckWrites(SqlRepository):
     """A storage whose changes wait for a test."""
 
     def __init__(self, sound: SqlRepository):
-        super().__init__(open_engine(sound._engine.url))
+        super().__init__(sound._database)
         self.goes_on = threading.Event()
 
     def write(self, change: Callable[[Transaction], T], *, repeatable: bool = False) -> T:

@@ -8,7 +8,6 @@ from typing import Any
 
 import grpc
 import pytest
-from sqlalchemy import text
 
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_PROMOTER, ROLE_VIEWER
 from modelregistry.v1.model_pb2 import CodeRepositorySource, ModelVersionSource
@@ -219,9 +218,9 @@ def test_a_role_revoked_while_a_promotion_waits_for_its_branch_counts(
 
 
 def until_somebody_waits_for_a_lock(repository: SqlRepository) -> None:
-    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not repository.read(lambda reader: reader.connection.scalar(waiting)):  # type: ignore[attr-defined]
+    while not repository.read(lambda reader: reader.session.run(waiting)[0][0]):  # type: ignore[attr-defined]
         assert time.monotonic() < deadline
 
 

@@ -10,7 +10,6 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
-from sqlalchemy import text
 
 from server.observability.tracing import Tracing
 from server.storage.sql.repository import SqlRepository
@@ -153,7 +152,7 @@ def test_a_failed_call_names_its_error_and_only_what_is_our_fault_is_one(
     missing = admin.failure("GetModel", model_rid=SOME_MODEL)
     [theirs] = collected.calls()
     collected.clear()
-    traced.write(lambda tx: tx.connection.execute(text("ALTER TABLE models RENAME TO lost")))
+    traced.write(lambda tx: tx.session.run("ALTER TABLE models RENAME TO lost"))
     broken = admin.failure("GetModel", model_rid=SOME_MODEL)
     [ours] = collected.calls()
 

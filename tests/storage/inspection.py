@@ -2,64 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, Row, Table, event, func, select
+import pytest
+from sqlalchemy import Engine, Row, Table, func, select
 
-from server.storage.sql.engine import autocommitting, open_engine
+from server.storage.sql import migrate
+from server.storage.sql.database import database_of
 from server.storage.sql.repository import SqlRepository
+from server.storage.sql.session import Session
 from server.storage.sql.tables import metadata
 
 
 class Executed(NamedTuple):
-    """A statement that was sent to the database."""
+    """A statement that was sent to the database, the values of its parameters, and whether its end was waited for."""
 
     statement: str
-    parameters: Any
+    parameters: list[Any]
+    was_waited_for: bool
 
 
-def rows(url: str, table: Table) -> list[Row[Any]]:
-    """Every row of a table, in the order of its primary key."""
-    engine = open_engine(url)
-    try:
-        with autocommitting(engine).connect() as connection:
-            return list(connection.execute(select(table).order_by(*table.primary_key)))
-    finally:
-        engine.dispose()
-
-
-def row_counts(url: str) -> dict[str, int]:
-    """How many rows each table has."""
-    engine = open_engine(url)
-    try:
-        with engine.connect() as connection:
-            count = select(func.count())
-            return {table.name: connection.scalar(count.select_from(table)) or 0 for table in metadata.sorted_tables}
-    finally:
-        engine.dispose()
+def open_engine(url: str) -> Engine:
+    """An engine over a database, for statements of tests."""
+    return migrate.open_engine(database_of(url))
 
 
 @contextmanager
 def opened(url: str) -> Iterator[tuple[Engine, SqlRepository]]:
-    """A repository over a database, with its engine."""
-    engine = open_engine(url)
-    repository = SqlRepository(engine)
-    yield engine, repository
+    """A repository over a database, and an engine over the same."""
+    repository = SqlRepository(database_of(url))
+    yield open_engine(url), repository
     repository.close()
 
 
+def rows(url: str, table: Table) -> list[Row[Any]]:
+    """Every row of a table, in the order of its primary key."""
+    with open_engine(url).connect() as connection:
+        return list(connection.execute(select(table).order_by(*table.primary_key)))
+
+
+def row_counts(url: str) -> dict[str, int]:
+    """How many rows each table has."""
+    with open_engine(url).connect() as connection:
+        count = select(func.count())
+        return {table.name: connection.scalar(count.select_from(table)) or 0 for table in metadata.sorted_tables}
+
+
 @contextmanager
-def statements(engine: Engine) -> Iterator[list[Executed]]:
-    """The statements that are sent through the engine meanwhile."""
+def at_commit(action: Callable[[Session], object], once: bool = False) -> Iterator[None]:
+    """Have something done in each transaction, or in the first one, before it commits."""
+    run = Session._watched
+
+    def act(session: Session, text: str, compiled: Any, values: Any, wait: bool = True) -> Any:
+        nonlocal action
+        if text == "COMMIT":
+            acting = action
+            if once:
+                action = bool
+            acting(session)
+        return run(session, text, compiled, values, wait)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "_watched", act)
+        yield
+
+
+@contextmanager
+def statements() -> Iterator[list[Executed]]:
+    """The statements that sessions send meanwhile, but for the end of transactions."""
     executed: list[Executed] = []
+    run = Session._watched
 
-    def record(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        executed.append(Executed(statement, parameters))
+    def record(session: Session, text: str, compiled: Any, values: Any, wait: bool = True) -> Any:
+        if text not in {"COMMIT", "ROLLBACK"}:
+            executed.append(Executed(text, [*values], wait))
+        return run(session, text, compiled, values, wait)
 
-    event.listen(engine, "before_cursor_execute", record)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "_watched", record)
         yield executed
-    finally:
-        event.remove(engine, "before_cursor_execute", record)

@@ -11,9 +11,10 @@ from typing import Any
 import psycopg
 from sqlalchemy import Engine, event
 
+from server.storage.sql.repository import SqlRepository
 from tests.storage.inspection import Executed
 
-CHANGES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM|FROM promote_at_once_\d)\b")
+CHANGES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM)\b")
 
 # They come as notices.
 _EXPLAIN_ALL = {
@@ -30,10 +31,8 @@ def plan_on_postgresql(engine: Engine, executed: Executed, calls: int) -> list[d
 
     One that changes something is planned only.
     """
-    # Named parameters, each with its cast, become those of a prepared statement.
-    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", executed.statement)))
-    statement = re.sub(r"%\((\w+)\)s", lambda match: f"${names.index(match[1]) + 1}", executed.statement)
-    values = ", ".join(literal(executed.parameters[name]) for name in names)
+    statement = executed.statement
+    values = ", ".join(map(literal, executed.parameters))
     analyze = "" if CHANGES.search(statement) else "ANALYZE, "
     with engine.connect() as connection:
         run = connection.connection.driver_connection.execute
@@ -47,7 +46,7 @@ def plan_on_postgresql(engine: Engine, executed: Executed, calls: int) -> list[d
 
 
 @contextmanager
-def explained(engine: Engine) -> Iterator[list[dict[str, Any]]]:
+def explained(repository: SqlRepository) -> Iterator[list[dict[str, Any]]]:
     """The plans with which PostgreSQL carries out statements meanwhile, also those inside of functions and constraints.
 
     Of connections that are opened meanwhile.
@@ -61,17 +60,15 @@ def explained(engine: Engine) -> Iterator[list[dict[str, Any]]]:
 
     def watch(connection: Any, *_: object) -> None:
         connection.add_notice_handler(note)
-        connection.autocommit = True
         connection.execute("LOAD 'auto_explain'")
         for name, value in _EXPLAIN_ALL.items():
             connection.execute("SELECT set_config(%s, %s, false)", [name, value])
-        connection.autocommit = False
 
-    event.listen(engine, "connect", watch)
+    event.listen(repository._pool._pool, "connect", watch)
     try:
         yield plans
     finally:
-        event.remove(engine, "connect", watch)
+        event.remove(repository._pool._pool, "connect", watch)
 
 
 def literal(value: object) -> str:
@@ -112,7 +109,7 @@ class Steps:
 
 
 @contextmanager
-def steps_on_sqlite(engine: Engine) -> Iterator[Steps]:
+def steps_on_sqlite(repository: SqlRepository) -> Iterator[Steps]:
     """What SQLite does meanwhile, on connections that are opened meanwhile."""
     steps = Steps()
 
@@ -123,8 +120,8 @@ def steps_on_sqlite(engine: Engine) -> Iterator[Steps]:
     def watch(connection: Any, *_: object) -> None:
         connection.set_progress_handler(count, 1)
 
-    event.listen(engine, "connect", watch)
+    event.listen(repository._pool._pool, "connect", watch)
     try:
         yield steps
     finally:
-        event.remove(engine, "connect", watch)
+        event.remove(repository._pool._pool, "connect", watch)

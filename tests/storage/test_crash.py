@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from server.storage.contract import Repository
-from server.storage.sql.engine import open_engine
+from server.storage.sql.database import database_of
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, add_model, append
@@ -26,7 +26,7 @@ ACKNOWLEDGED = 20
 
 def promote_until_killed(url: str, model_rid: str, source_rid: str) -> None:
     """Append to one branch from several threads, and print each number once it is acknowledged."""
-    repository = SqlRepository(open_engine(url))
+    repository = SqlRepository(database_of(url))
     source = repository.read(lambda reader: reader.find_version(source_rid, ADMIN))
     assert source is not None
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import Connection, event, text
 
 from server.core.errors import Overloaded, StorageUnavailable
 from server.storage.contract import Transaction
 from server.storage.paging import PageRequest
+from server.storage.sql.session import Session
 from server.storage.sql.transaction import SqlTransaction
 from tests import builders
 from tests.builders import ADMIN, add_model, append
 from tests.conftest import NewDatabase
 from tests.postgres import database_name
 from tests.storage.conftest import at_once
-from tests.storage.inspection import opened
+from tests.storage.inspection import at_commit, opened
 
 
 @pytest.fixture
@@ -31,18 +32,18 @@ def postgres(new_database: NewDatabase) -> str:
 def settings_at_commit(url: str, *statements: str) -> list[tuple[str, ...]]:
     """What each statement answers on each connection of a repository that commits a promotion there."""
     answers = []
-    with opened(url) as (engine, repository):
+    with opened(url) as (_, repository):
         model = add_model(repository)
 
-        @event.listens_for(engine, "commit")
-        def ask(connection: Connection) -> None:
-            answers.append(tuple(str(connection.exec_driver_sql(each).scalar()) for each in statements))
+        def ask(session: Session) -> None:
+            answers.append(tuple(str(session.run(each)[0][0]) for each in statements))
 
-        # A connection that others read through meanwhile, one after that, and a new one.
-        repository.read(lambda reader: append(repository, builders.version(model.rid)))
-        append(repository, builders.version(model.rid))
-        engine.dispose()
-        append(repository, builders.version(model.rid))
+        with at_commit(ask):
+            # A connection while others are read through, one after that, and a new one.
+            repository.read(lambda reader: append(repository, builders.version(model.rid)))
+            append(repository, builders.version(model.rid))
+            repository._pool._give_up_idle()
+            append(repository, builders.version(model.rid))
     assert len(answers) == 3
     return answers
 
@@ -98,10 +99,9 @@ def break_all_connections(url: str) -> None:
     )
 
 
-def break_connection(url: str, connection: Connection) -> None:
+def break_connection(url: str, session: Session) -> None:
     """End the backend of one connection, and return when it is gone."""
-    driver_connection: Any = connection.connection.driver_connection
-    execute(url, "SELECT pg_terminate_backend(%s, 10000)", driver_connection.info.backend_pid)
+    execute(url, "SELECT pg_terminate_backend(%s, 10000)", session.driver.info.backend_pid)
 
 
 def test_a_read_survives_the_loss_of_its_connection(postgres: str) -> None:
@@ -163,16 +163,15 @@ def test_a_change_whose_connection_was_lost_while_it_lay_idle_runs_again(postgre
 def test_a_change_whose_connection_is_lost_at_its_commit_is_not_run_again(postgres: str) -> None:
     runs = []
 
-    with opened(postgres) as (engine, repository):
+    with opened(postgres) as (_, repository):
         model = add_model(repository)
         new = builders.version(model.rid)
-        event.listen(engine, "commit", lambda connection: break_connection(postgres, connection), once=True)
 
         def change(tx: Transaction) -> None:
             runs.append(None)
             tx.append_version(new, tx.put_content(new))
 
-        with pytest.raises(StorageUnavailable) as caught:
+        with at_commit(partial(break_connection, postgres), once=True), pytest.raises(StorageUnavailable) as caught:
             repository.write(change)
         assert len(runs) == 1
         assert caught.value.retry_after is None  # Nobody may be told to do again what may have been done.
@@ -185,9 +184,8 @@ def test_a_change_whose_connection_is_lost_at_its_commit_is_not_run_again(postgr
 def test_what_may_have_been_done_is_not_called_undone_since_it_could_not_be_run_again(postgres: str) -> None:
     runs = []
 
-    with opened(postgres) as (engine, repository):
+    with opened(postgres) as (_, repository):
         model = add_model(repository)
-        event.listen(engine, "commit", lambda connection: break_connection(postgres, connection), once=True)
 
         def change(tx: Transaction) -> None:
             runs.append(None)
@@ -195,7 +193,7 @@ def test_what_may_have_been_done_is_not_called_undone_since_it_could_not_be_run_
                 raise Overloaded
             tx.add_model(builders.model())
 
-        with pytest.raises(StorageUnavailable) as caught:
+        with at_commit(partial(break_connection, postgres), once=True), pytest.raises(StorageUnavailable) as caught:
             repository.write(change, repeatable=True)
         assert len(runs) == 2
         assert caught.value.retry_after is not None
@@ -208,23 +206,19 @@ def test_a_change_whose_connection_is_lost_after_the_commit_was_sent_may_have_ha
     """The database commits, and dies before it says so."""
     runs = []
 
-    with opened(postgres) as (engine, repository):
+    with opened(postgres) as (_, repository):
         model = add_model(repository)
         new = builders.version(model.rid)
 
-        def commit_and_break(connection: Connection) -> None:
-            driver_connection: Any = connection.connection.driver_connection
-            driver_connection.execute("COMMIT")
-            driver_connection.execute("BEGIN")
-            break_connection(postgres, connection)
-
-        event.listen(engine, "commit", commit_and_break, once=True)
+        def commit_and_break(session: Session) -> None:
+            session.run("COMMIT")
+            break_connection(postgres, session)
 
         def change(tx: Transaction) -> None:
             runs.append(None)
             tx.append_version(new, tx.put_content(new))
 
-        with pytest.raises(StorageUnavailable):
+        with at_commit(commit_and_break, once=True), pytest.raises(StorageUnavailable):
             repository.write(change)
         stored = repository.read(lambda reader: builders.all_versions(reader, model.rid))
     assert len(runs) == 1
@@ -242,7 +236,7 @@ def test_a_serialization_failure_runs_the_change_again(postgres: str) -> None:
 
         def change(number: int, tx: SqlTransaction) -> None:
             runs[number] += 1
-            tx.connection.execute(text("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"))
+            tx.session.run("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
             tx.list_versions(model.rid, f"branch {1 - number}", ADMIN, PageRequest(10))
             tx.list_branches(model.rid, ADMIN, PageRequest(10))
             if runs[number] == 1:
@@ -279,8 +273,12 @@ def test_a_database_that_became_a_standby_is_unavailable_until_it_takes_writes_a
 
 
 def test_a_role_without_rights_is_unavailable(postgres: str) -> None:
-    with opened(postgres) as (engine, repository):
-        event.listen(engine, "begin", lambda connection: connection.execute(text("SET ROLE pg_monitor")))
+    with opened(postgres) as (_, repository):
+
+        def change(tx: Any) -> None:
+            tx.session.run("SET LOCAL ROLE pg_monitor")
+            tx.add_model(builders.model())
+
         with pytest.raises(StorageUnavailable) as caught:
-            add_model(repository)
+            repository.write(change)
         assert caught.value.retry_after is None

@@ -21,13 +21,12 @@ from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, 
 from server.rules.promotion import batch_promote_versions, promote_version, rollback_branch
 from server.storage.contract import PromotionFilter, StoredFile, Transaction, UploadKey
 from server.storage.paging import PageRequest
-from server.storage.sql import schema
-from server.storage.sql.engine import open_engine
+from server.storage.sql import migrate as schema
 from server.storage.sql.tables import metadata
 from tests import builders
 from tests.builders import ADMIN, add_model, append
 from tests.conftest import NewDatabase, OpenRepository
-from tests.storage.inspection import rows
+from tests.storage.inspection import open_engine, rows
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/operations.md").read_text()
 ROLE_IN_THE_DOCUMENT = "modelregistry_server"

@@ -9,12 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import Connection, text
 
 from server.core import cancellation as deadline
 from server.core.cancellation import Call, CallOver
 from server.storage.paging import PageRequest
 from server.storage.sql.repository import SqlRepository
+from server.storage.sql.session import Session
 from tests import builders
 from tests.builders import ADMIN, add_model
 from tests.conftest import NewDatabase, OpenRepository
@@ -46,14 +46,14 @@ def begin() -> Iterator[Begin[Any]]:
         yield begin
 
 
-def endless(connection: Connection) -> None:
+def endless(session: Session) -> None:
     """Do what ends only when it is interrupted."""
-    connection.execute(text(ENDLESS[connection.dialect.name])).all()
+    session.run(ENDLESS[session.dialect.name])
 
 
 def identity(repository: SqlRepository) -> object:
     """What tells one connection from another, of a repository that has one at a time."""
-    return repository.read(lambda reader: id(reader.connection.connection.dbapi_connection))
+    return repository.read(lambda reader: id(reader.session.driver))
 
 
 def test_a_read_ends_with_its_call_and_its_connection_serves_nobody_else(
@@ -64,9 +64,9 @@ def test_a_read_ends_with_its_call_and_its_connection_serves_nobody_else(
     runs = threading.Event()
 
     def query(reader: Any) -> None:
-        kept.append(reader.connection.connection.dbapi_connection)
+        kept.append(reader.session.driver)
         runs.set()
-        endless(reader.connection)
+        endless(reader.session)
 
     call = Call()
     running = begin(call, lambda: repository.read(query))
@@ -86,7 +86,7 @@ def test_what_is_begun_while_the_interruption_is_on_its_way_ends_too(
     def query(reader: Any) -> None:
         # Between two statements, when there is nothing to interrupt.
         call.end()
-        endless(reader.connection)
+        endless(reader.session)
 
     assert isinstance(begin(call, lambda: repository.read(query)).exception(DEADLINE_SECONDS), CallOver)
 
@@ -166,8 +166,8 @@ def test_changes_that_go_together_on_sqlite_do_not_end_together(
         begin(call, lambda name=name: repository.write(lambda tx: tx.add_model(builders.model(name))))
         for call, name in zip(calls[1:], names, strict=True)
     ]
-    assert repository._one_writer is not None
-    queue = repository._one_writer._waiting
+    assert repository._group_commit is not None
+    queue = repository._group_commit._waiting
     until(lambda: len(queue) == len(waiting))
     calls[2].end()
     assert isinstance(waiting[1].exception(DEADLINE_SECONDS), CallOver)

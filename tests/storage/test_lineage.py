@@ -386,7 +386,7 @@ def test_a_page_of_a_lineage_of_ten_thousand_takes_two_statements(migrated_url: 
             found: list[LineageNode] = []
             after: int | str | None = None
             while True:
-                with statements(engine) as executed:
+                with statements() as executed:
                     page, _ = page_of(repository, root, page=PageRequest(2500, after))
                 assert len([each for each in executed if "PRAGMA" not in each.statement]) == 2
                 assert len(page.items) <= 2500

@@ -22,13 +22,13 @@ from modelregistry.v1.model_pb2 import ModelVersionSource, PromotedSource
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, Promotion
 from server.storage.contract import PromotionFilter
 from server.storage.paging import PageRequest
-from server.storage.sql import schema, tables
-from server.storage.sql.engine import open_engine
+from server.storage.sql import migrate as schema
+from server.storage.sql import tables
+from server.storage.sql.migrate import SchemaOutdated
 from server.storage.sql.rows import content_of
-from server.storage.sql.schema import SchemaOutdated
 from tests.builders import ADMIN, add_model, append, timestamp, version
 from tests.conftest import NewDatabase, OpenRepository, migrate
-from tests.storage.inspection import row_counts, rows
+from tests.storage.inspection import open_engine, row_counts, rows
 
 SECONDS = 60
 
@@ -195,8 +195,8 @@ def test_every_text_is_compared_by_code_point_on_postgresql(new_database: NewDat
 INTERRUPTED = """
 import os, signal, sys
 from sqlalchemy import event
-from server.storage.sql import schema
-from server.storage.sql.engine import open_engine
+from server.storage.sql import migrate as schema
+from tests.storage.inspection import open_engine
 
 url, last = sys.argv[1], sys.argv[2]
 engine = open_engine(url)
@@ -232,8 +232,8 @@ def test_a_migration_that_was_killed_can_be_run_again(database_url: str, engine:
 
 SIMULTANEOUS = """
 import sys
-from server.storage.sql import schema
-from server.storage.sql.engine import open_engine
+from server.storage.sql import migrate as schema
+from tests.storage.inspection import open_engine
 
 for url in sys.argv[1:]:
     print("ready", flush=True)
@@ -359,7 +359,7 @@ def test_a_check_changes_nothing(engine: Engine) -> None:
 def test_a_migration_waits_for_another_longer_than_a_call_would(
     new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.storage.sql.engine.WAIT_SECONDS", 1)
+    monkeypatch.setattr("server.storage.sql.session.WAIT_SECONDS", 1)
     url = new_database("postgresql")
     engine = open_engine(url)
     with psycopg.connect(url) as connection, ThreadPoolExecutor(1) as threads:

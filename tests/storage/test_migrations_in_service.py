@@ -14,11 +14,11 @@ from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import Connection, Engine, event, inspect, text
 
-from server.storage.sql import schema
-from server.storage.sql.engine import open_engine
+from server.storage.sql import migrate as schema
 from tests.conftest import NewDatabase
 from tests.postgres import database_name
 from tests.processes import until
+from tests.storage.inspection import open_engine
 
 SECONDS = 60
 SCRIPTS = ScriptDirectory(str(Path(schema.__file__).parent / "migrations"))

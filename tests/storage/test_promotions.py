@@ -38,7 +38,7 @@ from server.storage.paging import PageRequest
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.tables import branch_policies
 from tests import builders
-from tests.builders import ADMIN, ALL, add_model, append, caller, promote
+from tests.builders import ADMIN, ALL, add_model, append, branch_end, caller, lock, promote
 from tests.conftest import OpenRepository
 from tests.storage.conftest import NOW_MS, Clock, GivenUp, at_once
 from tests.storage.inspection import rows
@@ -65,7 +65,7 @@ def made(promotions: list[Promotion]) -> list[str]:
 def test_a_branch_that_does_not_exist_begins_with_1_and_has_no_head(repository: SqlRepository) -> None:
     model = add_model(repository)
 
-    end = repository.read(lambda reader: reader.get_branch_end(model.rid, "new"))
+    end = repository.read(lambda reader: branch_end(reader, model.rid, "new"))
 
     assert end == BranchEnd(1, None, COMPATIBILITY_MODE_WARN)
 
@@ -77,14 +77,15 @@ def test_a_branch_goes_on_behind_its_head(timed: SqlRepository) -> None:
     append(timed, builders.version(model.rid, "other"))
     digest = timed.read(lambda reader: reader.find_version(head.rid, ADMIN)).content_digest
 
-    end = timed.read(lambda reader: reader.get_branch_end(model.rid, "master"))
+    end = timed.read(lambda reader: branch_end(reader, model.rid))
 
-    assert end == BranchEnd(3, Head(head.rid, digest, NOW_MS), COMPATIBILITY_MODE_WARN)
-    assert timed.write(lambda tx: _extended_and_appended(tx, model.rid)) == end
+    assert end._replace(key=None) == BranchEnd(3, Head(head.rid, digest, NOW_MS), COMPATIBILITY_MODE_WARN)
+    assert timed.write(lambda tx: _locked_and_appended(tx, model.rid)) == end
 
 
-def _extended_and_appended(tx: Transaction, model_rid: str) -> BranchEnd:
-    end = tx.extend_branch(model_rid, "master")
+def _locked_and_appended(tx: Transaction, model_rid: str) -> BranchEnd:
+    lock(tx, model_rid)
+    end = branch_end(tx, model_rid)
     version = builders.version(model_rid)
     assert tx.append_version(version, tx.put_content(version), branch=end).version_number == end.next_number
     return end
@@ -93,7 +94,7 @@ def _extended_and_appended(tx: Transaction, model_rid: str) -> BranchEnd:
 def test_transactions_that_extend_one_branch_wait_for_each_other(repository: SqlRepository) -> None:
     model = add_model(repository)
 
-    ends = at_once(8, lambda _: repository.write(lambda tx: _extended_and_appended(tx, model.rid)))
+    ends = at_once(8, lambda _: repository.write(lambda tx: _locked_and_appended(tx, model.rid)))
 
     assert sorted(end.next_number for end in ends) == list(range(1, 9))
     heads = {end.head.rid if end.head else None for end in ends}
@@ -104,8 +105,8 @@ def test_who_holds_branches_and_extends_them_gets_the_next_numbers(repository: S
     model = add_model(repository)
 
     def change(tx: Transaction) -> list[int]:
-        tx.hold_branch(model.rid, "master")
-        return [_extended_and_appended(tx, model.rid).next_number for _ in range(2)]
+        lock(tx, model.rid)
+        return [_locked_and_appended(tx, model.rid).next_number for _ in range(2)]
 
     taken = at_once(4, lambda _: repository.write(change))
     assert sorted(number for numbers in taken for number in numbers) == list(range(1, 9))
@@ -152,7 +153,7 @@ def test_the_newest_policy_of_a_branch_holds_and_the_earlier_ones_stay(
     )
     assert timed.read(lambda reader: reader.get_policy(model.rid, "master")) == set_
     assert timed.read(lambda reader: reader.get_policy(model.rid, "other")).compatibility == COMPATIBILITY_MODE_WARN
-    assert timed.read(lambda reader: reader.get_branch_end(model.rid, "master")).compatibility == set_.compatibility
+    assert timed.read(lambda reader: branch_end(reader, model.rid)).compatibility == set_.compatibility
     changes = [(row.changed_by, row.compatibility, row.changed_time) for row in rows(migrated_url, branch_policies)]
     assert changes == [
         ("user:joe", COMPATIBILITY_MODE_OFF, NOW_MS),

@@ -37,8 +37,7 @@ def record(tx: Transaction, model_rid: str) -> None:
     source, copy = builders.version(model_rid), builders.version(model_rid)
     digest = tx.put_content(source)
     tx.append_version(source, digest)
-    end = tx.extend_branch(model_rid, "master")
-    tx.append_version(copy, digest, branch=end)
+    tx.append_version(copy, digest, branch=builders.branch_end(tx, model_rid))
     comparison = Comparison(digest, digest, 1)
     promotion = Promotion(
         rid=rids.new_promotion_rid(),

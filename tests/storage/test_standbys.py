@@ -12,7 +12,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import text
 
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
@@ -76,7 +75,7 @@ class Lonely:
 
         def read(reader: Any) -> None:
             call.end()
-            reader.connection.execute(text("SELECT pg_sleep(3600)"))
+            reader.session.run("SELECT pg_sleep(3600)")
 
         def run() -> None:
             begin(call)

@@ -13,8 +13,8 @@ from modelregistry.v1.model_pb2 import Model
 from server.core.errors import Overloaded, StorageUnavailable
 from server.storage.contract import Repository, Transaction
 from server.storage.paging import PageRequest
-from server.storage.sql import engine
 from server.storage.sql import repository as sql_repository
+from server.storage.sql import sqlite
 from server.storage.sql.repository import ATTEMPTS
 from tests import builders
 from tests.builders import ADMIN, add_model, append
@@ -87,7 +87,7 @@ def test_a_call_after_an_interruption_meets_one_lost_connection_of_many(
 
 
 @pytest.mark.parametrize("how", ["read", "written to", "lost in the middle"])
-def test_so_does_one_whose_statements_are_run_past_sqlalchemy(
+def test_a_call_meets_one_lost_connection_of_many_however_it_is_met(
     new_database: NewDatabase, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     url = new_database("postgresql", migrated=True)
@@ -123,9 +123,9 @@ def test_sqlite_answers_overloaded_where_another_process_holds_the_lock(
     new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And certainly did nothing then."""
-    monkeypatch.setattr(engine, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite, "WAIT_SECONDS", 0.1)
     url = new_database("sqlite", migrated=True)
-    with opened(url) as (_, repository), opened(url) as (other, _):
+    with opened(url) as (other, repository):
         with other.begin(), pytest.raises(Overloaded):
             add_model(repository)
         assert repository.read(lambda reader: reader.list_models(ADMIN, None, PageRequest(1))).items == []

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import psycopg
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, PROMOTION_KIND_ROLLBACK
@@ -50,9 +49,7 @@ def watched(migrated_url: str, open_repository: OpenRepository, statements: Stat
     return open_repository(migrated_url, watch=statements)
 
 
-def test_each_statement_of_a_read_is_seen_even_one_that_is_run_past_sqlalchemy(
-    watched: SqlRepository, statements: Statements
-) -> None:
+def test_each_statement_of_a_read_is_seen(watched: SqlRepository, statements: Statements) -> None:
     model = add_model(watched)
     version = append(watched, builders.version(model.rid))
     del statements.ended[:]
@@ -73,8 +70,8 @@ def test_a_transaction_is_seen_from_begin_to_commit(watched: SqlRepository, stat
 
 
 def test_a_statement_that_fails_ends_with_its_error(watched: SqlRepository, statements: Statements) -> None:
-    with pytest.raises((DBAPIError, StorageUnavailable)):
-        watched.read(lambda reader: reader.connection.execute(text("SELECT lost FROM nowhere")))
+    with pytest.raises((psycopg.Error, StorageUnavailable)):
+        watched.read(lambda reader: reader.session.run("SELECT lost FROM nowhere"))
 
     [(statement, error)] = statements.ended
     assert statement == "SELECT lost FROM nowhere"
@@ -145,7 +142,7 @@ def test_connections_are_in_use_while_they_are_lent_and_idle_afterwards(
 def test_a_connection_that_failed_is_not_in_use(migrated_url: str, open_repository: OpenRepository) -> None:
     repository = open_repository(migrated_url, pool_size=3)
 
-    with pytest.raises((DBAPIError, StorageUnavailable)):
-        repository.read(lambda reader: reader.connection.execute(text("SELECT lost FROM nowhere")))
+    with pytest.raises((psycopg.Error, StorageUnavailable)):
+        repository.read(lambda reader: reader.session.run("SELECT lost FROM nowhere"))
 
     assert repository.connections().in_use == 0

@@ -32,7 +32,7 @@ from server.rpc.transfers import Transfers, watched
 from server.rules.idempotency import is_repeatable
 from server.rules.model_files import download_model_files, upload_model_files, uploaded_id
 from server.rules.models import create_model, create_model_version, created_before, get_model_version
-from server.rules.promotion import promote
+from server.rules.promotion import promote_version
 from server.storage.blobs import FileStore
 from server.storage.contract import Repository
 from server.storage.paging import Paging
@@ -108,7 +108,10 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     def PromoteVersion(self, request: PromoteVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Copy a version into the target model as the new head of a branch."""
-        return promote(self._repository, self._caller(), request)
+        caller = self._caller()
+        return self._repository.write(
+            lambda tx: promote_version(tx, caller, request), repeatable=is_repeatable(request)
+        )
 
     def UploadModelFiles(
         self, request_iterator: Iterator[UploadModelFilesRequest], context: grpc.ServicerContext

@@ -26,8 +26,7 @@ from modelregistry.v1.promotion_service_pb2 import (
 from server.core.caller import Caller
 from server.rules.branch_policies import get_branch_policy, set_branch_policy
 from server.rules.idempotency import is_repeatable
-from server.rules.promotion import batch_promote_versions, rollback_branch
-from server.rules.promotion_check import check_promotion
+from server.rules.promotion import batch_promote_versions, check_promotion, rollback_branch
 from server.rules.promotion_records import filter_of, get_promotion, list_promotions
 from server.storage.contract import Repository
 from server.storage.paging import Paging

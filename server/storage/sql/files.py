@@ -1,21 +1,113 @@
-"""Model files of `server.storage.contract.Transaction` as SQL: which there are, and which are on their way."""
+"""Model files: which there are, and which are being uploaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from datetime import timedelta
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, insert, not_, or_, select, update
+from sqlalchemy import and_, bindparam, delete, exists, insert, not_, or_, select, update
 
 from server.core.errors import StorageUnavailable
 from server.storage.contract import StoredFile, UploadKey
-from server.storage.sql.cache import VersionCache
-from server.storage.sql.engine import upsert
-from server.storage.sql.keys import model_id
-from server.storage.sql.reader import SqlReader
-from server.storage.sql.rows import timestamp
-from server.storage.sql.tables import contents, files, identity, uploads
+from server.storage.sql.rows import AnyRow, timestamp
+from server.storage.sql.statements import Statement, forms, numbered, padded, several, upsert
+from server.storage.sql.tables import contents, files, identity, model_id, uploads
+from server.storage.sql.unit_of_work import UnitOfWork
+
+
+def find_file(work: UnitOfWork, content_digest: bytes) -> StoredFile | None:
+    """See the contract."""
+    return _to_file(work.session.one_or_none(_file, {"content_digest": content_digest}))
+
+
+def some_files(work: UnitOfWork, count: int) -> list[StoredFile]:
+    """See the contract."""
+    return [StoredFile(row.digest, row.size, row.object_name) for row in work.session.all(_some, {"count": count})]
+
+
+def unnamed_files(work: UnitOfWork) -> list[bytes]:
+    """See the contract."""
+    return [row.digest for row in work.session.all(_unnamed)]
+
+
+def known_objects(work: UnitOfWork, object_names: Collection[str]) -> set[str]:
+    """See the contract."""
+    if not object_names:
+        return set()
+    names = padded([*object_names])
+    return {row.object_name for row in work.session.all(_known(len(names)), numbered("name", names))}
+
+
+def registry_id(work: UnitOfWork) -> str:
+    """See the contract."""
+    found: str = work.session.one(_identity).registry_id
+    return found
+
+
+def begin_upload(work: UnitOfWork, upload: UploadKey, object_name: str, lifetime: timedelta) -> Timestamp:
+    """See the contract."""
+    expire_ms = work.clock_ms() + lifetime // timedelta(milliseconds=1)
+    work.session.send(_begin, _of(upload) | {"object": object_name, "expire_ms": expire_ms})
+    return timestamp(expire_ms)
+
+
+def finish_upload(work: UnitOfWork, upload: UploadKey, file: StoredFile) -> str:
+    """See the contract."""
+    holder: str = work.session.one(_store, _as_parameters(file)).object_name
+    if not work.session.change(_finish, _of(upload) | {"file": file.digest}):
+        raise StorageUnavailable
+    return holder
+
+
+def replace_object(work: UnitOfWork, file: StoredFile, lost_object: str) -> None:
+    """See the contract."""
+    work.session.send(_replace, {"file": file.digest, "lost": lost_object, "object": file.object_name})
+
+
+def give_up_upload(work: UnitOfWork, upload: UploadKey) -> None:
+    """See the contract."""
+    work.session.send(_give_up, _of(upload))
+
+
+def find_upload(work: UnitOfWork, upload: UploadKey) -> bytes | None:
+    """See the contract."""
+    row = work.session.one_or_none(_upload, _of(upload) | {"now_ms": work.clock_ms()})
+    return None if row is None else row.digest
+
+
+def remove_expired_uploads(work: UnitOfWork) -> int:
+    """See the contract."""
+    return work.session.change(_remove_expired, {"now_ms": work.clock_ms()})
+
+
+def remove_unnamed_file(work: UnitOfWork, digest: bytes) -> StoredFile | None:
+    """See the contract."""
+    # First the lock and then the question, whose answer can then no longer change.
+    work.session.send(_lock, {"file": digest})
+    return _to_file(work.session.one_or_none(_remove_unnamed, {"file": digest}))
+
+
+def _of(upload: UploadKey) -> dict[str, Any]:
+    return {"id": upload.id_digest, "uploader": upload.caller, "model_rid": upload.model_rid}
+
+
+def _as_parameters(file: StoredFile) -> dict[str, Any]:
+    return {"file": file.digest, "bytes": file.size, "object": file.object_name}
+
+
+def _to_file(row: AnyRow | None) -> StoredFile | None:
+    return None if row is None else StoredFile(row.digest, row.size, row.object_name)
+
+
+@forms
+def _known(count: int) -> Any:
+    names = several("name", count)
+    stored = select(files.c.object_name).where(files.c.object_name.in_(names))
+    incomplete = select(uploads.c.object_name).where(uploads.c.object_name.in_(names), uploads.c.file_digest.is_(None))
+    return stored.union(incomplete)
+
 
 _is_unnamed = not_(
     or_(
@@ -23,114 +115,50 @@ _is_unnamed = not_(
         exists().where(uploads.c.file_digest == files.c.digest),
     )
 )
+_is_upload = and_(
+    uploads.c.id_digest == bindparam("id"),
+    uploads.c.caller == bindparam("uploader"),
+    uploads.c.model_id == model_id(bindparam("model_rid")),
+)
+_is_file = files.c.digest == bindparam("file")
 
-
-class SqlFileReader(SqlReader):
-    """Questions about model files."""
-
-    def find_file(self, content_digest: bytes) -> StoredFile | None:
-        """See the contract."""
-        query = select(files).join(contents, contents.c.file_digest == files.c.digest)
-        row = self.connection.execute(query.where(contents.c.digest == content_digest)).one_or_none()
-        return None if row is None else StoredFile(row.digest, row.size, row.object_name)
-
-    def some_files(self, count: int) -> list[StoredFile]:
-        """See the contract."""
-        rows = self.connection.execute(select(files).limit(count))
-        return [StoredFile(row.digest, row.size, row.object_name) for row in rows]
-
-    def unnamed_files(self) -> list[bytes]:
-        """See the contract."""
-        return list(self.connection.scalars(select(files.c.digest).where(_is_unnamed)))
-
-    def known_objects(self, object_names: Collection[str]) -> set[str]:
-        """See the contract."""
-        stored = select(files.c.object_name).where(files.c.object_name.in_(object_names))
-        on_their_way = select(uploads.c.object_name).where(uploads.c.object_name.in_(object_names), _is_incomplete())
-        return set(self.connection.scalars(stored.union(on_their_way)))
-
-    def registry_id(self) -> str:
-        """See the contract."""
-        registry_id: str = self.connection.scalars(select(identity.c.registry_id)).one()
-        return registry_id
-
-
-class SqlFileTransaction(SqlFileReader):
-    """Changes of model files."""
-
-    def __init__(
-        self, connection: Connection, max_message_bytes: int, versions: VersionCache, clock_ms: Callable[[], int]
-    ):
-        super().__init__(connection, max_message_bytes, versions)
-        self._clock_ms = clock_ms
-
-    def begin_upload(self, upload: UploadKey, object_name: str, lifetime: timedelta) -> Timestamp:
-        """See the contract."""
-        expire_ms = self._clock_ms() + lifetime // timedelta(milliseconds=1)
-        self.connection.execute(
-            insert(uploads).values(
-                id_digest=upload.id_digest,
-                caller=upload.caller,
-                model_id=model_id(upload.model_rid),
-                object_name=object_name,
-                expire_time=expire_ms,
-            )
-        )
-        return timestamp(expire_ms)
-
-    def finish_upload(self, upload: UploadKey, file: StoredFile) -> str:
-        """See the contract."""
-        statement = upsert(self.connection, files).values(file._asdict())
-        # Also where nothing changes, the row is written: it is locked against its removal, and it takes as long.
-        holder: str = self.connection.scalars(
-            statement.on_conflict_do_update(index_elements=[files.c.digest], set_={"size": file.size}).returning(
-                files.c.object_name
-            )
-        ).one()
-        finished = self.connection.execute(update(uploads).where(_is(upload)).values(file_digest=file.digest))
-        if not finished.rowcount:
-            raise StorageUnavailable
-        return holder
-
-    def replace_object(self, file: StoredFile, lost_object: str) -> None:
-        """See the contract."""
-        lost = (files.c.digest == file.digest, files.c.object_name == lost_object)
-        self.connection.execute(update(files).where(*lost).values(object_name=file.object_name))
-
-    def give_up_upload(self, upload: UploadKey) -> None:
-        """See the contract."""
-        self.connection.execute(delete(uploads).where(_is(upload)))
-
-    def find_upload(self, upload: UploadKey) -> bytes | None:
-        """See the contract."""
-        query = (
-            select(files.c.digest)
-            .join(uploads, uploads.c.file_digest == files.c.digest)
-            .where(_is(upload), uploads.c.expire_time > self._clock_ms())
-            .with_for_update(read=True, key_share=True, of=files)
-        )
-        return self.connection.scalars(query).one_or_none()
-
-    def remove_expired_uploads(self) -> int:
-        """See the contract."""
-        return self.connection.execute(delete(uploads).where(uploads.c.expire_time <= self._clock_ms())).rowcount
-
-    def remove_unnamed_file(self, digest: bytes) -> StoredFile | None:
-        """See the contract."""
-        # First the lock and then the question, whose answer can then no longer change.
-        self.connection.execute(select(files.c.digest).where(files.c.digest == digest).with_for_update())
-        statement = delete(files).where(files.c.digest == digest, _is_unnamed).returning(*files.c)
-        row = self.connection.execute(statement).one_or_none()
-        return None if row is None else StoredFile(row.digest, row.size, row.object_name)
-
-
-def _is(upload: UploadKey) -> ColumnElement[bool]:
-    return and_(
-        uploads.c.id_digest == upload.id_digest,
-        uploads.c.caller == upload.caller,
-        uploads.c.model_id == model_id(upload.model_rid),
+_file = Statement(
+    select(files)
+    .join(contents, contents.c.file_digest == files.c.digest)
+    .where(contents.c.digest == bindparam("content_digest"))
+)
+_some = Statement(select(files).limit(bindparam("count")))
+_unnamed = Statement(select(files.c.digest).where(_is_unnamed))
+_identity = Statement(select(identity.c.registry_id))
+_begin = Statement(
+    insert(uploads).values(
+        id_digest=bindparam("id"),
+        caller=bindparam("uploader"),
+        model_id=model_id(bindparam("model_rid")),
+        object_name=bindparam("object"),
+        expire_time=bindparam("expire_ms"),
     )
-
-
-def _is_incomplete() -> ColumnElement[bool]:
-    return uploads.c.file_digest.is_(None)
+)
+# Also where nothing changes, the row is written: it is locked against its removal, and it takes as long.
+_store = Statement(
+    lambda dialect: (
+        upsert(dialect, files)
+        .values(digest=bindparam("file"), size=bindparam("bytes"), object_name=bindparam("object"))
+        .on_conflict_do_update(index_elements=[files.c.digest], set_={"size": bindparam("bytes")})
+        .returning(files.c.object_name)
+    )
+)
+_finish = Statement(update(uploads).where(_is_upload).values(file_digest=bindparam("file")))
+_replace = Statement(
+    update(files).where(_is_file, files.c.object_name == bindparam("lost")).values(object_name=bindparam("object"))
+)
+_give_up = Statement(delete(uploads).where(_is_upload))
+_upload = Statement(
+    select(files.c.digest)
+    .join(uploads, uploads.c.file_digest == files.c.digest)
+    .where(_is_upload, uploads.c.expire_time > bindparam("now_ms"))
+    .with_for_update(read=True, key_share=True, of=files)
+)
+_remove_expired = Statement(delete(uploads).where(uploads.c.expire_time <= bindparam("now_ms")))
+_lock = Statement(select(files.c.digest).where(_is_file).with_for_update())
+_remove_unnamed = Statement(delete(files).where(_is_file, _is_unnamed).returning(*files.c))

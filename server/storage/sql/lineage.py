@@ -1,4 +1,4 @@
-"""Lineage as SQL: one statement walks from a version to its root and to all that was made of it."""
+"""Lineage: one statement walks from a version to its root and to all that was promoted from it."""
 
 from __future__ import annotations
 
@@ -6,101 +6,108 @@ from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
 
-from sqlalchemy import BigInteger, Subquery, func, literal, select, union
+from sqlalchemy import BigInteger, Select, bindparam, func, select, union
 
 from modelregistry.v1.promotion_pb2 import LineageNode
 from server.core.caller import Caller
 from server.core.errors import ModelVersionNotFound
 from server.storage.contract import Lineage
 from server.storage.paging import Page, PageRequest
-from server.storage.sql.access import model_is_visible
-from server.storage.sql.files import SqlFileReader
-from server.storage.sql.opaque import Opaque
-from server.storage.sql.rows import AnyRow
+from server.storage.sql.cursors import Cursors
+from server.storage.sql.rows import AnyColumns, AnyRow
+from server.storage.sql.statements import for_callers, principals
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, versions
+from server.storage.sql.unit_of_work import UnitOfWork
+from server.storage.sql.visibility import model_is_visible
 
 # What a message adds to a node in it, at most: a tag and a length.
 _OVERHEAD_BYTES = 6
+# Before and behind every key.
+_BEFORE_ALL, _BEHIND_ALL = 0, 2**63 - 1
 
 
-class SqlLineageReader(SqlFileReader):
-    """The question where a version came from and where it went."""
-
-    def get_lineage(self, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
-        """See the contract."""
-        asked = self.connection.execute(
-            select(versions.c.id, select(opaque_keys.c.key).scalar_subquery().label("secret"))
-            .join(branches)
-            .join(models)
-            .where(versions.c.rid == model_version_rid, model_is_visible(caller))
-        ).one_or_none()
-        if asked is None:
-            raise ModelVersionNotFound(model_rid="", model_version_rid=model_version_rid)
-        opaque = Opaque(asked.secret)
-        related = _related(asked.id)
-        wanted = select(related.c.id, func.max(related.c.id).over().label("newest"))
-        if page.after is not None:
-            last, bound = opaque.numbers(page.after)
-            # Keys are taken in order, but not committed in order. Within the bound, what a version was promoted from
-            # was there when the first page was read; beyond it, that may have come behind the reader's back.
-            wanted = wanted.where(related.c.id > last, related.c.id <= bound)
-        # First the page and then what is said of each version, so that no database thinks of it the other way round.
-        listed = wanted.order_by(related.c.id).limit(page.size + 1).subquery("listed")
-        source = versions.alias("source")
-        rows = self.connection.execute(
-            select(
-                listed.c.id,
-                listed.c.newest,
-                source.c.id.label("previous_id"),
-                model_is_visible(caller).label("is_visible"),
-                versions.c.rid,
-                versions.c.version_number,
-                versions.c.created_time,
-                versions.c.created_by,
-                models.c.rid.label("model_rid"),
-                models.c.name.label("model_name"),
-                branches.c.name.label("branch"),
-                branches.c.version_count,
-                promotions.c.rid.label("promotion_rid"),
-            )
-            .join_from(listed, versions, versions.c.id == listed.c.id)
-            .join(branches, branches.c.id == versions.c.branch_id)
-            .join(models, models.c.id == branches.c.model_id)
-            .outerjoin(promotions, promotions.c.version_id == versions.c.id)
-            .outerjoin(source, source.c.rid == promotions.c.source_rid)
-            .order_by(listed.c.id)
-        ).all()
-        nodes = self._that_fit([_to_node(row, partial(opaque.name, asked.id)) for row in rows[: page.size]])
-        following = opaque.position(rows[len(nodes) - 1].id, rows[0].newest) if len(nodes) < len(rows) else None
-        return Lineage(Page(nodes, following), opaque.name(asked.id, asked.id))
-
-    def _that_fit(self, nodes: list[LineageNode]) -> list[LineageNode]:
-        """Return as many of the nodes as fit into one message, and at least one."""
-        filled = accumulate(node.ByteSize() + _OVERHEAD_BYTES for node in nodes)
-        fitting = sum(bytes_ <= self._fitting_bytes for bytes_ in filled)
-        return nodes[: max(fitting, 1)]
+def get_lineage(work: UnitOfWork, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
+    """See the contract."""
+    traced = work.session.one_or_none(_traced(caller), {"version_rid": model_version_rid} | principals(caller))
+    if traced is None:
+        raise ModelVersionNotFound(model_rid="", model_version_rid=model_version_rid)
+    cursors = Cursors(traced.secret)
+    # Keys are taken in order, but not committed in order. Within the bound, what a version was promoted from was there
+    # when the first page was read; beyond it, that may have been committed afterwards.
+    last, bound = (_BEFORE_ALL, _BEHIND_ALL) if page.after is None else cursors.numbers(page.after)
+    parameters = {"traced": traced.id, "last": last, "bound": bound, "count": page.size + 1}
+    rows = work.session.all(_nodes(caller), parameters | principals(caller))
+    nodes = [_to_node(row, partial(cursors.name, traced.id)) for row in rows[: page.size]]
+    filled = accumulate(node.ByteSize() + _OVERHEAD_BYTES for node in nodes)
+    nodes = nodes[: max(1, sum(size <= work.fitting_bytes for size in filled))]
+    following = cursors.position(rows[len(nodes) - 1].id, rows[0].newest) if len(nodes) < len(rows) else None
+    return Lineage(Page(nodes, following), cursors.name(traced.id, traced.id))
 
 
-def _related(traced: int) -> Subquery:
-    """The keys of a version's predecessors, of itself and of its descendants.
+@for_callers
+def _traced(caller: Caller) -> Select[*AnyColumns]:
+    return (
+        select(versions.c.id, select(opaque_keys.c.key).scalar_subquery().label("secret"))
+        .join(branches)
+        .join(models)
+        .where(versions.c.rid == bindparam("version_rid"), model_is_visible(caller))
+    )
+
+
+@for_callers
+def _nodes(caller: Caller) -> Select[*AnyColumns]:
+    """The versions related to one, behind a key and within a bound.
 
     Of a chain that bites its own tail, which only an import can make, each link is walked once.
     """
-    up = select(literal(traced, BigInteger).label("id")).cte("predecessors", recursive=True)
+    traced = select(bindparam("traced", type_=BigInteger).label("id"))
+    up = traced.cte("predecessors", recursive=True)
     source = versions.alias("source")
     up = up.union(
         select(source.c.id)
         .join_from(up, promotions, promotions.c.version_id == up.c.id)
         .join(source, source.c.rid == promotions.c.source_rid)
     )
-    down = select(literal(traced, BigInteger).label("id")).cte("descendants", recursive=True)
+    down = traced.cte("descendants", recursive=True)
     origin = versions.alias("origin")
     down = down.union(
         select(promotions.c.version_id)
         .join_from(down, origin, origin.c.id == down.c.id)
         .join(promotions, promotions.c.source_rid == origin.c.rid)
     )
-    return union(select(up.c.id), select(down.c.id)).subquery("related")
+    related = union(select(up.c.id), select(down.c.id)).subquery("related")
+    # First the page and then what is said of each version, so that no database plans it the other way round.
+    listed = (
+        select(related.c.id, func.max(related.c.id).over().label("newest"))
+        .where(related.c.id > bindparam("last"), related.c.id <= bindparam("bound"))
+        .order_by(related.c.id)
+        .limit(bindparam("count"))
+        .subquery("listed")
+    )
+    previous = versions.alias("previous")
+    return (
+        select(
+            listed.c.id,
+            listed.c.newest,
+            previous.c.id.label("previous_id"),
+            model_is_visible(caller).label("is_visible"),
+            versions.c.rid,
+            versions.c.version_number,
+            versions.c.created_time,
+            versions.c.created_by,
+            models.c.rid.label("model_rid"),
+            models.c.name.label("model_name"),
+            branches.c.name.label("branch"),
+            branches.c.version_count,
+            promotions.c.rid.label("promotion_rid"),
+        )
+        .join_from(listed, versions, versions.c.id == listed.c.id)
+        .join(branches, branches.c.id == versions.c.branch_id)
+        .join(models, models.c.id == branches.c.model_id)
+        .outerjoin(promotions, promotions.c.version_id == versions.c.id)
+        .outerjoin(previous, previous.c.rid == promotions.c.source_rid)
+        .order_by(listed.c.id)
+    )
 
 
 def _to_node(row: AnyRow, name: Callable[[int], str]) -> LineageNode:

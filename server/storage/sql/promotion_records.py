@@ -1,4 +1,4 @@
-"""Questions about the records of promotions, of `server.storage.contract`, as SQL.
+"""The records of promotions.
 
 A page of them is first chosen, from `promotions` alone and along one of its indexes, and then read with all that is
 said of each. So no database can think of joining everything and sorting it, which it would do where it takes a page for
@@ -7,23 +7,24 @@ large, or a table for small.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, func, select, true, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, select, true, tuple_
+from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.promotion_pb2 import Promotion
 from server.core.caller import Caller
 from server.storage.contract import PromotionFilter
 from server.storage.paging import Page, PageRequest
-from server.storage.sql.access import model_is_visible
-from server.storage.sql.each import first_of_each
-from server.storage.sql.fitting import that_fit, with_payloads
-from server.storage.sql.lineage import SqlLineageReader
-from server.storage.sql.model_lists import MANY, visible_model_keys
-from server.storage.sql.opaque import Opaque
+from server.storage.sql.cursors import Cursors
+from server.storage.sql.pages import that_fit, with_payloads
 from server.storage.sql.rows import MAX_BYTES_A_CHARACTER, AnyRow
+from server.storage.sql.session import Session
+from server.storage.sql.statements import Statement, for_callers, numbered, padded, principals, several
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, verdicts, versions
+from server.storage.sql.unit_of_work import UnitOfWork
+from server.storage.sql.visibility import MANY, first_of_each, model_is_visible, visible_model_keys
 
 _replaced = versions.alias("replaced")
 _source = versions.alias("source_version")
@@ -44,112 +45,67 @@ _REPLACED_RID_BYTES = 255
 _Place = tuple[int, int]
 
 
-class _Wanted(NamedTuple):
-    """A filter in keys."""
+def find_promotion(work: UnitOfWork, promotion_rid: str, caller: Caller) -> Promotion | None:
+    """See the contract."""
+    row = work.session.one_or_none(_one(caller), {"promotion_rid": promotion_rid} | principals(caller))
+    return None if row is None else _to_promotion(row)
 
-    # The column whose index is walked along, all of which go on with time and key, and its value.
-    along: tuple[ColumnElement[Any], Any] | None
-    since_ms: int | None
-    # What else the columns of a promotion must be, and what must be asked of each on the way.
-    columns: list[ColumnElement[bool]]
-    checks: list[ColumnElement[bool]]
-    # Whether the caller's models are places to look, should these be few.
+
+def get_promotion_rid(work: UnitOfWork, model_version_rid: str) -> str:
+    """See the contract."""
+    promotion_rid: str = work.session.one(_rid_of, {"version_rid": model_version_rid}).rid
+    return promotion_rid
+
+
+def list_promotions(work: UnitOfWork, caller: Caller, wanted: PromotionFilter, page: PageRequest) -> Page[Promotion]:
+    """See the contract."""
+    known = work.session.one(_keys(caller), wanted._asdict() | principals(caller))
+    cursors = Cursors(known.secret)
+    bounds = [] if page.after is None else [cursors.numbers(page.after)]
+    if wanted.until_ms is not None:
+        bounds.append((wanted.until_ms, 0))
+    walk = _walk_of(caller, wanted, known)
+    chosen = [] if walk is None else _choose(work.session, caller, walk, min(bounds, default=None), page.size + 1)
+    if not chosen:
+        return Page([], None)
+    keys = padded([row.id for row in chosen[: page.size]])
+    rows = work.session.all(
+        _several(caller, len(keys)), {"most_bytes": work.fitting_bytes} | numbered("key", keys) | principals(caller)
+    )
+    listed = that_fit(rows)
+    following = cursors.position(listed[-1].created_time, listed[-1].id) if len(listed) < len(chosen) else None
+    return Page([_to_promotion(row) for row in listed], following)
+
+
+class _Form(NamedTuple):
+    """The form of a statement that walks through promotions: its conditions, but for their values.
+
+    `along` is the column by whose index it walks, `equal` are columns with a value, `by_branch` and `by_sight` ask for
+    each promotion whether its branch is the one wanted, and whether the caller sees its model.
+    """
+
+    along: str | None
+    equal: tuple[str, ...]
+    by_branch: bool
+    by_sight: bool
+    is_since: bool
+    is_after: bool = False
+
+    @property
+    def has_checks(self) -> bool:
+        return self.by_branch or self.by_sight
+
+
+class _Walk(NamedTuple):
+    """A walk through promotions: its form, its values, and whether few models of the caller may be looked into."""
+
+    form: _Form
+    values: dict[str, Any]
     in_visible_models: bool
 
 
-class SqlPromotionRecordReader(SqlLineageReader):
-    """Questions about the records of promotions."""
-
-    def find_promotion(self, promotion_rid: str, caller: Caller) -> Promotion | None:
-        """See the contract."""
-        query = _promotions(caller).add_columns(verdicts.c.payload)
-        query = query.outerjoin(verdicts, verdicts.c.id == promotions.c.verdict_id)
-        row = self.connection.execute(
-            query.where(promotions.c.rid == promotion_rid, model_is_visible(caller))
-        ).one_or_none()
-        return None if row is None else _to_promotion(row)
-
-    def get_promotion_rid(self, model_version_rid: str) -> str:
-        """See the contract."""
-        query = select(promotions.c.rid).join(versions, versions.c.id == promotions.c.version_id)
-        promotion_rid: str = self.connection.scalars(query.where(versions.c.rid == model_version_rid)).one()
-        return promotion_rid
-
-    def list_promotions(self, caller: Caller, wanted: PromotionFilter, page: PageRequest) -> Page[Promotion]:
-        """See the contract."""
-        known = self.connection.execute(_keys(caller, wanted)).one()
-        opaque = Opaque(known.secret)
-        behind = [] if page.after is None else [opaque.numbers(page.after)]
-        if wanted.until_ms is not None:
-            behind.append((wanted.until_ms, 0))
-        in_keys = _in_keys(caller, wanted, known)
-        chosen = [] if in_keys is None else self._choose(caller, in_keys, min(behind, default=None), page.size + 1)
-        if not chosen:
-            return Page([], None)
-        query = _promotions(caller).add_columns(promotions.c.id, _promotion_bytes().label("size"))
-        query = query.where(promotions.c.id.in_([row.id for row in chosen[: page.size]]))
-        newest_first = with_payloads(
-            query, verdicts, "verdict_id", lambda row: (row.created_time.desc(), row.id.desc())
-        )
-        rows = self.connection.execute(newest_first, {"most_bytes": self._fitting_bytes}).all()
-        listed = that_fit(rows)
-        following = opaque.position(listed[-1].created_time, listed[-1].id) if len(listed) < len(chosen) else None
-        return Page([_to_promotion(row) for row in listed], following)
-
-    def _choose(self, caller: Caller, wanted: _Wanted, after: _Place | None, count: int) -> Sequence[AnyRow]:
-        """Return the first wanted promotions behind a position: id and time, newest first, and so many at most.
-
-        Where something is asked of each, some more are looked at than are lacking, which does for most callers: they
-        see most. It does not for one who sees few. If these are in few models, each of those is looked into for its
-        newest ones, and nothing invisible is walked past. Otherwise the walk goes on, past what fails the checks; there
-        may be much of it, which no index knows of.
-        """
-        chosen: list[AnyRow] = []
-        look = _LOOK_AHEAD * count if wanted.checks else count
-        while True:
-            rows = self.connection.execute(_look(wanted, after, look)).all()
-            chosen += [row for row in rows if row.is_wanted]
-            if len(chosen) >= count or len(rows) < look:
-                return chosen[:count]
-            after = (rows[-1].created_time, rows[-1].id)
-            if wanted.in_visible_models:
-                visible = visible_model_keys(self.connection, caller)
-                if len(visible) < MANY:
-                    rest = self._newest_of_each(visible, wanted, after, count - len(chosen))
-                    return [*chosen, *self.connection.execute(rest).all()]
-                wanted = wanted._replace(in_visible_models=False)
-            look = min(_LOOK_AHEAD * look, _FURTHEST_LOOK)
-
-    def _newest_of_each(self, model_keys: Sequence[int], wanted: _Wanted, after: _Place, count: int) -> Select[Any]:
-        """The query for the first wanted promotions behind a position into some models: those of each, then of all."""
-        by = [] if wanted.along is None else [wanted.along[0] == wanted.along[1]]
-        of_one = _walk(
-            wanted._replace(along=(promotions.c.model_id, models.c.id), columns=[*wanted.columns, *by, *wanted.checks]),
-            after,
-            count,
-        )
-        found, each = first_of_each(self.connection, models, of_one, promotions.c.id)
-        query = select(each.c.id, each.c.created_time).select_from(found).where(models.c.id.in_(model_keys))
-        return query.order_by(each.c.created_time.desc(), each.c.id.desc()).limit(count)
-
-
-def _keys(caller: Caller, wanted: PromotionFilter) -> Select[Any]:
-    """The query for the keys behind the RIDs of a filter; NULL where there is nothing that the caller sees."""
-    stored = select(versions.c.id).join_from(versions, branches).join(models)
-    return select(
-        opaque_keys.c.key.label("secret"),
-        _key(select(models.c.id).where(models.c.rid == wanted.model_rid, model_is_visible(caller)), "model"),
-        _key(stored.where(versions.c.rid == wanted.version_rid), "version"),
-        _key(stored.where(versions.c.rid == wanted.source_rid, model_is_visible(caller)), "source"),
-    )
-
-
-def _key(query: Select[Any], name: str) -> ColumnElement[int | None]:
-    return query.scalar_subquery().label(name)
-
-
-def _in_keys(caller: Caller, wanted: PromotionFilter, known: AnyRow) -> _Wanted | None:
-    """Return a filter in keys; None if no promotion can pass it."""
+def _walk_of(caller: Caller, wanted: PromotionFilter, known: AnyRow) -> _Walk | None:
+    """Return the walk for a filter; None if no promotion can pass it."""
     if any(
         rid is not None and key is None
         for rid, key in (
@@ -159,60 +115,155 @@ def _in_keys(caller: Caller, wanted: PromotionFilter, known: AnyRow) -> _Wanted 
         )
     ):
         return None
-    # The first of them has the fewest promotions, as a rule. That of a version is a single one, without a walk.
-    of_version = [] if known.version is None else [promotions.c.version_id == known.version]
-    given = [
-        (column, value)
-        for column, value in (
-            (promotions.c.source_rid, wanted.source_rid),
-            (promotions.c.model_id, known.model),
-            (promotions.c.created_by, wanted.created_by),
-        )
-        if value is not None
-    ]
-    checks: list[ColumnElement[bool]] = []
-    # As subqueries for a row and not as joins: only then does PostgreSQL ask them of the rows in their order.
-    if not caller.is_admin and wanted.model_rid is None:
-        target = select(model_is_visible(caller)).where(models.c.id == promotions.c.model_id)
-        checks.append(target.scalar_subquery())
-    if wanted.branch is not None:
-        made = select(branches.c.name).join_from(versions, branches).where(versions.c.id == promotions.c.version_id)
-        checks.append(made.scalar_subquery() == wanted.branch)
-    return _Wanted(
-        along=given[0] if given and not of_version else None,
-        since_ms=wanted.since_ms,
-        columns=of_version + [column == value for column, value in given[0 if of_version else 1 :]],
-        checks=checks,
-        in_visible_models=not caller.is_admin and (known.version, known.source, known.model) == (None, None, None),
+    values = {
+        "version_id": known.version,
+        # Of these the first has the fewest promotions, as a rule. A version has a single one, without a walk.
+        "source_rid": wanted.source_rid,
+        "model_id": known.model,
+        "created_by": wanted.created_by,
+    }
+    given = [column for column, value in values.items() if value is not None]
+    along = given[0] if given and known.version is None else None
+    form = _Form(
+        along=along,
+        equal=tuple(column for column in given if column != along),
+        by_branch=wanted.branch is not None,
+        by_sight=not caller.is_admin and wanted.model_rid is None,
+        is_since=wanted.since_ms is not None,
+    )
+    in_visible_models = not caller.is_admin and (known.version, known.source, known.model) == (None, None, None)
+    return _Walk(form, values | {"branch": wanted.branch, "since_ms": wanted.since_ms}, in_visible_models)
+
+
+def _choose(session: Session, caller: Caller, walk: _Walk, after: _Place | None, count: int) -> Sequence[AnyRow]:
+    """Return the first wanted promotions behind a place: id and time, newest first, and so many at most.
+
+    Where something is asked of each, some more are looked at than are lacking, which does for most callers: they see
+    most. It does not for one who sees few. If these are in few models, each of those is looked into for its newest
+    ones, and nothing invisible is walked past. Otherwise the walk goes on, past what fails the checks; there may be
+    much of it, which no index knows of.
+    """
+    chosen: list[AnyRow] = []
+    look = _LOOK_AHEAD * count if walk.form.has_checks else count
+    while True:
+        form = walk.form._replace(is_after=after is not None)
+        values = walk.values | principals(caller) | _as_parameters(after)
+        rows = session.all(_look(caller, form), values | {"count": look})
+        chosen += [row for row in rows if row.is_wanted]
+        if len(chosen) >= count or len(rows) < look:
+            return chosen[:count]
+        after = (rows[-1].created_time, rows[-1].id)
+        if walk.in_visible_models:
+            models_seen = visible_model_keys(session, caller)
+            if len(models_seen) < MANY:
+                if not models_seen:
+                    return chosen
+                keys = padded([*models_seen])
+                values |= _as_parameters(after) | numbered("model", keys) | {"count": count - len(chosen)}
+                form = form._replace(is_after=True)
+                return [*chosen, *session.all(_newest_of_each(caller, form, len(keys)), values)]
+            walk = walk._replace(in_visible_models=False)
+        look = min(_LOOK_AHEAD * look, _FURTHEST_LOOK)
+
+
+def _as_parameters(after: _Place | None) -> dict[str, int]:
+    return {} if after is None else {"after_ms": after[0], "after_id": after[1]}
+
+
+@for_callers
+def _keys(caller: Caller) -> Select[Any]:
+    """The keys of the RIDs of a filter; NULL where there is nothing that the caller sees."""
+    stored = select(versions.c.id).join_from(versions, branches).join(models)
+    return select(
+        opaque_keys.c.key.label("secret"),
+        _key(select(models.c.id).where(models.c.rid == bindparam("model_rid"), model_is_visible(caller)), "model"),
+        _key(stored.where(versions.c.rid == bindparam("version_rid")), "version"),
+        _key(stored.where(versions.c.rid == bindparam("source_rid"), model_is_visible(caller)), "source"),
     )
 
 
-def _look(wanted: _Wanted, after: _Place | None, count: int) -> Select[Any]:
-    """The query for the first promotions behind a place along the index, and whether each passes the checks."""
-    return _walk(wanted, after, count).add_columns(and_(true(), *wanted.checks).label("is_wanted"))
+def _key(query: Select[Any], name: str) -> ColumnElement[int | None]:
+    return query.scalar_subquery().label(name)
 
 
-def _walk(wanted: _Wanted, after: _Place | None, count: int) -> Select[Any]:
-    """The query for the first promotions behind a place along the index, newest first.
+@for_callers
+def _look(caller: Caller, form: _Form) -> Select[Any]:
+    """The first promotions behind a place along the index, and whether each passes the checks."""
+    return _walked(form).add_columns(and_(true(), *_checks(caller, form)).label("is_wanted"))
 
-    It is a range of the index's own columns in the index's own order. By an equal value and by time, PostgreSQL
-    would rather walk through all promotions by time where it expects to meet many that are wanted.
+
+@for_callers
+def _newest_of_each(caller: Caller, form: _Form, model_count: int) -> Callable[[Dialect], Select[Any]]:
+    """The first wanted promotions behind a place into some models: those of each, then of all."""
+
+    def build(dialect: Dialect) -> Select[Any]:
+        by = (*form.equal, form.along) if form.along else form.equal
+        of_one = _walked(form._replace(along="model_id", equal=by), models.c.id).where(*_checks(caller, form))
+        found, each = first_of_each(dialect, models, of_one, promotions.c.id)
+        query = select(each.c.id, each.c.created_time).select_from(found)
+        query = query.where(models.c.id.in_(several("model", model_count)))
+        return query.order_by(each.c.created_time.desc(), each.c.id.desc()).limit(bindparam("count"))
+
+    return build
+
+
+def _checks(caller: Caller, form: _Form) -> list[ColumnElement[bool]]:
+    # As subqueries for a row and not as joins: only then does PostgreSQL ask them of the rows in their order.
+    checks: list[ColumnElement[bool]] = []
+    if form.by_sight:
+        target = select(model_is_visible(caller)).where(models.c.id == promotions.c.model_id)
+        checks.append(target.scalar_subquery())
+    if form.by_branch:
+        made = select(branches.c.name).join_from(versions, branches).where(versions.c.id == promotions.c.version_id)
+        checks.append(made.scalar_subquery() == bindparam("branch"))
+    return checks
+
+
+def _walked(form: _Form, along: ColumnElement[Any] | None = None) -> Select[Any]:
+    """The first promotions behind a place along the index, newest first; `along` is its value if no parameter is.
+
+    It is a range of the index's own columns in the index's own order. By an equal value and by time, PostgreSQL would
+    rather walk through all promotions by time where it expects to meet many that are wanted.
     """
     columns: list[ColumnElement[Any]] = [promotions.c.created_time, promotions.c.id]
-    bounds: list[ColumnElement[bool]] = []
+    bounds = [promotions.c[column] == bindparam(column) for column in form.equal]
     value: list[Any] = []
-    if wanted.along is not None:
-        columns, value = [wanted.along[0], *columns], [wanted.along[1]]
-    if wanted.since_ms is not None:
-        bounds.append(tuple_(*columns[:-1]) >= tuple_(*value, wanted.since_ms))
-    elif wanted.along is not None:
+    if form.along is not None:
+        columns = [promotions.c[form.along], *columns]
+        value = [bindparam(form.along, type_=columns[0].type) if along is None else along]
+    if form.is_since:
+        bounds.append(tuple_(*columns[:-1]) >= tuple_(*value, bindparam("since_ms", type_=BigInteger)))
+    elif value:
         bounds.append(columns[0] >= value[0])
-    if after is not None:
-        bounds.append(tuple_(*columns) < tuple_(*value, *after))
-    elif wanted.along is not None:
+    if form.is_after:
+        place = (bindparam("after_ms", type_=BigInteger), bindparam("after_id", type_=BigInteger))
+        bounds.append(tuple_(*columns) < tuple_(*value, *place))
+    elif value:
         bounds.append(columns[0] <= value[0])
-    query = select(promotions.c.id, promotions.c.created_time).where(*bounds, *wanted.columns)
-    return query.order_by(*(column.desc() for column in columns)).limit(count)
+    query = select(promotions.c.id, promotions.c.created_time).where(*bounds)
+    return query.order_by(*(column.desc() for column in columns)).limit(bindparam("count"))
+
+
+@for_callers
+def _one(caller: Caller) -> Select[Any]:
+    query = _promotions(caller).add_columns(verdicts.c.payload)
+    query = query.outerjoin(verdicts, verdicts.c.id == promotions.c.verdict_id)
+    return query.where(promotions.c.rid == bindparam("promotion_rid"), model_is_visible(caller))
+
+
+@for_callers
+def _several(caller: Caller, count: int) -> Select[Any]:
+    """Promotions by their keys, newest first, with the findings of as many as fit into a message."""
+    query = _promotions(caller).add_columns(promotions.c.id, _promotion_bytes().label("size"))
+    query = query.where(promotions.c.id.in_(several("key", count)))
+    return with_payloads(query, verdicts, "verdict_id", lambda row: (row.created_time.desc(), row.id.desc()))
+
+
+_rid_of = Statement(
+    select(promotions.c.rid)
+    .join(versions, versions.c.id == promotions.c.version_id)
+    .where(versions.c.rid == bindparam("version_rid"))
+)
 
 
 def _promotions(caller: Caller) -> Select[Any]:

@@ -1,14 +1,14 @@
-"""Questions about branches, verdicts, requests and policies, of `server.storage.contract`, as SQL."""
+"""What promotions are decided by and what they store: facts, verdicts, requests with an id, policies, records."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, func, select
+from sqlalchemy import Select, and_, bindparam, func, insert, literal, select
 
-from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
-from modelregistry.v1.model_api_pb2 import ModelApi
-from modelregistry.v1.model_pb2 import ModelVersion
+from modelregistry.v1.access_service_pb2 import Role
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN, CompatibilityMode
 from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
 from server.core.caller import Caller
 from server.storage.contract import (
@@ -16,128 +16,290 @@ from server.storage.contract import (
     Comparison,
     EarlierRequest,
     Head,
+    PromotionFacts,
     RequestKey,
-    StoredVersion,
     Verdict,
+    VisibleModel,
+    WantedPromotion,
 )
-from server.storage.sql.keys import branch_id, is_head, model_id
-from server.storage.sql.prepared import Prepared
-from server.storage.sql.promotion_records import SqlPromotionRecordReader
-from server.storage.sql.reader import stored_versions
-from server.storage.sql.rows import AnyRow, timestamp, to_stored_version
+from server.storage.sql.rows import AnyColumns, AnyRow, timestamp, to_model
+from server.storage.sql.statements import Statement, for_callers, principals, upsert
 from server.storage.sql.tables import (
     branch_policies,
     branches,
-    contents,
+    is_head,
+    model_id,
     models,
+    promotions,
     requests,
     verdicts,
     versions,
 )
+from server.storage.sql.unit_of_work import UnitOfWork
+from server.storage.sql.versions import find_version
+from server.storage.sql.visibility import model_is_visible, role_on_model
+
+_source_model = models.alias("source_model")
 
 
-class SqlPromotionReader(SqlPromotionRecordReader):
-    """Questions about promotions, those about their records among them."""
+def get_promotion_facts(work: UnitOfWork, wanted: WantedPromotion, caller: Caller) -> PromotionFacts:
+    """See the contract."""
+    # What is known of a version never changes, so only whether it is visible is asked again.
+    source = None
+    if wanted.source_rid is not None:
+        source = work.versions.get(wanted.source_rid) or find_version(work, wanted.source_rid, caller)
+    row = work.session.one_or_none(
+        _facts(caller),
+        {
+            "model_rid": wanted.model_rid,
+            "branch": wanted.branch,
+            "source_model": source.version.model_rid if source else "",
+            "candidate_digest": source.content_digest if source else b"",
+            "rules": wanted.rules,
+        }
+        | principals(caller),
+    )
+    if row is None or row.role is None:
+        return PromotionFacts(None, None, BranchEnd(1, None, COMPATIBILITY_MODE_WARN), None)
+    return PromotionFacts(
+        target=VisibleModel(to_model(row), row.role),
+        source=source if source is not None and row.source_is_visible else None,
+        branch=_branch_end(row),
+        verdict=None if row.verdict_id is None else Verdict(row.verdict_id, row.error_count),
+    )
 
-    def get_branch_end(self, model_rid: str, branch: str) -> BranchEnd:
-        """See the contract."""
-        query = (
-            select(func.coalesce(branches.c.version_count + 1, 1).label("next_number"), *head_and_policy(branch))
-            .select_from(models)
-            .outerjoin(branches, and_(branches.c.model_id == models.c.id, branches.c.name == branch))
-            .outerjoin(versions, is_head)
-            .where(models.c.rid == model_rid)
+
+def lock_branches(
+    work: UnitOfWork, branch_names: Collection[tuple[str, str]], caller: Caller, role: Role.ValueType
+) -> None:
+    """See the contract."""
+    if not work.session.has_row_locks:
+        return
+    # Transactions that lock several do so in one order, so that no two wait for each other.
+    for model_rid, branch in sorted(branch_names):
+        work.session.send(_lock(caller), {"model_rid": model_rid, "branch": branch, "role": role} | principals(caller))
+
+
+def find_verdict(work: UnitOfWork, comparison: Comparison) -> Verdict | None:
+    """See the contract."""
+    row = work.session.one_or_none(_verdict, comparison._asdict())
+    return None if row is None else Verdict(row.id, row.error_count)
+
+
+def add_verdict(work: UnitOfWork, comparison: Comparison, findings: Promotion) -> Verdict:
+    """See the contract."""
+    payload = findings.SerializeToString(deterministic=True)
+    values = {"errors": findings.error_count, "findings": payload, "bytes": len(payload)}
+    row = work.session.one(_add_verdict, values | comparison._asdict())
+    return Verdict(row.id, findings.error_count)
+
+
+def get_findings(work: UnitOfWork, verdict: Verdict) -> Promotion:
+    """See the contract."""
+    return Promotion.FromString(work.session.one(_findings, {"verdict_key": verdict.key}).payload)
+
+
+def find_request(work: UnitOfWork, key: RequestKey) -> EarlierRequest | None:
+    """See the contract."""
+    row = work.session.one_or_none(_request, _as_parameters(key))
+    return None if row is None else EarlierRequest(row.digest, tuple(row.results.split()))
+
+
+def claim_request(work: UnitOfWork, key: RequestKey, request: EarlierRequest) -> EarlierRequest | None:
+    """See the contract."""
+    values = _as_parameters(key) | {
+        "request_digest": request.digest,
+        "made": " ".join(request.results),
+        "now_ms": work.clock_ms(),
+    }
+    if work.session.one_or_none(_claim, values) is not None:
+        return None
+    # The COMMIT that carried it out may have been interrupted while it waited for a standby.
+    work.session.wait_for_standbys()
+    return find_request(work, key)
+
+
+def get_policy(work: UnitOfWork, model_rid: str, branch: str) -> BranchPolicy:
+    """See the contract."""
+    row = work.session.one_or_none(_policy, {"model_rid": model_rid, "branch": branch})
+    policy = BranchPolicy(model_rid=model_rid, branch=branch, compatibility=COMPATIBILITY_MODE_WARN)
+    if row is not None:
+        policy.compatibility = row.compatibility
+        policy.changed_by = row.changed_by
+        policy.changed_time.CopyFrom(timestamp(row.changed_time))
+    return policy
+
+
+def add_policy(
+    work: UnitOfWork, model_rid: str, branch: str, mode: CompatibilityMode.ValueType, changed_by: str
+) -> BranchPolicy:
+    """See the contract."""
+    now_ms = work.clock_ms()
+    values = {"model_rid": model_rid, "branch_name": branch, "mode": mode, "changer": changed_by, "now_ms": now_ms}
+    work.session.send(_add_policy, values)
+    # And not what is read now, which another transaction may have set meanwhile.
+    return BranchPolicy(
+        model_rid=model_rid, branch=branch, compatibility=mode, changed_by=changed_by, changed_time=timestamp(now_ms)
+    )
+
+
+def add_promotion(work: UnitOfWork, promotion: Promotion, verdict: Verdict | None) -> None:
+    """See the contract."""
+    values = {
+        "promotion_rid": promotion.rid,
+        "promotion_kind": promotion.kind,
+        "source_model": promotion.source_model_rid,
+        "source_version": promotion.source_model_version_rid,
+        "verdict_key": None if verdict is None else verdict.key,
+        "given_reason": promotion.reason if promotion.HasField("reason") else None,
+        "version": promotion.model_version_rid,
+    }
+    work.session.send(_record, values)
+    work.promoted.append(promotion.kind)
+
+
+def _as_parameters(key: RequestKey) -> dict[str, Any]:
+    return {"request_caller": key.caller, "request_rpc": key.rpc, "request_id": key.request_id}
+
+
+def _branch_end(row: AnyRow) -> BranchEnd:
+    head = None if row.head_rid is None else Head(row.head_rid, row.head_digest, row.head_created_time)
+    return BranchEnd((row.version_count or 0) + 1, head, row.compatibility, row.branch_key)
+
+
+@for_callers
+def _facts(caller: Caller) -> Select[*AnyColumns]:
+    """All that decides a promotion, but for the content of its source; no row without the model."""
+    policy = (
+        select(branch_policies.c.compatibility)
+        .where(branch_policies.c.model_id == models.c.id, branch_policies.c.branch == bindparam("branch"))
+        .order_by(branch_policies.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    source_is_visible = (
+        select(literal(1))
+        .where(_source_model.c.rid == bindparam("source_model"), model_is_visible(caller, _source_model))
+        .scalar_subquery()
+    )
+    is_verdict = and_(
+        verdicts.c.head_digest == versions.c.content_digest,
+        verdicts.c.candidate_digest == bindparam("candidate_digest"),
+        verdicts.c.rules == bindparam("rules"),
+    )
+    return (
+        select(
+            models,
+            role_on_model(caller).label("role"),
+            source_is_visible.label("source_is_visible"),
+            branches.c.id.label("branch_key"),
+            branches.c.version_count,
+            versions.c.rid.label("head_rid"),
+            versions.c.content_digest.label("head_digest"),
+            versions.c.created_time.label("head_created_time"),
+            func.coalesce(policy, COMPATIBILITY_MODE_WARN).label("compatibility"),
+            verdicts.c.id.label("verdict_id"),
+            verdicts.c.error_count,
         )
-        return to_branch_end(self.connection.execute(query).one())
+        .select_from(models)
+        .outerjoin(branches, and_(branches.c.model_id == models.c.id, branches.c.name == bindparam("branch")))
+        .outerjoin(versions, is_head)
+        .outerjoin(verdicts, is_verdict)
+        .where(models.c.rid == bindparam("model_rid"))
+        # The same verdict may be stored twice.
+        .limit(1)
+    )
 
-    def find_numbered_version(
-        self, model_rid: str, branch: str, version_number: int, caller: Caller
-    ) -> StoredVersion | None:
-        """See the contract."""
-        query = stored_versions(caller).where(
-            versions.c.branch_id == branch_id(model_rid, branch), versions.c.version_number == version_number
+
+@for_callers
+def _lock(caller: Caller) -> Select[*AnyColumns]:
+    return (
+        select(branches.c.id)
+        .join_from(branches, models)
+        .where(
+            models.c.rid == bindparam("model_rid"),
+            branches.c.name == bindparam("branch"),
+            role_on_model(caller) >= bindparam("role"),
         )
-        row = self.connection.execute(query).one_or_none()
-        return None if row is None else to_stored_version(row)
-
-    def find_verdict(self, comparison: Comparison) -> Verdict | None:
-        """See the contract."""
-        row = stored_verdict.one_or_none(self.connection, comparison._asdict())
-        return None if row is None else Verdict(row.id, row.error_count)
-
-    def get_findings(self, verdict: Verdict) -> Promotion:
-        """See the contract."""
-        payload = self.connection.scalars(select(verdicts.c.payload).where(verdicts.c.id == verdict.key)).one()
-        return Promotion.FromString(payload)
-
-    def get_model_api(self, content_digest: bytes) -> ModelApi:
-        """See the contract."""
-        query = select(contents.c.payload).where(contents.c.digest == content_digest)
-        return ModelVersion.FromString(self.connection.scalars(query).one()).model_api
-
-    def find_request(self, key: RequestKey) -> EarlierRequest | None:
-        """See the contract."""
-        row = stored_request.one_or_none(self.connection, key._asdict())
-        return None if row is None else EarlierRequest(row.digest, tuple(row.results.split()))
-
-    def get_policy(self, model_rid: str, branch: str) -> BranchPolicy:
-        """See the contract."""
-        query = select(branch_policies).where(
-            branch_policies.c.model_id == model_id(model_rid), branch_policies.c.branch == branch
-        )
-        row = self.connection.execute(query.order_by(branch_policies.c.id.desc()).limit(1)).one_or_none()
-        policy = BranchPolicy(model_rid=model_rid, branch=branch, compatibility=COMPATIBILITY_MODE_WARN)
-        if row is not None:
-            policy.compatibility = row.compatibility
-            policy.changed_by = row.changed_by
-            policy.changed_time.CopyFrom(timestamp(row.changed_time))
-        return policy
+        .with_for_update(of=branches)
+    )
 
 
-# The verdict on the contents of a Comparison, whose fields are the parameters.
-stored_verdict = Prepared(
+_verdict = Statement(
     select(verdicts.c.id, verdicts.c.error_count)
     .where(*(verdicts.c[name] == bindparam(name) for name in Comparison._fields))
     .limit(1)
 )
-# What was carried out under a RequestKey, whose fields are the parameters.
-stored_request = Prepared(
-    select(requests.c.digest, requests.c.results).where(
-        *(requests.c[name] == bindparam(name) for name in RequestKey._fields)
+_findings = Statement(select(verdicts.c.payload).where(verdicts.c.id == bindparam("verdict_key")))
+_add_verdict = Statement(
+    insert(verdicts)
+    .values(
+        **{name: bindparam(name) for name in Comparison._fields},
+        error_count=bindparam("errors"),
+        payload=bindparam("findings"),
+        size=bindparam("bytes"),
+    )
+    .returning(verdicts.c.id)
+)
+_is_request = (
+    requests.c.caller == bindparam("request_caller"),
+    requests.c.rpc == bindparam("request_rpc"),
+    requests.c.request_id == bindparam("request_id"),
+)
+_request = Statement(select(requests.c.digest, requests.c.results).where(*_is_request))
+# Has a row only if the request is claimed for the first time.
+_claim = Statement(
+    lambda dialect: (
+        upsert(dialect, requests)
+        .values(
+            caller=bindparam("request_caller"),
+            rpc=bindparam("request_rpc"),
+            request_id=bindparam("request_id"),
+            digest=bindparam("request_digest"),
+            results=bindparam("made"),
+            created_time=bindparam("now_ms"),
+        )
+        .on_conflict_do_nothing()
+        .returning(requests.c.digest)
     )
 )
-
-
-def head_and_policy(branch: str | BindParameter[str]) -> list[ColumnElement[Any]]:
-    """The columns of `to_branch_end` but for the number, beside `versions` with the head or NULL, and `models`."""
-    policy = (
-        select(branch_policies.c.compatibility)
-        .where(branch_policies.c.model_id == models.c.id, branch_policies.c.branch == branch)
-        .order_by(branch_policies.c.id.desc())
-        .limit(1)
-        .correlate(models)
-        .scalar_subquery()
+_policy = Statement(
+    select(branch_policies)
+    .where(
+        branch_policies.c.model_id == model_id(bindparam("model_rid")),
+        branch_policies.c.branch == bindparam("branch"),
     )
-    return [
-        versions.c.rid,
-        versions.c.content_digest,
-        versions.c.created_time,
-        func.coalesce(policy, COMPATIBILITY_MODE_WARN).label("compatibility"),
-    ]
-
-
-def to_branch_end(row: AnyRow) -> BranchEnd:
-    """Return the end of a branch as its row says."""
-    head = None if row.rid is None else Head(row.rid, row.content_digest, row.created_time)
-    return BranchEnd(row.next_number, head, row.compatibility)
-
-
-# Where a branch goes on that has taken its next number already.
-branch_end = Prepared(
-    select(branches.c.version_count.label("next_number"), *head_and_policy(bindparam("to_branch")))
-    .join_from(branches, models)
-    .outerjoin(
-        versions, and_(versions.c.branch_id == branches.c.id, versions.c.version_number == bindparam("number") - 1)
+    .order_by(branch_policies.c.id.desc())
+    .limit(1)
+)
+_add_policy = Statement(
+    insert(branch_policies).values(
+        model_id=model_id(bindparam("model_rid")),
+        branch=bindparam("branch_name"),
+        compatibility=bindparam("mode"),
+        changed_by=bindparam("changer"),
+        changed_time=bindparam("now_ms"),
     )
-    .where(branches.c.id == bindparam("branch_key"))
+)
+_given = {
+    "rid": "promotion_rid",
+    "kind": "promotion_kind",
+    "source_model_rid": "source_model",
+    "source_rid": "source_version",
+    "verdict_id": "verdict_key",
+    "reason": "given_reason",
+}
+_made = {
+    "version_id": versions.c.id,
+    "model_id": branches.c.model_id,
+    "created_time": versions.c.created_time,
+    "created_by": versions.c.created_by,
+}
+_record = Statement(
+    insert(promotions).from_select(
+        [*_given, *_made],
+        select(*(bindparam(name, type_=promotions.c[column].type) for column, name in _given.items()), *_made.values())
+        .join_from(versions, branches)
+        .where(versions.c.rid == bindparam("version")),
+    )
 )

@@ -7,35 +7,29 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, select
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy import select
 
-from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.promotion_pb2 import PromotionKind
-from server.core.caller import Caller
-from server.core.cancellation import current_call, require_wanted
-from server.core.errors import Overloaded, StorageUnavailable
+from server.core.cancellation import require_wanted
+from server.core.errors import Overloaded, RegistryError, StorageUnavailable
 from server.core.logs import get_logger
-from server.storage.contract import ConnectionUse, Plain, Reader, StatementWatch, StoredVersion, Transaction
-from server.storage.sql import at_once
-from server.storage.sql.cache import VersionCache
-from server.storage.sql.conflicts import is_conflict, is_held, translate
-from server.storage.sql.connections import Connections, OutcomeUnknown
-from server.storage.sql.engine import one_writer_file
-from server.storage.sql.one_writer import OneWriter
-from server.storage.sql.promotions import SqlPromotionReader
-from server.storage.sql.statements import unfailing, watch_statements
+from server.storage.contract import ConnectionUse, Reader, StatementWatch, Transaction
+from server.storage.sql.database import Database
+from server.storage.sql.group_commit import GroupCommit
+from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
+from server.storage.sql.session import Conflict, Failure, Session, unfailing
+from server.storage.sql.statements import Statement
 from server.storage.sql.tables import models
-from server.storage.sql.transaction import SqlTransaction
+from server.storage.sql.transaction import SqlReader, SqlTransaction
+from server.storage.sql.version_cache import VersionCache
 from server.storage.unavailable import DatabaseUnsuitable
 
 T = TypeVar("T")
 
 ATTEMPTS = 5
 BACKOFF_SECONDS = 0.01
-# How long a promotion at once waits for another into the same branch.
-PATIENCE_SECONDS = 1.0
+
+_any_model = Statement(select(models.c.id).limit(1))
 
 log = get_logger(__name__)
 
@@ -50,27 +44,24 @@ class SqlRepository:
 
     def __init__(
         self,
-        engine: Engine,
+        database: Database,
+        pool_size: int = 8,
         max_message_bytes: int = 4 * 2**20,
         clock_ms: Callable[[], int] = now_ms,
         promoted: Callable[[PromotionKind.ValueType], None] | None = None,
         watch: StatementWatch | None = None,
     ):
-        """Take an engine that is nobody else's.
+        """Open at most `pool_size` connections, when they are first used.
 
         `promoted` is told of each promotion once it is committed, `watch` of each statement.
         """
-        if watch is not None:
-            watch = unfailing(watch)
-            watch_statements(engine, watch)
-        self._engine = engine
+        self._database = database
         self._promoted = promoted
-        self._connections = Connections(engine, watch)
+        self._pool = Pool(database, pool_size, unfailing(watch) if watch else None)
         self._versions = VersionCache()
         self._max_message_bytes = max_message_bytes
         self._clock_ms = clock_ms
-        file = one_writer_file(engine)
-        self._one_writer = OneWriter(self._connections, file) if file else None
+        self._group_commit = GroupCommit(self._pool, database.file) if database.file else None
 
     def read(self, query: Callable[[Reader], T]) -> T:
         """See the contract."""
@@ -80,70 +71,44 @@ class SqlRepository:
         """See the contract."""
         return self._until_settled(lambda: self._write(change), repeatable)
 
-    def promote_at_once(self, promotion: Plain, caller: Caller) -> ModelVersion | None:
-        """See the contract."""
-        return self._until_settled(lambda: self._promote(promotion, caller), promotion.claim is not None)
-
-    def version_at_hand(self, model_version_rid: str) -> StoredVersion | None:
-        """See the contract."""
-        return self._versions.get(model_version_rid)
-
     def ping(self) -> None:
         """See the contract."""
-        self._until_settled(lambda: self._read(lambda reader: reader.connection.execute(select(models.c.id).limit(1))))
+        self._until_settled(lambda: self._pool.read(lambda session: session.all(_any_model)))
 
     def connections(self) -> ConnectionUse:
         """See the contract."""
-        return self._connections.use()
+        return self._pool.use()
 
     def close(self) -> None:
         """See the contract."""
-        if self._one_writer is not None:
-            self._one_writer.close()
-        self._connections.close()
-        self._engine.dispose()
+        if self._group_commit is not None:
+            self._group_commit.close()
+        self._pool.close()
 
-    def _read(self, query: Callable[[SqlPromotionReader], T]) -> T:
-        return self._connections.read(
-            lambda connection: query(SqlPromotionReader(connection, self._max_message_bytes, self._versions))
-        )
+    def _read(self, query: Callable[[Reader], T]) -> T:
+        def run(session: Session) -> T:
+            reader = SqlReader(session, self._max_message_bytes, self._versions, self._clock_ms)
+            try:
+                return query(reader)
+            finally:
+                self._versions.put(reader.read)
+
+        return self._pool.read(run)
 
     def _write(self, change: Callable[[Transaction], T]) -> T:
-        def run(connection: Connection) -> tuple[T, list[PromotionKind.ValueType]]:
-            transaction = SqlTransaction(connection, self._max_message_bytes, self._versions, self._clock_ms)
-            return change(transaction), transaction.promoted
+        def run(session: Session) -> tuple[T, SqlTransaction]:
+            transaction = SqlTransaction(session, self._max_message_bytes, self._versions, self._clock_ms)
+            return change(transaction), transaction
 
-        if self._one_writer is not None:
-            result, promoted = self._one_writer.run(run)
+        if self._group_commit is not None:
+            result, transaction = self._group_commit.run(run)
         else:
-            with self._connections.transaction() as connection:
-                result, promoted = run(connection)
-        # Of a COMMIT whose answer was lost nobody is told, even if it turns out later that it was applied.
-        self._tell(promoted)
+            with self._pool.transaction() as session:
+                result, transaction = run(session)
+        self._versions.put(transaction.read)
+        # Of a COMMIT whose answer was lost nothing is told, even if it turns out later that it was applied.
+        self._tell(transaction.promoted)
         return result
-
-    def _promote(self, promotion: Plain, caller: Caller) -> ModelVersion | None:
-        if self._one_writer is not None:
-            promoted = self._one_writer.run(
-                lambda connection: at_once.in_steps(connection, promotion, caller, self._clock_ms())
-            )
-        else:
-            promoted = self._promote_with_function(promotion, caller)
-        if promoted is not None:
-            self._tell([promotion.record.kind])
-        return promoted
-
-    def _promote_with_function(self, promotion: Plain, caller: Caller) -> ModelVersion | None:
-        call = current_call()
-        # What commits is not interrupted. So where others keep it waiting, it is left to what can be.
-        seconds = min(PATIENCE_SECONDS, call.seconds_left) if call else PATIENCE_SECONDS
-        try:
-            with self._connections.statement() as connection:
-                return at_once.with_function(connection, promotion, caller, self._clock_ms(), seconds)
-        except DBAPIError as error:
-            if is_held(error):
-                return None
-            raise
 
     def _tell(self, promoted: Iterable[PromotionKind.ValueType]) -> None:
         if self._promoted is None:
@@ -174,16 +139,40 @@ class SqlRepository:
                     raise StorageUnavailable from error.__cause__
                 may_be_done = True
                 _pause(attempt, error.__cause__)
-            except (DBAPIError, PoolTimeout, Overloaded) as error:
-                passing = isinstance(error, DBAPIError) and (is_conflict(error) or error.connection_invalidated)
-                if not passing or attempt == ATTEMPTS:
-                    told = error if isinstance(error, Overloaded) else translate(error) or error
+            except (Conflict, ConnectionLost, Overloaded, self._database.errors) as error:
+                failure = self._meaning(error)
+                if attempt == ATTEMPTS or not (isinstance(error, ConnectionLost) or failure is Failure.CONFLICT):
+                    told = _told(failure)
+                    if told is None:
+                        raise
                     # That certainly nothing was done, this attempt can say of itself alone.
                     if may_be_done and isinstance(told, Overloaded):
-                        raise StorageUnavailable from error
-                    raise told from (None if told is error else error)
+                        told = StorageUnavailable()
+                    raise told from (None if isinstance(error, Overloaded) else error)
                 _pause(attempt, error)
         raise AssertionError("the last attempt returns or raises")
+
+    def _meaning(self, error: Exception) -> Failure:
+        match error:
+            case Conflict():
+                return Failure.CONFLICT
+            case ConnectionLost():
+                return Failure.AWAY
+            case Overloaded():
+                return Failure.BUSY
+        return self._database.failure_of(error)
+
+
+def _told(failure: Failure) -> RegistryError | None:
+    """Return what to tell the caller; None of a defect."""
+    match failure:
+        case Failure.CONFLICT | Failure.BUSY:
+            return Overloaded()
+        case Failure.FORBIDDEN:
+            return StorageUnavailable(retry_after=None)
+        case Failure.AWAY:
+            return StorageUnavailable()
+    return None
 
 
 def _pause(attempt: int, error: BaseException | None) -> None:

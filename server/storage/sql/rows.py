@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy import ColumnElement, Insert, Row, bindparam, func, insert
+from sqlalchemy import ColumnElement, Row, func
 
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from server.storage.contract import StoredVersion
@@ -61,20 +61,6 @@ def content_of(version: ModelVersion, file_digest: bytes | None = None) -> Conte
     # No message begins with a zero byte, so nothing without files has the digest of something with files.
     addressed = payload if file_digest is None else b"\0" + file_digest + payload
     return Content(hashlib.sha256(addressed).digest(), payload)
-
-
-def appended_to(branch: Any) -> Insert:
-    """The statement for a new version of a branch, which is given by its key."""
-    return insert(versions).values(
-        rid=bindparam("new_rid"),
-        branch_id=branch,
-        version_number=bindparam("number"),
-        content_digest=bindparam("digest"),
-        source=bindparam("source_message"),
-        root_rid=bindparam("root"),
-        created_time=bindparam("created_ms"),
-        created_by=bindparam("creator"),
-    )
 
 
 def version_bytes(model_rid: ColumnElement[str], branch_bytes: ColumnElement[int]) -> ColumnElement[int]:

@@ -6,18 +6,24 @@ over long text holds its digest, since PostgreSQL refuses index rows over 2,704 
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Column,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    ScalarSelect,
     SmallInteger,
     Table,
     Text,
     UniqueConstraint,
+    and_,
+    select,
 )
 
 metadata = MetaData(
@@ -205,3 +211,21 @@ opaque_keys = Table(
     Column("id", Integer, primary_key=True),
     Column("key", LargeBinary, nullable=False),
 )
+
+# Which row a name means
+
+Name: TypeAlias = str | BindParameter[str]
+
+# Of a row of `versions` and one of `branches`: it is the newest of that branch.
+is_head = and_(versions.c.branch_id == branches.c.id, versions.c.version_number == branches.c.version_count)
+
+
+def model_id(model_rid: Name) -> ScalarSelect[int]:
+    """The key of the model with this RID."""
+    return select(models.c.id).where(models.c.rid == model_rid).scalar_subquery()
+
+
+def branch_id(model_rid: Name, branch: Name) -> ScalarSelect[int]:
+    """The key of the branch of this name, of the model with this RID."""
+    query = select(branches.c.id).where(branches.c.model_id == model_id(model_rid), branches.c.name == branch)
+    return query.scalar_subquery()

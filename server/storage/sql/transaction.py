@@ -1,143 +1,66 @@
-"""The changes of `server.storage.contract.Transaction` as SQL."""
+"""`Reader` and `Transaction` of the contract: thin fronts over the modules of the subjects."""
 
 from __future__ import annotations
 
-import hashlib
-
-from sqlalchemy import bindparam, delete, insert
-
-from modelregistry.v1.access_service_pb2 import Grant, Role
-from modelregistry.v1.model_pb2 import Model, ModelVersion
-from server.core.errors import ResourceNameAlreadyExists
-from server.storage.contract import BranchEnd, StoredVersion
-from server.storage.sql.engine import upsert
-from server.storage.sql.keys import branch_id
-from server.storage.sql.prepared import Prepared
-from server.storage.sql.promotion_changes import SqlPromotionTransaction
-from server.storage.sql.rows import appended_to, content_of
-from server.storage.sql.tables import contents, grant_changes, grants, models
+from server.storage.sql import files, grants, lineage, models, promotion_records, promotions, versions
+from server.storage.sql.unit_of_work import UnitOfWork
 
 
-class SqlTransaction(SqlPromotionTransaction):
-    """`server.storage.contract.Transaction` over one connection; who made the connection commits."""
+class SqlReader(UnitOfWork):
+    """`server.storage.contract.Reader` over one session."""
 
-    def add_model(self, model: Model) -> Model:
-        """See the contract."""
-        stored = Model()
-        stored.CopyFrom(model)
-        created_ms = stored.created_time.ToMilliseconds() if stored.HasField("created_time") else self._clock_ms()
-        stored.created_time.FromMilliseconds(created_ms)
-        statement = (
-            upsert(self.connection, models)
-            .values(
-                rid=stored.rid,
-                name=stored.name,
-                name_digest=hashlib.sha256(stored.name.encode()).digest(),
-                parent_folder_rid=stored.parent_folder_rid,
-                created_time=created_ms,
-                created_by=stored.created_by,
-            )
-            .on_conflict_do_nothing(index_elements=[models.c.parent_folder_rid, models.c.name_digest])
-            .returning(models.c.id)
-        )
-        if self.connection.execute(statement).one_or_none() is None:
-            raise ResourceNameAlreadyExists(parent_folder_rid=model.parent_folder_rid, display_name=model.name)
-        return stored
+    get_model = models.get_model
+    list_models = models.list_models
 
-    def put_content(self, version: ModelVersion, file_digest: bytes | None = None) -> bytes:
-        """See the contract."""
-        digest, payload = content_of(version, file_digest)
-        self._require_fitting(payload)
-        row = {"content_digest": digest, "content": payload, "bytes": len(payload), "digest_of_files": file_digest}
-        _put_content.all(self.connection, row)
-        return digest
+    find_version = versions.find_version
+    find_numbered_version = versions.find_numbered_version
+    get_branch = versions.get_branch
+    list_branches = versions.list_branches
+    list_versions = versions.list_versions
+    get_model_api = versions.get_model_api
+    require_fitting = versions.require_fitting
 
-    def append_version(
-        self,
-        version: ModelVersion,
-        content_digest: bytes,
-        legacy_source: str | None = None,
-        branch: BranchEnd | None = None,
-    ) -> ModelVersion:
-        """See the contract."""
-        stored = ModelVersion()
-        stored.CopyFrom(version)
-        stored.DiscardUnknownFields()
-        end = branch or self.extend_branch(version.model_rid, version.branch)
-        stored.version_number = end.next_number
-        if version.HasField("created_time"):
-            created_ms = version.created_time.ToMilliseconds()
-        else:
-            # Read under the lock, and a clock that was set back does not show.
-            created_ms = max(self._clock_ms(), end.head.created_ms if end.head else 0)
-        stored.created_time.FromMilliseconds(created_ms)
-        _append.all(
-            self.connection,
-            {
-                "to_model": version.model_rid,
-                "to_branch": version.branch,
-                "new_rid": stored.rid,
-                "number": stored.version_number,
-                "digest": content_digest,
-                "source_message": None if legacy_source else stored.source.SerializeToString(deterministic=True),
-                "legacy": legacy_source,
-                "root": stored.root_model_version_rid,
-                "created_ms": created_ms,
-                "creator": stored.created_by,
-            },
-        )
-        return stored
+    get_promotion_facts = promotions.get_promotion_facts
+    find_verdict = promotions.find_verdict
+    get_findings = promotions.get_findings
+    find_request = promotions.find_request
+    get_policy = promotions.get_policy
+    find_promotion = promotion_records.find_promotion
+    get_promotion_rid = promotion_records.get_promotion_rid
+    list_promotions = promotion_records.list_promotions
+    get_lineage = lineage.get_lineage
 
-    def set_grant(self, grant: Grant, changed_by: str) -> None:
-        """See the contract."""
-        statement = upsert(self.connection, grants).values(
-            resource_rid=grant.resource_rid, principal=grant.principal, role=grant.role
-        )
-        self.connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=[grants.c.resource_rid, grants.c.principal], set_={"role": grant.role}
-            )
-        )
-        self._record_grant_change(grant.resource_rid, grant.principal, grant.role, changed_by)
+    get_role = grants.get_role
+    list_grants = grants.list_grants
 
-    def remove_grant(self, resource_rid: str, principal: str, changed_by: str) -> None:
-        """See the contract."""
-        removed = self.connection.execute(
-            delete(grants).where(grants.c.resource_rid == resource_rid, grants.c.principal == principal)
-        )
-        if removed.rowcount:
-            self._record_grant_change(resource_rid, principal, None, changed_by)
-
-    def _record_grant_change(
-        self, resource_rid: str, principal: str, role: Role.ValueType | None, changed_by: str
-    ) -> None:
-        self.connection.execute(
-            insert(grant_changes).values(
-                resource_rid=resource_rid,
-                principal=principal,
-                role=role,
-                changed_by=changed_by,
-                changed_time=self._clock_ms(),
-            )
-        )
-
-    def _kept(self, version: StoredVersion) -> StoredVersion:
-        """Keep nothing that may still be rolled back."""
-        return version
+    find_file = files.find_file
+    some_files = files.some_files
+    unnamed_files = files.unnamed_files
+    known_objects = files.known_objects
+    registry_id = files.registry_id
 
 
-_put_content = Prepared(
-    lambda connection: (
-        upsert(connection, contents)
-        .values(
-            digest=bindparam("content_digest"),
-            payload=bindparam("content"),
-            size=bindparam("bytes"),
-            file_digest=bindparam("digest_of_files"),
-        )
-        .on_conflict_do_nothing(index_elements=[contents.c.digest])
-    )
-)
-_append = Prepared(
-    appended_to(branch_id(bindparam("to_model"), bindparam("to_branch"))).values(legacy_source=bindparam("legacy"))
-)
+class SqlTransaction(SqlReader):
+    """`server.storage.contract.Transaction` over one session, which its repository commits."""
+
+    add_model = models.add_model
+
+    put_content = versions.put_content
+    append_version = versions.append_version
+
+    lock_branches = promotions.lock_branches
+    add_verdict = promotions.add_verdict
+    claim_request = promotions.claim_request
+    add_promotion = promotions.add_promotion
+    add_policy = promotions.add_policy
+
+    set_grant = grants.set_grant
+    remove_grant = grants.remove_grant
+
+    begin_upload = files.begin_upload
+    finish_upload = files.finish_upload
+    replace_object = files.replace_object
+    give_up_upload = files.give_up_upload
+    find_upload = files.find_upload
+    remove_expired_uploads = files.remove_expired_uploads
+    remove_unnamed_file = files.remove_unnamed_file

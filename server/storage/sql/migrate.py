@@ -6,14 +6,14 @@ Alembic takes longer to load than all the rest of a start. It is loaded only whe
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from server.core.logs import get_logger
-from server.storage.sql.conflicts import is_in_use
-from server.storage.sql.engine import WAIT_SECONDS
+from server.storage.sql.database import Database
+from server.storage.sql.session import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -23,6 +23,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 # Each waits for a table for WAIT_SECONDS, or until the database has found a deadlock.
 ATTEMPTS = 5
 
+# SQLSTATE: deadlock_detected, lock_not_available; what a change of tables can run into while others use them.
+_IN_USE = {"40P01", "55P03"}
+
 # Any constant will do, as long as nobody else takes the same advisory lock in this database.
 _MIGRATION_LOCK = 6_044_121_873_905
 
@@ -31,6 +34,22 @@ log = get_logger(__name__)
 
 class SchemaOutdated(Exception):
     """The database's schema is older than this server."""
+
+
+def open_engine(database: Database) -> Engine:
+    """Return an engine over new connections of a database: Alembic runs its statements by SQLAlchemy."""
+
+    def connect() -> Any:
+        driver = database.connect()
+        database.prepare(driver, {})
+        return driver
+
+    if database.file is None:
+        url = database.url.set(drivername="postgresql+psycopg")
+        return create_engine(url, creator=connect, poolclass=NullPool, isolation_level="READ COMMITTED")
+    engine = create_engine(database.url.set(drivername="sqlite"), creator=connect, poolclass=NullPool)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
 
 
 def migrate(engine: Engine) -> None:
@@ -49,7 +68,7 @@ def _run_next(engine: Engine) -> bool:
         try:
             return _try_next(engine)
         except DBAPIError as error:
-            if not is_in_use(error):
+            if getattr(error.orig, "sqlstate", None) not in _IN_USE:
                 raise
             log.info("running a migration again after %s", error.orig)
     return _try_next(engine)

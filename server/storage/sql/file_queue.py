@@ -16,11 +16,12 @@ from pathlib import Path
 
 from server.core.cancellation import LOOK_SECONDS, CallOver, require_wanted
 from server.core.errors import Overloaded
-from server.storage.sql.engine import QUEUE_FILES, WAIT_SECONDS
+from server.storage.sql.session import WAIT_SECONDS
+from server.storage.sql.sqlite import QUEUE_FILES
 from server.storage.unavailable import unavailable
 
 
-class Turns:
+class FileQueue:
     """The turns of this process, which asks for one at a time.
 
     Whoever waits for the lock holds the place behind it, so that nobody who had it can take it again before.
@@ -36,7 +37,7 @@ class Turns:
         self._left: Future[bool] | None = None
 
     @contextlib.contextmanager
-    def take(self) -> Iterator[None]:
+    def turn(self) -> Iterator[None]:
         """Have the turn for the block.
 
         Raises StorageUnavailable if there is no queue beside the database, Overloaded if the turn does not come for

@@ -1,4 +1,4 @@
-"""What callers carry without reading it: where pages end, and what lineages call their versions.
+"""Encrypted cursors: where pages end, and what lineages call their versions.
 
 It is made of keys of the database. They are in the order of storing and never change, as pages and lineages need it;
 but they count what the whole registry stored, also what the caller may not see. So a pair of numbers fills one block of
@@ -24,7 +24,7 @@ _PAIR = struct.Struct(">qQ")
 _IS_POSITION = 2**63
 
 
-class Opaque:
+class Cursors:
     """Names and positions under the key of a registry."""
 
     def __init__(self, secret: bytes):

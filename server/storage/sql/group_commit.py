@@ -1,6 +1,6 @@
-"""For a database that takes one writer at a time: those who wait go together, in one transaction.
+"""Group commit, for a database that takes one writer at a time: changes that wait share one transaction.
 
-What makes a commit last takes longer than what is committed, so it is shared. Processes take turns.
+fsync dominates the cost of a commit. Processes take turns at a lock of the file system.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection
-
 from server.core.cancellation import CallOver, acquire, current_call, require_wanted
 from server.core.errors import Overloaded
-from server.storage.sql.connections import Connections
-from server.storage.sql.engine import WAIT_SECONDS
-from server.storage.sql.prepared import run
-from server.storage.sql.turns import Turns
+from server.storage.sql.file_queue import FileQueue
+from server.storage.sql.pool import Pool
+from server.storage.sql.session import WAIT_SECONDS, Session
 
 T = TypeVar("T")
 
@@ -26,18 +23,18 @@ T = TypeVar("T")
 MANY = 64
 
 
-class OneWriter:
+class GroupCommit:
     """Runs changes, each of which happens or not whatever becomes of the others; safe to share between threads."""
 
-    def __init__(self, connections: Connections, database: Path):
-        self._connections = connections
-        self._turns = Turns(database)
+    def __init__(self, pool: Pool, database: Path):
+        self._pool = pool
+        self._queue = FileQueue(database)
         self._waiting: deque[_Job[Any]] = deque()
         # Whoever leads writes for the others; only this is decided under the lock.
         self._deciding = threading.Lock()
         self._is_led = False
 
-    def run(self, change: Callable[[Connection], T]) -> T:
+    def run(self, change: Callable[[Session], T]) -> T:
         """Run a change in a transaction, perhaps with others.
 
         Raises Overloaded if its turn does not come, and CallOver if nobody waits for it before it does.
@@ -54,7 +51,7 @@ class OneWriter:
 
     def close(self) -> None:
         """Give up the place in the queue."""
-        self._turns.close()
+        self._queue.close()
 
     def _wait(self, job: _Job[Any]) -> None:
         """Return once a job is done, or the first that waits and nobody leads. Raises Overloaded and CallOver."""
@@ -74,11 +71,11 @@ class OneWriter:
         jobs: list[_Job[Any]] = []
         try:
             require_wanted()
-            with self._turns.take(), self._connections.transaction(is_shared=True) as connection:
+            with self._queue.turn(), self._pool.transaction(is_shared=True) as session:
                 # Only now: who does not want to wait any longer for our turn can withdraw until then.
                 jobs = self._taken(MANY)
                 for job in jobs:
-                    job.run(connection, alone=len(jobs) == 1)
+                    job.run(session, alone=len(jobs) == 1)
         except CallOver as error:
             # Before it was our turn, which the others wait for as before.
             jobs = jobs or self._taken(1)
@@ -104,7 +101,7 @@ class OneWriter:
 class _Job(Generic[T]):
     """A change, and what came of it."""
 
-    def __init__(self, change: Callable[[Connection], T]):
+    def __init__(self, change: Callable[[Session], T]):
         self.is_done = False
         # Held until the job is done, or its thread shall lead.
         self.woken = threading.Lock()
@@ -115,24 +112,23 @@ class _Job(Generic[T]):
         self._returned: T
         self._error: BaseException | None = None
 
-    def run(self, connection: Connection, alone: bool) -> None:
+    def run(self, session: Session, alone: bool) -> None:
         """Run the change, if somebody waits for it. Raises what it raises if that ends the whole transaction."""
         if self._call is not None and self._call.is_over:
             self._error = CallOver()
             return
         if alone:
-            self._returned = self._change(connection)
+            self._returned = self._change(session)
             return
-        driver: Any = connection.connection.dbapi_connection
-        run(connection, "SAVEPOINT change")
+        session.run("SAVEPOINT change")
         try:
-            self._returned = self._change(connection)
+            self._returned = self._change(session)
         except BaseException as error:
-            if not driver.in_transaction:
+            if not session.driver.in_transaction:
                 raise
             self._error = error
-            run(connection, "ROLLBACK TO change")
-        run(connection, "RELEASE change")
+            session.run("ROLLBACK TO change")
+        session.run("RELEASE change")
 
     def fail(self, error: BaseException) -> None:
         """Let the whole transaction have failed; who had failed before did so for a reason of its own."""

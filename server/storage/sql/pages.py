@@ -12,9 +12,6 @@ from server.storage.sql.rows import AnyRow
 
 T = TypeVar("T")
 
-# Of a message, what the largest version leaves to what is not content, and a page to its token.
-ENVELOPE_BYTES = 8 * 2**10
-
 
 def with_payloads(
     query: Select[*tuple[Any, ...]],

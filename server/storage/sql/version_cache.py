@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 from cachetools import LRUCache
 
@@ -27,11 +28,12 @@ class VersionCache:
         with self._lock:
             return self._versions.get(rid)
 
-    def put(self, version: StoredVersion) -> None:
-        """Keep a version that is committed. One that is larger than all the room is not kept."""
-        with self._lock:
-            if _size(version) <= self._versions.maxsize:
-                self._versions[version.version.rid] = version
+    def put(self, versions: Iterable[StoredVersion]) -> None:
+        """Keep versions that are committed. One that is larger than all the room is not kept."""
+        for version in versions:
+            with self._lock:
+                if _size(version) <= self._versions.maxsize:
+                    self._versions[version.version.rid] = version
 
 
 def _size(stored: StoredVersion) -> int:

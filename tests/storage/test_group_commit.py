@@ -11,19 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import event
 
 from server.core import cancellation as deadline
 from server.core.cancellation import Call, CallOver
 from server.core.errors import Overloaded, StorageUnavailable
-from server.storage.sql import connections, turns
-from server.storage.sql.connections import OutcomeUnknown
+from server.storage.sql import file_queue
 from server.storage.sql.repository import SqlRepository
+from server.storage.sql.sqlite import SqliteSession
 from tests import builders
 from tests.builders import add_model, append
 from tests.conftest import NewDatabase, OpenRepository
 from tests.processes import until
 from tests.storage.conftest import GivenUp
+from tests.storage.inspection import at_commit
 
 WRITERS = 12
 
@@ -56,12 +56,11 @@ def test_changes_that_wait_go_together_and_one_that_fails_takes_no_other_along(
             return False
         return True
 
-    with ThreadPoolExecutor(WRITERS + 1) as threads:
+    with at_commit(commits.append), ThreadPoolExecutor(WRITERS + 1) as threads:
         first = threads.submit(repository.write, slow)
         assert begun.wait(30)
-        event.listen(repository._engine, "commit", lambda connection: commits.append(connection))
         added = [threads.submit(add, number) for number in range(WRITERS)]
-        while len(repository._one_writer._waiting) < WRITERS:  # type: ignore[union-attr]
+        while len(repository._group_commit._waiting) < WRITERS:  # type: ignore[union-attr]
             assert not all_wait.wait(0.001)
         all_wait.set()
         first.result()
@@ -110,7 +109,7 @@ def turn_held(url: str) -> Iterator[None]:
 def test_who_waits_for_the_turn_of_another_process_does_not_do_so_for_ever(
     url: str, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(file_queue, "WAIT_SECONDS", 0.1)
     repository = open_repository(url)
     model = add_model(repository)
     with turn_held(url):
@@ -128,7 +127,7 @@ def test_a_call_that_is_over_leaves_the_lead_to_who_still_waits_for_the_turn(
 ) -> None:
     repository = open_repository(url)
     model = add_model(repository)
-    writer = repository._one_writer
+    writer = repository._group_commit
     assert writer
     with ThreadPoolExecutor(2) as threads:
         with turn_held(url):
@@ -160,10 +159,7 @@ def test_a_commit_that_fails_fails_for_all_who_share_it(
         begun.set()
         assert all_wait.wait(60)
 
-    def fails(connection: object) -> None:
-        raise OutcomeUnknown
-
-    writer = repository._one_writer
+    writer = repository._group_commit
     assert writer
     with ThreadPoolExecutor(4) as threads:
         first = threads.submit(repository.write, slow)
@@ -171,7 +167,7 @@ def test_a_commit_that_fails_fails_for_all_who_share_it(
         shared = [threads.submit(append, repository, builders.version(model.rid)) for _ in range(3)]
         until(lambda: len(writer._waiting) == 3)
         with monkeypatch.context() as patched:
-            patched.setattr(connections, "_require_lasting", fails)
+            patched.setattr(SqliteSession, "was_warned", lambda _: True)
             all_wait.set()
             for outcome in (first, *shared):
                 with pytest.raises(StorageUnavailable):

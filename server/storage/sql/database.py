@@ -1,0 +1,68 @@
+"""Which database a URL means, and what of `postgres` or `sqlite` goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, PoolProxiedConnection, make_url
+
+from server.storage.contract import StatementWatch
+from server.storage.sql.session import Failure, Session
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database: how to connect, how to run statements on a connection, and what its driver's errors mean."""
+
+    url: URL
+    connect: Callable[[], Any]
+    # Brings a new connection into order, and notes in its info what sessions need to know. Raises DatabaseUnsuitable.
+    prepare: Callable[[Any, dict[Any, Any]], None]
+    session: Callable[[PoolProxiedConnection, StatementWatch | None], Session]
+    errors: type[Exception]
+    failure_of: Callable[[Exception], Failure]
+    # Of a database that is a file of this machine, which takes one writer at a time.
+    file: Path | None = None
+
+
+def database_of(url: str | URL) -> Database:
+    """Return the database of `sqlite:///FILE` or `postgresql://…`. Connects not yet.
+
+    Raises ValueError for any other URL.
+    """
+    parsed = make_url(url)
+    # Of the two drivers, a server needs one, and starts sooner without the other.
+    match parsed.get_backend_name():
+        case "sqlite":
+            from server.storage.sql import sqlite
+
+            return Database(
+                parsed,
+                sqlite.connector(parsed),
+                sqlite.prepare,
+                sqlite.SqliteSession,
+                sqlite.Error,
+                sqlite.failure_of,
+                file=Path(parsed.database or ""),
+            )
+        case "postgresql" | "postgres":  # as many platforms write it
+            from server.storage.sql import postgres
+
+            return Database(
+                parsed,
+                postgres.connector(parsed),
+                postgres.prepare,
+                postgres.PostgresSession,
+                postgres.Error,
+                postgres.failure_of,
+            )
+        case other:
+            raise ValueError(f"the database must be sqlite or postgresql, not {other!r}")
+
+
+def embedded_database(file: Path) -> URL:
+    """Return the URL of an SQLite file. As text it would be another's where the path has a question mark."""
+    return URL.create("sqlite", database=str(file))

@@ -1,0 +1,82 @@
+"""Grants: the questions and changes of the contract about them."""
+
+from __future__ import annotations
+
+from sqlalchemy import Select, bindparam, delete, insert, select
+
+from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED, Grant, Role
+from server.core.caller import Caller
+from server.storage.paging import Page, PageRequest
+from server.storage.sql.pages import page_of
+from server.storage.sql.rows import AnyColumns, AnyRow
+from server.storage.sql.statements import Statement, for_callers, principals, upsert
+from server.storage.sql.tables import grant_changes, grants
+from server.storage.sql.unit_of_work import UnitOfWork
+from server.storage.sql.visibility import role_on
+
+
+def get_role(work: UnitOfWork, resource_rid: str, caller: Caller) -> Role.ValueType:
+    """See the contract."""
+    role: Role.ValueType | None = work.session.one(_role(caller), {"resource": resource_rid} | principals(caller)).role
+    return role or ROLE_UNSPECIFIED
+
+
+def list_grants(work: UnitOfWork, resource_rid: str, page: PageRequest) -> Page[Grant]:
+    """See the contract."""
+    parameters = {"resource": resource_rid, "after": page.after or "", "count": page.size + 1}
+    rows = work.session.all(_list, parameters)
+    return page_of(rows, rows[: page.size], "principal", _to_grant)
+
+
+def set_grant(work: UnitOfWork, grant: Grant, changed_by: str) -> None:
+    """See the contract."""
+    given = {"resource": grant.resource_rid, "to": grant.principal, "given_role": grant.role}
+    work.session.send(_set, given)
+    work.session.send(_record, given | {"changer": changed_by, "now_ms": work.clock_ms()})
+
+
+def remove_grant(work: UnitOfWork, resource_rid: str, principal: str, changed_by: str) -> None:
+    """See the contract."""
+    taken = {"resource": resource_rid, "to": principal}
+    if work.session.change(_remove, taken):
+        taken |= {"given_role": None, "changer": changed_by, "now_ms": work.clock_ms()}  # type: ignore[dict-item]
+        work.session.send(_record, taken)
+
+
+@for_callers
+def _role(caller: Caller) -> Select[*AnyColumns]:
+    return select(role_on(caller, bindparam("resource")).label("role"))
+
+
+_list = Statement(
+    select(grants)
+    # No principal is empty.
+    .where(grants.c.resource_rid == bindparam("resource"), grants.c.principal > bindparam("after"))
+    .order_by(grants.c.principal)
+    .limit(bindparam("count"))
+)
+_set = Statement(
+    lambda dialect: (
+        upsert(dialect, grants)
+        .values(resource_rid=bindparam("resource"), principal=bindparam("to"), role=bindparam("given_role"))
+        .on_conflict_do_update(
+            index_elements=[grants.c.resource_rid, grants.c.principal], set_={"role": bindparam("given_role")}
+        )
+    )
+)
+_remove = Statement(
+    delete(grants).where(grants.c.resource_rid == bindparam("resource"), grants.c.principal == bindparam("to"))
+)
+_record = Statement(
+    insert(grant_changes).values(
+        resource_rid=bindparam("resource"),
+        principal=bindparam("to"),
+        role=bindparam("given_role"),
+        changed_by=bindparam("changer"),
+        changed_time=bindparam("now_ms"),
+    )
+)
+
+
+def _to_grant(row: AnyRow) -> Grant:
+    return Grant(resource_rid=row.resource_rid, principal=row.principal, role=row.role)

@@ -1,0 +1,174 @@
+"""Runs statements on one connection; `postgres` and `sqlite` say how their drivers do it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from itertools import starmap
+from typing import Any, ClassVar
+
+from sqlalchemy import PoolProxiedConnection
+from sqlalchemy.engine import Dialect
+
+from server.core.logs import get_logger
+from server.storage.contract import StatementWatch
+from server.storage.sql.statements import Compiled, Statement
+
+# How long a call waits for a connection or for a lock before it is told that the service is overloaded.
+WAIT_SECONDS = 10
+
+_NOTHING: Mapping[str, Any] = {}
+
+log = get_logger(__name__)
+
+
+class Failure(Enum):
+    """What an error of a driver means."""
+
+    # The transaction was refused for what others did meanwhile; nothing was stored, and it can be run again.
+    CONFLICT = "conflict"
+    # A wait for others took too long; nothing was done.
+    BUSY = "busy"
+    # The database is not there, or has no room.
+    AWAY = "away"
+    # The database does not let us, until an operator changes something.
+    FORBIDDEN = "forbidden"
+    # A mistake in this program.
+    DEFECT = "defect"
+
+
+class Conflict(Exception):
+    """What a transaction was decided by has changed meanwhile: it is to be run again."""
+
+
+class Session(ABC):
+    """One connection, on which each statement stands alone unless a transaction was begun.
+
+    Statements raise the driver's own errors; `failure_of` says what they mean.
+    """
+
+    dialect: ClassVar[Dialect]
+    # Whether transactions that write can run side by side, and so have to wait for each other's rows.
+    has_row_locks: ClassVar[bool]
+
+    def __init__(self, pooled: PoolProxiedConnection, watch: StatementWatch | None):
+        self.pooled = pooled
+        self.driver: Any = pooled.dbapi_connection
+        self._watch = watch
+
+    # Statements
+
+    def all(self, statement: Statement, parameters: Mapping[str, Any] = _NOTHING) -> Sequence[Any]:
+        """Run a statement, and return its rows, whose fields have the names of the columns."""
+        compiled = statement.compiled(self.dialect)
+        rows, _ = self._watched(compiled.text, compiled, compiled.values(parameters))
+        return [*starmap(compiled.row, rows)]
+
+    def one_or_none(self, statement: Statement, parameters: Mapping[str, Any] = _NOTHING) -> Any | None:
+        """Run a statement that has one row at most, and return that."""
+        rows = self.all(statement, parameters)
+        return rows[0] if rows else None
+
+    def one(self, statement: Statement, parameters: Mapping[str, Any] = _NOTHING) -> Any:
+        """Run a statement that has exactly one row, and return that."""
+        [row] = self.all(statement, parameters)
+        return row
+
+    def change(self, statement: Statement, parameters: Mapping[str, Any] = _NOTHING) -> int:
+        """Run a statement that changes rows, and return how many it did."""
+        compiled = statement.compiled(self.dialect)
+        _, count = self._watched(compiled.text, compiled, compiled.values(parameters))
+        return count
+
+    def send(self, statement: Statement, parameters: Mapping[str, Any] = _NOTHING) -> None:
+        """Run a statement of a transaction and do not wait for its end: what it raises, a later one may raise."""
+        compiled = statement.compiled(self.dialect)
+        self._watched(compiled.text, compiled, compiled.values(parameters), wait=False)
+
+    def run(self, text: str) -> Sequence[Sequence[Any]]:
+        """Run SQL that has no parameters, and return its rows."""
+        return self._watched(text, None, ())[0]
+
+    # Transactions
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Begin a transaction that changes something. Raises CallOver."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit."""
+
+    @abstractmethod
+    def roll_back(self) -> None:
+        """Roll back, if there is a transaction."""
+
+    @property
+    @abstractmethod
+    def is_pooled(self) -> bool:
+        """Whether a pooler stands before the database, so that nothing that is set lasts longer than a transaction."""
+
+    @abstractmethod
+    def wait_for_standbys(self) -> None:
+        """Let the COMMIT to come wait until standbys, if there are any, have all that is committed by now."""
+
+    @abstractmethod
+    def was_warned(self) -> bool:
+        """Whether the database warned of something since the last question."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Have what the connection does for another thread fail, soon, if it does anything."""
+
+    @abstractmethod
+    def is_lost(self, error: Exception) -> bool:
+        """Whether the connection is of no use any more, now that this error was raised."""
+
+    @abstractmethod
+    def _execute(
+        self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool
+    ) -> tuple[Sequence[Sequence[Any]], int]:
+        """Run SQL by the driver, and return its rows, and how many were changed; neither if nobody waits for it."""
+
+    def _watched(
+        self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool = True
+    ) -> tuple[Sequence[Sequence[Any]], int]:
+        if self._watch is None:
+            return self._execute(text, compiled, values, wait)
+        end = self._watch(text)
+        try:
+            result = self._execute(text, compiled, values, wait)
+        except BaseException as error:
+            if end is not None:
+                end(error)
+            raise
+        if end is not None:
+            end(None)
+        return result
+
+
+def unfailing(watch: StatementWatch) -> StatementWatch:
+    """Return a watch that raises nothing: a statement that has worked must not fail for what observes it."""
+
+    def begin(statement: str) -> Callable[[BaseException | None], None] | None:
+        try:
+            end = watch(statement)
+        except Exception:
+            _warn()
+            return None
+
+        def told(error: BaseException | None) -> None:
+            try:
+                if end is not None:
+                    end(error)
+            except Exception:
+                _warn()
+
+        return told
+
+    return begin
+
+
+def _warn() -> None:
+    log.warning("the observer of statements failed, and the statement goes on", exc_info=True)

@@ -1,0 +1,152 @@
+"""SQLite, and all that differs from PostgreSQL: a file, its connections, statements, transactions, errors."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sqlalchemy import URL
+from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
+from sqlalchemy.engine import Dialect
+
+from server.core.cancellation import LOOK_SECONDS, require_wanted
+from server.storage.sql.session import WAIT_SECONDS, Failure, Session
+from server.storage.sql.statements import Compiled
+from server.storage.unavailable import DatabaseUnsuitable
+
+# Beside a database's file: locks at which processes that write to it queue.
+QUEUE_FILES = ("turn", "next")
+
+# A transaction that began by reading could not always become a writing one.
+_BEGIN = "BEGIN IMMEDIATE"
+# Of a file that may not be written, or is damaged: until an operator mends it.
+_LASTING = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
+
+Error = sqlite3.Error
+
+
+class SqliteSession(Session):
+    """A session over a connection of sqlite3 that begins no transactions of its own."""
+
+    dialect: ClassVar[Dialect] = sqlite_dialect()
+    has_row_locks = False
+
+    def begin(self) -> None:
+        """Begin a transaction that writes."""
+        # SQLite cannot be interrupted while it waits for another program that writes, so it waits for a moment at a
+        # time.
+        until = time.monotonic() + WAIT_SECONDS
+        _wait_for_others(self.driver, LOOK_SECONDS)
+        try:
+            while True:
+                require_wanted()
+                try:
+                    self.run(_BEGIN)
+                    return
+                except sqlite3.Error as error:
+                    if not _is_busy(error) or time.monotonic() > until:
+                        raise
+        finally:
+            _wait_for_others(self.driver, WAIT_SECONDS)
+
+    def commit(self) -> None:
+        """Commit."""
+        self.run("COMMIT")
+
+    def roll_back(self) -> None:
+        """Roll back."""
+        if self.driver.in_transaction:
+            self.run("ROLLBACK")
+
+    def is_lost(self, error: Exception) -> bool:
+        """A file does not go away."""
+        return False
+
+    @property
+    def is_pooled(self) -> bool:
+        """There is no pooler before a file."""
+        return False
+
+    def wait_for_standbys(self) -> None:
+        """There are none."""
+
+    def was_warned(self) -> bool:
+        """SQLite does not warn."""
+        return False
+
+    def interrupt(self) -> None:
+        """Have what the connection does for another thread fail, if it does anything."""
+        self.driver.interrupt()
+
+    def _execute(
+        self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool
+    ) -> tuple[Sequence[Sequence[Any]], int]:
+        cursor = self.driver.execute(text, values)
+        return cursor.fetchall(), cursor.rowcount
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return what an error of the driver means."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == sqlite3.SQLITE_CONSTRAINT_UNIQUE:
+        return Failure.CONFLICT
+    if _is_busy(error):
+        return Failure.BUSY
+    if code & 0xFF in _LASTING:
+        return Failure.FORBIDDEN
+    return Failure.AWAY if isinstance(error, sqlite3.OperationalError | sqlite3.InterfaceError) else Failure.DEFECT
+
+
+def connector(url: URL) -> Callable[[], sqlite3.Connection]:
+    """Return what opens a database. Raises ValueError for a URL that names no file."""
+    file = url.database
+    if not file or file == ":memory:" or url.query:
+        raise ValueError("an SQLite database must be a file, without parameters: sqlite:///FILE")
+    # The driver's own BEGINs come too late for BEGIN IMMEDIATE, and commit DDL behind our back.
+    return lambda: sqlite3.connect(file, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+
+
+def prepare(connection: sqlite3.Connection, info: dict[Any, Any]) -> None:
+    """Bring a new connection into order."""
+    _log_ahead(connection)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def require_writable(file: Path) -> None:
+    """Return if this process may write a database, or make it. Raises DatabaseUnsuitable."""
+    # Some of what lies beside a file lies beside the one that a link names.
+    files = {file, file.resolve()}
+    beside = [each.with_name(f"{each.name}-{name}") for each in files for name in ("wal", "shm", *QUEUE_FILES)]
+    folders = {each.parent for each in files}
+    for path in (*folders, *(each for each in (*files, *beside) if each.exists())):
+        if not os.access(path, os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)):
+            raise DatabaseUnsuitable(
+                f"{path} cannot be written by the user of this process: change its owner or mode, or name another place"
+                " with --data-dir or --database-url"
+            )
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to write-ahead logging; whatever its timeout, SQLite does not wait here for another who does."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _wait_for_others(connection: sqlite3.Connection, seconds: float) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+
+
+def _is_busy(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY

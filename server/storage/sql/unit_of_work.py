@@ -1,0 +1,28 @@
+"""What the questions and changes of one closure share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from modelregistry.v1.promotion_pb2 import PromotionKind
+from server.storage.contract import StoredVersion
+from server.storage.sql.session import Session
+from server.storage.sql.version_cache import VersionCache
+
+# Of a message, what the largest version leaves to what is not content, and a page to its token.
+ENVELOPE_BYTES = 8 * 2**10
+
+
+class UnitOfWork:
+    """A session, how many bytes of content fit into a message, the versions read before, and the clock in ms."""
+
+    def __init__(
+        self, session: Session, max_message_bytes: int, versions: VersionCache, clock_ms: Callable[[], int]
+    ) -> None:
+        self.session = session
+        self.fitting_bytes = max_message_bytes - ENVELOPE_BYTES
+        self.versions = versions
+        self.clock_ms = clock_ms
+        # What it read of versions, and the kind of each promotion that it recorded: both hold once it has committed.
+        self.read: list[StoredVersion] = []
+        self.promoted: list[PromotionKind.ValueType] = []

@@ -1,0 +1,337 @@
+"""Versions and the branches that they are on: the questions and changes of the contract about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    Subquery,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
+
+from modelregistry.v1.model_api_pb2 import ModelApi
+from modelregistry.v1.model_pb2 import Branch, ModelVersion
+from server.core.caller import Caller
+from server.core.errors import BranchNotFound, ModelNotFound, RequestTooLarge
+from server.storage.contract import BranchEnd, StoredVersion
+from server.storage.paging import Page, PageRequest
+from server.storage.sql.pages import page_of, that_fit, with_payloads
+from server.storage.sql.rows import (
+    MAX_BYTES_A_CHARACTER,
+    VERSION_COLUMNS,
+    AnyColumns,
+    AnyRow,
+    content_of,
+    to_branch,
+    to_stored_version,
+    to_version,
+    version_bytes,
+)
+from server.storage.sql.session import Conflict
+from server.storage.sql.statements import Statement, for_callers, principals, upsert
+from server.storage.sql.tables import branch_id, branches, contents, is_head, model_id, models, versions
+from server.storage.sql.unit_of_work import UnitOfWork
+from server.storage.sql.visibility import model_is_visible
+
+# Greater than every number of a version: where a list without a position begins, since the newest are first.
+AFTER_ALL = 2**31 - 1
+
+_model_rid: BindParameter[str] = bindparam("model_rid")
+_branch_name: BindParameter[str] = bindparam("branch")
+
+
+def find_version(work: UnitOfWork, model_version_rid: str, caller: Caller) -> StoredVersion | None:
+    """See the contract."""
+    known = work.versions.get(model_version_rid)
+    parameters = {"version_rid": model_version_rid} | principals(caller)
+    if known is not None:
+        parameters["model_rid"] = known.version.model_rid
+        return known if work.session.all(_visible_version(caller), parameters) else None
+    return _stored(work, work.session.one_or_none(_version(caller), parameters))
+
+
+def find_numbered_version(
+    work: UnitOfWork, model_rid: str, branch: str, version_number: int, caller: Caller
+) -> StoredVersion | None:
+    """See the contract."""
+    parameters = {"model_rid": model_rid, "branch": branch, "number": version_number}
+    return _stored(work, work.session.one_or_none(_numbered_version(caller), parameters | principals(caller)))
+
+
+def get_branch(work: UnitOfWork, model_rid: str, branch: str, caller: Caller) -> Branch:
+    """See the contract."""
+    row = work.session.one_or_none(_branch(caller), {"model_rid": model_rid, "branch": branch} | principals(caller))
+    if row is None:
+        raise ModelNotFound(model_rid=model_rid)
+    if row.head_rid is None:
+        raise BranchNotFound(model_rid=model_rid, branch_name=branch)
+    head = work.versions.get(row.head_rid) or find_version(work, row.head_rid, caller)
+    if head is None:  # Hidden from the caller since the statement before.
+        raise ModelNotFound(model_rid=model_rid)
+    return Branch(name=branch, head=head.version, version_count=row.version_count)
+
+
+def list_branches(work: UnitOfWork, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
+    """See the contract."""
+    rows = _listed(work, _branches_of_model, model_rid, caller, page, after=page.after or "")
+    return page_of(rows, that_fit(rows[: page.size]), "branch", to_branch)
+
+
+def list_versions(
+    work: UnitOfWork, model_rid: str, branch: str, caller: Caller, page: PageRequest
+) -> Page[ModelVersion]:
+    """See the contract."""
+    before = AFTER_ALL if page.after is None else page.after
+    rows = _listed(work, _versions_of_branch, model_rid, caller, page, branch=branch, before=before)
+    return page_of(rows, that_fit(rows[: page.size]), "version_number", to_version)
+
+
+def get_model_api(work: UnitOfWork, content_digest: bytes) -> ModelApi:
+    """See the contract."""
+    return ModelVersion.FromString(work.session.one(_content, {"content_digest": content_digest}).payload).model_api
+
+
+def require_fitting(work: UnitOfWork, version: ModelVersion) -> None:
+    """See the contract."""
+    _require_fitting(work, content_of(version).payload)
+
+
+def put_content(work: UnitOfWork, version: ModelVersion, file_digest: bytes | None = None) -> bytes:
+    """See the contract."""
+    digest, payload = content_of(version, file_digest)
+    _require_fitting(work, payload)
+    row = {"content_digest": digest, "content": payload, "bytes": len(payload), "digest_of_files": file_digest}
+    work.session.send(_put_content, row)
+    return digest
+
+
+def append_version(
+    work: UnitOfWork,
+    version: ModelVersion,
+    content_digest: bytes,
+    legacy_source: str | None = None,
+    branch: BranchEnd | None = None,
+) -> ModelVersion:
+    """See the contract."""
+    stored = ModelVersion()
+    stored.CopyFrom(version)
+    stored.DiscardUnknownFields()
+    key, number, previous_ms = _extend(work, version.model_rid, version.branch, branch)
+    stored.version_number = number
+    # The clock is read when the branch is locked, and one that was set back does not show.
+    created_ms = (
+        version.created_time.ToMilliseconds() if version.HasField("created_time") else max(work.clock_ms(), previous_ms)
+    )
+    stored.created_time.FromMilliseconds(created_ms)
+    work.session.send(
+        _append,
+        {
+            "branch_key": key,
+            "new_rid": stored.rid,
+            "number": number,
+            "digest": content_digest,
+            "source_message": None if legacy_source else stored.source.SerializeToString(deterministic=True),
+            "legacy": legacy_source,
+            "root": stored.root_model_version_rid,
+            "created_ms": created_ms,
+            "creator": stored.created_by,
+        },
+    )
+    return stored
+
+
+def _extend(work: UnitOfWork, model_rid: str, branch: str, end: BranchEnd | None) -> tuple[int, int, int]:
+    """Take the next number of a branch, and return its key, the number, and the time of the version before in ms."""
+    session = work.session
+    if end is not None and end.key is not None:
+        session.send(_set_count, {"branch_key": end.key, "number": end.next_number})
+        return end.key, end.next_number, end.head.created_ms if end.head else 0
+    # Transactions that extend one branch wait for each other here.
+    row = session.one(_take_number, {"model_rid": model_rid, "branch": branch})
+    if end is not None and row.version_count != end.next_number:
+        raise Conflict
+    previous = session.one_or_none(_created_time, {"branch_key": row.id, "number": row.version_count - 1})
+    return row.id, row.version_count, previous.created_time if previous else 0
+
+
+def _stored(work: UnitOfWork, row: AnyRow | None) -> StoredVersion | None:
+    """Return the version of a row, if there is one."""
+    if row is None:
+        return None
+    version = to_stored_version(row)
+    work.read.append(version)
+    return version
+
+
+def _require_fitting(work: UnitOfWork, payload: bytes) -> None:
+    if len(payload) > work.fitting_bytes:
+        raise RequestTooLarge
+
+
+def _listed(
+    work: UnitOfWork,
+    statement: Callable[[Caller], Statement],
+    model_rid: str,
+    caller: Caller,
+    page: PageRequest,
+    **parameters: object,
+) -> Sequence[AnyRow]:
+    """Return the rows of a list in a model, one more than a page has if there are so many. Raises ModelNotFound."""
+    parameters |= {"model_rid": model_rid, "count": page.size + 1, "most_bytes": work.fitting_bytes}
+    rows = work.session.all(statement(caller), parameters | principals(caller))
+    if not rows:
+        raise ModelNotFound(model_rid=model_rid)
+    return [row for row in rows if row.rid is not None]
+
+
+def _stored_versions(caller: Caller) -> Select[*AnyColumns]:
+    """The versions that the caller may see, each with its content."""
+    return (
+        select(*VERSION_COLUMNS, models.c.rid.label("model_rid"), branches.c.name.label("branch"), contents.c.payload)
+        .join_from(versions, branches)
+        .join(models)
+        .join(contents, contents.c.digest == versions.c.content_digest)
+        .where(model_is_visible(caller))
+    )
+
+
+@for_callers
+def _version(caller: Caller) -> Select[*AnyColumns]:
+    return _stored_versions(caller).where(versions.c.rid == bindparam("version_rid"))
+
+
+@for_callers
+def _numbered_version(caller: Caller) -> Select[*AnyColumns]:
+    return _stored_versions(caller).where(
+        versions.c.branch_id == branch_id(_model_rid, _branch_name), versions.c.version_number == bindparam("number")
+    )
+
+
+@for_callers
+def _visible_version(caller: Caller) -> Select[*AnyColumns]:
+    """A row if a version is there, and its model visible."""
+    is_stored = exists().where(versions.c.rid == bindparam("version_rid"))
+    return select(models.c.id).where(models.c.rid == _model_rid, is_stored, model_is_visible(caller))
+
+
+@for_callers
+def _branch(caller: Caller) -> Select[*AnyColumns]:
+    """The RID of a branch's head, or NULL; no row if the model is absent or invisible."""
+    return (
+        select(versions.c.rid.label("head_rid"), branches.c.version_count)
+        .select_from(models)
+        .outerjoin(branches, and_(branches.c.model_id == models.c.id, branches.c.name == _branch_name))
+        .outerjoin(versions, is_head)
+        .where(models.c.rid == _model_rid, model_is_visible(caller))
+    )
+
+
+@for_callers
+def _versions_of_branch(caller: Caller) -> Select[*AnyColumns]:
+    """The newest versions of `branch` with numbers below `before`, at most `count`; no row without a visible model."""
+    query = (
+        select(
+            *VERSION_COLUMNS,
+            _model_rid.label("model_rid"),
+            _branch_name.label("branch"),
+            version_bytes(_model_rid, MAX_BYTES_A_CHARACTER * func.length(_branch_name)).label("size"),
+        )
+        .join_from(versions, contents, contents.c.digest == versions.c.content_digest)
+        # As a value and not as a join: only then does PostgreSQL walk the index instead of sorting the branch.
+        .where(
+            versions.c.branch_id == branch_id(_model_rid, _branch_name), versions.c.version_number < bindparam("before")
+        )
+        .order_by(versions.c.version_number.desc())
+        .limit(bindparam("count"))
+    )
+    return with_payloads(
+        query, contents, "content_digest", lambda row: (row.version_number.desc(),), _visible_model(caller)
+    )
+
+
+@for_callers
+def _branches_of_model(caller: Caller) -> Select[*AnyColumns]:
+    """The branches behind the name `after`, with their heads, at most `count`; no row without a visible model."""
+    # A branch and its head both hold the name.
+    key = model_id(_model_rid)
+    names: ColumnElement[int] = 2 * MAX_BYTES_A_CHARACTER * func.length(branches.c.name)
+    query = (
+        select(
+            *VERSION_COLUMNS,
+            _model_rid.label("model_rid"),
+            branches.c.name.label("branch"),
+            version_bytes(_model_rid, names).label("size"),
+        )
+        .join_from(branches, versions, is_head)
+        .join(contents, contents.c.digest == versions.c.content_digest)
+        # A range of the index in its own order: by an equal key, PostgreSQL expects the few branches that most models
+        # have, and would as soon sort all of those as walk along them. No name is empty.
+        .where(
+            tuple_(branches.c.model_id, branches.c.name) > tuple_(key, bindparam("after")), branches.c.model_id <= key
+        )
+        .order_by(branches.c.model_id, branches.c.name)
+        .limit(bindparam("count"))
+    )
+    return with_payloads(query, contents, "content_digest", lambda row: (row.branch,), _visible_model(caller))
+
+
+def _visible_model(caller: Caller) -> Subquery:
+    return select(models.c.id).where(models.c.rid == _model_rid, model_is_visible(caller)).subquery("visible")
+
+
+_content = Statement(select(contents.c.payload).where(contents.c.digest == bindparam("content_digest")))
+_created_time = Statement(
+    select(versions.c.created_time).where(
+        versions.c.branch_id == bindparam("branch_key"), versions.c.version_number == bindparam("number")
+    )
+)
+_put_content = Statement(
+    lambda dialect: (
+        upsert(dialect, contents)
+        .values(
+            digest=bindparam("content_digest"),
+            payload=bindparam("content"),
+            size=bindparam("bytes"),
+            file_digest=bindparam("digest_of_files"),
+        )
+        .on_conflict_do_nothing(index_elements=[contents.c.digest])
+    )
+)
+# Creates the branch if it is new.
+_take_number = Statement(
+    lambda dialect: (
+        upsert(dialect, branches)
+        .values(model_id=model_id(_model_rid), name=_branch_name, version_count=1)
+        .on_conflict_do_update(
+            index_elements=[branches.c.model_id, branches.c.name],
+            set_={"version_count": branches.c.version_count + 1},
+        )
+        .returning(branches.c.id, branches.c.version_count)
+    )
+)
+_set_count = Statement(
+    update(branches).where(branches.c.id == bindparam("branch_key")).values(version_count=bindparam("number"))
+)
+_append = Statement(
+    insert(versions).values(
+        rid=bindparam("new_rid"),
+        branch_id=bindparam("branch_key"),
+        version_number=bindparam("number"),
+        content_digest=bindparam("digest"),
+        source=bindparam("source_message"),
+        legacy_source=bindparam("legacy"),
+        root_rid=bindparam("root"),
+        created_time=bindparam("created_ms"),
+        created_by=bindparam("creator"),
+    )
+)

@@ -1,0 +1,109 @@
+"""What a caller may see, as a part of each statement: a revoked grant refuses the very next call.
+
+Lists are made from the grants, so that no statement walks past rows that the caller may not see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    FromClause,
+    Join,
+    Select,
+    func,
+    literal,
+    select,
+    true,
+    union,
+)
+from sqlalchemy.engine import Dialect
+
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER
+from server.core.caller import Caller
+from server.core.rids import FOLDER
+from server.storage.sql.session import Session
+from server.storage.sql.statements import for_callers, numbered, padded, principals, several
+from server.storage.sql.tables import grants, models
+
+# Fewer than these are named in a statement; the rest is looked for.
+MANY = 1000
+
+
+def role_on(caller: Caller, *resource_rids: str | ColumnElement[str]) -> ColumnElement[int | None]:
+    """The caller's highest role among the grants on these resources; NULL if there is none."""
+    if caller.is_admin:
+        return literal(int(ROLE_OWNER))
+    highest = _grants_to(caller, *resource_rids).with_only_columns(func.max(grants.c.role))
+    return highest.correlate(models).scalar_subquery()
+
+
+def role_on_model(caller: Caller) -> ColumnElement[int | None]:
+    """The caller's highest role on the row of `models`, or on its folder; NULL if there is none."""
+    return role_on(caller, models.c.rid, models.c.parent_folder_rid)
+
+
+def model_is_visible(caller: Caller, model: FromClause = models) -> ColumnElement[bool]:
+    """Whether the caller has any role on the row of `models`, or of an alias of it, or on its folder."""
+    if caller.is_admin:
+        return true()
+    return _grants_to(caller, model.c.rid, model.c.parent_folder_rid).correlate(model).exists()
+
+
+def granted_resources(caller: Caller) -> Select[str]:
+    """The models and folders on which the caller has a role."""
+    return select(grants.c.resource_rid).where(grants.c.principal.in_(caller.principals))
+
+
+def granted_folders(caller: Caller) -> Select[str]:
+    """The folders on which the caller has a role."""
+    return granted_resources(caller).where(grants.c.resource_rid.like(f"%.{FOLDER}.%"))
+
+
+def visible_model_keys(session: Session, caller: Caller) -> Sequence[int]:
+    """Return the keys of the models that a caller who is no administrator sees; if it is MANY, there may be more."""
+    # By name as long as they are few enough for a statement. With the folders as values each is a seek in an index; as
+    # a subquery, PostgreSQL would expect to find some models soon, and walk past all that are invisible.
+    folders = [row.resource_rid for row in session.all(_folders(caller), principals(caller))]
+    if not 0 < len(folders) < MANY:
+        return [row.id for row in session.all(_visible_keys(caller, None), principals(caller))]
+    folders = padded(folders)
+    rows = session.all(_visible_keys(caller, len(folders)), principals(caller) | numbered("folder", folders))
+    return [row.id for row in rows]
+
+
+def first_of_each(
+    dialect: Dialect, groups: FromClause, first: Select[*tuple[Any, ...]], key: Column[Any]
+) -> tuple[Join, FromClause]:
+    """Join groups with the first rows of each, and return the rows' columns, too.
+
+    `first` is the query for those of one group, to a row of which it refers; `key` is their table's primary key. SQLite
+    has no LATERAL, and PostgreSQL would not look at the groups one by one without.
+    """
+    if dialect.name == "postgresql":
+        rows: FromClause = first.lateral("first_rows")
+        return groups.join(rows, true()), rows
+    rows = key.table.alias("first_rows")
+    return groups.join(rows, rows.c[key.name].in_(first.with_only_columns(key))), rows
+
+
+@for_callers
+def _folders(caller: Caller) -> Select[str]:
+    return granted_folders(caller).limit(MANY)
+
+
+@for_callers
+def _visible_keys(caller: Caller, folder_count: int | None) -> Select[int]:
+    folders = granted_folders(caller) if folder_count is None else several("folder", folder_count)
+    ways = (models.c.rid.in_(granted_resources(caller)), models.c.parent_folder_rid.in_(folders))
+    keys = union(*(select(select(models.c.id).where(way).limit(MANY).subquery()) for way in ways)).subquery()
+    return select(keys.c.id).limit(MANY)
+
+
+def _grants_to(caller: Caller, *resource_rids: str | ColumnElement[str]) -> Select[int]:
+    return select(grants.c.role).where(
+        grants.c.resource_rid.in_(resource_rids), grants.c.principal.in_(caller.principals)
+    )

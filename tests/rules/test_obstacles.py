@@ -1,0 +1,274 @@
+"""Obstacles to a promotion: PromoteVersion raises the first one, CheckPromotion lists all, whatever the facts.
+
+Storage is a stand-in here that says what a case wants it to say; what it really says, the conformance suite tests.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_PROMOTER, ROLE_VIEWER
+from modelregistry.v1.compatibility_pb2 import (
+    COMPATIBILITY_MODE_ENFORCE,
+    COMPATIBILITY_MODE_OFF,
+    COMPATIBILITY_MODE_WARN,
+)
+from modelregistry.v1.model_pb2 import ModelVersion
+from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
+from modelregistry.v1.promotion_pb2 import Promotion
+from modelregistry.v1.promotion_service_pb2 import (
+    BatchPromoteVersionsRequest,
+    BatchPromotion,
+    CheckPromotionResponse,
+    RollbackBranchRequest,
+)
+from server.core import rids
+from server.core.errors import RegistryError
+from server.rules.idempotency import claim_of
+from server.rules.promotion import (
+    OBSTACLES,
+    batch_promote_versions,
+    check_promotion,
+    promote_version,
+    rollback_branch,
+)
+from server.storage.contract import (
+    BranchEnd,
+    EarlierRequest,
+    Head,
+    PromotionFacts,
+    StoredVersion,
+    Verdict,
+    VisibleModel,
+)
+from tests import builders
+from tests.builders import caller
+
+JANE = caller("user:jane")
+TARGET = builders.model("target")
+SOURCE = builders.version(builders.model("source").rid)
+MADE = builders.version(TARGET.rid)
+HEAD = rids.new_model_version_rid()
+REQUEST_ID = "6a3e0c3f-8e7b-4b58-9d9c-0d3c3ff1a3a7"
+NUMBER = 3
+
+
+class Case(NamedTuple):
+    """Facts, and what a request says that depends on them."""
+
+    role: int | None
+    earlier: str
+    source: str
+    expected_head: str | None
+    head: str | None
+    mode: int
+    errors: int
+
+    @property
+    def expected(self) -> list[str]:
+        """The names of the errors, in the order that docs/contract.md promises. A new obstacle gets a row here."""
+        if self.role is None:
+            return ["ModelNotFound"]
+        if self.earlier == "the same":
+            return []
+        is_compared = self.source != "absent" and self.head == "other content" and self.mode != COMPATIBILITY_MODE_OFF
+        rows = (
+            ("RequestIdAlreadyUsed", self.earlier == "another"),
+            ("PromoteVersionModelPermissionDenied", self.role < ROLE_PROMOTER),
+            ("ModelVersionNotFound", self.source == "absent"),
+            ("UnsupportedModelSource", self.source == "legacy"),
+            ("BranchHeadChanged", self.expected_head is not None and self.expected_head != (HEAD if self.head else "")),
+            (
+                "ModelApiIncompatible",
+                is_compared and self.mode == COMPATIBILITY_MODE_ENFORCE and bool(self.errors),
+            ),
+        )
+        return [name for name, is_there in rows if is_there]
+
+
+CASES = [
+    Case(*facts)
+    for facts in itertools.product(
+        (None, ROLE_VIEWER, ROLE_PROMOTER, ROLE_OWNER),
+        ("none", "the same", "another"),
+        ("absent", "legacy", "there"),
+        (None, "", HEAD, rids.new_model_version_rid()),
+        (None, "same content", "other content"),
+        (COMPATIBILITY_MODE_OFF, COMPATIBILITY_MODE_WARN, COMPATIBILITY_MODE_ENFORCE),
+        (0, 2),
+    )
+]
+
+
+class Storage:
+    """Says what a case wants it to say, as reader and as transaction, and keeps what is appended."""
+
+    def __init__(self, case: Case, request: Any):
+        self.case = case
+        self.appended: list[ModelVersion] = []
+        self.recorded: list[Promotion] = []
+        claim = claim_of(JANE, request, [MADE.rid])
+        self._claimed = claim and claim.request
+
+    def lock_branches(self, *_: object) -> None: ...
+
+    def _earlier(self) -> EarlierRequest | None:
+        match self.case.earlier:
+            case "the same":
+                return self._claimed
+            case "another":
+                return EarlierRequest(b"another", (MADE.rid,))
+        return None
+
+    def find_request(self, _: object) -> EarlierRequest | None:
+        return self._earlier()
+
+    def claim_request(self, _: object, request: EarlierRequest) -> EarlierRequest | None:
+        return self._earlier()
+
+    def _stored(self) -> StoredVersion | None:
+        if self.case.source == "absent":
+            return None
+        return StoredVersion(SOURCE, b"candidate", "{}" if self.case.source == "legacy" else None)
+
+    def get_promotion_facts(self, *_: object) -> PromotionFacts:
+        case = self.case
+        if case.role is None:
+            return PromotionFacts(None, None, BranchEnd(1, None, COMPATIBILITY_MODE_WARN), None)
+        digest = b"candidate" if case.head == "same content" else b"head"
+        head = Head(HEAD, digest, 0) if case.head else None
+        end = BranchEnd(NUMBER + 2 if head else 1, head, case.mode, 1 if head else None)  # type: ignore[arg-type]
+        verdict = Verdict(1, case.errors) if case.head == "other content" and case.source != "absent" else None
+        return PromotionFacts(VisibleModel(TARGET, case.role), self._stored(), end, verdict)  # type: ignore[arg-type]
+
+    def find_numbered_version(self, *_: object) -> StoredVersion | None:
+        return self._stored()
+
+    def get_findings(self, _: Verdict) -> Promotion:
+        return Promotion(error_count=self.case.errors)
+
+    def find_version(self, rid: str, _: object) -> StoredVersion | None:
+        assert rid == MADE.rid
+        return StoredVersion(MADE, b"", None)
+
+    def append_version(self, version: ModelVersion, digest: bytes, branch: BranchEnd) -> ModelVersion:
+        assert digest == b"candidate"
+        self.appended.append(version)
+        stored = ModelVersion()
+        stored.CopyFrom(version)
+        stored.version_number = branch.next_number
+        return stored
+
+    def add_promotion(self, promotion: Promotion, _: object) -> None:
+        self.recorded.append(promotion)
+
+    def get_promotion_rid(self, _: str) -> str:
+        return rids.new_promotion_rid()
+
+
+def _request(case: Case) -> PromoteVersionRequest:
+    return PromoteVersionRequest(
+        model_rid=TARGET.rid,
+        source_model_version_rid=SOURCE.rid,
+        expected_head_version_rid=case.expected_head,
+        request_id=None if case.earlier == "none" else REQUEST_ID,
+    )
+
+
+def _names(act: Callable[[], object]) -> list[str]:
+    """The name of the error that is raised, if one is."""
+    try:
+        act()
+    except RegistryError as error:
+        return [error.name]
+    return []
+
+
+def test_check_and_promotion_agree_over_all_facts() -> None:
+    for case in CASES:
+        request = _request(case)
+        checked: CheckPromotionResponse = check_promotion(Storage(case, request), JANE, request)  # type: ignore[arg-type]
+        assert [each.error_name for each in checked.obstacles] == case.expected, case
+        assert checked.would_succeed == (not case.expected), case
+        tx = Storage(case, request)
+        promote = lambda tx=tx, request=request: promote_version(tx, JANE, request)  # noqa: E731
+        assert _names(promote) == case.expected[:1], case
+        is_stored = not case.expected and case.earlier != "the same"
+        assert len(tx.appended) == len(tx.recorded) == is_stored, case
+
+
+def test_a_batch_has_the_obstacles_of_its_entries() -> None:
+    for case in CASES:
+        entry = BatchPromotion(
+            model_rid=TARGET.rid, source_model_version_rid=SOURCE.rid, expected_head_version_rid=case.expected_head
+        )
+        request = BatchPromoteVersionsRequest(
+            promotions=[entry], request_id=None if case.earlier == "none" else REQUEST_ID
+        )
+        tx: Any = Storage(case, request)
+        assert _names(lambda tx=tx, request=request: batch_promote_versions(tx, JANE, request)) == case.expected[:1], (
+            case
+        )
+
+
+def test_a_rollback_has_the_same_obstacles_but_for_those_of_its_source() -> None:
+    for case in CASES:
+        request = RollbackBranchRequest(
+            model_rid=TARGET.rid,
+            to_version_number=NUMBER,
+            expected_head_version_rid=case.expected_head,
+            request_id=None if case.earlier == "none" else REQUEST_ID,
+        )
+        of_source = "VersionNumberNotFound" if case.head else "BranchNotFound"
+        expected = [of_source if name == "ModelVersionNotFound" else name for name in case.expected]
+        expected = [name for name in expected if name != "ModelApiIncompatible"]
+        tx: Any = Storage(case, request)
+        assert _names(lambda tx=tx, request=request: rollback_branch(tx, JANE, request)) == expected[:1], case
+
+
+def test_a_rollback_to_the_head_is_refused_last() -> None:
+    case = Case(ROLE_PROMOTER, "none", "there", None, "other content", COMPATIBILITY_MODE_ENFORCE, 2)
+    request = RollbackBranchRequest(model_rid=TARGET.rid, to_version_number=NUMBER + 1)
+    tx: Any = Storage(case, request)
+    assert _names(lambda: rollback_branch(tx, JANE, request)) == ["VersionAlreadyHead"]
+    request.expected_head_version_rid = SOURCE.rid
+    assert _names(lambda: rollback_branch(tx, JANE, request)) == ["BranchHeadChanged"]
+
+
+def test_in_a_batch_what_is_wrong_with_any_request_wins_over_what_is_wrong_with_a_branch() -> None:
+    """So the error does not depend on which entry comes first."""
+    changed = Case(ROLE_PROMOTER, "none", "there", "", "other content", COMPATIBILITY_MODE_OFF, 0)
+    invisible = changed._replace(role=None)
+
+    class Both(Storage):
+        def get_promotion_facts(self, wanted: Any, *_: object) -> PromotionFacts:
+            return Storage(
+                invisible if wanted.model_rid == SOURCE.model_rid else changed, request
+            ).get_promotion_facts()
+
+    request = BatchPromoteVersionsRequest(
+        promotions=[
+            BatchPromotion(model_rid=rid, source_model_version_rid=SOURCE.rid, expected_head_version_rid=SOURCE.rid)
+            for rid in (TARGET.rid, SOURCE.model_rid)
+        ]
+    )
+    tx: Any = Both(changed, request)
+    with pytest.raises(RegistryError) as caught:
+        batch_promote_versions(tx, JANE, request)
+    assert caught.value.name == "ModelNotFound"
+    assert caught.value.violations[0].field == "promotions[1]"
+
+
+def test_each_obstacle_is_met_by_some_case() -> None:
+    """So a new one without a row in `Case.expected` fails here."""
+
+    def met() -> Iterator[str]:
+        for case in CASES:
+            yield from case.expected
+
+    # One more is that the target is not there; and one, that a version is the head already, stands against rollbacks.
+    assert len(set(met())) == len(OBSTACLES)
