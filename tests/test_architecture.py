@@ -138,11 +138,6 @@ def test_the_python_client_knows_nothing_of_the_server() -> None:
     assert not any(is_within(name, "server") for path in modules for name in imports_of(path))
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module not in {"", "core.logs"}])
-def test_what_is_logged_while_calls_are_served_cannot_fail(module: str) -> None:
-    assert "logging.getLogger" not in MODULES[module].read_text(), "take server.core.logs.get_logger"
-
-
 def test_only_the_wiring_knows_the_sql_behind_the_contract() -> None:
     importers = {
         module

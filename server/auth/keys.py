@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 import time
@@ -19,8 +20,6 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import jwt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from server.core.logs import get_logger
-
 # Gives the JWKS document; raises OSError or ValueError if it cannot.
 Loader = Callable[[], bytes | str]
 
@@ -34,7 +33,7 @@ CHUNK_BYTES = 1 << 16
 MIN_RSA_BITS = 2048
 MAX_TRIED_KEYS = 8  # For a token without kid; each takes a millisecond if the token is large.
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class KeySet(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Collection
@@ -14,7 +15,6 @@ from server.auth.keys import KeySet
 from server.core.caller import Caller
 from server.core.claims import AUDIENCE_CLAIM, ClaimRules
 from server.core.errors import InvalidCredentials
-from server.core.logs import get_logger
 
 MAX_AUTHORIZATION_LENGTH = 16 * 1024  # What gRPC takes as a call's metadata at the very most.
 
@@ -23,7 +23,7 @@ MAX_REMEMBERED = 4096
 
 _BEARER = re.compile(r"(?i:bearer) +([\w-]+\.[\w-]+\.[\w-]+)", re.ASCII)
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class TokenVerifier:

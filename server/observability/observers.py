@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.core.config import METRICS, TRACES, ConfigError
-from server.core.logs import get_logger
 from server.rpc.telemetry import WatchOf
 from server.storage.contract import ConnectionUse, StatementWatch
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from server.observability.prometheus import Prometheus
     from server.observability.scrapes import MetricsServer
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 # How long the last spans and numbers may take, at the end.
 LAST_SECONDS = 1.5

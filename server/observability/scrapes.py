@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -11,14 +12,12 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
-from server.core.logs import get_logger
-
 PATH = "/metrics"
 # How often numbers are brought up to date, for whichever process is asked.
 SAMPLE_SECONDS = 0.25
 CLIENT_SECONDS = 10.0
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class MetricsServer:

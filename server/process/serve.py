@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import signal
 import tempfile
 import threading
@@ -14,7 +15,7 @@ from types import FrameType
 
 from server.auth import local_keys
 from server.core.config import Settings, host_of, is_loopback
-from server.core.logs import get_logger, write_in_background
+from server.core.logs import start_log_thread
 from server.process import resources
 from server.process.app import Application, build
 from server.process.ports import Ports
@@ -74,7 +75,7 @@ def stop_and_close(application: Application) -> None:
 # After how many new objects, less those that are gone, garbage is collected. Each call leaves some for a while.
 GARBAGE = 10_000
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 def run_server(settings: Settings, ports: Ports, workers: int, announce: Callable[[], None]) -> None:
@@ -89,7 +90,7 @@ def run_server(settings: Settings, ports: Ports, workers: int, announce: Callabl
         def work(number: int, ready: Callable[[], None]) -> None:
             resources.pin_to_processor(number, workers)
             resources.give_back_what_is_free()
-            write_in_background()
+            start_log_thread()
             application = build(settings, ports, metrics_folder)
             _keep_what_is_there()
             run(application, ready)

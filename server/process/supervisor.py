@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from server.core.config import ConfigError
-from server.core.logs import get_logger
+from server.core.logs import stop_log_thread
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 # How long the supervisor waits before it starts a worker again that died soon: longer each time.
 FIRST_BACKOFF_SECONDS = 0.1
@@ -155,7 +155,7 @@ class Supervisor:
         except BaseException:
             log.exception("a worker failed")
         finally:
-            logging.shutdown()
+            stop_log_thread()
             # A thread that waits for a database which hangs would keep the process for as long.
             os._exit(code)
 

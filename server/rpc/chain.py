@@ -15,6 +15,7 @@ Services open to anyone (health, reflection) pass the same way, but need no cred
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -28,7 +29,6 @@ from server.core.caller import Caller
 from server.core.cancellation import CallOver
 from server.core.config import Limits
 from server.core.errors import ApiFeaturePreviewUsageOnly, FieldViolation, Internal, InvalidArgument, RegistryError
-from server.core.logs import get_logger
 from server.core.permissions import MODELS_WRITE, PERMISSIONS, is_open
 from server.rpc.admission import Admission, Handler, Threads, authorization_of, verdict
 from server.rpc.health import METHOD as SELF_CHECK_METHOD
@@ -74,7 +74,7 @@ def authenticator(method: str, credentials: Credentials) -> Authenticate:
 # Errors
 
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 def answer(raised: Exception, context: grpc.ServicerContext, record: CallRecord) -> None:

@@ -6,6 +6,7 @@ delays only its own stream. And it sends changes alone.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable
@@ -15,7 +16,6 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.core.errors import Overloaded, RegistryError
-from server.core.logs import get_logger
 from server.core.permissions import SELF_CHECK
 from server.rpc.admission.arrival import Outbox
 
@@ -25,7 +25,7 @@ from server.rpc.admission.arrival import Outbox
 METHOD = f"/{SELF_CHECK}/Check"
 _KEY = "x-self-check"
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class SelfCheck:
@@ -164,7 +164,7 @@ MAX_FAILURES = 3
 
 _OPTIONS = (("grpc.enable_http_proxy", 0),)
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Readiness:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import time
@@ -14,7 +15,6 @@ import grpc
 from server.core.caller import Caller
 from server.core.cancellation import Call, CallOver, begin
 from server.core.errors import RegistryError
-from server.core.logs import get_logger
 from server.rpc.status import grpc_code, message_of
 
 # Deadlines
@@ -48,7 +48,7 @@ def how_it_ended(context: grpc.ServicerContext, seconds: float) -> str:
 # Records of calls
 
 
-log = get_logger("modelregistry.calls")
+log = logging.getLogger("modelregistry.calls")
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 # Of W3C's Trace Context. Later versions may have more at the end, the first one has not; and ids are not zero.
@@ -150,7 +150,7 @@ class CallRecord:
         }
         if self.error:
             fields |= {"error_instance_id": self.error.instance_id, "error": message_of(self.error)}
-        log.log_fields("call", fields)
+        log.info("call", extra={"fields": fields})
 
 
 # Sees a call begin, and returns what sees it end. One for each method, made before its first call.

@@ -7,6 +7,7 @@ thread meanwhile, and none that is refused has one which a client could hold.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,6 @@ import grpc
 
 from server.auth.credentials import VERIFIERS, Credentials, Verdict, joined
 from server.core.errors import FieldViolation, InvalidArgument, InvalidCredentials, Overloaded, RegistryError
-from server.core.logs import get_logger
 from server.rpc.admission.arrival import Arrival
 from server.rpc.admission.receiving import LARGE_BYTES, Receiving
 from server.rpc.threads import CallThreads
@@ -36,7 +36,7 @@ _verdict: ContextVar[Verdict | None] = ContextVar("verdict", default=None)
 _DONE: Future[Any] = Future()
 _DONE.set_result(None)
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 def verdict() -> Verdict | None:

@@ -6,13 +6,13 @@ memory for, few are asked for at a time, and none of the callers has more than a
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from typing import Protocol
 
 from server.core.errors import Overloaded, RegistryError, RequestTimeout
-from server.core.logs import get_logger
 
 # How many messages of callers with credentials may be on their way, and how many of each of these callers.
 PLACES = 32
@@ -30,7 +30,7 @@ LARGE_BYTES = 64 * 2**10
 # How often the calls are looked through, while a message may take its time.
 SWEEPS = 20
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Incoming(Protocol):
