@@ -157,8 +157,8 @@ def test_libraries_stay_where_they_belong(library: str) -> None:
 
 def test_nothing_reads_the_environment_behind_the_command_line() -> None:
     readers = {m for m, path in MODULES.items() if {"os.environ", "os.getenv"} & _attributes(path)}
-    # The command line asks OpenTelemetry's own variables whether it is wanted, and a library has to be told a folder.
-    assert readers <= {"__main__", "process.healthcheck", "cli.server_commands", "observability.prometheus"}
+    # The command line asks OpenTelemetry's own variables whether it is wanted.
+    assert readers <= {"__main__", "process.healthcheck", "cli.server_commands"}
 
 
 def _attributes(path: Path) -> set[str]:
