@@ -8,7 +8,7 @@ from typing import NamedTuple
 from server.auth.tokens import TokenVerifier
 from server.core.caller import Caller
 from server.core.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials, RegistryError
-from server.core.permissions import PERMISSIONS
+from server.core.permissions import RPC_SCOPES
 
 # As many threads of each edge verify unknown tokens; no more than 2 of them wait for the issuer's keys.
 VERIFIERS = 4
@@ -60,5 +60,5 @@ class Credentials:
 
 
 def _for_rpc(caller: Caller, rpc: str) -> Verdict:
-    scope = PERMISSIONS[rpc].scope
+    scope = RPC_SCOPES[rpc]
     return Verdict(caller, None if scope in caller.scopes else ApiUsageDenied(missing_scope=scope))

@@ -29,7 +29,7 @@ from server.core.caller import Caller
 from server.core.cancellation import CallOver
 from server.core.config import Limits
 from server.core.errors import ApiFeaturePreviewUsageOnly, FieldViolation, Internal, InvalidArgument, RegistryError
-from server.core.permissions import MODELS_WRITE, PERMISSIONS, is_open
+from server.core.permissions import MODELS_WRITE, RPC_SCOPES, is_open
 from server.rpc.admission import Admission, Handler, Threads, authorization_of, verdict
 from server.rpc.health import METHOD as SELF_CHECK_METHOD
 from server.rpc.health import WATCH, SelfCheck
@@ -308,7 +308,7 @@ class Chain(grpc.ServerInterceptor):
             return self._creation_threads
         if handler.request_streaming or handler.response_streaming:
             return self._transfer_threads
-        return self._write_threads if PERMISSIONS[method].scope == MODELS_WRITE else self.threads
+        return self._write_threads if RPC_SCOPES[method] == MODELS_WRITE else self.threads
 
 
 def _kind(handler: Handler) -> str:
