@@ -53,8 +53,8 @@ class RpcFailed(Exception):
         self.route = route
 
 
-class Caller:
-    """Makes the calls of one route."""
+class RouteStub:
+    """Calls the RPC of one route."""
 
     def __init__(self, channel: grpc.aio.Channel, route: Route):
         self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(route.rpc)

@@ -29,8 +29,8 @@ class Closable(Protocol):
 class Slot:
     """The place of one connection among all. It is authenticated once a request on it had good credentials."""
 
-    def __init__(self, connections: Connections, connection: Closable, address: str | None):
-        self._connections = connections
+    def __init__(self, table: ConnectionTable, connection: Closable, address: str | None):
+        self._table = table
         self.connection = connection
         self.address = address
         self.is_authenticated = False
@@ -39,12 +39,12 @@ class Slot:
     def authenticate(self) -> None:
         """Say that a request on it has good credentials. Raises Overloaded if there are too many such."""
         if not self.is_authenticated:
-            self._connections.authenticate(self)
+            self._table.authenticate(self)
 
     def require_room(self) -> None:
         """Raise Overloaded if `authenticate` would."""
         if not self.is_authenticated:
-            self._connections.require_room()
+            self._table.require_room()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -56,7 +56,7 @@ class Slot:
             self.is_held = False
 
 
-class Connections:
+class ConnectionTable:
     """All connections, and the tasks that answer their requests."""
 
     def __init__(self, limits: HttpLimits):
