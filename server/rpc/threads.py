@@ -1,4 +1,4 @@
-"""Streams of the services that are open to anyone, which end with their clients, or when the server wants them to."""
+"""Bounds for calls at a time: threads that few calls wait for, and streams of which the oldest makes room."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAITING = 96
 
 
 class CallThreads(ThreadPoolExecutor):
-    """Threads that know whether too many calls wait for them already."""
+    """A thread pool that tells whether too many calls wait for it already."""
 
     def __init__(self, count: int, name: str, waiting: int = WAITING):
         super().__init__(count, thread_name_prefix=name)
