@@ -1,4 +1,4 @@
-"""What a call shows of its caller, judged before anything else of the call is taken in."""
+"""The credentials of a call, judged before anything else of the call is read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ VERIFIERS = 4
 
 
 def joined(shown: Sequence[str]) -> str | None:
-    """Return what a call shows for its caller, as one: of two credentials none is preferred, together they are none."""
+    """Return the credentials of a call as one value: of two, none is preferred, and together they are invalid."""
     return ", ".join(shown) if shown else None
 
 
 class Verdict(NamedTuple):
-    """Who calls, as far as that is known, and the error that refuses the call, if it is refused."""
+    """The caller, as far as it is known, and the error that refuses the call, if it is refused."""
 
     caller: Caller | None
     error: RegistryError | None = None
@@ -33,7 +33,7 @@ class Credentials:
         self._verifier = verifier
 
     def from_cache(self, rpc: str, authorization: str | None) -> Verdict | None:
-        """Judge a call of an RPC, `/package.Service/Method`; None if that takes a look at the token: ask `verified`.
+        """Judge a call of an RPC, `/package.Service/Method`; None if the token is not known yet: ask `verified`.
 
         It neither waits nor logs, and verifies no signature. Errors: MissingCredentials, InvalidCredentials for what is
         no token at all, and ApiUsageDenied.

@@ -53,8 +53,8 @@ class KeySet(Protocol):
 class JwksKeySet:
     """The keys of a JWKS, loaded at once and refreshed when a token names an unknown one or when they are old.
 
-    A refresh runs in a thread of its own, and a few of those who need it wait a little for it: whoever makes up key ids
-    holds up nobody else, however slowly the issuer answers.
+    A refresh runs in a thread of its own, for which few calls wait, and not for long: made-up key ids delay no other
+    call, however slowly the issuer answers.
     """
 
     def __init__(self, load: Loader, clock: Callable[[], float] = time.monotonic) -> None:
@@ -105,7 +105,7 @@ class JwksKeySet:
                     threading.Thread(target=self._refresh, name="jwks", daemon=True).start()
                 except RuntimeError:  # No thread is to be had just now.
                     self._refreshed.set()
-        # But few: whoever makes up key ids must not keep all threads waiting.
+        # But few: made-up key ids must not keep all threads waiting.
         if (due or unknown) and self._waiters.acquire(blocking=False):
             try:
                 self._refreshed.wait(PATIENCE)

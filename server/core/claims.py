@@ -1,4 +1,4 @@
-"""What the claims of a verified token mean: who calls, in which groups, and what the token may be used for."""
+"""The claims of a verified token: its subject, groups and scopes, under the names that an issuer gives them."""
 
 from __future__ import annotations
 

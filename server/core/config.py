@@ -85,7 +85,7 @@ class Settings:
     http_idle_timeout_seconds: int = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS
     # The networks of proxies whose X-Forwarded-For is true.
     trusted_proxies: frozenset[str] = field(default_factory=frozenset)
-    # Whether the server describes its services to whoever asks.
+    # Whether the server describes its services (server reflection).
     reflection: bool = True
     threads: int = 4
     # Of TRACES and METRICS.
@@ -95,7 +95,7 @@ class Settings:
         addresses = [self.listen, *([self.http_listen] if self.serves_http else [])]
         hosts = [host_of(address) for address in addresses]
         if self.serves_metrics:
-            # Numbers are no secrets: anybody may be able to read them.
+            # Metrics are no secrets, so they may be read from other machines.
             host_of(self.metrics_listen)
         for principal in self.admins:
             if not principal.startswith(("user:", "group:")):

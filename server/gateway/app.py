@@ -143,7 +143,7 @@ class _RpcHandler:
             else:
                 message = request_of(self._route, request.path_params, query, body, keys)
         except InvalidArgument:
-            # The order of checks is the contract's: who may not call is not told what a call should look like.
+            # The order of checks is the contract's: credentials come before the shape of the request.
             if not is_admitted:
                 await self._stub.check_credentials(request.headers, request_id)
             if self._route.is_in_preview and not wants_preview(query):

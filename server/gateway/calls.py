@@ -19,7 +19,7 @@ from server.gateway.routes import Route
 
 # A call that has not been answered by then is given up, unless its client says otherwise.
 DEADLINE_SECONDS = 60.0
-# More than anybody waits; gRPC counts nanoseconds in 64 bits.
+# More than any client waits; gRPC counts nanoseconds in 64 bits.
 MAX_DEADLINE_SECONDS = 24 * 3600.0
 
 # What the server takes as metadata, but for what gRPC itself adds.

@@ -27,7 +27,7 @@ class Head:
 
 
 class Handler(Protocol):
-    """Who is told of requests, in the order of their bytes."""
+    """Takes requests, in the order of their bytes."""
 
     def on_head(self, head: Head) -> None:
         """A request begins."""

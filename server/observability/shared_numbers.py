@@ -32,7 +32,7 @@ class Slot:
         return _read(self._folder, self.number)
 
     def write(self, numbers: Numbers) -> None:
-        """Replace the numbers in this slot, at once for those who read. Raises OSError."""
+        """Replace the numbers in this slot, atomically. Raises OSError."""
         rows = {name: [[*labels, value] for labels, value in counted.items()] for name, counted in numbers.items()}
         new = self._folder / f"{self.number}.new"
         new.write_text(json.dumps(rows))

@@ -107,7 +107,7 @@ def _reserve_grpc(settings: Settings) -> socket.socket:
             if address[0] == "::":
                 reserved.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # whatever the machine makes of it
             reserved.bind(address)
-            # Not before, or whoever asked for the same would share the port, too.
+            # Not before: another server that sets it, too, could bind the same port.
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         except OSError:
             reserved.close()

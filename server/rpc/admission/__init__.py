@@ -1,8 +1,8 @@
-"""Who gets a thread: calls whose credentials hold, once their message is there; and how the others are told.
+"""Admission: a call gets a thread when its credentials are good and its message is there; others are refused.
 
-A call is judged at its HEADERS, on the server's one thread, where nothing may wait. What that takes no look at the
-token for is decided there; an unknown token waits for a verifier, and only then for its message. None of them has a
-thread meanwhile, and none that is refused has one which a client could hold.
+A call is judged at its HEADERS, on the server's one thread, where nothing may wait. A known
+token is judged there; an unknown one waits for a verifier, and only then for its message. No call has a thread
+meanwhile, and no client can hold the thread that answers a refused one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Admission:
         # Its thread waits for no client: what it answers does not wait for a message.
         self.refusals = CallThreads(1, "refusals", REFUSALS)
         self.receiving = Receiving(receive_timeout_seconds, max_message_bytes)
-        # Callers who are known have one of their own, so that strangers cannot keep them from their answers.
+        # Known callers have one of their own, so that strangers cannot delay their answers.
         self.callers_refusals = CallThreads(1, "callers-refusals", REFUSALS)
         self._counting = threading.Lock()
         self._without_line = 0
@@ -70,7 +70,7 @@ class Admission:
         if judged is not None and isinstance(judged.error, InvalidCredentials):
             return False  # The reason is looked up again, and logged, where the call is answered.
         _verdict.set(judged)
-        # Callers who are known are refused apart from strangers.
+        # Known callers are refused apart from strangers.
         return judged is None or judged.caller is not None
 
     def refusing(self, behaviour: Callable[..., Any]) -> tuple[Handler, Handler]:
@@ -146,7 +146,7 @@ class _Call:
 
     @property
     def caller(self) -> str | None:
-        """Who makes it, if that is known: of strangers it is not."""
+        """Its caller, by principal; None for strangers."""
         return self._judged.caller.user if self._judged.caller else None
 
     @property

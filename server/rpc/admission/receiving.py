@@ -38,7 +38,7 @@ class Incoming(Protocol):
 
     @property
     def caller(self) -> str | None:
-        """Who makes it; None for strangers."""
+        """Its caller, by principal; None for strangers."""
 
     def begin(self) -> bool:
         """Let the message come in; False if its client is gone."""
@@ -77,7 +77,7 @@ class Receiving:
         self._strangers: dict[Incoming, None] = {}
         # Of each caller; all strangers share one, for what has arrived.
         self._lines: dict[str | None, _Line] = {}
-        # Those of them with calls that wait, and whose turn it is first.
+        # The callers with calls that wait, the next in turn first.
         self._with_waiting: dict[str, None] = {}
         self._waiting = 0
         self._free = PLACES
@@ -166,7 +166,7 @@ class Receiving:
                         queue.extend(self._give_place_back(call.caller))
 
     def _make_room(self) -> Incoming | None:
-        """Return the stranger who has to go, if one has to."""
+        """Return the stranger's call that has to end for a new one, if one has to."""
         if len(self._strangers) < STRANGERS:
             return None
         oldest = next(iter(self._strangers))
@@ -181,7 +181,7 @@ class Receiving:
         return True
 
     def _give_place_back(self, caller: str) -> list[Incoming]:
-        """Return those who take the place."""
+        """Return the calls that take the place."""
         self._free += 1
         self._lines[caller].receiving -= 1
         nexts = []
