@@ -1,4 +1,4 @@
-"""What a server is told before it starts. The command line fills it in, from options or the environment."""
+"""The settings of a server. The command line fills them in, from options or the environment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.core.claims import MAX_LEEWAY, ClaimRules
+
+DEFAULT_DATA_DIR = Path("modelregistry-data")
+DEFAULT_LISTEN = "127.0.0.1:50051"
+DEFAULT_HTTP_LISTEN = "127.0.0.1:8080"
+# In place of an address: no HTTP, no metrics.
+NOWHERE = "none"
+# What can be sent to an OpenTelemetry collector.
+TRACES = "traces"
+METRICS = "metrics"
+DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
+# Longer than clients and most load balancers keep a connection: what ends it should not be the server, since a request
+# that is then on its way has an unknown end.
+DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS = 75
+
+# The options for the claims of an issuer's tokens, by the rule that each one sets.
+_CLAIM_OPTIONS = {
+    "subject": "--subject-claim",
+    "audience": "--audience-claim",
+    "scopes": "--scope-claim",
+    "scope_prefix": "--scope-prefix",
+    "default_scopes": "--default-scope",
+    "groups": "--groups-claim",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,31 +50,6 @@ class Limits:
     keepalive: float = 60
     # gRPC's own 5 minutes are longer than many a load balancer remembers a connection.
     min_ping: float = 10
-
-
-DEFAULT_DATA_DIR = Path("modelregistry-data")
-DEFAULT_LISTEN = "127.0.0.1:50051"
-DEFAULT_HTTP_LISTEN = "127.0.0.1:8080"
-# In place of an address: no HTTP, no metrics.
-NOWHERE = "none"
-# What can be sent to an OpenTelemetry collector.
-TRACES = "traces"
-METRICS = "metrics"
-DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
-# Longer than clients and most load balancers keep a connection: what ends it should not be the server, since a request
-# that is then on its way has an unknown end.
-DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS = 75
-
-
-# The options that say where an issuer's tokens have what, by the rule that each one sets.
-_CLAIM_OPTIONS = {
-    "subject": "--subject-claim",
-    "audience": "--audience-claim",
-    "scopes": "--scope-claim",
-    "scope_prefix": "--scope-prefix",
-    "default_scopes": "--default-scope",
-    "groups": "--groups-claim",
-}
 
 
 class ConfigError(Exception):

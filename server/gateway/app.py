@@ -70,7 +70,7 @@ def build_app(
 
 
 class _Resource:
-    """What is at one path; at none, if it has no methods."""
+    """The handlers of one path, by HTTP method; without any, nothing is served there."""
 
     def __init__(self, handlers: Mapping[str, Handler]):
         self._handlers = handlers

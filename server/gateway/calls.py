@@ -102,7 +102,7 @@ class RouteStub:
 
 
 def timeout_of(headers: Headers) -> float:
-    """Return for how many seconds a client wants to wait. Raises InvalidArgument if it does not say so properly."""
+    """Return the `Grpc-Timeout` of a request in seconds, or the default. Raises InvalidArgument if it is malformed."""
     sent = headers.get("grpc-timeout")
     if sent is None:
         return DEADLINE_SECONDS

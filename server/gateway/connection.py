@@ -1,4 +1,4 @@
-"""One connection of a client: its requests are answered in their order, each within its limits.
+"""One HTTP connection: its requests are answered in their order, each within its limits.
 
 It stands on asyncio and on the public parser of httptools, and not on a server like uvicorn, hypercorn or granian. How
 long a head may take, what is read of a body before its credentials are good, which connection ends for another, and
@@ -81,14 +81,14 @@ class Connection(asyncio.BufferedProtocol):
         self.step()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the slot back; what is still being answered is told so."""
+        """Give the slot back; requests that are still being answered see a disconnect."""
         self._end()
         self._timer.stop()
         self._parser.close()
         self._table.leave(self._slot)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where all connections read, one by one."""
+        """Return the buffer that all connections of the loop share."""
         return self._table.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -336,11 +336,11 @@ class Exchange:
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether the client waits with its body for a word that it has not got."""
+        """Whether the client waits for `100 Continue` before it sends the body."""
         return self._owes_continue and not self.is_complete
 
     def take(self, part: bytes) -> None:
-        """Take some of the body, or leave it, if no one will read it."""
+        """Take some of the body, or drop it, if the request is answered already."""
         if not self.is_answered:
             self._owes_continue = False
             self._body += part

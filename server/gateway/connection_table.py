@@ -1,4 +1,4 @@
-"""The connections of one worker. Where there is no more room, clients without good credentials make some."""
+"""The connections of one worker. If there are too many, those without good credentials are closed, oldest first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LAST_ANSWERS_SECONDS = 1.0
 
 
 class Closable(Protocol):
-    """A connection, as far as others end it."""
+    """A connection, as the table sees it."""
 
     def abort(self) -> None:
         """End now, whatever is under way."""
@@ -48,7 +48,7 @@ class Slot:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep it for a while, in which its credentials are looked at: others make room first."""
+        """Keep it while its credentials are being verified: others are closed before it."""
         self.is_held = True
         try:
             yield

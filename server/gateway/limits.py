@@ -1,4 +1,4 @@
-"""What one client may take of the HTTP server, and for how long."""
+"""The limits of the HTTP server, and the shares of clients in them."""
 
 from __future__ import annotations
 
