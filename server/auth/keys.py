@@ -1,4 +1,4 @@
-"""Where the keys that verify tokens come from: a JWKS in a file or at a URL, cached and kept up to date."""
+"""The keys that verify tokens: a JWKS in a file or at a URL, cached and refreshed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class KeySet(Protocol):
         """
 
     def find_without_refresh(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...] | None:
-        """What `find` returns, without waiting; None if it would ask for the keys anew."""
+        """What `find` returns, without waiting; None if it would refresh the keys."""
 
 
 class JwksKeySet:
@@ -86,7 +86,7 @@ class JwksKeySet:
         return keys
 
     def find_without_refresh(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...] | None:
-        """What `find` returns, without waiting; None if it would ask for the keys anew."""
+        """What `find` returns, without waiting; None if it would refresh the keys."""
         if self._clock() - self._loaded_at > MAX_AGE and self._may_refresh():
             return None
         return self._keys.find(kid, algorithm)

@@ -68,7 +68,7 @@ class Observers:
     def start(self, connections: Callable[[], ConnectionUse]) -> None:
         """Begin to report; `connections` is asked how they are used, until `close`."""
         if self._otlp and self._otlp.metrics:
-            self._otlp.metrics.ask(connections)
+            self._otlp.metrics.observe_connections(connections)
         if self._prometheus is not None and self._listener is not None:
             from server.observability.scrapes import MetricsServer
 

@@ -65,7 +65,7 @@ def current_caller() -> Caller:
 
 
 class _Method(NamedTuple):
-    """The handlers of a method: for calls that are let in, for those that are refused, and for those beyond."""
+    """The handlers of a method: for admitted calls, for refused ones, and for those beyond what can be answered."""
 
     serving: Handler
     refusing: Handler
@@ -73,7 +73,7 @@ class _Method(NamedTuple):
 
 
 class Chain(grpc.ServerInterceptor):
-    """Puts the layers around each handler, once a method: a call then costs one wrapper."""
+    """The interceptor that puts the layers around each handler, once a method: a call then costs one wrapper."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Chain(grpc.ServerInterceptor):
         self.admission.close()
 
     def cancel_streams(self) -> None:
-        """End the open services' streams, now and from now on: those that watch the health never end by themselves."""
+        """End the streams of health and reflection, also those that begin later: they do not end by themselves."""
         self._streams.cancel_all()
         self._watches.cancel_all()
 
@@ -255,7 +255,7 @@ def _follow(context: grpc.ServicerContext) -> None:
 
 
 def _authenticator(method: str, credentials: Credentials) -> Callable[[CallRecord, grpc.ServicerContext], None]:
-    """Return what notes the caller of each call of a method, and raises the error that the call is refused with."""
+    """Return the function that sets the caller of a call of this method, or raises the error that refuses the call."""
     needs_none = is_open(method)
 
     def authenticate(record: CallRecord, context: grpc.ServicerContext) -> None:
@@ -275,7 +275,7 @@ def _authenticator(method: str, credentials: Credentials) -> Callable[[CallRecor
 
 
 def _parser(method: str, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Return what makes a valid request of a method's bytes.
+    """Return the function that parses and validates the requests of a method.
 
     It raises InvalidArgument for bytes that are no such message, ApiFeaturePreviewUsageOnly, and what
     `server.validation.validate` raises, in this order.

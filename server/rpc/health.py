@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """Tells one status for the server and for each of its services: NOT_SERVING until it is told otherwise.
+    """The servicer: one status for the server and each of its services, NOT_SERVING until `tell` changes it.
 
     LIVENESS is always SERVING.
     """
@@ -122,11 +122,11 @@ class SelfCheck:
 
     @property
     def credentials(self) -> tuple[tuple[str, str], ...]:
-        """The metadata of a call that may come in."""
+        """The metadata that admits a call."""
         return ((_KEY, self._secret),)
 
     def may_call(self, details: grpc.HandlerCallDetails) -> bool:
-        """Whether a call shows the secret."""
+        """Whether the metadata of a call has the secret."""
         shown = [str(value) for key, value in details.invocation_metadata if key == _KEY]
         return len(shown) == 1 and secrets.compare_digest(shown[0].encode(), self._secret.encode())
 
@@ -152,7 +152,7 @@ class SelfCheck:
 
 
 class Readiness:
-    """Calls the server at `target` again and again, from a thread of its own, and tells the health service.
+    """Calls the server at `target` every second, in a thread of its own, and tells `Health` what came of it.
 
     It says NOT_SERVING at once when the storage does not answer, and after MAX_FAILURES when the server does not.
     """

@@ -72,7 +72,7 @@ class CallRecord:
         self._ends = [*self._begin(watches, context)] if watches else ()
 
     def _begin(self, watches: Sequence[Watch], context: grpc.ServicerContext) -> Iterator[Callable[[CallRecord], None]]:
-        """Let watches see the call begin, and return what sees it end."""
+        """Begin the watches, and return what ends each."""
         for watch in watches:
             try:
                 yield watch(self, context)
