@@ -59,7 +59,7 @@ class LogHandler(QueueHandler):
     def __init__(self, stream: TextIO):
         super().__init__(SimpleQueue())
         self.queue: SimpleQueue[logging.LogRecord]
-        self._writer = logging.StreamHandler(stream)
+        self._writer = _Writer(stream)
         self._writer.setFormatter(JsonFormatter())
         self._listener: _Listener | None = None
         self._dropped = 0
@@ -99,6 +99,13 @@ class LogHandler(QueueHandler):
             text, dropped = "%d lines were dropped", self._dropped
             self.queue.put_nowait(logging.LogRecord(__name__, logging.WARNING, "", 0, text, (dropped,), None))
             self._dropped = 0
+
+
+class _Writer(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name for it
+        """Tell of a line that cannot be made; where lines cannot be written, nor can that."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 class _Listener(QueueListener):

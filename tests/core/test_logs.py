@@ -94,7 +94,9 @@ def test_a_line_that_cannot_be_made_takes_no_other_along(lines: Lines, capsys: p
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
-def test_a_stream_that_takes_nothing_gets_the_later_lines_once_it_takes_them_again(in_thread: bool) -> None:
+def test_a_stream_that_takes_nothing_gets_the_later_lines_once_it_takes_them_again(
+    in_thread: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Full(io.RawIOBase):
         is_full = True
         taken = b""
@@ -123,7 +125,8 @@ def test_a_stream_that_takes_nothing_gets_the_later_lines_once_it_takes_them_aga
     full.is_full = False
     logger.warning("told")
     assert full.told.wait(60)
-    assert orjson.loads(full.taken.splitlines()[-1])["message"] == "told"
+    assert [orjson.loads(line)["level"] for line in full.taken.splitlines()][-1] == "WARNING"
+    assert capsys.readouterr().err == ""
 
 
 def test_calls_wait_for_no_reader_and_are_told_how_many_lines_were_dropped(pipe: tuple[int, int]) -> None:
