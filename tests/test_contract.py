@@ -8,7 +8,7 @@ from pathlib import Path
 from modelregistry.v1.access_service_pb2 import Role
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode, CompatibilityRule
 from server.core.errors import RegistryError
-from server.core.permissions import PERMISSIONS
+from server.core.permissions import RPC_SCOPES
 from server.gateway import errors as gateway_errors
 from server.gateway.routes import routes_of
 from server.rpc.server import SERVICES
@@ -17,17 +17,24 @@ from tests.documents import table
 from tests.rpc.test_status import TABLE, sample
 
 DOCS = Path(__file__).parent.parent / "docs"
+PROTOS = DOCS.parent / "protos/modelregistry/v1"
 CONTRACT = (DOCS / "contract.md").read_text()
 
 
-def test_the_rpcs_are_those_of_the_code_with_their_scopes_and_roles() -> None:
+def test_the_rpcs_are_those_of_the_code_with_their_scopes() -> None:
     routes = {route.rpc: f"`{route.http_method} {route.path}`" for route in routes_of(SERVICES)}
-    real = [
-        [rpc.rpartition("/")[2], permission.scope, role_name(permission.role), routes.get(rpc, "")]
-        for rpc, permission in PERMISSIONS.items()
-    ]
+    real = [[rpc.rpartition("/")[2], scope, routes.get(rpc, "")] for rpc, scope in RPC_SCOPES.items()]
 
-    assert table(CONTRACT, "RPCs") == real
+    assert [[rpc, scope, route] for rpc, scope, _, route in table(CONTRACT, "RPCs")] == real
+
+
+def test_the_roles_of_the_rpcs_are_those_that_the_protos_tell() -> None:
+    protos = " ".join("".join(path.read_text() for path in PROTOS.glob("*_service.proto")).replace("//", "").split())
+    for rpc, scope, role, _ in table(CONTRACT, "RPCs"):
+        sentence = protos.partition(f" rpc {rpc}(")[0].rpartition("Scope ")[2].partition(".")[0]
+        # What the caller has no role on is left out of this one.
+        told = sentence if rpc != "ListModels" else f"{sentence}; viewer on each"
+        assert told.startswith(f"{scope}; {role} on "), rpc
 
 
 def role_name(role: Role.ValueType) -> str:

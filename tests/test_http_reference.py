@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from server.core.config import Settings
-from server.core.permissions import PERMISSIONS
+from server.core.permissions import RPC_SCOPES
 from server.gateway import calls, requests
 from server.gateway.limits import SHARE, HttpLimits
 from server.gateway.routes import routes_of
@@ -23,7 +23,7 @@ REFERENCE = (DOCS / "http.md").read_text()
 
 def test_the_routes_are_those_of_the_protos_with_the_scopes_of_the_code() -> None:
     real = [
-        [f"`{route.http_method} {route.path}`", route.method.name, PERMISSIONS[route.rpc].scope]
+        [f"`{route.http_method} {route.path}`", route.method.name, RPC_SCOPES[route.rpc]]
         for route in routes_of(SERVICES)
     ]
     assert sorted(table(REFERENCE, "Routes")) == sorted(real)

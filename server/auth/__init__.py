@@ -1,1 +1,1 @@
-"""Who calls (a token's claims) and what the caller may do (scopes and roles)."""
+"""Authentication: tokens, the keys that verify them, and the caller that they name. Imports core."""

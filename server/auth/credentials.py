@@ -1,4 +1,4 @@
-"""What a call shows of its caller, judged before anything else of the call is taken in."""
+"""The credentials of a call, judged before anything else of the call is read."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import NamedTuple
 from server.auth.tokens import TokenVerifier
 from server.core.caller import Caller
 from server.core.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials, RegistryError
-from server.core.permissions import PERMISSIONS
+from server.core.permissions import RPC_SCOPES
 
 # As many threads of each edge verify unknown tokens; no more than 2 of them wait for the issuer's keys.
 VERIFIERS = 4
 
 
 def joined(shown: Sequence[str]) -> str | None:
-    """Return what a call shows for its caller, as one: of two credentials none is preferred, together they are none."""
+    """Return the credentials of a call as one value: of two, none is preferred, and together they are invalid."""
     return ", ".join(shown) if shown else None
 
 
 class Verdict(NamedTuple):
-    """Who calls, as far as that is known, and the error that refuses the call, if it is refused."""
+    """The caller, as far as it is known, and the error that refuses the call, if it is refused."""
 
     caller: Caller | None
     error: RegistryError | None = None
@@ -33,7 +33,7 @@ class Credentials:
         self._verifier = verifier
 
     def from_cache(self, rpc: str, authorization: str | None) -> Verdict | None:
-        """Judge a call of an RPC, `/package.Service/Method`; None if that takes a look at the token: ask `verified`.
+        """Judge a call of an RPC, `/package.Service/Method`; None if the token is not known yet: ask `verified`.
 
         It neither waits nor logs, and verifies no signature. Errors: MissingCredentials, InvalidCredentials for what is
         no token at all, and ApiUsageDenied.
@@ -60,5 +60,5 @@ class Credentials:
 
 
 def _for_rpc(caller: Caller, rpc: str) -> Verdict:
-    scope = PERMISSIONS[rpc].scope
+    scope = RPC_SCOPES[rpc]
     return Verdict(caller, None if scope in caller.scopes else ApiUsageDenied(missing_scope=scope))

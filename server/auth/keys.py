@@ -1,8 +1,9 @@
-"""Where the keys that verify tokens come from: a JWKS in a file or at a URL, cached and kept up to date."""
+"""The keys that verify tokens: a JWKS in a file or at a URL, cached and refreshed."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 import time
@@ -19,8 +20,6 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import jwt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from server.core.logs import get_logger
-
 # Gives the JWKS document; raises OSError or ValueError if it cannot.
 Loader = Callable[[], bytes | str]
 
@@ -34,7 +33,7 @@ CHUNK_BYTES = 1 << 16
 MIN_RSA_BITS = 2048
 MAX_TRIED_KEYS = 8  # For a token without kid; each takes a millisecond if the token is large.
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class KeySet(Protocol):
@@ -48,14 +47,14 @@ class KeySet(Protocol):
         """
 
     def find_without_refresh(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...] | None:
-        """What `find` returns, without waiting; None if it would ask for the keys anew."""
+        """What `find` returns, without waiting; None if it would refresh the keys."""
 
 
 class JwksKeySet:
     """The keys of a JWKS, loaded at once and refreshed when a token names an unknown one or when they are old.
 
-    A refresh runs in a thread of its own, and a few of those who need it wait a little for it: whoever makes up key ids
-    holds up nobody else, however slowly the issuer answers.
+    A refresh runs in a thread of its own, for which few calls wait, and not for long: made-up key ids delay no other
+    call, however slowly the issuer answers.
     """
 
     def __init__(self, load: Loader, clock: Callable[[], float] = time.monotonic) -> None:
@@ -87,7 +86,7 @@ class JwksKeySet:
         return keys
 
     def find_without_refresh(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...] | None:
-        """What `find` returns, without waiting; None if it would ask for the keys anew."""
+        """What `find` returns, without waiting; None if it would refresh the keys."""
         if self._clock() - self._loaded_at > MAX_AGE and self._may_refresh():
             return None
         return self._keys.find(kid, algorithm)
@@ -106,7 +105,7 @@ class JwksKeySet:
                     threading.Thread(target=self._refresh, name="jwks", daemon=True).start()
                 except RuntimeError:  # No thread is to be had just now.
                     self._refreshed.set()
-        # But few: whoever makes up key ids must not keep all threads waiting.
+        # But few: made-up key ids must not keep all threads waiting.
         if (due or unknown) and self._waiters.acquire(blocking=False):
             try:
                 self._refreshed.wait(PATIENCE)

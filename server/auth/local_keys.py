@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import stat
 import tempfile
@@ -21,7 +22,6 @@ from jwt.algorithms import OKPAlgorithm
 
 from server.auth.keys import JwksKeySet
 from server.core.claims import principal
-from server.core.logs import get_logger
 
 ISSUER = "modelregistry-local"
 AUDIENCE = "modelregistry"
@@ -30,7 +30,7 @@ ADMIN = "user:admin"
 KEY_FILE = "local-key.pem"
 ALGORITHM = "EdDSA"
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class LocalKeys:

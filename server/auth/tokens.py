@@ -1,8 +1,9 @@
-"""A bearer token becomes a Caller, or is refused; why is told to the log alone."""
+"""Verification of bearer tokens: one becomes a Caller, or is refused, for a reason that the log alone tells."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Collection
@@ -14,16 +15,15 @@ from server.auth.keys import KeySet
 from server.core.caller import Caller
 from server.core.claims import AUDIENCE_CLAIM, ClaimRules
 from server.core.errors import InvalidCredentials
-from server.core.logs import get_logger
 
 MAX_AUTHORIZATION_LENGTH = 16 * 1024  # What gRPC takes as a call's metadata at the very most.
 
-# Of tokens that need not be verified again, which takes longer than a read does. Then it begins anew.
+# How many verified tokens are cached, since to verify one takes longer than a read does. Then the cache is emptied.
 MAX_REMEMBERED = 4096
 
 _BEARER = re.compile(r"(?i:bearer) +([\w-]+\.[\w-]+\.[\w-]+)", re.ASCII)
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class TokenVerifier:
@@ -53,7 +53,7 @@ class TokenVerifier:
         self._verified: dict[bytes, _Verified] = {}
 
     def cached(self, authorization: str) -> Caller | None:
-        """The caller of a token that was verified before and still holds; None if that takes a look at the token.
+        """The caller of a token that was verified before and still holds; None if the token is not known.
 
         It never waits, and does not log. Raises InvalidCredentials for a header that `verify` refuses unread.
         """
@@ -126,7 +126,7 @@ class TokenVerifier:
             key,
             algorithms=[key.algorithm_name],
             issuer=self._issuer,
-            # Without one, PyJWT refuses a token that has an `aud` all the same: that says whom it is meant for.
+            # Without an audience, PyJWT refuses a token that has an `aud`.
             audience=self._audiences if self._by_aud else None,
             leeway=self._rules.leeway,
             options={"require": ["exp", "iss", *(["aud"] if self._by_aud else [])]},
@@ -145,7 +145,7 @@ class _Header(NamedTuple):
 
 
 class _Verified(NamedTuple):
-    """What came of a token: whose it is, until when, and by which key."""
+    """The outcome of verifying a token: its caller, its end, and the key that signed it."""
 
     caller: Caller
     expires: float

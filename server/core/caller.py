@@ -1,4 +1,4 @@
-"""Who is calling: what a verified credential says, and all that access decisions look at."""
+"""The caller: what a verified credential says, and all that access decisions look at."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Whether anybody still waits for the work: what is done for a call ends with the call, by its deadline or otherwise.
+"""Cancellation: what is done for a call ends with the call, by its deadline or otherwise.
 
-The chain of the RPCs says which call a thread works for; what waits, or has others wait, asks here. Where no call was
-begun, as in commands, nothing ends early.
+The chain of the RPCs sets the call that a thread works for; code that waits, or makes others wait, asks here whether
+that call is over. In commands, there is no call, and nothing ends early.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ LOOK_SECONDS = 0.05
 
 
 class CallOver(Exception):
-    """Nobody waits for the answer any more, so the work was given up. What it has committed before stays."""
+    """The call is over, so the work for it was given up. What it has committed before stays."""
 
 
 class Call:
-    """What is to be known of a call by those who work for it. One thread does, and any other may end it."""
+    """The deadline and the cancellation of a call. One thread works for it, and any other may end it."""
 
     __slots__ = ("_deadline", "_has_ended", "_interrupt")
 
@@ -32,16 +32,16 @@ class Call:
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Whether it was ended, or its deadline has passed."""
         return self._has_ended or time.monotonic() >= self._deadline
 
     @property
     def seconds_left(self) -> float:
-        """How long somebody waits for it yet."""
+        """How long until its deadline; 0 once it is over."""
         return 0.0 if self._has_ended else max(0.0, self._deadline - time.monotonic())
 
     def end(self) -> None:
-        """Let nobody wait for it any more, and have what it is doing interrupted, without waiting for that."""
+        """End it, and interrupt what is done for it, without waiting for that."""
         # In this order, and `interrupt_by` in the other, so that one of the two notices whatever comes between.
         self._has_ended = True
         interrupt = self._interrupt
@@ -49,7 +49,7 @@ class Call:
             interrupt()
 
     def interrupt_by(self, interrupt: Callable[[], None] | None) -> None:
-        """Say what interrupts what is done from now on; None for nothing. It may be called twice, and must not wait."""
+        """Set what interrupts the work from now on, or None. It may be called twice, and must not wait."""
         self._interrupt = interrupt
         if interrupt is not None and self._has_ended:
             interrupt()
@@ -69,14 +69,14 @@ def current_call() -> Call | None:
 
 
 def require_wanted() -> None:
-    """Return if somebody waits for what is being done. Raises CallOver."""
+    """Return unless the current call is over. Raises CallOver."""
     call = _call.get()
     if call is not None and call.is_over:
         raise CallOver
 
 
 def acquire(lock: threading.Lock | threading.Semaphore, seconds: float) -> bool:
-    """Acquire a lock within so many seconds, and return whether it was. Raises CallOver if nobody waits any more."""
+    """Acquire a lock within so many seconds, and return whether it was. Raises CallOver."""
     if lock.acquire(blocking=False):
         return True
     until = time.monotonic() + seconds

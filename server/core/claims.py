@@ -1,4 +1,4 @@
-"""What the claims of a verified token mean: who calls, in which groups, and what the token may be used for."""
+"""The claims of a verified token: its subject, groups and scopes, under the names that an issuer gives them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # Control characte
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimRules:
-    """Where the tokens of an issuer say what. Each claim is a name, or a dotted path into objects.
+    """The claims in which an issuer's tokens have what. Each is a name, or a dotted path into objects.
 
     A claim with scopes or groups is a string or an array; what in an array is not a string is left out, and null is
     absent.

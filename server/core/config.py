@@ -1,4 +1,4 @@
-"""What a server is told before it starts. The command line fills it in, from options or the environment."""
+"""The settings of a server. The command line fills them in, from options or the environment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.core.claims import MAX_LEEWAY, ClaimRules
+
+DEFAULT_DATA_DIR = Path("modelregistry-data")
+DEFAULT_LISTEN = "127.0.0.1:50051"
+DEFAULT_HTTP_LISTEN = "127.0.0.1:8080"
+# In place of an address: no HTTP, no metrics.
+NOWHERE = "none"
+# What can be sent to an OpenTelemetry collector.
+TRACES = "traces"
+METRICS = "metrics"
+DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
+# Longer than clients and most load balancers keep a connection: what ends it should not be the server, since a request
+# that is then on its way has an unknown end.
+DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS = 75
+
+# The options for the claims of an issuer's tokens, by the rule that each one sets.
+_CLAIM_OPTIONS = {
+    "subject": "--subject-claim",
+    "audience": "--audience-claim",
+    "scopes": "--scope-claim",
+    "scope_prefix": "--scope-prefix",
+    "default_scopes": "--default-scope",
+    "groups": "--groups-claim",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,31 +50,6 @@ class Limits:
     keepalive: float = 60
     # gRPC's own 5 minutes are longer than many a load balancer remembers a connection.
     min_ping: float = 10
-
-
-DEFAULT_DATA_DIR = Path("modelregistry-data")
-DEFAULT_LISTEN = "127.0.0.1:50051"
-DEFAULT_HTTP_LISTEN = "127.0.0.1:8080"
-# In place of an address: no HTTP, no metrics.
-NOWHERE = "none"
-# What can be sent to an OpenTelemetry collector.
-TRACES = "traces"
-METRICS = "metrics"
-DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
-# Longer than clients and most load balancers keep a connection: what ends it should not be the server, since a request
-# that is then on its way has an unknown end.
-DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS = 75
-
-
-# The options that say where an issuer's tokens have what, by the rule that each one sets.
-_CLAIM_OPTIONS = {
-    "subject": "--subject-claim",
-    "audience": "--audience-claim",
-    "scopes": "--scope-claim",
-    "scope_prefix": "--scope-prefix",
-    "default_scopes": "--default-scope",
-    "groups": "--groups-claim",
-}
 
 
 class ConfigError(Exception):
@@ -85,7 +83,7 @@ class Settings:
     http_idle_timeout_seconds: int = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS
     # The networks of proxies whose X-Forwarded-For is true.
     trusted_proxies: frozenset[str] = field(default_factory=frozenset)
-    # Whether the server describes its services to whoever asks.
+    # Whether the server describes its services (server reflection).
     reflection: bool = True
     threads: int = 4
     # Of TRACES and METRICS.
@@ -95,7 +93,7 @@ class Settings:
         addresses = [self.listen, *([self.http_listen] if self.serves_http else [])]
         hosts = [host_of(address) for address in addresses]
         if self.serves_metrics:
-            # Numbers are no secrets: anybody may be able to read them.
+            # Metrics are no secrets, so they may be read from other machines.
             host_of(self.metrics_listen)
         for principal in self.admins:
             if not principal.startswith(("user:", "group:")):

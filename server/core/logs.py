@@ -1,32 +1,36 @@
 """Logs as JSON, one object a line: escaping makes it impossible to forge a line from within a request.
 
-A call does not wait for its line to be made and written: a thread of its own does so for all lines that came together,
-which takes less time for each.
+No call waits for its line: `LogHandler` queues records, and in a process that serves calls a thread writes them. If the
+reader of the log stalls, further lines are dropped and counted.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import json
 import logging
+import random
+import re
 import select
 import sys
 import threading
-from collections import deque
-from collections.abc import Iterator, MutableMapping
+import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, BinaryIO
+from logging.handlers import QueueHandler, QueueListener
+from queue import Empty, SimpleQueue
+from typing import Any, TextIO
 
 import orjson
 
-# How long a line waits at most, unless it is a warning or worse: that is written at once.
-WRITE_SECONDS = 0.1
-# What a reader that has stalled costs: further lines are dropped, and how many is told.
+# What a reader that has stalled costs: further lines are dropped.
 MAX_WAITING = 10_000
-# What a pipe takes in one piece, so that processes that share it do not write into each other's lines.
-_PIECE_BYTES = 4096
+# How long lines gather before they are written: a thread that is woken for each costs calls more than their lines do.
+GATHER_SECONDS = 0.1
+# How long the end of a process waits for a reader that has stalled.
+LAST_SECONDS = 0.5
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
 class JsonFormatter(logging.Formatter):
@@ -49,135 +53,111 @@ class JsonFormatter(logging.Formatter):
             return json.dumps(line, default=str)
 
 
-class ServingLogger(logging.LoggerAdapter[logging.Logger]):
-    """A logger for code that serves calls: a handler that raises costs a line, and never a call its answer."""
+class LogHandler(QueueHandler):
+    """Writes lines to a stream: in the thread that logs as far as the stream has room, or in one of its own."""
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """Leave everything as it is; by default the adapter replaces `extra`."""
-        return msg, kwargs
-
-    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Log. A failure of that has no place where it could be told: the log would be it."""
-        with contextlib.suppress(Exception):
-            super().log(level, msg, *args, **kwargs)
-
-    def log_fields(self, message: str, fields: dict[str, object]) -> None:
-        """Log a message with fields at INFO, in half the time of `info`: without looking for the line of code."""
-        if self.isEnabledFor(logging.INFO):
-            line = {"levelno": logging.INFO, "levelname": "INFO", "name": self.name, "msg": message, "fields": fields}
-            with contextlib.suppress(Exception):
-                self.logger.handle(logging.makeLogRecord(line))
-
-
-def get_logger(name: str) -> ServingLogger:
-    """Return the logger of this name."""
-    return ServingLogger(logging.getLogger(name))
-
-
-class LineHandler(logging.Handler):
-    """Writes records to a stream, from a thread of its own."""
-
-    def __init__(self, stream: BinaryIO):
-        super().__init__()
-        self.setFormatter(JsonFormatter())
-        self._stream = stream
-        self._waiting: deque[logging.LogRecord] = deque()
+    def __init__(self, stream: TextIO):
+        super().__init__(SimpleQueue())
+        self.queue: SimpleQueue[logging.LogRecord]
+        self._writer = _Writer(stream)
+        self._writer.setFormatter(JsonFormatter())
+        self._listener: _Listener | None = None
         self._dropped = 0
-        self._writing = threading.Lock()
-        self._starting = threading.Lock()
-        self._writer: threading.Thread | None = None
-        self._urgent = threading.Event()
-        self._pieces = self._joined()
-        atexit.register(self.flush)
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        """Take the record, without the lock around `emit`: behind it, calls would wait for what another one writes."""
-        passed = self.filter(record)
-        if passed:
-            # A filter may return another record, since Python 3.12.
-            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
-        return bool(passed)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Have the record written: soon, and at once if it is a warning or worse. Safe to share between threads."""
-        if len(self._waiting) >= MAX_WAITING:
-            self._dropped += 1
-            return
-        self._waiting.append(record)
-        if record.levelno >= logging.WARNING:
-            if self._writer is None:
-                self.flush()
-            else:
-                self._urgent.set()
-        elif self._writer is None:
-            self.start()
 
     def start(self) -> None:
-        """Write from a thread of its own from now on, so that a reader that stalls holds up nothing else.
+        """Write in a thread from now on. Not in a process that forks, where threads would be left behind."""
+        # What waits in the queue of the process that forked this one is for that one to write.
+        self.queue = SimpleQueue()
+        self._listener = _Listener(self.queue, self._writer)
+        self._listener.start()
 
-        Not before it is wanted: a process that only warns may fork, and threads stay behind.
-        """
-        with self._starting:
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write_on, name="logs", daemon=True)
-                self._writer.start()
+    def stop(self) -> None:
+        """Write what waits, for LAST_SECONDS at most."""
+        if self._listener is not None:
+            self._tell_of_dropped()
+            stopping = threading.Thread(target=self._listener.stop, daemon=True)
+            stopping.start()
+            stopping.join(LAST_SECONDS)
 
-    def flush(self) -> None:
-        """Write what waits, as far as there is a reader for it: one that stalls must not keep a process from ending."""
-        # A reader that has gone, or a full disk, ends the log and not the server.
-        with self._writing, contextlib.suppress(OSError, ValueError):
-            while _is_writable(self._stream) and (piece := next(self._pieces)):
-                self._stream.write(piece)
-                self._stream.flush()
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Leave the record as it is: the queue stays in this process, and the writer formats it."""
+        return record
 
-    def _write_on(self) -> None:
-        while True:
-            self._urgent.wait(WRITE_SECONDS)
-            self._urgent.clear()
-            if self._waiting:
-                self.flush()
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Queue a record, or count it as dropped. Called with the handler's lock held."""
+        if self.queue.qsize() >= MAX_WAITING:
+            self._dropped += 1
+            return
+        self._tell_of_dropped()
+        self.queue.put_nowait(record)
+        if self._listener is None:
+            while not self.queue.empty() and _is_writable(self._writer.stream):
+                self._writer.handle(self.queue.get_nowait())
 
-    def _joined(self) -> Iterator[bytes]:
-        """Join lines to pieces that are written at once, and go on after an empty one, which says that none waits.
-
-        One iterator for good: between two pieces it holds the line that did not fit into the first.
-        """
-        piece = b""
-        while True:
-            for line in self._taken():
-                if piece and len(piece) + len(line) > _PIECE_BYTES:
-                    yield piece
-                    piece = b""
-                piece += line
-            yield piece
-            piece = b""
-
-    def _taken(self) -> Iterator[bytes]:
-        while self._waiting:
-            record = self._waiting.popleft()
-            try:
-                yield f"{self.format(record)}\n".encode()
-            except Exception:
-                self.handleError(record)
+    def _tell_of_dropped(self) -> None:
         if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            record = logging.LogRecord(__name__, logging.WARNING, "", 0, "%d lines were dropped", (dropped,), None)
-            yield f"{self.format(record)}\n".encode()
+            text, dropped = "%d lines were dropped", self._dropped
+            self.queue.put_nowait(logging.LogRecord(__name__, logging.WARNING, "", 0, text, (dropped,), None))
+            self._dropped = 0
 
 
-def write_in_background() -> None:
-    """Let no thread of this process wait for the log from now on. For a process that forks no more."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, LineHandler):
-            handler.start()
+class _Writer(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name for it
+        """Tell of a line that cannot be made; where lines cannot be written, nor can that."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
+class _Listener(QueueListener):
+    queue: SimpleQueue[logging.LogRecord | None]
+
+    def dequeue(self, block: bool) -> Any:
+        """Return the next record; once there is none, let some gather."""
+        try:
+            return self.queue.get_nowait()
+        except Empty:
+            time.sleep(GATHER_SECONDS)
+            return self.queue.get(block)
+
+
+def request_id_of(sent: Iterable[str]) -> str:
+    """Return the caller's `x-request-id`, so that its logs and ours can be joined; a new one if it sent none."""
+    return next(filter(_REQUEST_ID.fullmatch, sent), None) or new_request_id()
+
+
+def new_request_id() -> str:
+    """Return a UUID. It is no secret, and `uuid.uuid4` takes three times as long."""
+    digits = f"{random.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 def configure_logs() -> None:
     """Send everything from INFO up to standard error; standard output is for what people asked for."""
     # What no line says need not be found out for each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.basicConfig(level=logging.INFO, handlers=[LineHandler(sys.stderr.buffer)], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[LogHandler(sys.stderr)], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def start_log_thread() -> None:
+    """Let no thread of this process wait for the log from now on. For a process that forks no more."""
+    for handler in _handlers():
+        handler.start()
+
+
+def stop_log_thread() -> None:
+    """Write the last lines, at the end of a process."""
+    for handler in _handlers():
+        handler.stop()
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Return the logger of this name. New code asks `logging` itself."""
+    return logging.getLogger(name)
+
+
+def _handlers() -> list[LogHandler]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, LogHandler)]
 
 
 @lru_cache(2)
@@ -185,8 +165,8 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _is_writable(stream: BinaryIO) -> bool:
-    """Whether the stream takes a piece at once: for a pipe, that is what select(2) says of it."""
+def _is_writable(stream: TextIO) -> bool:
+    """Whether the stream takes a line at once: for a pipe, that is what select(2) says of it."""
     try:
         return bool(select.select([], [stream.fileno()], [], 0)[1])
     except (OSError, ValueError):  # It is no file.

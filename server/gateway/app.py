@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from importlib.metadata import version
@@ -24,39 +22,39 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.codec.json_form import dumps
 from server.core.errors import ApiFeaturePreviewUsageOnly, InvalidArgument
-from server.gateway.admission import Admission
-from server.gateway.bodies import Bodies
-from server.gateway.calls import Caller, RpcFailed, timeout_of
+from server.core.logs import request_id_of
+from server.gateway.admission import Authenticator, Bodies
+from server.gateway.calls import RouteStub, RpcFailed, timeout_of
 from server.gateway.errors import Cancelled, Failure, MethodNotAllowed, RouteNotFound, failure, refusal
 from server.gateway.idempotency import HEADER, has_id, takes_key
 from server.gateway.limits import HttpLimits
 from server.gateway.openapi import openapi_of
-from server.gateway.probes import PROBES, Probe
 from server.gateway.requests import request_of, wants_preview
 from server.gateway.routes import Route
-from server.rpc.health import Health
+from server.rpc.health import LIVENESS, NAMES, SERVING, Health
 
 T = TypeVar("T")
 
 LARGE_BODY_BYTES = 64 * 2**10
 
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+# The service of grpc.health.v1 that each path asks for.
+PROBES = {"/healthz": LIVENESS, "/readyz": ""}
 
 # Takes a request and its id.
 Handler = Callable[[Request, str], Awaitable[Response]]
 
 
 def build_app(
-    routes: Sequence[Route], channel: grpc.aio.Channel, health: Health, admission: Admission, limits: HttpLimits
+    routes: Sequence[Route], channel: grpc.aio.Channel, health: Health, authenticator: Authenticator, limits: HttpLimits
 ) -> ASGIApp:
     """Return the application that serves these routes with calls over the channel, and tells the health."""
     handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
     handlers["/openapi.json"]["GET"] = _always(json.dumps(openapi_of(routes, version("modelregistry"))))
     for path, service in PROBES.items():
-        handlers[path]["GET"] = Probe(health, service)
+        handlers[path]["GET"] = _probe(health, service)
     bodies = Bodies(limits)
     for route in routes:
-        handlers[route.path][route.http_method] = _RpcHandler(route, channel, admission, bodies)
+        handlers[route.path][route.http_method] = _RpcHandler(route, channel, authenticator, bodies)
     paths: list[BaseRoute] = [Path(path, _Resource(methods)) for path, methods in handlers.items()]
     starlette = Starlette(routes=paths)
     starlette.router.redirect_slashes = False
@@ -72,7 +70,7 @@ def build_app(
 
 
 class _Resource:
-    """What is at one path; at none, if it has no methods."""
+    """The handlers of one path, by HTTP method; without any, nothing is served there."""
 
     def __init__(self, handlers: Mapping[str, Handler]):
         self._handlers = handlers
@@ -80,7 +78,7 @@ class _Resource:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        request_id = _request_id(request)
+        request_id = request_id_of(request.headers.getlist("x-request-id"))
         request.state.is_repeatable = False
         try:
             response = await self._handle(request, request_id)
@@ -113,23 +111,24 @@ class _Resource:
 class _RpcHandler:
     """Answers the requests of one route with calls of its RPC."""
 
-    def __init__(self, route: Route, channel: grpc.aio.Channel, admission: Admission, bodies: Bodies):
+    def __init__(self, route: Route, channel: grpc.aio.Channel, authenticator: Authenticator, bodies: Bodies):
         self._route = route
-        self._caller = Caller(channel, route)
-        self._admission = admission
+        self._stub = RouteStub(channel, route)
+        self._authenticator = authenticator
         self._bodies = bodies
 
     async def __call__(self, request: Request, request_id: str) -> Response:
         rpc, has_body = self._route.rpc, self._route.has_body
         is_repeatable = not self._route.changes_something or bool(self._keys_of(request))
         request.state.is_repeatable = is_repeatable or has_body  # Before a body is read, nothing is executed.
-        caller = self._admission.caller(rpc, request) or await self._admission.look(rpc, request)
+        authenticator = self._authenticator
+        caller = authenticator.known_caller(rpc, request) or await authenticator.verified_caller(rpc, request)
         if not has_body:
             request.state.is_repeatable = is_repeatable
             return await self._answer(request, request_id, b"", is_admitted=caller is not None)
         if caller is None:
             # The gRPC server refuses it, logs it and counts it.
-            await self._caller.check_credentials(request.headers, request_id)
+            await self._stub.check_credentials(request.headers, request_id)
         request.state.is_repeatable = is_repeatable
         async with self._bodies.read(request, caller.user if caller else "") as body:
             return await self._answer(request, request_id, body, is_admitted=True)
@@ -144,14 +143,14 @@ class _RpcHandler:
             else:
                 message = request_of(self._route, request.path_params, query, body, keys)
         except InvalidArgument:
-            # The order of checks is the contract's: who may not call is not told what a call should look like.
+            # The order of checks is the contract's: credentials come before the shape of the request.
             if not is_admitted:
-                await self._caller.check_credentials(request.headers, request_id)
+                await self._stub.check_credentials(request.headers, request_id)
             if self._route.is_in_preview and not wants_preview(query):
                 raise ApiFeaturePreviewUsageOnly from None
             raise
         request.state.is_repeatable |= has_id(message)
-        answer = await _unless_gone(request, self._caller.call(message, request.headers, request_id, seconds))
+        answer = await _unless_gone(request, self._stub.call(message, request.headers, request_id, seconds))
         return _json(200, dumps(answer))
 
     def _keys_of(self, request: Request) -> list[str]:
@@ -177,8 +176,23 @@ async def _gone(request: Request) -> None:
         pass
 
 
+def _probe(health: Health, service: str) -> Handler:
+    """Return the handler that answers 200 while a service is SERVING, and 503 otherwise, without credentials.
+
+    It asks the health itself and not the gRPC server, whose threads for health callers can hold.
+    """
+
+    async def handler(request: Request, request_id: str) -> Response:
+        status = health.status_of(service)
+        return _json(
+            200 if status == SERVING else 503, json.dumps({"status": NAMES[status]}), {"Cache-Control": "no-store"}
+        )
+
+    return handler
+
+
 def _always(text: str) -> Handler:
-    """Return the handler that gives everybody this JSON."""
+    """Return the handler that answers every request with this JSON."""
 
     async def handler(request: Request, request_id: str) -> Response:
         return _json(200, text)
@@ -192,9 +206,3 @@ def _json(status_code: int, text: str, headers: Mapping[str, str] | None = None)
 
 def _failed(answer: Failure) -> Response:
     return _json(answer.http_status, json.dumps(answer.body, ensure_ascii=False), answer.headers)
-
-
-def _request_id(request: Request) -> str:
-    """Return the client's `X-Request-Id`, so that its logs and ours can be joined; one of our own if it sent none."""
-    sent = request.headers.get("x-request-id", "")
-    return sent if _REQUEST_ID.fullmatch(sent) else str(uuid.uuid4())

@@ -19,7 +19,7 @@ from server.gateway.routes import Route
 
 # A call that has not been answered by then is given up, unless its client says otherwise.
 DEADLINE_SECONDS = 60.0
-# More than anybody waits; gRPC counts nanoseconds in 64 bits.
+# More than any client waits; gRPC counts nanoseconds in 64 bits.
 MAX_DEADLINE_SECONDS = 24 * 3600.0
 
 # What the server takes as metadata, but for what gRPC itself adds.
@@ -53,8 +53,8 @@ class RpcFailed(Exception):
         self.route = route
 
 
-class Caller:
-    """Makes the calls of one route."""
+class RouteStub:
+    """Calls the RPC of one route."""
 
     def __init__(self, channel: grpc.aio.Channel, route: Route):
         self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(route.rpc)
@@ -102,7 +102,7 @@ class Caller:
 
 
 def timeout_of(headers: Headers) -> float:
-    """Return for how many seconds a client wants to wait. Raises InvalidArgument if it does not say so properly."""
+    """Return the `Grpc-Timeout` of a request in seconds, or the default. Raises InvalidArgument if it is malformed."""
     sent = headers.get("grpc-timeout")
     if sent is None:
         return DEADLINE_SECONDS

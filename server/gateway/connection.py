@@ -1,4 +1,4 @@
-"""One connection of a client: its requests are answered in their order, each within its limits.
+"""One HTTP connection: its requests are answered in their order, each within its limits.
 
 It stands on asyncio and on the public parser of httptools, and not on a server like uvicorn, hypercorn or granian. How
 long a head may take, what is read of a body before its credentials are good, which connection ends for another, and
@@ -8,24 +8,35 @@ that a trailer is no header, can only be settled where requests are parsed: ther
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
+import time
 from collections import deque
+from collections.abc import Callable, Iterable
+from email.utils import formatdate
+from functools import cache, lru_cache
+from http import HTTPStatus
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Scope
 
 from server.core.errors import RegistryError, RequestTimeout
-from server.gateway.connections import Connections, Slot
-from server.gateway.exchange import Exchange, refusal_of
-from server.gateway.http1 import Head, RequestParser
+from server.core.logs import new_request_id
+from server.gateway.connection_table import ConnectionTable, Slot
+from server.gateway.errors import refusal
+from server.gateway.http1 import Head, Headers, RequestParser
 from server.gateway.limits import HttpLimits
 from server.gateway.proxies import TrustedProxies
-from server.gateway.timer import Timer
 from server.gateway.tls import TlsSession
 
 # What is parsed at once, of clients with good credentials and of others. Each request in it, which can be one of a few
 # bytes, then waits for its turn as what it has become, which is larger.
 _PIECE_BYTES = 16 * 2**10
 _STRANGERS_PIECE_BYTES = 512
+# How much of a body waits here for the application, while the rest waits at the client.
+_BUFFERED_BODY_BYTES = 64 * 2**10
+
+_WITHOUT_BODY = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -34,13 +45,13 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(
         self,
         app: ASGIApp,
-        connections: Connections,
+        table: ConnectionTable,
         limits: HttpLimits,
         proxies: TrustedProxies,
         tls: ssl.SSLContext | None,
     ):
         self._app = app
-        self._connections = connections
+        self._table = table
         self._limits = limits
         self._proxies = proxies
         self._tls = TlsSession(tls) if tls else None
@@ -66,19 +77,19 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = transport
         host, port, *_ = transport.get_extra_info("peername") or ("", 0)  # None if the client is gone already
         self._client = (host, port)
-        self._slot = self._connections.enter(self, self._proxies.group_of_peer(host))
+        self._slot = self._table.enter(self, self._proxies.group_of_peer(host))
         self.step()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the slot back; what is still being answered is told so."""
+        """Give the slot back; requests that are still being answered see a disconnect."""
         self._end()
         self._timer.stop()
         self._parser.close()
-        self._connections.leave(self._slot)
+        self._table.leave(self._slot)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where all connections read, one by one."""
-        return self._connections.buffer
+        """Return the buffer that all connections of the loop share."""
+        return self._table.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Go on with a request."""
@@ -87,7 +98,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._ignored_bytes > self._limits.max_body_bytes:
                 self.abort()
             return
-        data = bytes(self._connections.buffer[:nbytes])
+        data = bytes(self._table.buffer[:nbytes])
         try:
             self._unparsed += data if self._tls is None else self._tls.receive(data)
         except ssl.SSLError:  # such as that of a client that speaks no TLS, or does not trust the certificate
@@ -132,8 +143,8 @@ class Connection(asyncio.BufferedProtocol):
             if front is not None and not front.is_begun and self._can_write:
                 front.is_begun = True
                 task = self._loop.create_task(self._answer(front))
-                self._connections.tasks.add(task)
-                task.add_done_callback(self._connections.tasks.discard)
+                self._table.tasks.add(task)
+                task.add_done_callback(self._table.tasks.discard)
             if not (self._unparsed and self._wants_more(front)):
                 break
             self._parse_some()
@@ -298,3 +309,145 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
         else:
             self.step()
+
+
+class Exchange:
+    """A request, which may still be arriving, and its answer."""
+
+    def __init__(self, connection: Connection, head: Head, scope: Scope):
+        self._connection = connection
+        self._head = head
+        self.scope = scope
+        self.is_begun = False  # by the application
+        self.is_complete = False  # has arrived as a whole
+        self.is_answered = False
+        self.keeps_connection = head.keeps_connection
+        self._is_over = False  # answered, or its client is gone
+        self._has_told_all = False  # of the body, to the application
+        self._owes_continue = head.expects_continue
+        self._body = bytearray()
+        self._news = asyncio.Event()
+        self._start: Message = {}
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether more of its body can be taken now."""
+        return self.is_answered or len(self._body) < _BUFFERED_BODY_BYTES
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether the client waits for `100 Continue` before it sends the body."""
+        return self._owes_continue and not self.is_complete
+
+    def take(self, part: bytes) -> None:
+        """Take some of the body, or drop it, if the request is answered already."""
+        if not self.is_answered:
+            self._owes_continue = False
+            self._body += part
+            self._news.set()
+
+    def complete(self) -> None:
+        """Say that all of the body has arrived."""
+        self.is_complete = True
+        self._news.set()
+
+    def disconnect(self) -> None:
+        """Say that its client is gone."""
+        self._is_over = True
+        self._news.set()
+
+    async def receive(self) -> Message:
+        """Return some of the body, or that the client is gone."""
+        if not self._has_told_all:
+            if self.is_waited_for:
+                self._owes_continue = False
+                self._connection.write(_CONTINUE)
+            while not (self._body or self.is_complete or self._is_over):
+                await self._wait()
+            if not self._is_over:
+                body, self._body = bytes(self._body), bytearray()
+                self._has_told_all = self.is_complete
+                if not self.is_complete:
+                    self._connection.step()
+                return {"type": "http.request", "body": body, "more_body": not self._has_told_all}
+        while not self._is_over:
+            await self._wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """Take the beginning of the answer, and then its body."""
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        if message.get("more_body", False):
+            raise NotImplementedError("answers are sent in one piece")
+        if self._is_over:
+            return
+        self.keeps_connection = self._connection.keeps_open_after(self)
+        status = self._start["status"]
+        answer = _head_of(status, self._start["headers"], keeps_connection=self.keeps_connection)
+        if self._head.method != "HEAD" and status not in _WITHOUT_BODY:
+            answer += message["body"]
+        self._connection.write(answer)
+        self.is_answered = self._is_over = True
+        self._body = bytearray()
+        self._news.set()
+        self._connection.on_answered(self)
+
+    async def _wait(self) -> None:
+        self._news.clear()
+        await self._news.wait()
+
+
+class Timer:
+    """Bounds what a connection waits for, one wait at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self._loop = loop
+        self._what: object = None
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self, what: object, seconds: float, then: Callable[[], None]) -> None:
+        """Call `then` in so many seconds, unless the wait ends or another one begins; one for the same goes on."""
+        if what != self._what:
+            self.stop()
+            self._what, self._handle = what, self._loop.call_later(seconds, then)
+
+    def stop(self) -> None:
+        """End the wait."""
+        self._what = None
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+def refusal_of(error: RegistryError) -> bytes:
+    """Return the answer to what is no request, after which the connection ends; it is logged."""
+    request_id = new_request_id()
+    answer = refusal(request_id, error, "HTTP", is_repeatable=False)
+    body = json.dumps(answer.body, ensure_ascii=False).encode()
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "x-request-id": request_id,
+        **answer.headers,
+    }
+    lines = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return _head_of(answer.http_status, lines, keeps_connection=False) + body
+
+
+def _head_of(status: int, headers: Iterable[tuple[bytes, bytes]], *, keeps_connection: bool) -> bytes:
+    lines: Headers = [*headers, (b"date", _date(int(time.time())))]
+    if not keeps_connection:
+        lines.append((b"connection", b"close"))
+    return b"%s%s\r\n" % (_status_line(status), b"".join([b"%s: %s\r\n" % line for line in lines]))
+
+
+@cache
+def _status_line(status: int) -> bytes:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
+
+
+@lru_cache(maxsize=1)
+def _date(seconds: int) -> bytes:
+    return formatdate(seconds, usegmt=True).encode()

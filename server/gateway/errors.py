@@ -12,11 +12,10 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from server.codec.json_form import json_path
 from server.core.errors import HTTP_STATUS, Internal, RegistryError
-from server.core.logs import get_logger
 from server.gateway.routes import Route
 from server.rpc.status import message_of, to_status
 
-log = get_logger("modelregistry.http")
+log = logging.getLogger("modelregistry.http")
 
 # The public SDK sends a POST again after a 429 or 503 that does not say so.
 DO_NOT_RETRY = {"QoS-Retry-Hint": "do-not-retry"}

@@ -27,7 +27,7 @@ class Head:
 
 
 class Handler(Protocol):
-    """Who is told of requests, in the order of their bytes."""
+    """Takes requests, in the order of their bytes."""
 
     def on_head(self, head: Head) -> None:
         """A request begins."""
@@ -59,7 +59,7 @@ class RequestParser:
         return self._in_head and self._overhead > 0
 
     def feed(self, data: bytes) -> None:
-        """Go on with these bytes. Raises MalformedHttpRequest and RequestHeadersTooLarge, which is the end of it."""
+        """Parse these bytes. Raises MalformedHttpRequest and RequestHeadersTooLarge, which end the parsing."""
         while data:
             self._overhead += len(data)
             try:

@@ -22,7 +22,7 @@ _QUOTED = re.compile(r'"([^"]*)"')
 
 
 def takes_key(request: Descriptor) -> bool:
-    """Whether requests of this kind can have an id; for others, the header is one that nobody knows."""
+    """Whether requests of this kind can have an id; for others, the header means nothing."""
     return _FIELD in request.fields_by_name
 
 

@@ -1,4 +1,4 @@
-"""What one client may take of the HTTP server, and for how long."""
+"""The limits of the HTTP server, and the shares of clients in them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from server.core.config import DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS, DEFAULT_MAX_MESSAGE_BYTES
 from server.core.errors import Overloaded
 
 # Of what one worker has, the part that one caller or one address can use up.
@@ -17,7 +18,7 @@ SHARE = 4
 class HttpLimits:
     """The limits of one worker process; docs/http.md lists them. Times are in seconds."""
 
-    max_body_bytes: int = 4 * 2**20
+    max_body_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     # A token with many groups, and as much again.
     max_head_bytes: int = 32 * 2**10
     # Those whose clients have shown good credentials, and room for others beside them.
@@ -32,7 +33,7 @@ class HttpLimits:
     head_seconds: float = 10.0  # from its first byte to its last
     body_seconds: float = 60.0
     answer_seconds: float = 120.0  # for the client to read an answer
-    idle_seconds: float = 75.0  # before the first request, and between requests
+    idle_seconds: float = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS  # before the first request, and between requests
     linger_seconds: float = 5.0  # for the client to stop sending what is not read any more
 
 

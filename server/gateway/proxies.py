@@ -1,4 +1,4 @@
-"""Which address a client has, where proxies stand between that tell the truth about it."""
+"""The addresses of clients behind trusted proxies."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from collections.abc import Collection, Sequence
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# The header that names clients: each proxy adds whom it was called by.
+# Each proxy appends the address of its own client.
 FORWARDED_FOR = "x-forwarded-for"
 
-# Whose network is the least that one client of IPv6 has.
+# A client of IPv6 has a network of this size at least, so its addresses count as one.
 _IPV6_PREFIX = 64
 
 _WITH_PORT = re.compile(r"\[(.*)\](?::\d+)?|([\d.]+):\d+")
 
 
 class TrustedProxies:
-    """The proxies whose word is taken for the addresses of clients."""
+    """The proxies whose X-Forwarded-For is believed."""
 
     def __init__(self, networks: Collection[Network] = ()):
         self._networks = tuple(networks)
 
     def group_of_peer(self, host: str) -> str | None:
-        """Return whose a connection is, so that one client's can be counted; None for those that a proxy shares out."""
+        """Return the client that a connection counts for; None for a proxy's, which many clients share."""
         address = _address(host)
         return None if address is None or self._trusts(address) else _group(address)
 
     def group_of_client(self, host: str, forwarded_for: Sequence[str]) -> str:
-        """Return whose a request is, from the peer of its connection and its headers `X-Forwarded-For`, in order.
+        """Return the client that a request counts for, by its connection's peer and its `X-Forwarded-For`, in order.
 
         That is the last address there that is no proxy's, if a proxy has sent it.
         """

@@ -48,7 +48,7 @@ class Route:
 
     @property
     def changes_something(self) -> bool:
-        """Whether to execute a call twice could be to do twice as much."""
+        """Whether the RPC has side effects."""
         asks = self.method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
         return self.http_method != "GET" and not asks
 

@@ -13,10 +13,10 @@ import grpc.aio
 import uvloop
 
 from server.auth.credentials import Credentials
-from server.gateway.admission import Admission
+from server.gateway.admission import Authenticator
 from server.gateway.app import build_app
 from server.gateway.connection import Connection
-from server.gateway.connections import Connections
+from server.gateway.connection_table import ConnectionTable
 from server.gateway.limits import HttpLimits
 from server.gateway.proxies import TrustedProxies
 from server.gateway.routes import Route
@@ -88,12 +88,12 @@ class HttpServer:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         limits = self._limits
-        connections = Connections(limits)
+        table = ConnectionTable(limits)
         async with grpc.aio.insecure_channel(self._target, _CHANNEL_OPTIONS) as channel:
-            admission = Admission(self._credentials, self._proxies, limits)
-            app = build_app(self._routes, channel, self._health, admission, limits)
+            authenticator = Authenticator(self._credentials, self._proxies, limits)
+            app = build_app(self._routes, channel, self._health, authenticator, limits)
             server = await loop.create_server(
-                lambda: Connection(app, connections, limits, self._proxies, self._tls),
+                lambda: Connection(app, table, limits, self._proxies, self._tls),
                 sock=self._listener,
                 backlog=_BACKLOG,
             )
@@ -101,4 +101,4 @@ class HttpServer:
             self._started.set()
             await self._stopping.wait()
             server.close()
-            await connections.drain(self._grace_seconds)
+            await table.drain(self._grace_seconds)

@@ -1,1 +1,1 @@
-"""What the server tells of its work: numbers for Prometheus and OpenTelemetry, and traces. Off unless configured."""
+"""Metrics for Prometheus and OpenTelemetry, and traces; off unless configured. It sees calls as the chain does."""

@@ -1,7 +1,8 @@
-"""All who are told what the server does, as the settings want: by default nobody, which costs nothing."""
+"""Metrics and traces, as the settings want; by default there are none, which costs nothing."""
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.core.config import METRICS, TRACES, ConfigError
-from server.core.logs import get_logger
 from server.rpc.telemetry import WatchOf
 from server.storage.contract import ConnectionUse, StatementWatch
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from server.observability.prometheus import Prometheus
     from server.observability.scrapes import MetricsServer
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 # How long the last spans and numbers may take, at the end.
 LAST_SECONDS = 1.5
 
 
 class Observers:
-    """Those who watch calls, statements and promotions of one process.
+    """What watches the calls, statements and promotions of one process.
 
     `listener` is where Prometheus asks for numbers, `folder` where the processes of one server keep theirs together,
     and `otlp` which of TRACES and METRICS go to a collector. Raises ConfigError for what is not installed.
@@ -45,17 +45,17 @@ class Observers:
 
     @property
     def watches_of(self) -> Sequence[WatchOf]:
-        """What wants to see calls; whoever makes a trace comes first, and the others are in it."""
+        """What watches calls; tracing comes first, so that the others run within its span."""
         tracing = self._otlp.tracing if self._otlp else None
         return [each.watch_of for each in (tracing, *self._counting) if each is not None]
 
     def statements_of(self, system: str) -> StatementWatch | None:
-        """Return what wants to see the statements for a kind of database, if anything does."""
+        """Return what watches the statements for a kind of database, if anything does."""
         return self._otlp.tracing.statements_of(system) if self._otlp and self._otlp.tracing else None
 
     @property
     def promoted(self) -> Callable[[PromotionKind.ValueType], None] | None:
-        """What wants to hear of each promotion, if anything does."""
+        """What counts each promotion, if anything does."""
         if not (counting := self._counting):
             return None
 
@@ -66,9 +66,9 @@ class Observers:
         return promoted
 
     def start(self, connections: Callable[[], ConnectionUse]) -> None:
-        """Begin to tell; `connections` is asked how they are used, until `close`."""
+        """Begin to report; `connections` is asked how they are used, until `close`."""
         if self._otlp and self._otlp.metrics:
-            self._otlp.metrics.ask(connections)
+            self._otlp.metrics.observe_connections(connections)
         if self._prometheus is not None and self._listener is not None:
             from server.observability.scrapes import MetricsServer
 
@@ -77,7 +77,7 @@ class Observers:
             self._server.start()
 
     def close(self) -> None:
-        """Tell what is not told yet, in LAST_SECONDS."""
+        """Send what has not been sent yet, in LAST_SECONDS."""
         if self._server is not None:
             self._server.stop()
         if self._otlp is not None:
@@ -94,7 +94,7 @@ def name_of(kind: PromotionKind.ValueType) -> str:
 
 
 def _prometheus(folder: Path | None) -> Prometheus:
-    # Who counts nothing does without the library.
+    # Without metrics, the library is not loaded.
     from server.observability.prometheus import Prometheus
 
     kinds = [name_of(kind) for kind in PromotionKind.values() if kind]

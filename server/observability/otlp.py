@@ -69,8 +69,8 @@ class OtlpMetrics:
         """Count a promotion."""
         self._promotions.add(1, {"kind": kind})
 
-    def ask(self, use: Callable[[], ConnectionUse]) -> None:
-        """Have how many connections there are be asked for from now on."""
+    def observe_connections(self, use: Callable[[], ConnectionUse]) -> None:
+        """Report how many connections there are, from now on."""
         self._use = use
 
     def _connections(self, _: CallbackOptions) -> Iterable[Observation]:

@@ -1,89 +1,82 @@
 """Numbers for Prometheus: calls, errors, promotions, connections to the database.
 
-Who uses this brings the numbers up to date now and then, and before they are read. The processes of one server count
-together in a folder: each in files of its own, which whichever of them is asked adds up.
+A call only leaves a note of itself, which costs it less than a counter of the library does; `sample` counts the notes a
+few times a second and before each answer, and shares the numbers with the other processes of the server.
 """
 
 from __future__ import annotations
 
-import collections
-import os
+import itertools
+import logging
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics, values
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from server.observability.together import Place, files
+from server.observability.shared_numbers import Numbers, Slot
 from server.rpc.telemetry import CallRecord, Watch
 from server.storage.contract import ConnectionUse
 
 # From a cached read to a batch on a slow disk.
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BUCKETS = (*map(str, SECONDS), "+Inf")
+
+_METHOD = ("grpc_service", "grpc_method")
+_COUNTERS = {
+    "grpc_server_handled": ("Calls that ended.", (*_METHOD, "grpc_code")),
+    "modelregistry_errors": ("Calls that failed.", ("name",)),
+    "modelregistry_promotions": ("Promotions that were committed.", ("kind",)),
+}
+_HISTOGRAM = "grpc_server_handling_seconds"
+_NANOSECONDS = f"{_HISTOGRAM}_sum"  # Whole ones, so that no sum loses what is small.
+# True only while their process lives.
+_GAUGES = {
+    "grpc_server_in_flight": ("Calls that run.", _METHOD),
+    "modelregistry_database_connections": ("Connections to the database.", ("state",)),
+    "modelregistry_database_connections_limit": ("How many connections to the database there may be.", ()),
+}
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
-class Prometheus:
-    """Counts for a server; with a folder, together with the other processes that have the same.
+class Prometheus(Collector):
+    """Counts for a process; with a folder, together with the other processes that have the same.
 
-    `kinds` are those of promotions.
+    `kinds` are those of promotions. Raises OSError if the folder cannot be written.
     """
 
     def __init__(self, kinds: Iterable[str], folder: Path | None = None):
-        # When each counter was made is of no use here, and would double what is served.
-        disable_created_metrics()
         self.registry = CollectorRegistry()
-        if folder is not None:
-            self._place = Place(folder)
-            # Which the library reads when a number is made, and so are all that are made from here on.
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-            values.ValueClass = values.MultiProcessValue(lambda: self._place.number)
-            self.registry.register(_Together(folder))
-        # In files, they are read from there.
-        own = self.registry if folder is None else None
-        method = ("grpc_service", "grpc_method")
-        self._handled = Counter("grpc_server_handled_total", "Calls that ended.", (*method, "grpc_code"), registry=own)
-        self._seconds = Histogram(
-            "grpc_server_handling_seconds", "How long calls took.", method, registry=own, buckets=SECONDS
-        )
-        self._in_flight = Gauge(
-            "grpc_server_in_flight", "Calls that run.", method, registry=own, multiprocess_mode="livesum"
-        )
-        self._errors = Counter("modelregistry_errors_total", "Calls that failed.", ("name",), registry=own)
-        self._promotions = Counter(
-            "modelregistry_promotions_total", "Promotions that were committed.", ("kind",), registry=own
-        )
+        self.registry.register(self)
         self._calls: list[_Calls] = []
+        self._promoted: deque[str] = deque()
+        self._use: ConnectionUse | None = None
+        # For the numbers; what is noted meanwhile waits in the queues.
         self._counting = Lock()
-        connections = Gauge(
-            "modelregistry_database_connections",
-            "Connections to the database.",
-            ("state",),
-            registry=own,
-            multiprocess_mode="livesum",
-        )
-        self._in_use, self._idle = connections.labels("in_use"), connections.labels("idle")
-        self._limit = Gauge(
-            "modelregistry_database_connections_limit",
-            "How many connections to the database there may be.",
-            registry=own,
-            multiprocess_mode="livesum",
-        )
+        self._slot = Slot(folder) if folder is not None else None
+        self._is_shared = True
+        found = self._slot.read() if self._slot is not None else {}
+        self._numbers: Numbers = {name: found.get(name, Counter()) for name in (*_COUNTERS, _HISTOGRAM, _NANOSECONDS)}
         for kind in kinds:
-            self._promotions.labels(kind)
+            self._numbers["modelregistry_promotions"][kind,] += 0
+        self._snapshot: Numbers = {}
+        self.count()
 
     def watch_of(self, method: str) -> Watch:
         """Return what counts the calls of a method."""
         service, _, name = method.removeprefix("/").partition("/")
-        seconds = self._seconds.labels(service, name)
-        went_well = self._handled.labels(service, name, "OK")
-        calls = _Calls(self._in_flight.labels(service, name), went_well, seconds)
-        running, ended = calls.running, calls.ended
+        calls = _Calls((service, name))
         self._calls.append(calls)
+        running, ended = calls.running, calls.ended
 
         def begin(record: CallRecord, context: grpc.ServicerContext) -> Callable[[CallRecord], None]:
             running.add(record)
@@ -91,68 +84,96 @@ class Prometheus:
 
         def end(record: CallRecord) -> None:
             running.discard(record)
-            if record.code == "OK":
-                ended.append(record.seconds)
-                return
-            seconds.observe(record.seconds)
-            self._handled.labels(service, name, record.code).inc()
-            if record.error is not None:
-                self._errors.labels(record.error.name).inc()
+            ended.append((record.code, record.error.name if record.error is not None else None, record.seconds))
 
         return begin
 
     def promoted(self, kind: str) -> None:
         """Count a promotion."""
-        self._promotions.labels(kind).inc()
+        self._promoted.append(kind)
 
     def sample(self, use: ConnectionUse) -> None:
         """Bring the numbers up to date, with how many connections there are."""
+        self._use = use
         self.count()
-        self._in_use.set(use.in_use)
-        self._idle.set(use.idle)
-        self._limit.set(use.limit)
 
     def count(self) -> None:
-        """Bring the numbers of calls up to date."""
+        """Bring the numbers up to date, and share them."""
         with self._counting:
             for calls in tuple(self._calls):
-                calls.count()
+                calls.count(self._numbers)
+            for kind in _drained(self._promoted):
+                self._numbers["modelregistry_promotions"][kind,] += 1
+            snapshot = {name: counted.copy() for name, counted in self._numbers.items()} | self._gauges()
+            if snapshot != self._snapshot:
+                self._snapshot = snapshot
+                if self._slot is not None:
+                    self._share(self._slot)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the numbers of all processes, those of this one as they were shared: a later kill takes none back."""
+        total = {name: counted.copy() for name, counted in self._snapshot.items()}
+        for numbers, lives in self._slot.read_others() if self._slot is not None else ():
+            for name, counted in numbers.items():
+                if lives or name not in _GAUGES:
+                    total.setdefault(name, Counter()).update(counted)
+        for name, (text, labels) in _COUNTERS.items():
+            counter = CounterMetricFamily(name, text, labels=labels)
+            for values, value in sorted(total[name].items()):
+                counter.add_metric(values, value)
+            yield counter
+        histogram = HistogramMetricFamily(_HISTOGRAM, "How long calls took.", labels=_METHOD)
+        for values, nanoseconds in sorted(total[_NANOSECONDS].items()):
+            cumulated = itertools.accumulate(total[_HISTOGRAM][*values, bucket] for bucket in _BUCKETS)
+            histogram.add_metric(values, list(zip(_BUCKETS, cumulated, strict=True)), nanoseconds / 1e9)
+        yield histogram
+        for name, (text, labels) in _GAUGES.items():
+            gauge = GaugeMetricFamily(name, text, labels=labels)
+            for values, value in sorted(total[name].items()):
+                gauge.add_metric(values, value)
+            yield gauge
+
+    def _gauges(self) -> Numbers:
+        gauges: Numbers = {name: Counter() for name in _GAUGES}
+        for calls in tuple(self._calls):
+            gauges["grpc_server_in_flight"][calls.method] = len(calls.running)
+        if self._use is not None:
+            gauges["modelregistry_database_connections"]["in_use",] = self._use.in_use
+            gauges["modelregistry_database_connections"]["idle",] = self._use.idle
+            gauges["modelregistry_database_connections_limit"][()] = self._use.limit
+        return gauges
+
+    def _share(self, slot: Slot) -> None:
+        try:
+            slot.write(self._snapshot)
+            self._is_shared = True
+        except OSError as error:
+            if self._is_shared:  # Once, and not at each try.
+                log.warning("the metrics of this worker cannot be shared with the others: %s", error)
+            self._is_shared = False
 
 
 class _Calls:
-    """The calls of one method that are not counted yet, and how to count them.
+    """The calls of one method: those that run, and those that ended and are not counted yet."""
 
-    To count a call takes longer than most of the layers around it, so all that it does by itself is to come and go;
-    they are counted together, some times a second.
-    """
-
-    def __init__(self, in_flight: Gauge, went_well: Counter, seconds: Histogram):
+    def __init__(self, method: tuple[str, str]):
+        self.method = method
         self.running: set[CallRecord] = set()
-        # How long those took that went well.
-        self.ended: deque[float] = deque()
-        self._in_flight = in_flight
-        self._went_well = went_well
-        self._seconds = seconds
+        # Of each its code, the name of its error if it has one, and its seconds.
+        self.ended: deque[tuple[str, str | None, float]] = deque()
 
-    def count(self) -> None:
-        self._in_flight.set(len(self.running))
-        ended = [self.ended.popleft() for _ in range(len(self.ended))]
-        if not ended:
-            return
-        self._went_well.inc(len(ended))
-        # The library has no other way to observe many at once than what its own `observe` does with one.
-        self._seconds._sum.inc(sum(ended))
-        for bucket, many in collections.Counter(bisect_left(SECONDS, each) for each in ended).items():
-            self._seconds._buckets[bucket].inc(many)
+    def count(self, numbers: Numbers) -> None:
+        numbers["grpc_server_handled"][*self.method, "OK"] += 0
+        numbers[_NANOSECONDS][self.method] += 0
+        for code, error, seconds in _drained(self.ended):
+            numbers["grpc_server_handled"][*self.method, code] += 1
+            numbers[_HISTOGRAM][*self.method, _BUCKETS[bisect_left(SECONDS, seconds)]] += 1
+            numbers[_NANOSECONDS][self.method] += round(seconds * 1e9)
+            if error is not None:
+                numbers["modelregistry_errors"][error,] += 1
 
 
-class _Together(Collector):
-    """What all processes have counted in a folder."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the sums."""
-        found: Iterable[Metric] = MultiProcessCollector.merge(files(self._folder))
-        return found
+def _drained(noted: deque[T]) -> Iterator[T]:
+    """Take what was noted up to now."""
+    for _ in range(len(noted)):
+        yield noted.popleft()

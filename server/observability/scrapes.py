@@ -1,7 +1,8 @@
-"""Answers Prometheus on a socket, from a thread of its own."""
+"""The HTTP server for Prometheus, in a thread of its own."""
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -11,14 +12,12 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
-from server.core.logs import get_logger
-
 PATH = "/metrics"
-# How often numbers are brought up to date, for whichever process is asked.
+# How often numbers are brought up to date: any process may be asked for those of all.
 SAMPLE_SECONDS = 0.25
 CLIENT_SECONDS = 10.0
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class MetricsServer:
@@ -66,11 +65,11 @@ class _Server(ThreadingHTTPServer):
         self._sample = sample
 
     def service_actions(self) -> None:
-        """Do what is to be done again and again."""
+        """Sample, each time the server has looked for requests."""
         self._sample()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log it: a client that went away is none of our business, and what else may be must not go unseen."""
+        """Log it: most often a client went away, but nothing else may go unseen."""
         log.warning("a request for metrics failed", exc_info=True)
 
 

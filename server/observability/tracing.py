@@ -37,7 +37,7 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
 
     def watch_of(self, method: str) -> Watch | None:
-        """Return what makes a span of each call of a method; probes come too often to be worth it."""
+        """Return the watch that makes a span of each call of a method; None for probes, which come too often."""
         if is_open(method):
             return None
         name = method.removeprefix("/")
@@ -65,7 +65,7 @@ class Tracing:
         return begin
 
     def statements_of(self, system: str) -> StatementWatch:
-        """Return what makes a span of each SQL statement for a kind of database that belongs to a call."""
+        """Return the watch that makes a span of each SQL statement of a call, for a kind of database."""
 
         def begin(statement: str) -> Callable[[BaseException | None], None] | None:
             if not get_current_span().is_recording():

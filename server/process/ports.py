@@ -1,4 +1,4 @@
-"""Where the server is reached: the ports for gRPC and HTTP, with TLS if a certificate is configured, and metrics."""
+"""The ports of a server: for gRPC and HTTP, with TLS if a certificate is configured, and for metrics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Ports:
     metrics_address: str | None
 
     def close(self) -> None:
-        """Give up the ports."""
+        """Close the ports."""
         for each in (self.grpc, self.http, self.metrics):
             if each is not None:
                 each.close()
@@ -70,7 +70,7 @@ def listen_for_grpc(server: grpc.Server, ports: Ports, settings: Settings) -> No
 
 @dataclass(frozen=True)
 class PrivateSocket:
-    """Where a process calls its own gRPC server: a socket in a folder that no other user can enter."""
+    """A Unix socket over which a process calls its own gRPC server, in a folder that no other user can enter."""
 
     target: str
     _folder: Path
@@ -107,7 +107,7 @@ def _reserve_grpc(settings: Settings) -> socket.socket:
             if address[0] == "::":
                 reserved.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # whatever the machine makes of it
             reserved.bind(address)
-            # Not before, or whoever asked for the same would share the port, too.
+            # Not before: another server that sets it, too, could bind the same port.
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         except OSError:
             reserved.close()
@@ -144,7 +144,7 @@ def _resolved(configured: str) -> tuple[socket.AddressFamily, Any]:
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """Return what TLS takes on the server's side; None without a certificate. Raises ConfigError."""
+    """Return the context for TLS over HTTP; None without a certificate. Raises ConfigError."""
     if not (settings.tls_cert and settings.tls_key):
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

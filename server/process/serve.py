@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import signal
 import tempfile
 import threading
@@ -14,20 +15,40 @@ from types import FrameType
 
 from server.auth import local_keys
 from server.core.config import Settings, host_of, is_loopback
-from server.core.logs import get_logger, write_in_background
+from server.core.logs import start_log_thread
 from server.process import resources
 from server.process.app import Application, build
 from server.process.ports import Ports
 from server.process.supervisor import Supervisor
 
-# One worker process
-
-
 # Below the ten seconds after which container engines kill.
 DRAIN_SECONDS = 8.0
+# After how many new objects, less those that are gone, garbage is collected. Each call leaves some for a while.
+GARBAGE_OBJECTS = 10_000
+
+log = logging.getLogger(__name__)
 
 
-def run(application: Application, announce: Callable[[], None]) -> None:
+def run_server(settings: Settings, ports: Ports, workers: int, announce: Callable[[], None]) -> None:
+    """Run worker processes until SIGTERM or SIGINT; `announce` is called once they take calls. Raises ConfigError."""
+    if settings.uses_local_keys and not is_loopback(host_of(settings.listen)):
+        key = settings.data_dir / local_keys.KEY_FILE
+        log.warning("read access to %s is full access: --local-keys is for trying things out", key)
+    resources.raise_file_limit()
+    with contextlib.closing(ports), _metrics_folder(settings) as metrics_folder:
+
+        def work(number: int, ready: Callable[[], None]) -> None:
+            resources.pin_to_processor(number, workers)
+            resources.trim_memory()
+            start_log_thread()
+            application = build(settings, ports, metrics_folder)
+            _freeze_garbage_collector()
+            _serve(application, ready)
+
+        Supervisor(workers, work).run(announce, ports.close)
+
+
+def _serve(application: Application, announce: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain; `announce` is called once calls are taken."""
     stopping = threading.Event()
 
@@ -68,38 +89,9 @@ def stop_and_close(application: Application) -> None:
     application.repository.close()
 
 
-# The server
-
-
-# After how many new objects, less those that are gone, garbage is collected. Each call leaves some for a while.
-GARBAGE = 10_000
-
-log = get_logger(__name__)
-
-
-def run_server(settings: Settings, ports: Ports, workers: int, announce: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `announce` is called once calls are taken. Raises ConfigError."""
-
-    if settings.uses_local_keys and not is_loopback(host_of(settings.listen)):
-        key = settings.data_dir / local_keys.KEY_FILE
-        log.warning("whoever can read %s can do anything: --local-keys is for trying things out", key)
-    resources.raise_file_limit()
-    with contextlib.closing(ports), _metrics_folder(settings) as metrics_folder:
-
-        def work(number: int, ready: Callable[[], None]) -> None:
-            resources.pin_to_processor(number, workers)
-            resources.give_back_what_is_free()
-            write_in_background()
-            application = build(settings, ports, metrics_folder)
-            _keep_what_is_there()
-            run(application, ready)
-
-        Supervisor(workers, work).run(announce, ports.close)
-
-
 @contextlib.contextmanager
 def _metrics_folder(settings: Settings) -> Iterator[Path | None]:
-    """Make the folder where the workers count together, if they count."""
+    """Make the folder where the workers share their metrics, if there are metrics."""
     if not settings.serves_metrics:
         yield None
         return
@@ -107,8 +99,8 @@ def _metrics_folder(settings: Settings) -> Iterator[Path | None]:
         yield Path(folder)
 
 
-def _keep_what_is_there() -> None:
-    """Let the garbage collector look at what calls leave behind, and seldom: hardly any of it is in cycles."""
+def _freeze_garbage_collector() -> None:
+    """Have garbage collected seldom, and only what calls leave: hardly any of it is in cycles."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE)
+    gc.set_threshold(GARBAGE_OBJECTS)

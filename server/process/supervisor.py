@@ -1,8 +1,8 @@
 """Worker processes that share the ports, and the supervisor that keeps them running.
 
 The supervisor answers no calls, has no threads and opens nothing but the ports, so that it can fork at any time. A
-worker builds a whole server of its own. One that dies is started again, the sooner the longer it had lived; when the
-supervisor itself dies, its workers do.
+worker builds a whole server of its own. One that dies is restarted with exponential backoff; when the supervisor
+itself dies, its workers do.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from server.core.config import ConfigError
-from server.core.logs import get_logger
+from server.core.logs import stop_log_thread
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 # How long the supervisor waits before it starts a worker again that died soon: longer each time.
 FIRST_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 30.0
-# Who lived for so long did not die of how it was started.
+# A worker that lived for so long did not die of how it was started: its backoff begins anew.
 SETTLED_SECONDS = 60.0
 # Beyond what workers take to finish their calls; below that after which container engines kill.
 STOP_SECONDS = 9.0
@@ -155,12 +155,12 @@ class Supervisor:
         except BaseException:
             log.exception("a worker failed")
         finally:
-            logging.shutdown()
+            stop_log_thread()
             # A thread that waits for a database which hangs would keep the process for as long.
             os._exit(code)
 
     def _die_with_supervisor(self) -> None:
-        os.read(self._alive, 1)  # Nobody ever writes: this returns when nobody can.
+        os.read(self._alive, 1)  # Nothing is ever written: this returns when the other end is closed.
         os._exit(1)
 
     def _await_ready(self, number: int) -> None:
@@ -211,8 +211,8 @@ class Supervisor:
         def note(number: int, _: FrameType | None) -> None:
             self._signals.append(number)
 
-        # SIGCHLD only wakes the supervisor, which then looks who has ended. A terminal that is closed is not asking
-        # for other workers.
+        # SIGCHLD only wakes the supervisor, which then looks which workers have ended. A terminal that is closed does
+        # not ask for other workers.
         hangup = () if os.isatty(0) else (signal.SIGHUP,)
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, *hangup)
         before = [signal.signal(number, note) for number in numbers]

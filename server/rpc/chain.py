@@ -1,12 +1,12 @@
 """What happens around every handler, outermost first.
 
 Before them stands admission: credentials are judged at a call's HEADERS, and a thread is taken once its message is
-there; where too many calls wait for threads, one more is refused at once.
+there; if too many calls wait for threads, one more is refused at once.
 
 1. telemetry       one log line a call, metrics and traces; it stands outside to see what the others refuse.
 2. errors          whatever is raised further in becomes a status; nothing leaves as UNKNOWN.
 3. deadlines       what is done for a call ends with it, and nothing is begun for one that is over.
-4. authentication  what admission found is raised here, or says who calls.
+4. authentication  what admission found is raised here, or becomes the current caller.
 5. validation      bytes become a request here and not in grpcio, whose own answer to bad ones is INTERNAL; then
                    `preview`, then the shape of every field.
 
@@ -15,6 +15,7 @@ Services open to anyone (health, reflection) pass the same way, but need no cred
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -24,118 +25,18 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from server.auth.credentials import Credentials
+from server.core import cancellation
 from server.core.caller import Caller
-from server.core.cancellation import CallOver
-from server.core.config import Limits
+from server.core.cancellation import Call, CallOver
 from server.core.errors import ApiFeaturePreviewUsageOnly, FieldViolation, Internal, InvalidArgument, RegistryError
-from server.core.logs import get_logger
-from server.core.permissions import MODELS_WRITE, PERMISSIONS, is_open
+from server.core.permissions import MODELS_WRITE, RPC_SCOPES, is_open
 from server.rpc.admission import Admission, Handler, Threads, authorization_of, verdict
 from server.rpc.health import METHOD as SELF_CHECK_METHOD
 from server.rpc.health import WATCH, SelfCheck
 from server.rpc.status import abort
-from server.rpc.telemetry import CallRecord, WatchOf, follow, note_arrival, watches_for
+from server.rpc.telemetry import CallRecord, WatchOf, note_arrival, watches_for
 from server.rpc.threads import CallThreads, OpenStreams
 from server.validation import validate
-
-# Authentication
-
-
-_caller: ContextVar[Caller] = ContextVar("caller")
-
-Authenticate: TypeAlias = Callable[[CallRecord, grpc.ServicerContext], None]
-
-
-def current_caller() -> Caller:
-    """Return who makes the call that this thread is handling."""
-    return _caller.get()
-
-
-def authenticator(method: str, credentials: Credentials) -> Authenticate:
-    """Return what notes who makes a call of a method. It raises the error that the call is refused with, if it is."""
-    needs_none = is_open(method)
-
-    def authenticate(record: CallRecord, context: grpc.ServicerContext) -> None:
-        judged = verdict()
-        if judged is None:
-            if needs_none:
-                return
-            judged = credentials.verified(method, authorization_of(context.invocation_metadata()))
-        record.caller = judged.caller
-        if judged.error is not None:
-            raise judged.error
-        if judged.caller is not None:
-            # Each call runs in a context of its own, so this ends with it.
-            _caller.set(judged.caller)
-
-    return authenticate
-
-
-# Errors
-
-
-log = get_logger(__name__)
-
-
-def answer(raised: Exception, context: grpc.ServicerContext, record: CallRecord) -> None:
-    """Answer an exception with its status. Raises what ends the call."""
-    if isinstance(raised, grpc.RpcError):
-        # From the requests of a stream that was cancelled: there is nobody to answer, and grpcio knows it.
-        record.cancelled = True
-        raise raised
-    if isinstance(raised, CallOver):
-        # Whoever called knows already, unless we noticed first that the time is up.
-        record.cancelled = True
-        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "")
-    if isinstance(raised, RegistryError):
-        error = raised
-        if error.__cause__ is not None:
-            _explain(error, error.__cause__, record)
-    else:
-        error = Internal()
-        _explain(error, raised, record)
-    record.error = error
-    record.cancelled = not context.is_active()
-    abort(context, error, record.request_id)
-
-
-def _explain(error: RegistryError, cause: BaseException, record: CallRecord) -> None:
-    fields = {"error_instance_id": error.instance_id, "trace_id": record.trace_id}
-    log.error("%s was caused by", error.name, exc_info=cause, extra={"fields": fields})
-
-
-# Validation
-
-
-def parser(method: str, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Return what makes a valid request of a method's bytes.
-
-    It raises InvalidArgument for bytes that are no such message, ApiFeaturePreviewUsageOnly, and what
-    `server.validation.validate` raises, in this order.
-    """
-
-    takes_preview = "preview" in deserialize(b"").DESCRIPTOR.fields_by_name
-
-    def parse(request_bytes: bytes) -> Any:
-        try:
-            return deserialize(request_bytes)
-        except DecodeError:
-            raise InvalidArgument(violations=(FieldViolation("", "the bytes are not a message of this RPC"),)) from None
-
-    def parse_and_validate(request_bytes: bytes) -> Any:
-        request = parse(request_bytes)
-        # What this server does not know must not come back in an answer and then be missing from the stored version.
-        request.DiscardUnknownFields()
-        if takes_preview and not request.preview:
-            raise ApiFeaturePreviewUsageOnly
-        validate(request)
-        return request
-
-    return parse if is_open(method) else parse_and_validate
-
-
-# The chain
-
 
 PROBE_THREADS = 2
 # How many clients may ask for the schema at a time, each with a stream. An older one makes room for the next.
@@ -147,16 +48,24 @@ WATCHES = 1024
 TRANSFER_THREADS = 64
 # Calls that change something wait for each other, and share what a commit costs; so there are more of them at a time.
 WRITE_THREADS = 8
-# Those who bring a version with its files wait for the file store, which no other call does.
+# A call that creates a version with its files waits for the file store, which no other call does.
 CREATE_MODEL_VERSION = "/modelregistry.v1.ModelService/CreateModelVersion"
 CREATION_THREADS = 4
 
+Behaviour: TypeAlias = Callable[..., Any]
 
-Behaviour = Callable[..., Any]
+_caller: ContextVar[Caller] = ContextVar("caller")
+
+log = logging.getLogger(__name__)
+
+
+def current_caller() -> Caller:
+    """Return the caller of the call that this thread is handling."""
+    return _caller.get()
 
 
 class _Method(NamedTuple):
-    """What answers the calls of a method: those that are let in, those that are refused, and those beyond."""
+    """The handlers of a method: for admitted calls, for refused ones, and for those beyond what can be answered."""
 
     serving: Handler
     refusing: Handler
@@ -164,15 +73,15 @@ class _Method(NamedTuple):
 
 
 class Chain(grpc.ServerInterceptor):
-    """Puts the layers around each handler, once a method: a call then costs one wrapper."""
+    """The interceptor that puts the layers around each handler, once a method: a call then costs one wrapper."""
 
     def __init__(
         self,
         credentials: Credentials,
-        watches_of: Sequence[WatchOf] = (),
-        threads: int = 4,
-        receive_timeout_seconds: float = Limits.receive_timeout,
-        max_message_bytes: int = 4 * 2**20,
+        watches_of: Sequence[WatchOf],
+        threads: int,
+        receive_timeout_seconds: float,
+        max_message_bytes: int,
     ):
         self._credentials = credentials
         self.admission = Admission(credentials, receive_timeout_seconds, max_message_bytes)
@@ -222,7 +131,7 @@ class Chain(grpc.ServerInterceptor):
         self.admission.close()
 
     def cancel_streams(self) -> None:
-        """End the open services' streams, now and from now on: those that watch the health never end by themselves."""
+        """End the streams of health and reflection, also those that begin later: they do not end by themselves."""
         self._streams.cancel_all()
         self._watches.cancel_all()
 
@@ -230,9 +139,9 @@ class Chain(grpc.ServerInterceptor):
         kind = _kind(handler)
         behaviour: Behaviour = getattr(handler, kind)
         assert handler.request_deserializer is not None
-        parse_one = parser(method, handler.request_deserializer)
+        parse_one = _parser(method, handler.request_deserializer)
 
-        authenticate = authenticator(method, self._credentials)
+        authenticate = _authenticator(method, self._credentials)
         probe = is_open(method)
         # Streams end by themselves with their clients, and clear up what they leave.
         follows = not handler.request_streaming
@@ -247,11 +156,11 @@ class Chain(grpc.ServerInterceptor):
             record = CallRecord(method, context, watches)
             try:
                 if follows:
-                    follow(context)
+                    _follow(context)
                 authenticate(record, context)
                 return behaviour(parse(request), context)
             except Exception as raised:
-                answer(raised, context, record)
+                _answer(raised, context, record)
             finally:
                 record.end(context, probe)
 
@@ -263,7 +172,7 @@ class Chain(grpc.ServerInterceptor):
                     self._streams.add(context)
                 yield from behaviour(parse(request), context)
             except Exception as raised:
-                answer(raised, context, record)
+                _answer(raised, context, record)
             finally:
                 record.end(context, probe)
 
@@ -278,7 +187,7 @@ class Chain(grpc.ServerInterceptor):
                 self._watches.add(context)
                 behaviour(parse(request), context, send)
             except Exception as raised:
-                answer(raised, context, record)
+                _answer(raised, context, record)
 
         wrapped: Behaviour = stream if handler.response_streaming else call
         if method == WATCH:
@@ -308,7 +217,87 @@ class Chain(grpc.ServerInterceptor):
             return self._creation_threads
         if handler.request_streaming or handler.response_streaming:
             return self._transfer_threads
-        return self._write_threads if PERMISSIONS[method].scope == MODELS_WRITE else self.threads
+        return self._write_threads if RPC_SCOPES[method] == MODELS_WRITE else self.threads
+
+
+def _answer(raised: Exception, context: grpc.ServicerContext, record: CallRecord) -> None:
+    """Answer an exception with its status. Raises what ends the call."""
+    if isinstance(raised, grpc.RpcError):
+        # From the requests of a stream that was cancelled: no client waits for an answer, and grpcio knows it.
+        record.cancelled = True
+        raise raised
+    if isinstance(raised, CallOver):
+        # The client knows already, unless we noticed first that the time is up.
+        record.cancelled = True
+        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "")
+    if isinstance(raised, RegistryError):
+        error, cause = raised, raised.__cause__
+    else:
+        error, cause = Internal(), raised
+    if cause is not None:
+        fields = {"error_instance_id": error.instance_id, "trace_id": record.trace_id}
+        log.error("%s was caused by", error.name, exc_info=cause, extra={"fields": fields})
+    record.error = error
+    record.cancelled = not context.is_active()
+    abort(context, error, record.request_id)
+
+
+def _follow(context: grpc.ServicerContext) -> None:
+    """Let this thread work for a call until the call ends. Raises CallOver if it has ended."""
+    seconds = context.time_remaining()
+    # Nothing may have told gRPC yet that the time is up, while the call waited for this thread.
+    call = Call(seconds) if seconds is not None else Call()
+    # When the call ends, however it does, and from gRPC's own thread. Each call runs in a context of its own, so what
+    # is set here ends with it, too.
+    if call.is_over or not context.add_callback(call.end):
+        raise CallOver
+    cancellation.begin(call)
+
+
+def _authenticator(method: str, credentials: Credentials) -> Callable[[CallRecord, grpc.ServicerContext], None]:
+    """Return the function that sets the caller of a call of this method, or raises the error that refuses the call."""
+    needs_none = is_open(method)
+
+    def authenticate(record: CallRecord, context: grpc.ServicerContext) -> None:
+        judged = verdict()
+        if judged is None:
+            if needs_none:
+                return
+            judged = credentials.verified(method, authorization_of(context.invocation_metadata()))
+        record.caller = judged.caller
+        if judged.error is not None:
+            raise judged.error
+        if judged.caller is not None:
+            # Each call runs in a context of its own, so this ends with it.
+            _caller.set(judged.caller)
+
+    return authenticate
+
+
+def _parser(method: str, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return the function that parses and validates the requests of a method.
+
+    It raises InvalidArgument for bytes that are no such message, ApiFeaturePreviewUsageOnly, and what
+    `server.validation.validate` raises, in this order.
+    """
+    takes_preview = "preview" in deserialize(b"").DESCRIPTOR.fields_by_name
+
+    def parse(request_bytes: bytes) -> Any:
+        try:
+            return deserialize(request_bytes)
+        except DecodeError:
+            raise InvalidArgument(violations=(FieldViolation("", "the bytes are not a message of this RPC"),)) from None
+
+    def parse_and_validate(request_bytes: bytes) -> Any:
+        request = parse(request_bytes)
+        # What this server does not know must not come back in an answer and then be missing from the stored version.
+        request.DiscardUnknownFields()
+        if takes_preview and not request.preview:
+            raise ApiFeaturePreviewUsageOnly
+        validate(request)
+        return request
+
+    return parse if is_open(method) else parse_and_validate
 
 
 def _kind(handler: Handler) -> str:

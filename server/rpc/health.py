@@ -1,11 +1,12 @@
-"""grpc.health.v1: what probes ask.
+"""The health of the server: what grpc.health.v1 tells probes, and the call to itself by which the server finds out.
 
-Unlike the library's servicer, this one has no thread for each watcher, and waits for none: a watcher that does not read
-delays only its own stream. And it sends changes alone.
+Unlike grpcio's servicer, `Health` has no thread for each watcher, and waits for none: a watcher that does not read
+delays only its own stream. grpcio's can deadlock while it sends (github.com/grpc/grpc/pull/43403).
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable
@@ -15,75 +16,34 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.core.errors import Overloaded, RegistryError
-from server.core.logs import get_logger
 from server.core.permissions import SELF_CHECK
 from server.rpc.admission.arrival import Outbox
 
-# The question that a server asks itself
+WATCH = "/grpc.health.v1.Health/Watch"
+# Asks whether the process answers at all, whatever its database does: a restart would not bring that one back.
+LIVENESS = "liveness"
 
-
+# The call of the server to itself, and the metadata that shows that it is one.
 METHOD = f"/{SELF_CHECK}/Check"
 _KEY = "x-self-check"
-
-log = get_logger(__name__)
-
-
-class SelfCheck:
-    """Answers SERVING while the storage answers."""
-
-    def __init__(self) -> None:
-        self._secret = secrets.token_hex(16)
-
-    @property
-    def credentials(self) -> tuple[tuple[str, str], ...]:
-        """The metadata of a call that may come in."""
-        return ((_KEY, self._secret),)
-
-    def may_call(self, details: grpc.HandlerCallDetails) -> bool:
-        """Whether a call shows the secret."""
-        shown = [str(value) for key, value in details.invocation_metadata if key == _KEY]
-        return len(shown) == 1 and secrets.compare_digest(shown[0].encode(), self._secret.encode())
-
-    def add_to(self, server: grpc.Server, ping: Callable[[], None]) -> None:
-        """Let the server serve it; `ping` returns if the storage answers, and raises RegistryError if it does not."""
-
-        def check(_: object, context: grpc.ServicerContext) -> health_pb2.HealthCheckResponse:
-            try:
-                ping()
-            except Overloaded:
-                pass  # Busy is not away.
-            except RegistryError as error:
-                log.warning("the storage does not answer: %s", error.__cause__ or error)
-                return health_pb2.HealthCheckResponse(status=NOT_SERVING)
-            return health_pb2.HealthCheckResponse(status=SERVING)
-
-        handler = grpc.unary_unary_rpc_method_handler(
-            check,
-            request_deserializer=health_pb2.HealthCheckRequest.FromString,
-            response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
-        )
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SELF_CHECK, {"Check": handler}),))
-
-
-# The service
-
+INTERVAL_SECONDS = 1.0
+# How long a call may take that is answered in a millisecond, and how many in a row may fail: a machine can be busy.
+CALL_SECONDS = 2.0
+MAX_FAILURES = 3
+_OPTIONS = (("grpc.enable_http_proxy", 0),)
 
 # The type stubs lack List.
 messages: Any = health_pb2
-
 SERVING: Any = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Any = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN: Any = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 NAMES = {status: health_pb2.HealthCheckResponse.ServingStatus.Name(status) for status in (SERVING, NOT_SERVING)}
 
-WATCH = "/grpc.health.v1.Health/Watch"
-
-# Asks whether the process answers at all, whatever its database does: a restart would not bring that one back.
-LIVENESS = "liveness"
+log = logging.getLogger(__name__)
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """Tells one status for the server and for each of its services: NOT_SERVING until it is told otherwise.
+    """The servicer: one status for the server and each of its services, NOT_SERVING until `tell` changes it.
 
     LIVENESS is always SERVING.
     """
@@ -154,21 +114,45 @@ class Health(health_pb2_grpc.HealthServicer):
             self._watchers.pop(watcher, None)
 
 
-# Readiness
+class SelfCheck:
+    """Answers SERVING while the storage answers."""
 
+    def __init__(self) -> None:
+        self._secret = secrets.token_hex(16)
 
-INTERVAL_SECONDS = 1.0
-# How long a call may take that is answered in a millisecond, and how many in a row may fail: a machine can be busy.
-CALL_SECONDS = 2.0
-MAX_FAILURES = 3
+    @property
+    def credentials(self) -> tuple[tuple[str, str], ...]:
+        """The metadata that admits a call."""
+        return ((_KEY, self._secret),)
 
-_OPTIONS = (("grpc.enable_http_proxy", 0),)
+    def may_call(self, details: grpc.HandlerCallDetails) -> bool:
+        """Whether the metadata of a call has the secret."""
+        shown = [str(value) for key, value in details.invocation_metadata if key == _KEY]
+        return len(shown) == 1 and secrets.compare_digest(shown[0].encode(), self._secret.encode())
 
-log = get_logger(__name__)
+    def add_to(self, server: grpc.Server, ping: Callable[[], None]) -> None:
+        """Let the server serve it; `ping` returns if the storage answers, and raises RegistryError if it does not."""
+
+        def check(_: object, context: grpc.ServicerContext) -> health_pb2.HealthCheckResponse:
+            try:
+                ping()
+            except Overloaded:
+                pass  # Busy is not away.
+            except RegistryError as error:
+                log.warning("the storage does not answer: %s", error.__cause__ or error)
+                return health_pb2.HealthCheckResponse(status=NOT_SERVING)
+            return health_pb2.HealthCheckResponse(status=SERVING)
+
+        handler = grpc.unary_unary_rpc_method_handler(
+            check,
+            request_deserializer=health_pb2.HealthCheckRequest.FromString,
+            response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SELF_CHECK, {"Check": handler}),))
 
 
 class Readiness:
-    """Calls the server at `target` again and again, from a thread of its own, and tells the health service.
+    """Calls the server at `target` every second, in a thread of its own, and tells `Health` what came of it.
 
     It says NOT_SERVING at once when the storage does not answer, and after MAX_FAILURES when the server does not.
     """

@@ -63,7 +63,7 @@ def build_server(
             # By default a token of 8 KiB is refused now and then; one of many groups is larger.
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
-            # Between worker processes, whose supervisor keeps others away.
+            # Worker processes share the port; the supervisor keeps other servers away.
             ("grpc.so_reuseport", 1),
             ("grpc.max_connection_age_ms", int(limits.max_connection_age * 1000)),
             # What has begun may go on for as long as a transfer may take.

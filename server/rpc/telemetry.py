@@ -1,8 +1,11 @@
-"""One log line a call: which RPC, how it ended, how long it took, and who called; and whoever else watches calls."""
+"""The record of each call: one log line that tells which RPC, how it ended, how long it took and the caller.
+
+Metrics and traces watch the same records.
+"""
 
 from __future__ import annotations
 
-import random
+import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,53 +15,23 @@ from typing import TypeAlias
 import grpc
 
 from server.core.caller import Caller
-from server.core.cancellation import Call, CallOver, begin
 from server.core.errors import RegistryError
-from server.core.logs import get_logger
+from server.core.logs import request_id_of
 from server.rpc.status import grpc_code, message_of
 
-# Deadlines
-
-
-# A deadline travels as the time that is left, rounded up; so here it is later by that, and by the way.
+# A deadline travels as the time that is left, rounded up; so here it is later by that, and by the time on the way.
 DEADLINE_SLACK_SECONDS = 0.1
 DEADLINE_SLACK = 0.02
 
-
-def follow(context: grpc.ServicerContext) -> None:
-    """Let this thread work for a call, as long as somebody waits for the answer. Raises CallOver if nobody does."""
-    seconds = context.time_remaining()
-    # Nothing may have told gRPC yet that the time is up, while the call waited for this thread.
-    call = Call(seconds) if seconds is not None else Call()
-    # When the call ends, however it does, and from gRPC's own thread. Each call runs in a context of its own, so what
-    # is set here ends with it, too.
-    if call.is_over or not context.add_callback(call.end):
-        raise CallOver
-    begin(call)
-
-
-def how_it_ended(context: grpc.ServicerContext, seconds: float) -> str:
-    """Return the name of the code that the client was told of a call that was given up after so many seconds."""
-    left = context.time_remaining()
-    # A client whose time is up cancels the call, and that often is here before the time is up for us.
-    is_up = left is not None and left <= DEADLINE_SLACK_SECONDS + DEADLINE_SLACK * seconds
-    return "DEADLINE_EXCEEDED" if is_up else "CANCELLED"
-
-
-# Records of calls
-
-
-log = get_logger("modelregistry.calls")
-
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 # Of W3C's Trace Context. Later versions may have more at the end, the first one has not; and ids are not zero.
 _TRACE_PARENT = re.compile(
     r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace_id>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-.*)?"
 )
 
-
 # When the headers of a call came, in its own context.
 _arrival: ContextVar[float | None] = ContextVar("arrival", default=None)
+
+log = logging.getLogger("modelregistry.calls")
 
 
 def note_arrival() -> None:
@@ -87,22 +60,19 @@ class CallRecord:
         self.start = _arrival.get() or time.perf_counter()
         self.caller: Caller | None = None
         self.error: RegistryError | None = None
-        # By the client, its deadline, or a bound of ours: nobody was told what came of it.
+        # By the client, its deadline, or a bound of ours: the client was not told the outcome.
         self.cancelled = False
-        # The caller's `x-request-id`, so that its logs and ours can be joined; one of our own if it sent none.
-        self.request_id = ""
-        # Of the trace that the call is part of, if the caller says so or somebody who watches does.
+        # Of the trace that the call is part of, if the caller names one or tracing begins one.
         self.trace_id: str | None = None
-        for key, value in context.invocation_metadata():
-            if key == "x-request-id" and not self.request_id and _REQUEST_ID.fullmatch(str(value)):
-                self.request_id = str(value)
-            elif key == "traceparent":
+        metadata = context.invocation_metadata()
+        self.request_id = request_id_of(str(value) for key, value in metadata if key == "x-request-id")
+        for key, value in metadata:
+            if key == "traceparent":
                 self.trace_id = _trace_id(str(value))
-        self.request_id = self.request_id or _new_request_id()
         self._ends = [*self._begin(watches, context)] if watches else ()
 
     def _begin(self, watches: Sequence[Watch], context: grpc.ServicerContext) -> Iterator[Callable[[CallRecord], None]]:
-        """Let watches see the call begin, and return what sees it end."""
+        """Begin the watches, and return what ends each."""
         for watch in watches:
             try:
                 yield watch(self, context)
@@ -128,7 +98,7 @@ class CallRecord:
         self.seconds = time.perf_counter() - self.start
         self.cancelled = self.cancelled or (self.error is None and not context.is_active())
         if self.cancelled:
-            self.code = how_it_ended(context, self.seconds)
+            self.code = _code_of_cancelled(context, self.seconds)
         else:
             self.code = grpc_code(self.error) if self.error is not None else "OK"
         for end in self._ends:
@@ -150,7 +120,7 @@ class CallRecord:
         }
         if self.error:
             fields |= {"error_instance_id": self.error.instance_id, "error": message_of(self.error)}
-        log.log_fields("call", fields)
+        log.info("call", extra={"fields": fields})
 
 
 # Sees a call begin, and returns what sees it end. One for each method, made before its first call.
@@ -171,6 +141,14 @@ def watches_for(method: str, watches_of: Iterable[WatchOf]) -> Iterator[Watch]:
                 yield watch
 
 
+def _code_of_cancelled(context: grpc.ServicerContext, seconds: float) -> str:
+    """Return the name of the code that the client was told of a call that was given up after so many seconds."""
+    left = context.time_remaining()
+    # A client whose time is up cancels the call, and that often is here before the time is up for us.
+    is_up = left is not None and left <= DEADLINE_SLACK_SECONDS + DEADLINE_SLACK * seconds
+    return "DEADLINE_EXCEEDED" if is_up else "CANCELLED"
+
+
 def _warn() -> None:
     log.warning("what watches calls failed, and the call goes on", exc_info=True)
 
@@ -181,9 +159,3 @@ def _trace_id(trace_parent: str) -> str | None:
     if match is None or (match["version"] == "00" and match["more"] is not None):
         return None
     return match["trace_id"]
-
-
-def _new_request_id() -> str:
-    """Return a UUID. It is no secret, and asking the system for one takes longer."""
-    digits = f"{random.getrandbits(128):032x}"
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"

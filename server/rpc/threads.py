@@ -1,4 +1,4 @@
-"""Streams of the services that are open to anyone, which end with their clients, or when the server wants them to."""
+"""Bounds for concurrent calls: thread pools with a bounded queue, and open streams, of which the oldest makes room."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAITING = 96
 
 
 class CallThreads(ThreadPoolExecutor):
-    """Threads that know whether too many calls wait for them already."""
+    """A thread pool that tells when its queue is full."""
 
     def __init__(self, count: int, name: str, waiting: int = WAITING):
         super().__init__(count, thread_name_prefix=name)
@@ -27,11 +27,11 @@ class CallThreads(ThreadPoolExecutor):
 
     @property
     def is_full(self) -> bool:
-        """Whether one more call would have to wait behind too many."""
+        """Whether as many calls wait as may."""
         return self._taken >= self._most
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Take a call, whether there is room or not."""
+        """Submit a call, also to a full queue: callers ask `is_full` before."""
         with self._counting:
             self._taken += 1
         try:
@@ -51,7 +51,7 @@ class OpenStreams:
     """The calls of streams, while they are open; safe to share between threads."""
 
     def __init__(self, most: int | None = None) -> None:
-        """Where there may be no more than so many, the oldest makes room for one more."""
+        """Beyond `most`, if given, the oldest is cancelled for one more."""
         self._most = most
         self._contexts: dict[grpc.ServicerContext, None] = {}
         self._closing = False

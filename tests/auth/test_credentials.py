@@ -11,12 +11,12 @@ from server.auth.credentials import Credentials
 from server.auth.keys import MAX_AGE, JwksKeySet
 from server.auth.tokens import MAX_AUTHORIZATION_LENGTH, TokenVerifier
 from server.core.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials
-from server.core.permissions import PERMISSIONS
+from server.core.permissions import RPC_SCOPES
 from tests.auth.forge import AUDIENCE, ISSUER, KeyPair, bearer, claims, jwks, key_pair
 
 READ = "/modelregistry.v1.ModelService/GetModel"
 WRITE = "/modelregistry.v1.ModelService/PromoteVersion"
-READER = claims(scope=PERMISSIONS[READ].scope)
+READER = claims(scope=RPC_SCOPES[READ])
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_token_for_other_rpcs_is_refused_at_once_when_it_is_known(credentials:
         assert judged is not None
         assert judged.caller is not None
         assert isinstance(judged.error, ApiUsageDenied)
-        assert judged.error.missing_scope == PERMISSIONS[WRITE].scope
+        assert judged.error.missing_scope == RPC_SCOPES[WRITE]
 
 
 def test_who_shows_nothing_is_refused_at_once(credentials: Credentials) -> None:

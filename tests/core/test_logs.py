@@ -1,4 +1,4 @@
-"""Lines are made in another thread than the one that logs, and come out the same."""
+"""Lines come out whole and in order, whoever writes them; and what cannot be written holds up nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import fcntl
 import io
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -15,43 +17,72 @@ from typing import Any
 import orjson
 import pytest
 
-from server.core.logs import LineHandler, ServingLogger
+from server.core.logs import LAST_SECONDS, MAX_WAITING, LogHandler
 
 
 class Lines:
-    """A logger, and what it wrote."""
+    """A logger whose process writes its own lines, and what it wrote."""
 
     def __init__(self) -> None:
-        self.stream = io.BytesIO()
-        self.handler = LineHandler(self.stream)
-        self.logger = logging.Logger("tests.lines", logging.INFO)
-        self.logger.addHandler(self.handler)
+        self.stream = io.StringIO()
+        self.handler = LogHandler(self.stream)
+        self.logger = logger_of(self.handler)
 
     def written(self) -> list[dict[str, object]]:
-        self.handler.flush()
         return [orjson.loads(line) for line in self.stream.getvalue().splitlines()]
 
 
+def logger_of(handler: logging.Handler) -> logging.Logger:
+    logger = logging.Logger("tests.lines", logging.INFO)
+    logger.addHandler(handler)
+    return logger
+
+
 @pytest.fixture
-def lines() -> Iterator[Lines]:
-    lines = Lines()
-    yield lines
-    lines.handler.close()
+def lines() -> Lines:
+    return Lines()
 
 
-def test_fields_are_logged_as_the_library_would(lines: Lines) -> None:
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """The ends of a pipe that takes one page."""
+    read, write = os.pipe()
+    fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, 4096)
+    yield read, write
+    for end in (read, write):
+        with contextlib.suppress(OSError):
+            os.close(end)
+
+
+def fill(write: int) -> None:
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write, b"\n" * 4096)
+    os.set_blocking(write, True)
+
+
+def read_lines(read: int, until: str) -> list[dict[str, Any]]:
+    """What comes out of a pipe up to a message."""
+    found: list[dict[str, Any]] = []
+    with open(os.dup(read)) as reader:
+        while not (found and found[-1]["message"] == until):
+            if (line := reader.readline()) != "\n":
+                found.append(orjson.loads(line))
+    return found
+
+
+def test_a_line_has_the_record_and_its_fields(lines: Lines) -> None:
     fields: dict[str, object] = {"method": "/a/B", "milliseconds": 1.5, "user": None}
-    lines.logger.info("call", extra={"fields": fields})
-    ServingLogger(lines.logger).log_fields("call", fields)
-    usual, ours = lines.written()
-    assert usual.pop("time") <= ours.pop("time")  # type: ignore[operator]
-    assert ours == usual == {"level": "INFO", "logger": "tests.lines", "message": "call", **fields}
+    lines.logger.info("call %d", 1, extra={"fields": fields})
+    [line] = lines.written()
+    assert line.pop("time")
+    assert line == {"level": "INFO", "logger": "tests.lines", "message": "call 1", **fields}
 
 
-def test_fields_below_the_level_are_not_logged(lines: Lines) -> None:
-    lines.logger.setLevel(logging.WARNING)
-    ServingLogger(lines.logger).log_fields("call", {})
-    assert lines.written() == []
+def test_a_process_without_the_thread_has_written_a_warning_when_it_goes_on(lines: Lines) -> None:
+    lines.logger.warning("before the workers fork")
+    assert [line["message"] for line in lines.written()] == ["before the workers fork"]
 
 
 def test_a_line_that_cannot_be_made_takes_no_other_along(lines: Lines, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,25 +93,14 @@ def test_a_line_that_cannot_be_made_takes_no_other_along(lines: Lines, capsys: p
     assert "%d is no number" in capsys.readouterr().err
 
 
-def test_a_handler_that_raises_costs_whoever_logs_nothing_but_the_line() -> None:
-    class Broken(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            raise RuntimeError(record)
-
-    logger = logging.Logger("tests.broken", logging.INFO)
-    logger.addHandler(Broken())
-    with pytest.raises(RuntimeError):
-        logger.info("as it is")
-    serving = ServingLogger(logger)
-    serving.info("%s", "guarded", extra={"fields": {}})
-    serving.error("guarded", exc_info=True)
-    serving.log_fields("guarded", {})
-
-
-def test_a_stream_that_takes_nothing_gets_the_later_lines_once_it_takes_them_again(lines: Lines) -> None:
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_a_stream_that_takes_nothing_gets_the_later_lines_once_it_takes_them_again(
+    in_thread: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Full(io.RawIOBase):
         is_full = True
         taken = b""
+        told = threading.Event()
 
         def writable(self) -> bool:
             return True
@@ -89,68 +109,109 @@ def test_a_stream_that_takes_nothing_gets_the_later_lines_once_it_takes_them_aga
             if self.is_full:
                 raise OSError(errno.ENOSPC, "no space")
             self.taken += bytes(data)
+            if b'"told"' in self.taken:
+                self.told.set()
             return len(data)
 
     full = Full()
-    handler = LineHandler(io.BufferedWriter(full))
-    lines.logger.addHandler(handler)
+    handler = LogHandler(io.TextIOWrapper(io.BufferedWriter(full)))
+    logger = logger_of(handler)
+    if in_thread:
+        handler.start()
     for number in range(1000):
-        lines.logger.info("lost %d %s", number, "x" * 100)
-    handler.flush()
+        logger.info("lost %d %s", number, "x" * 100)
+    while not handler.queue.empty():
+        pass
     full.is_full = False
-    lines.logger.warning("told")
-    handler.flush()
-    handler.close()
-    assert orjson.loads(full.taken.splitlines()[-1])["message"] == "told"
+    logger.warning("told")
+    assert full.told.wait(60)
+    assert [orjson.loads(line)["level"] for line in full.taken.splitlines()][-1] == "WARNING"
+    assert capsys.readouterr().err == ""
 
 
-def test_a_warning_waits_for_no_reader_once_lines_are_written_in_the_background(lines: Lines) -> None:
-    reads = threading.Event()
-
-    class Stalled(io.BytesIO):
-        def write(self, data: Any) -> int:
-            assert reads.wait(60)
-            return super().write(data)
-
-    stalled = Stalled()
-    handler = LineHandler(stalled)
-    handler.start()
-    lines.logger.addHandler(handler)
-    for _ in range(3):
-        lines.logger.warning("told later")
-    assert not stalled.getvalue()
-    reads.set()
-    handler.flush()
-    assert len(stalled.getvalue().splitlines()) == 3
-    handler.close()
-
-
-def test_a_full_pipe_holds_up_nothing() -> None:
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(write, bytes(4096))
-    os.set_blocking(write, True)
-    with open(write, "wb") as pipe:
-        handler = LineHandler(pipe)
-        logging.Logger("tests.full", logging.INFO).addHandler(handler)
-        record = logging.makeLogRecord({"levelno": logging.WARNING, "msg": "told never"})
-        handler.handle(record)
-        handler.flush()
-        os.close(read)
+def test_calls_wait_for_no_reader_and_are_told_how_many_lines_were_dropped(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    fill(write)
+    with open(write, "w", closefd=False) as stream:
+        handler = LogHandler(stream)
+        logger = logger_of(handler)
+        handler.start()
+        for number in range(MAX_WAITING + 10):
+            logger.info("%d", number)
+        received: list[dict[str, Any]] = []
+        reading = threading.Thread(target=lambda: received.extend(read_lines(read, "last")))
+        reading.start()
+        while handler.queue.qsize() >= MAX_WAITING:
+            pass
+        logger.info("last")
+        reading.join(60)
+        handler.stop()
+    *_, told, last = received
+    kept = [line["message"] for line in received[:-2]]
+    dropped = MAX_WAITING + 10 - len(kept)
+    assert kept == [str(number) for number in range(len(kept))]
+    assert 0 < dropped <= 10
+    assert (told["level"], told["message"]) == ("WARNING", f"{dropped} lines were dropped")
+    assert last["message"] == "last"
 
 
-def test_no_line_is_lost_where_a_reader_falls_behind() -> None:
-    read, write = os.pipe()
-    fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, 4096)
-    sent = [f"{number} {'x' * 700}" for number in range(50)]
-    received = b""
-    with open(read, "rb", buffering=0) as reader, open(write, "wb") as pipe:
-        handler = LineHandler(pipe)
+def test_the_end_waits_little_for_a_reader_that_has_stalled(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    fill(write)
+    with open(write, "w", closefd=False) as stream:
+        handler = LogHandler(stream)
+        handler.start()
+        logger_of(handler).warning("late")
+        stopping = threading.Thread(target=handler.stop)
+        stopping.start()
+        stopping.join(LAST_SECONDS + 60)
+        assert not stopping.is_alive()
+        assert read_lines(read, "late")
+
+
+def test_a_process_without_the_thread_waits_for_no_reader_and_writes_later_what_had_no_room(
+    pipe: tuple[int, int],
+) -> None:
+    read, write = pipe
+    fill(write)
+    with open(write, "w") as stream:
+        logger = logger_of(LogHandler(stream))
+        sent = [f"{number} {'x' * 700}" for number in range(20)]
         for message in sent:
-            handler.handle(logging.makeLogRecord({"levelno": logging.WARNING, "msg": message}))
-        while received.count(b"\n") < len(sent):
-            handler.flush()
-            received += reader.read(4096)
-    assert [orjson.loads(line)["message"] for line in received.splitlines()] == sent
+            logger.warning(message)
+        os.read(read, 4096)
+        received: list[dict[str, Any]] = []
+        reading = threading.Thread(target=lambda: received.extend(read_lines(read, "last")))
+        reading.start()
+        while reading.is_alive():
+            logger.warning("last")
+    assert [line["message"] for line in received[:-1]] == sent
+
+
+PROCESSES = """
+import logging, os, sys
+from server.core.logs import configure_logs, start_log_thread, stop_log_thread
+
+configure_logs()
+logging.warning("before the fork")
+workers = []
+for worker in range(4):
+    if (pid := os.fork()) == 0:
+        start_log_thread()
+        for number in range(500):
+            logging.info("line", extra={"fields": {"worker": worker, "number": number, "more": "x" * (number * 7)}})
+        stop_log_thread()
+        os._exit(0)
+    workers.append(pid)
+for pid in workers:
+    os.waitpid(pid, 0)
+logging.warning("behind")
+"""
+
+
+def test_the_lines_of_several_processes_come_out_of_one_pipe_whole() -> None:
+    process = subprocess.run([sys.executable, "-c", PROCESSES], stderr=subprocess.PIPE, timeout=60, check=True)
+    first, *lines, last = [orjson.loads(line) for line in process.stderr.splitlines()]
+    assert (first["message"], last["message"]) == ("before the fork", "behind")
+    for worker in range(4):
+        assert [line["number"] for line in lines if line["worker"] == worker] == list(range(500))

@@ -13,8 +13,8 @@ PROGRAM = """
 import time
 from server.process import resources as memory
 
-memory.INTERVAL_SECONDS = 0.05
-memory.give_back_what_is_free()
+memory.TRIM_SECONDS = 0.05
+memory.trim_memory()
 time.sleep(0.5)
 before = memory._resident_bytes()
 parts = [bytes(3000) for _ in range(60_000)]
@@ -23,7 +23,7 @@ most = memory._resident_bytes()
 kept = parts[::100]  # So that the free memory lies between what is in use.
 del parts
 deadline = time.monotonic() + 30
-while memory._resident_bytes() > before + memory.GROWTH_BYTES and time.monotonic() < deadline:
+while memory._resident_bytes() > before + memory.TRIM_GROWTH_BYTES and time.monotonic() < deadline:
     time.sleep(0.05)
 print(before, most, memory._resident_bytes())
 """

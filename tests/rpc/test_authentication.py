@@ -10,7 +10,7 @@ import jwt
 import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
-from server.core.permissions import MODELS_READ, MODELS_WRITE, PERMISSIONS
+from server.core.permissions import MODELS_READ, MODELS_WRITE, RPC_SCOPES
 from tests.auth.forge import assemble, claims, key_pair, sign_with_secret
 from tests.rpc.harness import METHODS, SOME_MODEL, Registry, User, path_of
 
@@ -31,7 +31,7 @@ def test_every_rpc_wants_credentials_before_it_looks_at_the_request(registry: Re
 
 @pytest.mark.parametrize("rpc", METHODS)
 def test_every_rpc_wants_its_scope_before_it_looks_at_the_request(registry: Registry, rpc: str) -> None:
-    needed = PERMISSIONS[path_of(rpc)].scope
+    needed = RPC_SCOPES[path_of(rpc)]
     (other,) = {MODELS_READ, MODELS_WRITE} - {needed}
     failure = registry.user("admin", scopes=(other,)).failure_of_bytes(rpc, b"\xff\xff")
     assert (failure.code, failure.name) == (grpc.StatusCode.PERMISSION_DENIED, "ApiUsageDenied")
@@ -39,7 +39,7 @@ def test_every_rpc_wants_its_scope_before_it_looks_at_the_request(registry: Regi
 
 
 def test_reading_takes_the_read_scope_and_changing_the_write_scope() -> None:
-    reads = {rpc for rpc in METHODS if PERMISSIONS[path_of(rpc)].scope == MODELS_READ}
+    reads = {rpc for rpc in METHODS if RPC_SCOPES[path_of(rpc)] == MODELS_READ}
     assert reads == {rpc for rpc in METHODS if rpc.startswith(("Get", "List", "Download", "Check"))}
 
 

@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from server.core.errors import Overloaded, StorageUnavailable
-from server.core.permissions import PERMISSIONS
+from server.core.permissions import RPC_SCOPES
 from server.rpc.health import NOT_SERVING, SERVING
 from server.storage.contract import Repository
 from tests.builders import file_store
@@ -80,7 +80,7 @@ def test_the_config_has_one_entry_for_each_rpc() -> None:
 
 @pytest.mark.parametrize("rpc", METHODS)
 def test_what_may_have_been_carried_out_is_repeated_only_where_that_does_no_harm(rpc: str) -> None:
-    is_read = PERMISSIONS[path_of(rpc)].scope == "api:models-read"
+    is_read = RPC_SCOPES[path_of(rpc)] == "api:models-read"
     has_id = "request_id" in METHODS[rpc].input_type.fields_by_name
     sets = rpc in {"SetBranchPolicy", "GrantRole", "RevokeRole"}
     if is_read or has_id or sets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from server.core.logs import LogHandler
 from server.rpc.telemetry import WatchOf
 from tests.conftest import OpenRepository
 from tests.rpc.harness import SOME_MODEL, Registry, User, serving
@@ -37,17 +39,24 @@ def assert_all_is_answered(registry: Registry) -> None:
     assert (forged.code, forged.name) == (grpc.StatusCode.UNAUTHENTICATED, "InvalidCredentials")
 
 
-class Broken(logging.Handler):
-    """A handler that keeps no promise of the library."""
+class Broken(io.StringIO):
+    """A stream that takes no line, and counts those that it should take."""
 
-    def handle(self, record: logging.LogRecord) -> bool:
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused = 0
+
+    def write(self, text: str) -> int:
+        self.refused += 1
         raise RuntimeError("no line can be written")
 
 
 @contextmanager
-def broken_log() -> Iterator[None]:
-    root, handler = logging.getLogger(), Broken()
-    level = root.level
+def broken_log(*, in_thread: bool) -> Iterator[None]:
+    root, stream = logging.getLogger(), Broken()
+    level, handler = root.level, LogHandler(stream)
+    if in_thread:
+        handler.start()
     root.setLevel(logging.INFO)
     root.addHandler(handler)
     try:
@@ -55,18 +64,21 @@ def broken_log() -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
+        handler.stop()
+    assert stream.refused
 
 
-def test_a_log_handler_that_raises(registry: Registry) -> None:
-    with broken_log():
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_a_log_that_cannot_be_written(registry: Registry, in_thread: bool) -> None:
+    with broken_log(in_thread=in_thread):
         assert_all_is_answered(registry)
 
 
-def test_a_log_handler_that_raises_where_another_failure_is_logged(
+def test_a_log_that_cannot_be_written_where_another_failure_is_logged(
     open_repository: OpenRepository, migrated_url: str
 ) -> None:
     repository = open_repository(migrated_url, promoted=fail, watch=fail)
-    with serving(repository, watches_of=[fail]) as registry, broken_log():
+    with serving(repository, watches_of=[fail]) as registry, broken_log(in_thread=False):
         assert_all_is_answered(registry)
 
 

@@ -1,12 +1,13 @@
-"""Who gets a thread: calls whose credentials hold, once their message is there; and how the others are told.
+"""Admission: a call gets a thread when its credentials are good and its message is there; others are refused.
 
-A call is judged at its HEADERS, on the server's one thread, where nothing may wait. What that takes no look at the
-token for is decided there; an unknown token waits for a verifier, and only then for its message. None of them has a
-thread meanwhile, and none that is refused has one which a client could hold.
+A call is judged at its HEADERS, on the server's one thread, where nothing may wait. A known
+token is judged there; an unknown one waits for a verifier, and only then for its message. No call has a thread
+meanwhile, and no client can hold the thread that answers a refused one.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,6 @@ import grpc
 
 from server.auth.credentials import VERIFIERS, Credentials, Verdict, joined
 from server.core.errors import FieldViolation, InvalidArgument, InvalidCredentials, Overloaded, RegistryError
-from server.core.logs import get_logger
 from server.rpc.admission.arrival import Arrival
 from server.rpc.admission.receiving import LARGE_BYTES, Receiving
 from server.rpc.threads import CallThreads
@@ -36,16 +36,16 @@ _verdict: ContextVar[Verdict | None] = ContextVar("verdict", default=None)
 _DONE: Future[Any] = Future()
 _DONE.set_result(None)
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 def verdict() -> Verdict | None:
-    """Return what was found of the call that this thread serves; None if it was not judged."""
+    """Return the verdict on the credentials of the current call; None if there is none yet."""
     return _verdict.get()
 
 
 class Admission:
-    """Judges calls, and hands them to threads."""
+    """Judges the credentials of calls, and hands the calls to threads."""
 
     def __init__(self, credentials: Credentials, receive_timeout_seconds: float, max_message_bytes: int) -> None:
         self._credentials = credentials
@@ -53,7 +53,7 @@ class Admission:
         # Its thread waits for no client: what it answers does not wait for a message.
         self.refusals = CallThreads(1, "refusals", REFUSALS)
         self.receiving = Receiving(receive_timeout_seconds, max_message_bytes)
-        # Callers who are known have one of their own, so that strangers cannot keep them from their answers.
+        # Known callers have one of their own, so that strangers cannot delay their answers.
         self.callers_refusals = CallThreads(1, "callers-refusals", REFUSALS)
         self._counting = threading.Lock()
         self._without_line = 0
@@ -70,13 +70,13 @@ class Admission:
         if judged is not None and isinstance(judged.error, InvalidCredentials):
             return False  # The reason is looked up again, and logged, where the call is answered.
         _verdict.set(judged)
-        # Callers who are known are refused apart from strangers.
+        # Known callers are refused apart from strangers.
         return judged is None or judged.caller is not None
 
     def refusing(self, behaviour: Callable[..., Any]) -> tuple[Handler, Handler]:
-        """Return what answers refused calls with a behaviour that raises why, and what does where too many are refused.
+        """Return the handlers of refused calls: one answers with a behaviour that raises the reason, one in short.
 
-        To gRPC they take a stream of messages: then it waits for none.
+        The short answer is for when too many are refused. To gRPC both take streams, so that it waits for no message.
         """
 
         def refuse(_: Any, context: grpc.ServicerContext) -> Any:
@@ -95,13 +95,13 @@ class Admission:
         return grpc.stream_unary_rpc_method_handler(refuse), grpc.stream_unary_rpc_method_handler(drop)
 
     def threads_for(self, method: str, threads: Threads, *, is_open: bool, is_stream: bool) -> ThreadPoolExecutor:
-        """Return what gRPC takes for the threads of a method, which may take a stream of messages."""
+        """Return the executor to which gRPC submits the calls of a method."""
         return _Entrance(self, method, threads, is_open=is_open, is_stream=is_stream)
 
     def verify(self, call: _Call, method: str) -> None:
-        """Look at the token of a call, in a thread for that; then its message may come in, or it is refused."""
+        """Verify the token of a call in a thread for that; then its message may come in, or it is refused."""
 
-        def look() -> None:
+        def verify() -> None:
             try:
                 if not call.is_active:
                     self.count_one_without_line()
@@ -115,7 +115,7 @@ class Admission:
             except Exception:
                 call.fail()
 
-        self._verifiers.submit(look)
+        self._verifiers.submit(verify)
 
     def count_one_without_line(self) -> None:
         """Count a call that is refused without a line of its own."""
@@ -146,12 +146,12 @@ class _Call:
 
     @property
     def caller(self) -> str | None:
-        """Who makes it, if that is known: of strangers it is not."""
+        """Its caller, by principal; None for strangers."""
         return self._judged.caller.user if self._judged.caller else None
 
     @property
     def error(self) -> RegistryError | None:
-        """What it is refused with, if that is known."""
+        """The error that refuses it, if one does."""
         return self._judged.error
 
     @property
@@ -165,7 +165,7 @@ class _Call:
         return authorization_of(self._arrival.metadata)
 
     def note(self, judged: Verdict) -> None:
-        """Note what was found of it."""
+        """Set the verdict on its credentials."""
         self._judged = judged
         self._arrival.in_context(_verdict.set, judged)
 
@@ -231,7 +231,7 @@ class _Call:
 
 
 class _Entrance(ThreadPoolExecutor):
-    """What gRPC submits the calls of a method to. It has no threads of its own."""
+    """The executor to which gRPC submits the calls of a method. It has no threads of its own."""
 
     def __init__(self, admission: Admission, method: str, threads: Threads, *, is_open: bool, is_stream: bool):
         super().__init__(1)
@@ -257,12 +257,12 @@ class _Entrance(ThreadPoolExecutor):
 
 
 class _InlineExecutor(ThreadPoolExecutor):
-    """Does what it is given in the thread that gives it."""
+    """An executor that runs a function in the thread that submits it."""
 
     def __init__(self) -> None:
         super().__init__(1)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Do it."""
+        """Run it."""
         fn(*args, **kwargs)
         return _DONE

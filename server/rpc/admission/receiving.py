@@ -6,13 +6,13 @@ memory for, few are asked for at a time, and none of the callers has more than a
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from typing import Protocol
 
 from server.core.errors import Overloaded, RegistryError, RequestTimeout
-from server.core.logs import get_logger
 
 # How many messages of callers with credentials may be on their way, and how many of each of these callers.
 PLACES = 32
@@ -30,7 +30,7 @@ LARGE_BYTES = 64 * 2**10
 # How often the calls are looked through, while a message may take its time.
 SWEEPS = 20
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Incoming(Protocol):
@@ -38,7 +38,7 @@ class Incoming(Protocol):
 
     @property
     def caller(self) -> str | None:
-        """Who makes it; None for strangers."""
+        """Its caller, by principal; None for strangers."""
 
     def begin(self) -> bool:
         """Let the message come in; False if its client is gone."""
@@ -77,7 +77,7 @@ class Receiving:
         self._strangers: dict[Incoming, None] = {}
         # Of each caller; all strangers share one, for what has arrived.
         self._lines: dict[str | None, _Line] = {}
-        # Those of them with calls that wait, and whose turn it is first.
+        # The callers with calls that wait, the next in turn first.
         self._with_waiting: dict[str, None] = {}
         self._waiting = 0
         self._free = PLACES
@@ -166,7 +166,7 @@ class Receiving:
                         queue.extend(self._give_place_back(call.caller))
 
     def _make_room(self) -> Incoming | None:
-        """Return the stranger who has to go, if one has to."""
+        """Return the stranger's call that has to end for a new one, if one has to."""
         if len(self._strangers) < STRANGERS:
             return None
         oldest = next(iter(self._strangers))
@@ -181,7 +181,7 @@ class Receiving:
         return True
 
     def _give_place_back(self, caller: str) -> list[Incoming]:
-        """Return those who take the place."""
+        """Return the calls that take the place."""
         self._free += 1
         self._lines[caller].receiving -= 1
         nexts = []

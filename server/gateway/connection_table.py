@@ -1,4 +1,4 @@
-"""The connections of one worker. Where there is no more room, clients without good credentials make some."""
+"""The connections of one worker. If there are too many, those without good credentials are closed, oldest first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LAST_ANSWERS_SECONDS = 1.0
 
 
 class Closable(Protocol):
-    """A connection, as far as others end it."""
+    """A connection, as the table sees it."""
 
     def abort(self) -> None:
         """End now, whatever is under way."""
@@ -29,8 +29,8 @@ class Closable(Protocol):
 class Slot:
     """The place of one connection among all. It is authenticated once a request on it had good credentials."""
 
-    def __init__(self, connections: Connections, connection: Closable, address: str | None):
-        self._connections = connections
+    def __init__(self, table: ConnectionTable, connection: Closable, address: str | None):
+        self._table = table
         self.connection = connection
         self.address = address
         self.is_authenticated = False
@@ -39,16 +39,16 @@ class Slot:
     def authenticate(self) -> None:
         """Say that a request on it has good credentials. Raises Overloaded if there are too many such."""
         if not self.is_authenticated:
-            self._connections.authenticate(self)
+            self._table.authenticate(self)
 
     def require_room(self) -> None:
         """Raise Overloaded if `authenticate` would."""
         if not self.is_authenticated:
-            self._connections.require_room()
+            self._table.require_room()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep it for a while, in which its credentials are looked at: others make room first."""
+        """Keep it while its credentials are being verified: others are closed before it."""
         self.is_held = True
         try:
             yield
@@ -56,7 +56,7 @@ class Slot:
             self.is_held = False
 
 
-class Connections:
+class ConnectionTable:
     """All connections, and the tasks that answer their requests."""
 
     def __init__(self, limits: HttpLimits):
