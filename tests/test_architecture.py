@@ -31,7 +31,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": {"core"},
     "rules": {"core", "codec", "validation", "storage.contract", "storage.paging", "storage.blobs"},
     "rpc": {"core", "validation", "auth", "storage.contract", "storage.paging", "storage.blobs", "rules"},
-    # The description of HTTP says what the rules for fields are; to judge them is left to the server.
     "gateway": {"core", "codec", "validation", "auth", "rpc.health", "rpc.status"},
     # It sees calls as the chain does, and nothing of what these do.
     "observability": {"core", "storage.contract", "rpc.telemetry"},
