@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
-
-import grpc
 
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_service_pb2 import CheckPromotionResponse, ListPromotionsRequest
+from modelregistry_client import Registry, RegistryError
+from modelregistry_client.errors import ApiUsageDenied
 from server.cli import terminal
-from server.cli.connection import Client, error_info
 from server.cli.output import fail, say, show_findings
 
 # Promotions of one version into one branch, of which one may have come from the same command.
@@ -18,13 +16,13 @@ MAX_EARLIER = 20
 UNCHECKED = "the token does not permit to check what the promotion would break: it lacks api:models-read"
 
 
-def settle(client: Client, request: PromoteVersionRequest, consents: bool) -> None:
+def settle(registry: Registry, request: PromoteVersionRequest, consents: bool) -> None:
     """Return when the request may be sent; exit if the person does not want what it would break.
 
     What was shown is what may be replaced: the request then expects the head that it was compared with.
     """
-    checked = _check(client, request, consents)
-    if checked is None or checked.HasField("repeated_version_rid") or _find_earlier(client, request, checked):
+    checked = _check(registry, request, consents)
+    if checked is None or checked.HasField("repeated_version_rid") or _find_earlier(registry, request, checked):
         return
     show_findings(checked.findings, checked.error_count, checked.warning_count, sys.stderr)
     if not checked.error_count:
@@ -47,21 +45,19 @@ def _require_consent(consents: bool, problem: str) -> None:
         fail("nothing was promoted")
 
 
-def _check(client: Client, request: PromoteVersionRequest, consents: bool) -> CheckPromotionResponse | None:
+def _check(registry: Registry, request: PromoteVersionRequest, consents: bool) -> CheckPromotionResponse | None:
     """Return what the server says of the promotion; None if it cannot and is to promote all the same."""
     try:
-        return client.call(client.promotions.CheckPromotion, request)
-    except grpc.RpcError as error:
-        failed: Any = error
-    if failed.code() == grpc.StatusCode.UNIMPLEMENTED:
-        _require_nothing_new(request)
-        return None
-    if error_info(failed).get("errorName") == "ApiUsageDenied":
+        return registry.promotions.CheckPromotion(request)
+    except ApiUsageDenied:
         if consents:
             say(UNCHECKED)
         _require_consent(consents, UNCHECKED)
-        return None
-    raise failed
+    except RegistryError as error:
+        if error.code().name != "UNIMPLEMENTED":
+            raise
+        _require_nothing_new(request)
+    return None
 
 
 def _require_nothing_new(request: PromoteVersionRequest) -> None:
@@ -72,7 +68,7 @@ def _require_nothing_new(request: PromoteVersionRequest) -> None:
             fail(f"--{flag}: the server is of an earlier release, which does not know it")
 
 
-def _find_earlier(client: Client, request: PromoteVersionRequest, checked: CheckPromotionResponse) -> bool:
+def _find_earlier(registry: Registry, request: PromoteVersionRequest, checked: CheckPromotionResponse) -> bool:
     """Whether this command was carried out before, with the same id and a head that `settle` made it expect.
 
     It is looked for among the records of such promotions. The request then expects the same head again, which makes it
@@ -87,12 +83,12 @@ def _find_earlier(client: Client, request: PromoteVersionRequest, checked: Check
         source_model_version_rid=request.source_model_version_rid,
         page_size=MAX_EARLIER,
     )
-    for promotion in client.call(client.promotions.ListPromotions, wanted).promotions:
+    for promotion in registry.promotions.ListPromotions(wanted).promotions:
         if promotion.HasField("replaced_version_rid"):
             again = PromoteVersionRequest()
             again.CopyFrom(request)
             again.expected_head_version_rid = promotion.replaced_version_rid
-            if client.call(client.promotions.CheckPromotion, again).HasField("repeated_version_rid"):
+            if registry.promotions.CheckPromotion(again).HasField("repeated_version_rid"):
                 request.CopyFrom(again)
                 return True
     return False

@@ -10,12 +10,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import typer
 from google.protobuf import json_format
 
 from modelregistry.v1.model_service_pb2 import CreateModelRequest, CreateModelVersionRequest, PromoteVersionRequest
-from server.cli.connection import Client, client_of, fail_call, open_channel
+from modelregistry_client import Registry, RegistryError
+from server.cli.connection import fail_call, open_registry
 from server.cli.options import TARGET, CaCert, ClientCert, ClientKey, Target, Tls, Token, option
 from server.cli.output import fail, say, show
 from server.cli.unix import require_unix
@@ -48,17 +48,17 @@ def demo(
     """
     try:
         if prepare:
-            with open_channel(target, token, tls, ca_cert, client_cert, client_key) as channel:
-                request = _prepare(client_of(channel, token))
+            with open_registry(target, token, tls, ca_cert, client_cert, client_key) as registry:
+                request = _prepare(registry)
             print(json_format.MessageToJson(request, indent=None, preserving_proto_field_name=True))
         else:
             require_unix("demo")
-            with _throw_away_server() as client:
-                request = _prepare(client)
-                promoted = client.call(client.models.PromoteVersion, request)
+            with _throw_away_server() as registry:
+                request = _prepare(registry)
+                promoted = registry.models.PromoteVersion(request)
                 say(f"promoted it as version {promoted.version_number} of branch {promoted.branch}:")
                 show(promoted)
-    except grpc.RpcError as error:
+    except RegistryError as error:
         fail_call(error)
     except ConfigError as error:
         fail(str(error))
@@ -70,7 +70,7 @@ def register(app: typer.Typer) -> None:
 
 
 @contextlib.contextmanager
-def _throw_away_server() -> Iterator[Client]:
+def _throw_away_server() -> Iterator[Registry]:
     """Serve from a temporary folder, to an administrator."""
     from server.auth.local_keys import LocalKeys
     from server.process import app, ports, serve
@@ -82,24 +82,25 @@ def _throw_away_server() -> Iterator[Client]:
         serve.start(application)
         try:
             say(f"a server with an empty database listens on {bound.grpc_address}")
-            with open_channel(bound.grpc_address) as channel:
-                yield client_of(channel, LocalKeys.open(Path(folder)).mint("admin", SCOPES))
+            token = LocalKeys.open(Path(folder)).mint("admin", SCOPES)
+            with open_registry(bound.grpc_address, token) as registry:
+                yield registry
         finally:
             serve.stop_and_close(application)
 
 
-def _prepare(client: Client) -> PromoteVersionRequest:
+def _prepare(registry: Registry) -> PromoteVersionRequest:
     """Create two models, and a version in the first; return the request that promotes it into the second."""
     example = uuid.uuid4().hex[:8]
     models = []
     for stage in ("staging", "production"):
         request = CreateModelRequest(name=f"example-{example}-{stage}", parent_folder_rid=FOLDER)
-        models.append(client.call(client.models.CreateModel, request))
+        models.append(registry.models.CreateModel(request))
         say(f"created model {request.name}: {models[-1].rid}")
     source, target = models
     described = resources.files("server.cli").joinpath("example_version.json").read_bytes()
     creation = from_json(loads(described), CreateModelVersionRequest)
     creation.model_rid = source.rid
-    version = client.call(client.models.CreateModelVersion, creation)
+    version = registry.models.CreateModelVersion(creation)
     say(f"registered a version of it: {version.rid}")
     return PromoteVersionRequest(model_rid=target.rid, source_model_version_rid=version.rid, preview=True)

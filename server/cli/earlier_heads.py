@@ -6,22 +6,22 @@ import sys
 
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import GetBranchRequest, ListModelVersionsRequest
+from modelregistry_client import Registry
 from server.cli import terminal
-from server.cli.connection import Client
 from server.cli.output import fail, say, show_rows
 from server.codec.json_form import to_json
 
 MAX_SHOWN = 20
 
 
-def choose(client: Client, model_rid: str, branch: str | None) -> tuple[int, str]:
+def choose(registry: Registry, model_rid: str, branch: str | None) -> tuple[int, str]:
     """Ask to which version a branch is to go back; return its number, and the RID of the head that was shown."""
     if not terminal.is_there():
         fail("--to: without a terminal, the number of the version to go back to must be given")
-    versions, has_more = _newest(client, model_rid, branch)
+    versions, has_more = _newest(registry, model_rid, branch)
     if not versions:
         # It fails, and says whether there is no such branch.
-        client.call(client.models.GetBranch, GetBranchRequest(model_rid=model_rid, branch=branch))
+        registry.models.GetBranch(GetBranchRequest(model_rid=model_rid, branch=branch))
         fail("the branch was made just now: try again")
     head = versions[0]
     if head.version_number == 1:
@@ -37,14 +37,14 @@ def choose(client: Client, model_rid: str, branch: str | None) -> tuple[int, str
     return int(answer), head.rid
 
 
-def _newest(client: Client, model_rid: str, branch: str | None) -> tuple[list[ModelVersion], bool]:
+def _newest(registry: Registry, model_rid: str, branch: str | None) -> tuple[list[ModelVersion], bool]:
     """Return the newest versions of a branch, and whether there are older ones."""
     request = ListModelVersionsRequest(model_rid=model_rid, branch=branch)
     versions: list[ModelVersion] = []
     while True:
         # A page of large versions can be shorter than asked for.
         request.page_size = MAX_SHOWN - len(versions)
-        page = client.call(client.models.ListModelVersions, request)
+        page = registry.models.ListModelVersions(request)
         versions.extend(page.model_versions)
         has_more = page.HasField("next_page_token")
         if not has_more or len(versions) >= MAX_SHOWN:

@@ -16,7 +16,8 @@ from modelregistry.v1.promotion_service_pb2 import (
     RollbackBranchRequest,
     SetBranchPolicyRequest,
 )
-from server.cli.connection import Client, client_command
+from modelregistry_client import Registry
+from server.cli.connection import client_command
 from server.cli.consent import settle
 from server.cli.earlier_heads import choose
 from server.cli.options import (
@@ -53,7 +54,7 @@ BatchFile = Annotated[
 
 
 def promote(
-    client: Client,
+    registry: Registry,
     source: Source,
     target_model: TargetModel,
     branch: Branch = None,
@@ -70,12 +71,12 @@ def promote(
     [bold]modelregistry promote ri.models.main.model-version.… ri.models.main.model.…[/bold]
     """
     request = _promotion(source, target_model, branch, request_id, expected_head, reason)
-    settle(client, request, yes)
-    return client.call(client.models.PromoteVersion, request)
+    settle(registry, request, yes)
+    return registry.models.PromoteVersion(request)
 
 
 def check(
-    client: Client,
+    registry: Registry,
     source: Source,
     target_model: TargetModel,
     branch: Branch = None,
@@ -91,7 +92,7 @@ def check(
     [bold]modelregistry check ri.models.main.model-version.… ri.models.main.model.… --output table[/bold]
     """
     request = _promotion(source, target_model, branch, request_id, expected_head, reason)
-    checked = client.call(client.promotions.CheckPromotion, request)
+    checked = registry.promotions.CheckPromotion(request)
     if output == "json":
         show(checked)
     else:
@@ -100,7 +101,7 @@ def check(
         raise typer.Exit(1)
 
 
-def promote_batch(client: Client, file: BatchFile, request_id: RequestId = None) -> Message:
+def promote_batch(registry: Registry, file: BatchFile, request_id: RequestId = None) -> Message:
     """Promote up to 100 versions, all of them or none, without asking.
 
     [bold]modelregistry promote-batch --file promotions.json[/bold]
@@ -108,11 +109,11 @@ def promote_batch(client: Client, file: BatchFile, request_id: RequestId = None)
     request = read_request(file, BatchPromoteVersionsRequest)
     if request_id is not None:
         request.request_id = request_id
-    return client.call(client.promotions.BatchPromoteVersions, request)
+    return registry.promotions.BatchPromoteVersions(request)
 
 
 def rollback(
-    client: Client,
+    registry: Registry,
     model_rid: ModelRid,
     branch: Branch = None,
     to: ToNumber = None,
@@ -125,7 +126,7 @@ def rollback(
     [bold]modelregistry rollback ri.models.main.model.… --to 3 --reason "4 is too slow"[/bold]
     """
     if to is None:
-        to, shown_head = choose(client, model_rid, branch)
+        to, shown_head = choose(registry, model_rid, branch)
         expected_head = shown_head if expected_head is None else expected_head
         if request_id is not None:
             # What was chosen here is part of the request that the id stands for.
@@ -138,26 +139,26 @@ def rollback(
         request_id=request_id,
         expected_head_version_rid=expected_head,
     )
-    return client.call(client.promotions.RollbackBranch, request)
+    return registry.promotions.RollbackBranch(request)
 
 
-def set_policy(client: Client, model_rid: ModelRid, compatibility: Compatibility, branch: Branch = None) -> Message:
+def set_policy(registry: Registry, model_rid: ModelRid, compatibility: Compatibility, branch: Branch = None) -> Message:
     """Set what a branch does about findings of compatibility.
 
     [bold]modelregistry set-policy ri.models.main.model.… enforce[/bold]
     """
     mode = CompatibilityMode.Value(f"COMPATIBILITY_MODE_{compatibility.upper()}")
     request = SetBranchPolicyRequest(model_rid=model_rid, branch=branch, compatibility=mode)
-    return client.call(client.promotions.SetBranchPolicy, request)
+    return registry.promotions.SetBranchPolicy(request)
 
 
-def get_policy(client: Client, model_rid: ModelRid, branch: Branch = None) -> Message:
+def get_policy(registry: Registry, model_rid: ModelRid, branch: Branch = None) -> Message:
     """Print what a branch does about findings of compatibility.
 
     [bold]modelregistry get-policy ri.models.main.model.…[/bold]
     """
     request = GetBranchPolicyRequest(model_rid=model_rid, branch=branch)
-    return client.call(client.promotions.GetBranchPolicy, request)
+    return registry.promotions.GetBranchPolicy(request)
 
 
 def register(app: typer.Typer) -> None:

@@ -17,7 +17,8 @@ from modelregistry.v1.promotion_service_pb2 import (
     GetPromotionRequest,
     ListPromotionsRequest,
 )
-from server.cli.connection import Client, client_command
+from modelregistry_client import Registry
+from server.cli.connection import client_command
 from server.cli.lineage import DRAWINGS
 from server.cli.options import PageSize, PageToken, VersionRid, option
 from server.cli.output import fail
@@ -49,16 +50,16 @@ LINEAGE_PAGE = 1000
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
-def get_promotion(client: Client, promotion_rid: PromotionRid) -> Message:
+def get_promotion(registry: Registry, promotion_rid: PromotionRid) -> Message:
     """Print the record of a promotion.
 
     [bold]modelregistry get-promotion ri.models.main.promotion.…[/bold]
     """
-    return client.call(client.promotions.GetPromotion, GetPromotionRequest(promotion_rid=promotion_rid))
+    return registry.promotions.GetPromotion(GetPromotionRequest(promotion_rid=promotion_rid))
 
 
 def list_promotions(
-    client: Client,
+    registry: Registry,
     model: OfModel = None,
     branch: OfBranch = None,
     source_version: OfSource = None,
@@ -84,10 +85,10 @@ def list_promotions(
         page_size=page_size,
         page_token=page_token,
     )
-    return client.call(client.promotions.ListPromotions, request)
+    return registry.promotions.ListPromotions(request)
 
 
-def lineage(client: Client, model_version_rid: VersionRid, output: Drawing = "tree") -> None:
+def lineage(registry: Registry, model_version_rid: VersionRid, output: Drawing = "tree") -> None:
     """Draw what a version was made of, back to the root, and all that was made of it.
 
     A version stands below the one that it was promoted from: in the same column, or where that one branches.
@@ -96,7 +97,7 @@ def lineage(client: Client, model_version_rid: VersionRid, output: Drawing = "tr
 
     [bold]modelregistry lineage ri.models.main.model-version.… --output dot | dot -Tsvg > lineage.svg[/bold]
     """
-    pages = _lineage(client, model_version_rid)
+    pages = _lineage(registry, model_version_rid)
     first = next(pages)
     nodes = chain(first.nodes, (node for page in pages for node in page.nodes))
     for line in DRAWINGS[output](nodes, first.traced_node_id):
@@ -109,10 +110,10 @@ def register(app: typer.Typer) -> None:
         app.command(run.__name__.replace("_", "-"))(client_command(run))
 
 
-def _lineage(client: Client, model_version_rid: str) -> Iterator[GetLineageResponse]:
+def _lineage(registry: Registry, model_version_rid: str) -> Iterator[GetLineageResponse]:
     request = GetLineageRequest(model_version_rid=model_version_rid, page_size=LINEAGE_PAGE)
     while True:
-        page = client.call(client.promotions.GetLineage, request)
+        page = registry.promotions.GetLineage(request)
         yield page
         if not page.HasField("next_page_token"):
             return
