@@ -9,7 +9,6 @@ from google.protobuf.message import Message
 
 from modelregistry.v1.access_service_pb2 import GrantRoleRequest, ListGrantsRequest, RevokeRoleRequest, Role
 from modelregistry_client import Registry
-from server.cli.connection import client_command
 from server.cli.options import PageSize, PageToken
 
 Resource = Annotated[str, typer.Argument(help="The RID of a model or folder.")]
@@ -46,9 +45,3 @@ def grants(
     """
     request = ListGrantsRequest(resource_rid=resource_rid, page_size=page_size, page_token=page_token)
     return registry.access.ListGrants(request)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for run in (grant, revoke, grants):
-        app.command(run.__name__)(client_command(run))

@@ -1,23 +1,30 @@
-"""What client commands share: a client of the server, one way to print its answer, and one to fail."""
+"""What client commands share: a client of the server, requests read from files, one way to print and one to fail."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import ssl
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from google.protobuf.message import Message
 
 from modelregistry_client import Registry, RegistryError, connect
 from server.cli.options import TARGET, CaCert, ClientCert, ClientKey, Output, Target, Tls, Token
 from server.cli.output import fail, show
+from server.codec.json_form import from_json, loads
 from server.core.config import is_loopback
+from server.core.errors import FieldViolation, InvalidArgument
 
 # Exit codes of failed calls are 64 plus the gRPC status code, as grpcurl has them.
 EXIT_CODE_BASE = 64
+# How much is told of what is wrong with a file: as much as the server would tell.
+MAX_VIOLATIONS = 20
+
+RequestT = TypeVar("RequestT", bound=Message)
 
 
 def client_command(run: Callable[..., Message | None]) -> Callable[..., None]:
@@ -91,6 +98,14 @@ def fail_call(error: RegistryError) -> NoReturn:
     fail(line, EXIT_CODE_BASE + error.code().value[0])
 
 
+def read_request(file: str, request_type: type[RequestT]) -> RequestT:
+    """Return the request that `--file` names; fail if it is none. `-` is the standard input."""
+    try:
+        return from_json(loads(_read(file)), request_type)
+    except InvalidArgument as error:
+        fail(f"--file {file}: {_told(error.violations)}")
+
+
 def _check_certificates(ca_cert: Path | None, client_cert: Path | None, client_key: Path | None) -> None:
     """Fail for files that cannot be used, of which gRPC would say that the server cannot be reached."""
     if bool(client_cert) != bool(client_key):
@@ -106,6 +121,24 @@ def _check_certificates(ca_cert: Path | None, client_cert: Path | None, client_k
             context.load_cert_chain(client_cert, client_key, password="")
     except OSError as error:
         fail(f"--client-cert {client_cert}, --client-key {client_key}: {error}")
+
+
+def _read(file: str) -> bytes:
+    try:
+        if file != "-":
+            return Path(file).read_bytes()
+        if sys.stdin is None:
+            fail("--file -: the standard input is closed")
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        fail(f"--file {file}: {error.strerror}")
+
+
+def _told(violations: tuple[FieldViolation, ...]) -> str:
+    shown = [": ".join(filter(None, violation)) for violation in violations[:MAX_VIOLATIONS]]
+    if more := len(violations) - len(shown):
+        shown.append(f"and {more} more")
+    return "; ".join(shown)
 
 
 _connection_parameters = inspect.signature(open_registry, eval_str=True).parameters

@@ -173,9 +173,9 @@ class _Call:
 
 
 class _Stream(_Call):
-    """A call whose answers are a stream, which ends when nobody can read them any more.
+    """A call whose answers are a stream, cancelled when it is garbage-collected.
 
-    gRPC's own goes on, and the server waits for a reader, of whom it has room for but so many.
+    gRPC's own goes on without a reader, and occupies one of the server's threads for streams.
     """
 
     def __del__(self) -> None:

@@ -1,4 +1,4 @@
-"""Commands that call ModelService."""
+"""Commands that call ModelService: models, versions, branches and model files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from modelregistry.v1.model_service_pb2 import (
     ListBranchesRequest,
     ListModelsRequest,
     ListModelVersionsRequest,
+    UploadModelFilesResponse,
 )
-from modelregistry_client import Registry
-from server.cli.connection import client_command
-from server.cli.file_commands import upload
+from modelregistry_client import DigestMismatch, Registry
+from server.cli.connection import read_request
 from server.cli.options import Branch, ModelRid, PageSize, PageToken, RequestId, VersionRid, option
-from server.cli.output import fail
-from server.cli.request_files import read_request
+from server.cli.output import fail, say
 
 Folder = Annotated[str, option("--folder", "The RID of the folder.", metavar="RID")]
 AnyFolder = Annotated[str | None, option("--folder", "Only the models of this folder.", metavar="RID")]
@@ -39,6 +38,8 @@ VersionFile = Annotated[
 ModelFile = Annotated[
     Path | None, option("--model-files", "The model files, of any size; they are uploaded first.", metavar="FILE")
 ]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The file.")]
+Destination = Annotated[Path, option("--to", "The file to write, in place of one that is there.", metavar="FILE")]
 
 
 def create_model(registry: Registry, name: Name, folder: Folder, request_id: RequestId = None) -> Message:
@@ -93,7 +94,7 @@ def create_version(
         if request.HasField("request_id"):
             # Another upload makes another request, which the id is not for.
             fail(f"--model-files {model_files}: what has an id names an upload in --file, made once by upload-files")
-        request.model_files.uploaded.upload_id = upload(registry, model_rid, model_files).upload_id
+        request.model_files.uploaded.upload_id = _upload(registry, model_rid, model_files).upload_id
     return registry.models.CreateModelVersion(request)
 
 
@@ -140,16 +141,33 @@ def list_versions(
     return registry.models.ListModelVersions(request)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for run in (
-        create_model,
-        create_version,
-        get_model,
-        get_version,
-        get_branch,
-        list_models,
-        list_branches,
-        list_versions,
-    ):
-        app.command(run.__name__.replace("_", "-"))(client_command(run))
+def upload_files(registry: Registry, model_rid: ModelRid, file: File) -> Message:
+    """Upload model files, and print the id that a version of the model can name them by.
+
+    To create the version at once: create-version --model-files FILE.
+
+    [bold]modelregistry upload-files ri.models.main.model.… model.bin[/bold]
+    """
+    return _upload(registry, model_rid, file)
+
+
+def download_files(registry: Registry, model_rid: ModelRid, model_version_rid: VersionRid, to: Destination) -> None:
+    """Write the model files of a version to a file, which changes only when all of them have arrived.
+
+    [bold]modelregistry download-files ri.models.main.model.… ri.models.main.model-version.… --to model.bin[/bold]
+    """
+    try:
+        downloaded = registry.download_files(model_rid, model_version_rid, to)
+    except DigestMismatch as error:
+        fail(f"--to {to}: {error}")
+    except OSError as error:
+        fail(f"--to {to}: {error.strerror}")
+    say(f"wrote {downloaded.size} bytes with the SHA-256 {downloaded.sha256}")
+
+
+def _upload(registry: Registry, model_rid: str, file: Path) -> UploadModelFilesResponse:
+    """Upload a file; fail if it cannot be read. Raises RegistryError."""
+    try:
+        return registry.upload_files(model_rid, file)
+    except OSError as error:
+        fail(f"{file}: {error.strerror}")
