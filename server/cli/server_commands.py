@@ -110,7 +110,8 @@ TlsClientCa = Annotated[
     option("--tls-client-ca", "Require client certificates of these authorities (mTLS).", metavar="FILE"),
 ]
 NoReflection = Annotated[
-    bool, option("--no-reflection", "Do not describe the services to clients; `modelregistry protos` does it for grpcurl.")
+    bool,
+    option("--no-reflection", "Do not describe the services to clients; `modelregistry protos` does it for grpcurl."),
 ]
 Workers = Annotated[
     int | None,

@@ -13,7 +13,7 @@ import grpc
 _KEEPALIVE_MS = 30_000
 
 
-def channel_options(more: Sequence[tuple[str, Any]], *, wait_for_ready: bool) -> list[tuple[str, Any]]:
+def channel_options(more: Sequence[tuple[str, Any]], *, wait_for_ready: bool = True) -> list[tuple[str, Any]]:
     """Return the arguments of a channel; more of them can be given, and win."""
     own = {
         "grpc.service_config": _service_config(wait_for_ready),
