@@ -5,6 +5,7 @@ COPY pyproject.toml README.md ./
 COPY server server
 COPY gen gen
 COPY protos protos
+COPY clients/python/modelregistry_client clients/python/modelregistry_client
 RUN python3 -m venv /opt/modelregistry
 RUN /opt/modelregistry/bin/pip wheel --no-deps --wheel-dir dist .
 RUN /opt/modelregistry/bin/pip install "$(echo dist/*.whl)[s3,otel]"

@@ -70,13 +70,14 @@ gen: $(VENV)/installed $(OLDER)/installed
 released: $(VENV)/installed
 	$(PROTOC) --include_imports --descriptor_set_out=protos/released.binpb $(PROTOS)
 
-# The stubs, with type stubs beside them, and what the stubs leave out: the comments, which /openapi.json quotes.
+# The stubs, with type stubs beside them; the protos' comments, which the stubs leave out; and the OpenAPI document.
 define generate
 	mkdir -p $(1)/modelregistry/v1
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PROTOC) --python_out=$(1) --grpc_python_out=$(1) \
 		--mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) \
 		--include_source_info --descriptor_set_out=$(1)/modelregistry/v1/described.binpb $(PROTOS)
 	touch $(1)/modelregistry/v1/py.typed
+	PYTHONPATH=$(1) $(BIN)/python -m tools.openapi > $(1)/modelregistry/v1/openapi.json
 endef
 
 # Those of the Python client, and the service config that it sets. Types are for type checkers alone, so they are those

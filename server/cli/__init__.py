@@ -5,23 +5,24 @@ What takes longer to load than most commands take, the database's libraries abov
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
+from google.protobuf.message import Message
 
 from server.cli import (
     access_commands,
-    client_commands,
-    demo_command,
-    file_commands,
-    import_command,
+    database_commands,
+    model_commands,
     promotion_commands,
     protos_command,
-    record_commands,
     server_commands,
 )
+from server.cli.connection import client_command
 
 
 def build_app() -> typer.Typer:
-    """Return the command line with all its commands."""
+    """Return the command line with all its commands, in the order in which --help lists them."""
     app = typer.Typer(
         name="modelregistry",
         help="A model registry over gRPC whose main job is promotion.",
@@ -30,16 +31,40 @@ def build_app() -> typer.Typer:
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
     )
-    for module in (
-        server_commands,
-        import_command,
-        promotion_commands,
-        record_commands,
-        client_commands,
-        access_commands,
-        file_commands,
-        demo_command,
-        protos_command,
-    ):
-        module.register(app)
+    client_commands: tuple[Callable[..., Message | None], ...] = (
+        promotion_commands.promote,
+        promotion_commands.check,
+        promotion_commands.promote_batch,
+        promotion_commands.rollback,
+        promotion_commands.set_policy,
+        promotion_commands.get_policy,
+        promotion_commands.get_promotion,
+        promotion_commands.list_promotions,
+        promotion_commands.lineage,
+        model_commands.create_model,
+        model_commands.create_version,
+        model_commands.get_model,
+        model_commands.get_version,
+        model_commands.get_branch,
+        model_commands.list_models,
+        model_commands.list_branches,
+        model_commands.list_versions,
+        access_commands.grant,
+        access_commands.revoke,
+        access_commands.grants,
+        model_commands.upload_files,
+        model_commands.download_files,
+    )
+    commands: tuple[Callable[..., None], ...] = (
+        server_commands.serve,
+        database_commands.migrate,
+        server_commands.token,
+        database_commands.import_,
+        *map(client_command, client_commands),
+        database_commands.gc,
+        server_commands.demo,
+        protos_command.protos,
+    )
+    for command in commands:
+        app.command(command.__name__.strip("_").replace("_", "-"))(command)
     return app

@@ -8,7 +8,7 @@ import typer
 from google.protobuf.message import Message
 
 from modelregistry.v1.access_service_pb2 import GrantRoleRequest, ListGrantsRequest, RevokeRoleRequest, Role
-from server.cli.connection import Client, client_command
+from modelregistry_client import Registry
 from server.cli.options import PageSize, PageToken
 
 Resource = Annotated[str, typer.Argument(help="The RID of a model or folder.")]
@@ -19,33 +19,29 @@ RoleName = Annotated[
 ]
 
 
-def grant(client: Client, resource_rid: Resource, principal: Principal, role: RoleName) -> Message:
+def grant(registry: Registry, resource_rid: Resource, principal: Principal, role: RoleName) -> Message:
     """Give a principal a role on a model, or on a folder and so on every model in it.
 
     [bold]modelregistry grant ri.models.main.model.… group:ml-release promoter[/bold]
     """
     request = GrantRoleRequest(resource_rid=resource_rid, principal=principal, role=Role.Value(f"ROLE_{role.upper()}"))
-    return client.call(client.access.GrantRole, request)
+    return registry.access.GrantRole(request)
 
 
-def revoke(client: Client, resource_rid: Resource, principal: Principal) -> Message:
+def revoke(registry: Registry, resource_rid: Resource, principal: Principal) -> Message:
     """Take a principal's role on a model or folder away.
 
     [bold]modelregistry revoke ri.models.main.model.… group:ml-release[/bold]
     """
-    return client.call(client.access.RevokeRole, RevokeRoleRequest(resource_rid=resource_rid, principal=principal))
+    return registry.access.RevokeRole(RevokeRoleRequest(resource_rid=resource_rid, principal=principal))
 
 
-def grants(client: Client, resource_rid: Resource, page_size: PageSize = 0, page_token: PageToken = None) -> Message:
+def grants(
+    registry: Registry, resource_rid: Resource, page_size: PageSize = 0, page_token: PageToken = None
+) -> Message:
     """List the grants on a model or folder.
 
     [bold]modelregistry grants ri.models.main.model.… --output table[/bold]
     """
     request = ListGrantsRequest(resource_rid=resource_rid, page_size=page_size, page_token=page_token)
-    return client.call(client.access.ListGrants, request)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for run in (grant, revoke, grants):
-        app.command(run.__name__)(client_command(run))
+    return registry.access.ListGrants(request)

@@ -1,66 +1,34 @@
-"""What client commands share: a channel to the server, one way to print, one way to fail."""
+"""What client commands share: a client of the server, requests read from files, one way to print and one to fail."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import ssl
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import grpc
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
-from modelregistry.v1.access_service_pb2_grpc import AccessServiceStub
-from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
-from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceStub
+from modelregistry_client import Registry, RegistryError, connect
 from server.cli.options import TARGET, CaCert, ClientCert, ClientKey, Output, Target, Tls, Token
 from server.cli.output import fail, show
+from server.codec.json_form import from_json, loads
 from server.core.config import is_loopback
-
-DEADLINE_SECONDS = 30.0
-# Of calls that stream files; the server's own bound.
-TRANSFER_SECONDS = 6 * 3600.0
-T = TypeVar("T")
-RequestT = TypeVar("RequestT", bound=Message)
-ResponseT = TypeVar("ResponseT", bound=Message)
+from server.core.errors import FieldViolation, InvalidArgument
 
 # Exit codes of failed calls are 64 plus the gRPC status code, as grpcurl has them.
 EXIT_CODE_BASE = 64
+# How much is told of what is wrong with a file: as much as the server would tell.
+MAX_VIOLATIONS = 20
 
-
-@dataclass(frozen=True)
-class Client:
-    """The services of a server, called with a token and a deadline."""
-
-    models: ModelServiceStub
-    promotions: PromotionServiceStub
-    access: AccessServiceStub
-    token: str | None
-
-    def call(self, method: grpc.UnaryUnaryMultiCallable[RequestT, ResponseT], request: RequestT) -> ResponseT:
-        """Call one of the methods. Raises grpc.RpcError."""
-        return method(request, metadata=self._metadata(), timeout=DEADLINE_SECONDS)
-
-    def call_streaming(self, method: Callable[..., T], request: object) -> T:
-        """Call one of the methods with streams of files. Raises grpc.RpcError, also from what it returns."""
-        return method(request, metadata=self._metadata(), timeout=TRANSFER_SECONDS)
-
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
-
-
-def client_of(channel: grpc.Channel, token: str | None) -> Client:
-    """Return the services behind a channel."""
-    return Client(ModelServiceStub(channel), PromotionServiceStub(channel), AccessServiceStub(channel), token)
+RequestT = TypeVar("RequestT", bound=Message)
 
 
 def client_command(run: Callable[..., Message | None]) -> Callable[..., None]:
-    """Make a command of a function that takes a Client and the command's own options, and may return an answer.
+    """Make a command of a function that takes a Registry and the command's own options, and may return an answer.
 
     The command gets the options of the connection and of the output in addition; it prints the answer, or the error.
     A function with an option `output` of its own prints its answer itself.
@@ -72,11 +40,10 @@ def client_command(run: Callable[..., Message | None]) -> Callable[..., None]:
         connection = {name: arguments.pop(name) for name in _connection_parameters}
         if "output" in own:
             arguments["output"] = output
-        with open_channel(**connection) as channel:
-            client = client_of(channel, connection["token"])
+        with open_registry(**connection) as registry:
             try:
-                answer = run(client, **arguments)
-            except grpc.RpcError as error:
+                answer = run(registry, **arguments)
+            except RegistryError as error:
                 fail_call(error)
             except ValueError as error:
                 fail(f"no request can say this: {error}")
@@ -95,50 +62,56 @@ def client_command(run: Callable[..., Message | None]) -> Callable[..., None]:
     return command
 
 
-def open_channel(
+def open_registry(
     target: Target = TARGET,
     token: Token = None,
     tls: Tls = False,
     ca_cert: CaCert = None,
     client_cert: ClientCert = None,
     client_key: ClientKey = None,
-) -> grpc.Channel:
-    """Return a channel to the server; any option about certificates means TLS."""
+) -> Registry:
+    """Return a client of the server; any option about certificates means TLS."""
     if token is not None and not (token.isascii() and token.isprintable()):
         fail("--token: a JWT has none but printable ASCII characters")
-    # gRPC would ask a proxy for this very machine, too.
-    options = [("grpc.enable_http_proxy", 0)] if is_loopback(target.rpartition(":")[0].strip("[]")) else []
-    # The server bounds what it answers; what it has stored must not look like a failure.
-    options.append(("grpc.max_receive_message_length", -1))
-    if not (tls or ca_cert or client_cert or client_key):
-        return grpc.insecure_channel(target, options)
-    return grpc.secure_channel(target, _credentials(ca_cert, client_cert, client_key), options)
+    _check_certificates(ca_cert, client_cert, client_key)
+    roots, chain, key = (path.read_bytes() if path else None for path in (ca_cert, client_cert, client_key))
+    is_local = is_loopback(target.rpartition(":")[0].strip("[]"))
+    return connect(
+        target,
+        token or None,
+        plaintext=not (tls or roots or chain or key),
+        root_certificates=roots,
+        client_certificate=chain,
+        client_key=key,
+        wait_for_ready=False,
+        # gRPC would ask a proxy for this very machine, too.
+        options=[("grpc.enable_http_proxy", 0)] if is_local else [],
+    )
 
 
-def error_info(error: Any) -> dict[str, str]:
-    """Return the name, the parameters and the instance id of an error; nothing if it is none of the registry's."""
-    status = rpc_status.from_call(error)
-    for detail in status.details if status else ():
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info):
-            return dict(info.metadata)
-    return {}
-
-
-def fail_call(error: grpc.RpcError) -> NoReturn:
+def fail_call(error: RegistryError) -> NoReturn:
     """Say in one line which error it was, with its instance id, and exit."""
-    call: Any = error
-    code: grpc.StatusCode = call.code()
-    info = error_info(error)
-    instance = f" [instance {info['errorInstanceId']}]" if info else ""
-    line = call.details() if instance else f"{code.name}: {call.details()}"
-    fail(line + instance, EXIT_CODE_BASE + code.value[0])
+    if error.error_instance_id:
+        line = f"{error.details()} [instance {error.error_instance_id}]"
+    else:
+        line = f"{error.code().name}: {error.details()}"
+    fail(line, EXIT_CODE_BASE + error.code().value[0])
 
 
-def _credentials(ca_cert: Path | None, client_cert: Path | None, client_key: Path | None) -> grpc.ChannelCredentials:
+def read_request(file: str, request_type: type[RequestT]) -> RequestT:
+    """Return the request that `--file` names; fail if it is none. `-` is the standard input."""
+    try:
+        return from_json(loads(_read(file)), request_type)
+    except InvalidArgument as error:
+        fail(f"--file {file}: {_told(error.violations)}")
+
+
+def _check_certificates(ca_cert: Path | None, client_cert: Path | None, client_key: Path | None) -> None:
+    """Fail for files that cannot be used, of which gRPC would say that the server cannot be reached."""
     if bool(client_cert) != bool(client_key):
         fail("--client-cert and --client-key need each other")
-    # Of a file that it cannot use gRPC says that the server cannot be reached, so they are tried here first.
+    if not (ca_cert or client_cert):
+        return
     try:
         context = ssl.create_default_context(cafile=ca_cert)
     except OSError as error:
@@ -148,8 +121,24 @@ def _credentials(ca_cert: Path | None, client_cert: Path | None, client_key: Pat
             context.load_cert_chain(client_cert, client_key, password="")
     except OSError as error:
         fail(f"--client-cert {client_cert}, --client-key {client_key}: {error}")
-    roots, chain, key = (path.read_bytes() if path else None for path in (ca_cert, client_cert, client_key))
-    return grpc.ssl_channel_credentials(roots, key, chain)
 
 
-_connection_parameters = inspect.signature(open_channel, eval_str=True).parameters
+def _read(file: str) -> bytes:
+    try:
+        if file != "-":
+            return Path(file).read_bytes()
+        if sys.stdin is None:
+            fail("--file -: the standard input is closed")
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        fail(f"--file {file}: {error.strerror}")
+
+
+def _told(violations: tuple[FieldViolation, ...]) -> str:
+    shown = [": ".join(filter(None, violation)) for violation in violations[:MAX_VIOLATIONS]]
+    if more := len(violations) - len(shown):
+        shown.append(f"and {more} more")
+    return "; ".join(shown)
+
+
+_connection_parameters = inspect.signature(open_registry, eval_str=True).parameters

@@ -96,7 +96,7 @@ def _parts(node: LineageNode, traced_id: str) -> list[str]:
 
 
 def _line(node: LineageNode, traced_id: str) -> str:
-    """Return what a line of a tree says. Behind the RID, which has no spaces, nothing is anybody's choice."""
+    """Return what a line of a tree says. Names, which users choose, stand only before the RID."""
     text = INVISIBLE
     if _is_visible(node):
         text = f"{node.model_name}  {node.branch}  v{node.version_number}  {node.model_version_rid}"

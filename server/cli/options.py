@@ -1,13 +1,22 @@
-"""Options that commands share. Each is also an environment variable, MODELREGISTRY_ and its name in capitals."""
+"""Options of the commands. Each is also an environment variable, MODELREGISTRY_ and its name in capitals."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from server.core.config import DEFAULT_DATA_DIR, DEFAULT_LISTEN
+from server.cli.output import fail
+from server.core.claims import MAX_LEEWAY
+from server.core.config import DEFAULT_DATA_DIR, DEFAULT_LISTEN, METRICS, TRACES, ConfigError
+from server.core.permissions import SCOPES
+
+DATA_DIR = DEFAULT_DATA_DIR
+TARGET = DEFAULT_LISTEN
+# The one protocol of OTLP that traces and metrics are sent in.
+OTLP_PROTOCOL = "http/protobuf"
 
 
 def option(flag: str, help_text: str, **settings: Any) -> Any:
@@ -34,6 +43,7 @@ def _unwrapped(url: str | None) -> str | None:
     return url
 
 
+# Where the data is.
 DataDir = Annotated[
     Path,
     option("--data-dir", "Where the server keeps its own key pair and, by default, its database.", metavar="DIR"),
@@ -53,6 +63,8 @@ FilesUrl = Annotated[
         " folder.",
     ),
 ]
+
+# The server to call, and how.
 Target = Annotated[str, option("--target", "The server to call.", metavar="HOST:PORT")]
 Token = Annotated[str | None, option("--token", "The bearer token to call it with, a JWT.", metavar="JWT")]
 Tls = Annotated[bool, option("--tls", "Use TLS, trusting the usual certificate authorities.")]
@@ -64,6 +76,8 @@ ClientCert = Annotated[
 ]
 ClientKey = Annotated[Path | None, option("--client-key", "The private key of --client-cert, in PEM.", metavar="FILE")]
 Output = Annotated[Literal["json", "table"], option("--output", "json for programs, table for people.")]
+
+# What several requests have.
 ModelRid = Annotated[str, typer.Argument(help="The RID of the model.")]
 VersionRid = Annotated[str, typer.Argument(help="The RID of the version.")]
 Branch = Annotated[str | None, option("--branch", "The branch; `master` by default.", metavar="NAME")]
@@ -79,5 +93,182 @@ Reason = Annotated[str | None, option("--reason", "Why; it stays in the record o
 PageSize = Annotated[int, option("--page-size", "How many to print at most, 1 to 1000; 0 means 100.")]
 PageToken = Annotated[str | None, option("--page-token", "The nextPageToken of the page before.", metavar="TOKEN")]
 
-DATA_DIR = DEFAULT_DATA_DIR
-TARGET = DEFAULT_LISTEN
+# Whose tokens `serve` trusts, and where these say what.
+JwksFile = Annotated[Path | None, option("--jwks-file", "The keys of the tokens' issuer.", metavar="FILE")]
+JwksUrl = Annotated[str | None, url_option("--jwks-url", "Where the keys of the tokens' issuer are.")]
+Issuer = Annotated[str | None, option("--issuer", "The `iss` that tokens must have.", metavar="ISS")]
+Audience = Annotated[
+    list[str] | None,
+    option("--audience", "The `aud` that tokens must have; may be repeated, then one of these.", metavar="AUD"),
+]
+AudienceClaim = Annotated[
+    str,
+    option("--audience-claim", "Where tokens that have no `aud` name their audience.", metavar="CLAIM"),
+]
+SubjectClaim = Annotated[
+    list[str] | None,
+    option(
+        "--subject-claim",
+        "Where tokens name the caller, by default `sub`; may be repeated, then the first that is present counts.",
+        metavar="CLAIM",
+    ),
+]
+ScopeClaim = Annotated[
+    list[str] | None,
+    option(
+        "--scope-claim",
+        "Where tokens have their scopes, by default `scope` and `scp`; may be repeated, then the first that is present"
+        " counts.",
+        metavar="CLAIM",
+    ),
+]
+ScopePrefix = Annotated[
+    str,
+    option("--scope-prefix", "Only scopes that begin with it count, and without it.", metavar="PREFIX"),
+]
+DefaultScope = Annotated[
+    list[str] | None,
+    option(
+        "--default-scope",
+        f"What a token without any claim of scopes may be used for, {' or '.join(SCOPES)}; may be repeated; by default"
+        " nothing.",
+        metavar="SCOPE",
+    ),
+]
+GroupsClaim = Annotated[
+    list[str] | None,
+    option(
+        "--groups-claim",
+        "Where tokens have the caller's groups, by default `groups`; may be repeated, then all count.",
+        metavar="CLAIM",
+    ),
+]
+Leeway = Annotated[
+    int,
+    option("--leeway", f"How far the issuer's clock may be off; at most {MAX_LEEWAY}.", metavar="SECONDS"),
+]
+
+
+# What clients of `serve` may use up before a call of theirs is served.
+MaxMessageBytes = Annotated[
+    int,
+    option(
+        "--max-message-bytes",
+        "The largest request to take, and the largest list of versions to answer.",
+        min=64 * 2**10,
+        max=2**30,
+        metavar="BYTES",
+    ),
+]
+MaxConnectionAge = Annotated[
+    int,
+    option(
+        "--max-connection-age",
+        "When to end a gRPC connection in order, so that clients look for new replicas.",
+        min=1,
+        max=24 * 60 * 60,
+        metavar="SECONDS",
+    ),
+]
+MaxConnections = Annotated[
+    int,
+    option(
+        "--max-connections",
+        "How many gRPC connections a worker may have; never more than a quarter of the files that it may open.",
+        min=1,
+        max=2**20,
+        metavar="N",
+    ),
+]
+MaxStreams = Annotated[
+    int,
+    option(
+        "--max-streams",
+        "How many calls at a time a gRPC connection may have; more wait at the client.",
+        min=1,
+        max=2**20,
+        metavar="N",
+    ),
+]
+ReceiveTimeout = Annotated[
+    int,
+    option(
+        "--receive-timeout",
+        "How long the message of a gRPC call may take to arrive.",
+        min=1,
+        max=60 * 60,
+        metavar="SECONDS",
+    ),
+]
+Keepalive = Annotated[
+    int,
+    option(
+        "--keepalive",
+        "When to ask over a silent gRPC connection whether the client is still there.",
+        min=1,
+        max=24 * 60 * 60,
+        metavar="SECONDS",
+    ),
+]
+MinPing = Annotated[
+    int,
+    option(
+        "--min-ping",
+        "How often a gRPC client may ask whether the server is still there; one that asks more often is hung up on.",
+        min=1,
+        max=24 * 60 * 60,
+        metavar="SECONDS",
+    ),
+]
+HttpIdleTimeout = Annotated[
+    int,
+    option(
+        "--http-idle-timeout",
+        "When to end an HTTP connection without requests; longer than the load balancer's own.",
+        min=1,
+        max=24 * 60 * 60,
+        metavar="SECONDS",
+    ),
+]
+TrustedProxy = Annotated[
+    list[str] | None,
+    option(
+        "--trusted-proxy",
+        "A proxy, or a network of them, whose X-Forwarded-For names the clients of HTTP; may be repeated.",
+        metavar="CIDR",
+    ),
+]
+
+
+def known_scopes(flag: str, scopes: Sequence[str] | None) -> Sequence[str]:
+    """Return the scopes that an option gives. Fails if one of them is no RPC's."""
+    if unknown := set(scopes or ()) - set(SCOPES):
+        fail(f"{flag}: {', '.join(sorted(unknown))} is not one of {', '.join(SCOPES)}")
+    return scopes or ()
+
+
+def otlp_signals(variables: Mapping[str, str]) -> frozenset[str]:
+    """Return which of `traces` and `metrics` OpenTelemetry's own variables want: those with an endpoint.
+
+    All else in these variables its SDK reads itself. Raises ConfigError for an exporter or a protocol that is not
+    supported.
+    """
+    if variables.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return frozenset()
+    return frozenset(signal for signal in (TRACES, METRICS) if _is_wanted(signal, variables))
+
+
+def _is_wanted(signal: str, variables: Mapping[str, str]) -> bool:
+    def value(name: str) -> str:
+        """The signal's own variable, or else that of all."""
+        own = variables.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}")
+        return own or variables.get(f"OTEL_EXPORTER_OTLP_{name}") or ""
+
+    exporter = variables.get(f"OTEL_{signal.upper()}_EXPORTER") or "otlp"
+    if not value("ENDPOINT") or exporter == "none":
+        return False
+    if exporter != "otlp":
+        raise ConfigError(f"OTEL_{signal.upper()}_EXPORTER must be otlp or none, not {exporter!r}")
+    if (protocol := value("PROTOCOL") or OTLP_PROTOCOL) != OTLP_PROTOCOL:
+        raise ConfigError(f"OTEL_EXPORTER_OTLP_PROTOCOL must be {OTLP_PROTOCOL}, not {protocol!r}")
+    return True

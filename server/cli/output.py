@@ -1,11 +1,12 @@
-"""How commands print: JSON for programs, tables for people, and one clear line for an error.
+"""How commands print, ask and fail: JSON for programs, tables for people, one line for an error.
 
-What is printed may come from anybody. So nothing that a terminal obeys or does not show is printed as it is.
+Names and comments come from other users: control characters and invisible ones are printed as escapes.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
@@ -84,7 +85,7 @@ def escaped(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Tell the person something, in one line, that is not part of the answer."""
+    """Print a line that is not part of the answer, on standard error."""
     print(escaped(text), file=sys.stderr)
 
 
@@ -92,6 +93,29 @@ def fail(problem: str, exit_code: int = 1) -> NoReturn:
     """Say in one line what is wrong, and exit."""
     say(f"error: {problem}")
     raise typer.Exit(exit_code)
+
+
+def require_unix(command: str) -> None:
+    """Fail on Windows. For commands that serve or open a database: workers are forked, and take turns at Unix locks."""
+    if not hasattr(os, "fork"):
+        fail(
+            f"modelregistry {command} does not run on Windows, since servers and their databases need Linux or macOS:"
+            " run it there, in WSL or in a container, and call that server from here with --target"
+        )
+
+
+def can_ask() -> bool:
+    """Whether standard input and standard error are a terminal, so that questions can be answered."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
+def ask(question: str) -> str:
+    """Return the answer to a question; nothing if the terminal is closed."""
+    print(question, end=" ", file=sys.stderr, flush=True)
+    answer = sys.stdin.buffer.readline()
+    if not answer.endswith(b"\n"):
+        print(file=sys.stderr)  # What comes next must not stand behind the question.
+    return answer.decode(errors="replace").strip()
 
 
 def _json_escaped(sign: str) -> str:

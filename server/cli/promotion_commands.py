@@ -1,36 +1,50 @@
-"""Commands that promote, check promotions and roll them back, and those for the policies of branches."""
+"""Commands that promote, check and roll back, and those that read what promotions have left."""
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated, Literal
 
 import typer
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
-from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
+from modelregistry.v1.model_pb2 import ModelVersion
+from modelregistry.v1.model_service_pb2 import GetBranchRequest, ListModelVersionsRequest, PromoteVersionRequest
 from modelregistry.v1.promotion_service_pb2 import (
     BatchPromoteVersionsRequest,
     CheckPromotionResponse,
     GetBranchPolicyRequest,
+    GetLineageRequest,
+    GetLineageResponse,
+    GetPromotionRequest,
+    ListPromotionsRequest,
     RollbackBranchRequest,
     SetBranchPolicyRequest,
 )
-from server.cli.connection import Client, client_command
-from server.cli.consent import settle
-from server.cli.earlier_heads import choose
+from modelregistry_client import Registry, RegistryError
+from modelregistry_client.errors import ApiUsageDenied
+from server.cli.connection import read_request
+from server.cli.lineage import DRAWINGS
 from server.cli.options import (
     Branch,
     ExpectedHead,
     ModelRid,
     Output,
+    PageSize,
+    PageToken,
     Reason,
     RequestId,
+    VersionRid,
     option,
 )
-from server.cli.output import say, show, show_fields, show_findings, show_rows
-from server.cli.request_files import read_request
-from server.codec.json_form import to_json
+from server.cli.output import ask, can_ask, fail, say, show, show_fields, show_findings, show_rows
+from server.codec.json_form import from_json, to_json
+from server.core.errors import InvalidArgument
 
 Source = Annotated[str, typer.Argument(help="The RID of the version to promote.")]
 TargetModel = Annotated[str, typer.Argument(help="The RID of the model to promote it into.")]
@@ -52,8 +66,37 @@ BatchFile = Annotated[
 ]
 
 
+PromotionRid = Annotated[str, typer.Argument(help="The RID of the promotion.")]
+OfModel = Annotated[str | None, option("--model", "Only promotions into this model.", metavar="RID")]
+OfBranch = Annotated[str | None, option("--branch", "Only promotions into branches of this name.", metavar="NAME")]
+OfSource = Annotated[str | None, option("--source-version", "Only promotions of this version.", metavar="RID")]
+OfVersion = Annotated[str | None, option("--version", "Only the promotion that made this version.", metavar="RID")]
+OfCreator = Annotated[
+    str | None, option("--created-by", "Only promotions by this principal, like user:jane.", metavar="PRINCIPAL")
+]
+Since = Annotated[
+    str | None,
+    option("--since", "Only promotions at this time or later, RFC 3339 or a day in UTC: 2026-11-25.", metavar="TIME"),
+]
+Until = Annotated[
+    str | None, option("--until", "Only promotions before this time, in the forms of --since.", metavar="TIME")
+]
+Drawing = Annotated[
+    Literal["tree", "dot", "mermaid", "json", "table"],
+    option("--output", "tree for people (table means it too), dot for Graphviz, mermaid, json for programs."),
+]
+
+# Each page walks the whole lineage, so they are as large as can be.
+LINEAGE_PAGE = 1000
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+# Promotions of one version into one branch, of which one may have come from the same command.
+MAX_EARLIER = 20
+UNCHECKED = "the token does not permit to check what the promotion would break: it lacks api:models-read"
+MAX_SHOWN = 20
+
+
 def promote(
-    client: Client,
+    registry: Registry,
     source: Source,
     target_model: TargetModel,
     branch: Branch = None,
@@ -64,18 +107,18 @@ def promote(
 ) -> Message:
     """Copy a version into another model, as the new head of a branch.
 
-    What that would break is shown first. If it breaks somebody, you are asked; where nobody can be asked, nothing is
-    promoted without --yes.
+    What that would break is shown first. If it breaks callers of the model, you are asked; without a terminal, nothing
+    is promoted without --yes.
 
     [bold]modelregistry promote ri.models.main.model-version.… ri.models.main.model.…[/bold]
     """
     request = _promotion(source, target_model, branch, request_id, expected_head, reason)
-    settle(client, request, yes)
-    return client.call(client.models.PromoteVersion, request)
+    _confirm(registry, request, yes)
+    return registry.models.PromoteVersion(request)
 
 
 def check(
-    client: Client,
+    registry: Registry,
     source: Source,
     target_model: TargetModel,
     branch: Branch = None,
@@ -91,7 +134,7 @@ def check(
     [bold]modelregistry check ri.models.main.model-version.… ri.models.main.model.… --output table[/bold]
     """
     request = _promotion(source, target_model, branch, request_id, expected_head, reason)
-    checked = client.call(client.promotions.CheckPromotion, request)
+    checked = registry.promotions.CheckPromotion(request)
     if output == "json":
         show(checked)
     else:
@@ -100,7 +143,7 @@ def check(
         raise typer.Exit(1)
 
 
-def promote_batch(client: Client, file: BatchFile, request_id: RequestId = None) -> Message:
+def promote_batch(registry: Registry, file: BatchFile, request_id: RequestId = None) -> Message:
     """Promote up to 100 versions, all of them or none, without asking.
 
     [bold]modelregistry promote-batch --file promotions.json[/bold]
@@ -108,11 +151,11 @@ def promote_batch(client: Client, file: BatchFile, request_id: RequestId = None)
     request = read_request(file, BatchPromoteVersionsRequest)
     if request_id is not None:
         request.request_id = request_id
-    return client.call(client.promotions.BatchPromoteVersions, request)
+    return registry.promotions.BatchPromoteVersions(request)
 
 
 def rollback(
-    client: Client,
+    registry: Registry,
     model_rid: ModelRid,
     branch: Branch = None,
     to: ToNumber = None,
@@ -125,7 +168,7 @@ def rollback(
     [bold]modelregistry rollback ri.models.main.model.… --to 3 --reason "4 is too slow"[/bold]
     """
     if to is None:
-        to, shown_head = choose(client, model_rid, branch)
+        to, shown_head = _choose_version(registry, model_rid, branch)
         expected_head = shown_head if expected_head is None else expected_head
         if request_id is not None:
             # What was chosen here is part of the request that the id stands for.
@@ -138,39 +181,80 @@ def rollback(
         request_id=request_id,
         expected_head_version_rid=expected_head,
     )
-    return client.call(client.promotions.RollbackBranch, request)
+    return registry.promotions.RollbackBranch(request)
 
 
-def set_policy(client: Client, model_rid: ModelRid, compatibility: Compatibility, branch: Branch = None) -> Message:
+def set_policy(registry: Registry, model_rid: ModelRid, compatibility: Compatibility, branch: Branch = None) -> Message:
     """Set what a branch does about findings of compatibility.
 
     [bold]modelregistry set-policy ri.models.main.model.… enforce[/bold]
     """
     mode = CompatibilityMode.Value(f"COMPATIBILITY_MODE_{compatibility.upper()}")
     request = SetBranchPolicyRequest(model_rid=model_rid, branch=branch, compatibility=mode)
-    return client.call(client.promotions.SetBranchPolicy, request)
+    return registry.promotions.SetBranchPolicy(request)
 
 
-def get_policy(client: Client, model_rid: ModelRid, branch: Branch = None) -> Message:
+def get_policy(registry: Registry, model_rid: ModelRid, branch: Branch = None) -> Message:
     """Print what a branch does about findings of compatibility.
 
     [bold]modelregistry get-policy ri.models.main.model.…[/bold]
     """
     request = GetBranchPolicyRequest(model_rid=model_rid, branch=branch)
-    return client.call(client.promotions.GetBranchPolicy, request)
+    return registry.promotions.GetBranchPolicy(request)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for run in (
-        promote,
-        check,
-        promote_batch,
-        rollback,
-        set_policy,
-        get_policy,
-    ):
-        app.command(run.__name__.replace("_", "-"))(client_command(run))
+def get_promotion(registry: Registry, promotion_rid: PromotionRid) -> Message:
+    """Print the record of a promotion.
+
+    [bold]modelregistry get-promotion ri.models.main.promotion.…[/bold]
+    """
+    return registry.promotions.GetPromotion(GetPromotionRequest(promotion_rid=promotion_rid))
+
+
+def list_promotions(
+    registry: Registry,
+    model: OfModel = None,
+    branch: OfBranch = None,
+    source_version: OfSource = None,
+    version: OfVersion = None,
+    created_by: OfCreator = None,
+    since: Since = None,
+    until: Until = None,
+    page_size: PageSize = 0,
+    page_token: PageToken = None,
+) -> Message:
+    """List the promotions that you may see, newest first.
+
+    [bold]modelregistry list-promotions --model ri.models.main.model.… --since 2026-11-25 --output table[/bold]
+    """
+    request = ListPromotionsRequest(
+        model_rid=model,
+        branch=branch,
+        source_model_version_rid=source_version,
+        model_version_rid=version,
+        created_by=created_by,
+        start_time=_time("--since", since),
+        end_time=_time("--until", until),
+        page_size=page_size,
+        page_token=page_token,
+    )
+    return registry.promotions.ListPromotions(request)
+
+
+def lineage(registry: Registry, model_version_rid: VersionRid, output: Drawing = "tree") -> None:
+    """Draw what a version was made of, back to the root, and all that was made of it.
+
+    A version stands below the one that it was promoted from: in the same column, or where that one branches.
+
+    [bold]modelregistry lineage ri.models.main.model-version.…[/bold]
+
+    [bold]modelregistry lineage ri.models.main.model-version.… --output dot | dot -Tsvg > lineage.svg[/bold]
+    """
+    pages = _lineage(registry, model_version_rid)
+    first = next(pages)
+    nodes = chain(first.nodes, (node for page in pages for node in page.nodes))
+    for line in DRAWINGS[output](nodes, first.traced_node_id):
+        print(line)
 
 
 def _promotion(
@@ -192,6 +276,84 @@ def _promotion(
     )
 
 
+def _confirm(registry: Registry, request: PromoteVersionRequest, yes: bool) -> None:
+    """Return when the request may be sent; exit if the person does not want what it would break.
+
+    What was shown is what may be replaced: the request then expects the head that it was compared with.
+    """
+    checked = _checked(registry, request, yes)
+    if checked is None or checked.HasField("repeated_version_rid") or _find_earlier(registry, request, checked):
+        return
+    show_findings(checked.findings, checked.error_count, checked.warning_count, sys.stderr)
+    if not checked.error_count:
+        return
+    # Of what the server refuses anyway, it says so itself.
+    if checked.would_succeed:
+        errors = "1 error" if checked.error_count == 1 else f"{checked.error_count} errors"
+        _require_yes(yes, f"the version is incompatible with the head of the branch ({errors})")
+    if not request.HasField("expected_head_version_rid") and checked.HasField("head_version_rid"):
+        request.expected_head_version_rid = checked.head_version_rid
+
+
+def _require_yes(yes: bool, problem: str) -> None:
+    if yes:
+        return
+    if not can_ask():
+        fail(f"{problem}; --yes promotes all the same")
+    say(problem)
+    if ask("promote all the same? [y/N]").lower() not in {"y", "yes"}:
+        fail("nothing was promoted")
+
+
+def _checked(registry: Registry, request: PromoteVersionRequest, yes: bool) -> CheckPromotionResponse | None:
+    """Return what the server says of the promotion; None if it cannot and is to promote all the same."""
+    try:
+        return registry.promotions.CheckPromotion(request)
+    except ApiUsageDenied:
+        if yes:
+            say(UNCHECKED)
+        _require_yes(yes, UNCHECKED)
+    except RegistryError as error:
+        if error.code().name != "UNIMPLEMENTED":
+            raise
+        _require_nothing_new(request)
+    return None
+
+
+def _require_nothing_new(request: PromoteVersionRequest) -> None:
+    """Return if a server of an earlier release does all that the request asks for, and does not just overlook it."""
+    for field in ("request_id", "expected_head_version_rid", "reason"):
+        if request.HasField(field):
+            flag = field.removesuffix("_version_rid").replace("_", "-")
+            fail(f"--{flag}: the server is of an earlier release, which does not know it")
+
+
+def _find_earlier(registry: Registry, request: PromoteVersionRequest, checked: CheckPromotionResponse) -> bool:
+    """Whether this command was carried out before, with the same id and a head that `_confirm` made it expect.
+
+    It is looked for among the records of such promotions. The request then expects the same head again, which makes it
+    the same request.
+    """
+    used_before = any(obstacle.error_name == "RequestIdAlreadyUsed" for obstacle in checked.obstacles)
+    if not used_before or request.HasField("expected_head_version_rid"):
+        return False
+    wanted = ListPromotionsRequest(
+        model_rid=request.model_rid,
+        branch=request.branch if request.HasField("branch") else None,
+        source_model_version_rid=request.source_model_version_rid,
+        page_size=MAX_EARLIER,
+    )
+    for promotion in registry.promotions.ListPromotions(wanted).promotions:
+        if promotion.HasField("replaced_version_rid"):
+            again = PromoteVersionRequest()
+            again.CopyFrom(request)
+            again.expected_head_version_rid = promotion.replaced_version_rid
+            if registry.promotions.CheckPromotion(again).HasField("repeated_version_rid"):
+                request.CopyFrom(again)
+                return True
+    return False
+
+
 def _show_check(checked: CheckPromotionResponse) -> None:
     """Print what it would become, what stands in the way, and what it would break."""
     lists = {"obstacles", "findings"}
@@ -200,3 +362,77 @@ def _show_check(checked: CheckPromotionResponse) -> None:
         rows = [(each.error_name, each.description, dict(each.parameters)) for each in checked.obstacles]
         show_rows({"obstacle": name, "description": text, **parameters} for name, text, parameters in rows)
     show_findings(checked.findings, checked.error_count, checked.warning_count)
+
+
+def _choose_version(registry: Registry, model_rid: str, branch: str | None) -> tuple[int, str]:
+    """Ask to which version a branch is to go back; return its number, and the RID of the head that was shown."""
+    if not can_ask():
+        fail("--to: without a terminal, the number of the version to go back to must be given")
+    versions, has_more = _newest(registry, model_rid, branch)
+    if not versions:
+        # It fails, and says whether there is no such branch.
+        registry.models.GetBranch(GetBranchRequest(model_rid=model_rid, branch=branch))
+        fail("the branch was made just now: try again")
+    head = versions[0]
+    if head.version_number == 1:
+        fail(f"branch {head.branch} has no earlier version")
+    show_rows((_row(version, version is head) for version in versions), sys.stderr)
+    if has_more:
+        say(f"these are the newest {len(versions)}; an older one can be given by its number, here or with --to")
+    answer = ask("go back to which number?")
+    if not answer:
+        fail("nothing was changed")
+    if not (answer.isascii() and answer.isdigit()):
+        fail(f"{answer} is not the number of a version; nothing was changed")
+    return int(answer), head.rid
+
+
+def _newest(registry: Registry, model_rid: str, branch: str | None) -> tuple[list[ModelVersion], bool]:
+    """Return the newest versions of a branch, and whether there are older ones."""
+    request = ListModelVersionsRequest(model_rid=model_rid, branch=branch)
+    versions: list[ModelVersion] = []
+    while True:
+        # A page of large versions can be shorter than asked for.
+        request.page_size = MAX_SHOWN - len(versions)
+        page = registry.models.ListModelVersions(request)
+        versions.extend(page.model_versions)
+        has_more = page.HasField("next_page_token")
+        if not has_more or len(versions) >= MAX_SHOWN:
+            return versions, has_more
+        request.page_token = page.next_page_token
+
+
+def _row(version: ModelVersion, is_head: bool) -> dict[str, str]:
+    shown = to_json(version)
+    source = shown.get("source", {})
+    assert isinstance(source, dict)
+    # The last RID is the nearest: that of the version, where there is that of its model too.
+    rids = [value for key, value in source.items() if key.endswith("Rid")]
+    return {
+        "number": str(version.version_number),
+        "createdTime": str(shown["createdTime"]),
+        "createdBy": version.created_by,
+        "source": " ".join([source.get("type", ""), *rids[-1:]]),
+        "head": "head" if is_head else "",
+    }
+
+
+def _lineage(registry: Registry, model_version_rid: str) -> Iterator[GetLineageResponse]:
+    request = GetLineageRequest(model_version_rid=model_version_rid, page_size=LINEAGE_PAGE)
+    while True:
+        page = registry.promotions.GetLineage(request)
+        yield page
+        if not page.HasField("next_page_token"):
+            return
+        request.page_token = page.next_page_token
+
+
+def _time(flag: str, text: str | None) -> Timestamp | None:
+    """Return a time; a day is its beginning in UTC."""
+    if text is None:
+        return None
+    value = f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text
+    try:
+        return from_json({"startTime": value}, ListPromotionsRequest).start_time
+    except InvalidArgument:
+        fail(f"{flag}: {text!r} is neither a time such as 2026-11-25T12:00:00Z nor a day such as 2026-11-25")

@@ -7,8 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from server.cli.options import option
 from server.cli.output import fail, say
 from server.core import descriptors
@@ -48,11 +46,6 @@ def protos(
             say(f"the descriptor set is {descriptor_set}")
     except OSError as error:
         fail(str(error))
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command(protos.__name__)(protos)
 
 
 def _sources() -> Iterator[tuple[str, bytes]]:

@@ -1,4 +1,4 @@
-"""Commands that run a server, or prepare one."""
+"""Commands that run a server, prepare one, or show what it does."""
 
 from __future__ import annotations
 
@@ -8,41 +8,57 @@ import re
 import shlex
 import shutil
 import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
 from datetime import timedelta
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from google.protobuf import json_format
 
-from server.cli.issuer_options import (
+from modelregistry.v1.model_service_pb2 import CreateModelRequest, CreateModelVersionRequest, PromoteVersionRequest
+from modelregistry_client import Registry, RegistryError
+from server.cli.connection import fail_call, open_registry
+from server.cli.options import (
+    DATA_DIR,
+    TARGET,
     Audience,
     AudienceClaim,
+    CaCert,
+    ClientCert,
+    ClientKey,
+    DatabaseUrl,
+    DataDir,
     DefaultScope,
+    FilesUrl,
     GroupsClaim,
+    HttpIdleTimeout,
     Issuer,
     JwksFile,
     JwksUrl,
-    Leeway,
-    ScopeClaim,
-    ScopePrefix,
-    SubjectClaim,
-    known_scopes,
-)
-from server.cli.limit_options import (
-    HttpIdleTimeout,
     Keepalive,
+    Leeway,
     MaxConnectionAge,
     MaxConnections,
     MaxMessageBytes,
     MaxStreams,
     MinPing,
     ReceiveTimeout,
+    ScopeClaim,
+    ScopePrefix,
+    SubjectClaim,
+    Target,
+    Tls,
+    Token,
     TrustedProxy,
+    known_scopes,
+    option,
+    otlp_signals,
 )
-from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, option
-from server.cli.otlp import otlp_signals
-from server.cli.output import fail, say
-from server.cli.unix import require_unix
+from server.cli.output import fail, require_unix, say, show
+from server.codec.json_form import from_json, loads
 from server.core.claims import AUDIENCE_CLAIM, LEEWAY, ClaimRules
 from server.core.config import (
     DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
@@ -60,15 +76,10 @@ from server.core.permissions import SCOPES
 if TYPE_CHECKING:
     from server.process.ports import Ports
 
+FOLDER = "ri.modelregistry.main.folder.example"
+
 _TTL = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
 _TTL_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-def _duration(text: str) -> timedelta:
-    match = _TTL.fullmatch(text)
-    if not match:
-        raise ValueError(f"--ttl: {text!r} is not a duration such as 90s, 15m, 1h or 7d")
-    return timedelta(**{_TTL_UNITS[match[2]]: int(match[1])})
 
 
 Listen = Annotated[str, option("--listen", "Where to listen for gRPC.", metavar="HOST:PORT")]
@@ -86,7 +97,7 @@ MetricsListen = Annotated[
 ]
 Admin = Annotated[
     list[str] | None,
-    option("--admin", "A principal who may do everything, like user:jane; may be repeated.", metavar="PRINCIPAL"),
+    option("--admin", "A principal that may do everything, like user:jane; may be repeated.", metavar="PRINCIPAL"),
 ]
 Admins = Annotated[str | None, option("--admins", "More such principals, separated by commas.", metavar="PRINCIPAL,…")]
 AllowLocalKeys = Annotated[
@@ -99,7 +110,8 @@ TlsClientCa = Annotated[
     option("--tls-client-ca", "Require client certificates of these authorities (mTLS).", metavar="FILE"),
 ]
 NoReflection = Annotated[
-    bool, option("--no-reflection", "Describe the services to nobody; `modelregistry protos` does it for grpcurl.")
+    bool,
+    option("--no-reflection", "Do not describe the services to clients; `modelregistry protos` does it for grpcurl."),
 ]
 Workers = Annotated[
     int | None,
@@ -210,24 +222,9 @@ def serve(
         fail(str(error))
 
 
-def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> None:
-    """Bring a database to the schema of this release; again does no harm.
-
-    [bold]modelregistry migrate --database-url postgresql://registry@db/registry[/bold]
-    """
-    require_unix("migrate")
-    from server.process import app
-
-    try:
-        app.migrate_database(database_url, data_dir)
-    except ConfigError as error:
-        fail(str(error))
-    say("the schema is up to date")
-
-
 def token(
     data_dir: DataDir = DATA_DIR,
-    subject: Annotated[str, option("--subject", "Whom the token speaks for: user:SUBJECT.")] = "admin",
+    subject: Annotated[str, option("--subject", "The caller that the token proves: user:SUBJECT.")] = "admin",
     scope: Annotated[
         list[str] | None,
         option("--scope", f"What it may be used for, {' or '.join(SCOPES)}; may be repeated; by default both."),
@@ -250,14 +247,53 @@ def token(
         fail(str(error))
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for run in (serve, migrate, token):
-        app.command(run.__name__)(run)
+def demo(
+    prepare: Annotated[
+        bool,
+        option(
+            "--prepare",
+            "Create the two models and the version on the server at --target, and print the request that promotes it,"
+            " for grpcurl.",
+        ),
+    ] = False,
+    target: Target = TARGET,
+    token: Token = None,
+    tls: Tls = False,
+    ca_cert: CaCert = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
+) -> None:
+    """Create two models, register a version in one and promote it into the other, on a throw-away server.
+
+    [bold]modelregistry demo[/bold]
+    """
+    try:
+        if prepare:
+            with open_registry(target, token, tls, ca_cert, client_cert, client_key) as registry:
+                request = _prepare(registry)
+            print(json_format.MessageToJson(request, indent=None, preserving_proto_field_name=True))
+        else:
+            require_unix("demo")
+            with _throw_away_server() as registry:
+                request = _prepare(registry)
+                promoted = registry.models.PromoteVersion(request)
+                say(f"promoted it as version {promoted.version_number} of branch {promoted.branch}:")
+                show(promoted)
+    except RegistryError as error:
+        fail_call(error)
+    except ConfigError as error:
+        fail(str(error))
+
+
+def _duration(text: str) -> timedelta:
+    match = _TTL.fullmatch(text)
+    if not match:
+        raise ValueError(f"--ttl: {text!r} is not a duration such as 90s, 15m, 1h or 7d")
+    return timedelta(**{_TTL_UNITS[match[2]]: int(match[1])})
 
 
 def _announce(bound: Ports, settings: Settings) -> None:
-    # A server whose output nobody reads any more goes on serving.
+    # The reader of the output can be gone.
     with contextlib.suppress(OSError):
         print(f"listening on {bound.grpc_address}", flush=True)
         if bound.http_address is not None:
@@ -287,3 +323,40 @@ def _promotion_to_paste(address: str, settings: Settings) -> str:
         f' -d "$({command} demo --prepare --target {address} --token "$TOKEN"{client_tls})"'
         f" {address} modelregistry.v1.ModelService/PromoteVersion"
     )
+
+
+@contextlib.contextmanager
+def _throw_away_server() -> Iterator[Registry]:
+    """Serve from a temporary folder, to an administrator."""
+    from server.auth.local_keys import LocalKeys
+    from server.process import app, ports, serve
+
+    with tempfile.TemporaryDirectory(prefix="modelregistry-demo-") as folder:
+        settings = Settings(listen="127.0.0.1:0", http_listen=NOWHERE, data_dir=Path(folder))
+        bound = ports.bind(settings)
+        application = app.build(settings, bound)
+        serve.start(application)
+        try:
+            say(f"a server with an empty database listens on {bound.grpc_address}")
+            token = LocalKeys.open(Path(folder)).mint("admin", SCOPES)
+            with open_registry(bound.grpc_address, token) as registry:
+                yield registry
+        finally:
+            serve.stop_and_close(application)
+
+
+def _prepare(registry: Registry) -> PromoteVersionRequest:
+    """Create two models, and a version in the first; return the request that promotes it into the second."""
+    example = uuid.uuid4().hex[:8]
+    models = []
+    for stage in ("staging", "production"):
+        request = CreateModelRequest(name=f"example-{example}-{stage}", parent_folder_rid=FOLDER)
+        models.append(registry.models.CreateModel(request))
+        say(f"created model {request.name}: {models[-1].rid}")
+    source, target = models
+    described = resources.files("server.cli").joinpath("example_version.json").read_bytes()
+    creation = from_json(loads(described), CreateModelVersionRequest)
+    creation.model_rid = source.rid
+    version = registry.models.CreateModelVersion(creation)
+    say(f"registered a version of it: {version.rid}")
+    return PromoteVersionRequest(model_rid=target.rid, source_model_version_rid=version.rid, preview=True)

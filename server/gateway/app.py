@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from importlib.metadata import version
+from importlib.resources import files
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -28,7 +28,6 @@ from server.gateway.calls import RouteStub, RpcFailed, timeout_of
 from server.gateway.errors import Cancelled, Failure, MethodNotAllowed, RouteNotFound, failure, refusal
 from server.gateway.idempotency import HEADER, has_id, takes_key
 from server.gateway.limits import HttpLimits
-from server.gateway.openapi import openapi_of
 from server.gateway.requests import request_of, wants_preview
 from server.gateway.routes import Route
 from server.rpc.health import LIVENESS, NAMES, SERVING, Health
@@ -49,7 +48,7 @@ def build_app(
 ) -> ASGIApp:
     """Return the application that serves these routes with calls over the channel, and tells the health."""
     handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
-    handlers["/openapi.json"]["GET"] = _always(json.dumps(openapi_of(routes, version("modelregistry"))))
+    handlers["/openapi.json"]["GET"] = _always(files("modelregistry.v1").joinpath("openapi.json").read_bytes())
     for path, service in PROBES.items():
         handlers[path]["GET"] = _probe(health, service)
     bodies = Bodies(limits)
@@ -191,16 +190,16 @@ def _probe(health: Health, service: str) -> Handler:
     return handler
 
 
-def _always(text: str) -> Handler:
+def _always(document: bytes) -> Handler:
     """Return the handler that answers every request with this JSON."""
 
     async def handler(request: Request, request_id: str) -> Response:
-        return _json(200, text)
+        return _json(200, document)
 
     return handler
 
 
-def _json(status_code: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+def _json(status_code: int, text: str | bytes, headers: Mapping[str, str] | None = None) -> Response:
     return Response(text, status_code, headers, media_type="application/json")
 
 

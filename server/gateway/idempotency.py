@@ -50,17 +50,3 @@ def put_key(sent: Sequence[str], values: dict[str, object]) -> Iterator[FieldVio
 def _bare(sent: str) -> str:
     quoted = _QUOTED.fullmatch(sent)
     return quoted[1] if quoted else sent
-
-
-def parameter_of_key() -> dict[str, object]:
-    """Return the header as a parameter of OpenAPI."""
-    return {
-        "name": HEADER,
-        "in": "header",
-        "description": (
-            f"The same as `{_JSON_KEY}`, which it must equal where both are given. It may also be in double quotes."
-        ),
-        "required": False,
-        # And no choice between that and the form in quotes: of one, generators of clients make no header.
-        "schema": {"type": "string", "format": "uuid"},
-    }

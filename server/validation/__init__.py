@@ -6,13 +6,10 @@ of it, `walk` finds what is broken.
 
 from __future__ import annotations
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 
 from server.core.errors import FieldViolation, InvalidArgument
-from server.validation.keywords import Keywords, keywords_of
-from server.validation.walk import find_broken, rule_of
+from server.validation.walk import find_broken
 
 
 def validate(message: Message) -> None:
@@ -29,13 +26,3 @@ def validate(message: Message) -> None:
     if len(found) == 1 and (error_for := found[0][1].error) is not None:
         raise error_for(violations[0])
     raise InvalidArgument(violations=violations)
-
-
-def must_be_given(message: Descriptor) -> set[str]:
-    """Return the names of the fields without which no message of this kind is valid."""
-    return {path for path, _ in find_broken(GetMessageClass(message)())}
-
-
-def keywords(field: FieldDescriptor) -> Keywords:
-    """Return what JSON Schema can say of the values that a field may have, beside their type."""
-    return keywords_of(rule_of(field))

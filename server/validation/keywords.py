@@ -1,7 +1,7 @@
-"""What JSON Schema can say of the rules, for those who describe the HTTP interface.
+"""Each rule in the keywords of JSON Schema, noted beside the rule; tools/openapi writes them into its document.
 
-The keywords judge nothing. They never refuse what the rule allows, but can allow what it refuses: that names are unique
-in their list has no keyword.
+Validation never reads them. Keywords may allow what the rule refuses, since JSON Schema cannot express all rules (that
+names are unique in their list, for one); they never refuse what the rule allows.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.cli.otlp import otlp_signals
+from server.cli.options import otlp_signals
 from server.core.config import METRICS, TRACES, ConfigError
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}

@@ -31,6 +31,7 @@ WINDOWS = {
     "PYTHONWARNINGS": "error::EncodingWarning",
 }
 DATA = os.urandom(2**20 + 1)
+FOLDERS = {name: ROOT / path / name for name, path in (("server", ""), ("modelregistry_client", "clients/python"))}
 UNIX_ONLY = {"fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty", "uvloop"}
 
 
@@ -129,6 +130,7 @@ def test_commands_load_nothing_that_is_only_for_unix() -> None:
         assert not {name.split(".")[0] for name in names} & UNIX_ONLY, path
         ahead += [file for name in names for file in modules_of(name)]
     assert len(seen) > 30
+    assert ROOT / "clients/python/modelregistry_client/files.py" in seen
     assert ROOT / "server/process/app.py" not in seen
 
 
@@ -151,10 +153,10 @@ def imported_at_once(path: Path) -> Iterator[str]:
 
 
 def modules_of(name: str) -> list[Path]:
-    """The files of the server that are loaded for a full name, which may be that of something in a module."""
+    """The files of ours that are loaded for a full name, which may be that of something in a module."""
     parts = name.split(".")
-    if parts[0] != "server":
+    if parts[0] not in FOLDERS:
         return []
-    places = [ROOT.joinpath(*parts[:end]) for end in range(1, len(parts) + 1)]
+    places = [FOLDERS[parts[0]].joinpath(*parts[1:end]) for end in range(1, len(parts) + 1)]
     files = [file for place in places for file in (place / "__init__.py", place.with_suffix(".py"))]
     return [file for file in files if file.exists()]

@@ -8,10 +8,14 @@ import itertools
 import pickle
 import sys
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1.health import HealthServicer
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 import modelregistry_client
 from modelregistry.v1.model_api_pb2 import ModelApi
@@ -26,6 +30,7 @@ from modelregistry.v1.model_service_pb2 import (
     PromoteVersionRequest,
     UploadModelFilesRequest,
 )
+from modelregistry.v1.model_service_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
 from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest
 from modelregistry_client import Registry, RegistryError, aio, connect, errors
 from tests.builders import model_api, new_folder_rid
@@ -251,6 +256,53 @@ def test_the_connection_has_tls_unless_it_is_said_otherwise(tmp_path: Path) -> N
             assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
     with pytest.raises(ValueError, match="client_key"):
         connect("localhost:1", "token", client_certificate=own_cert)
+
+
+def test_a_client_that_does_not_wait_fails_where_there_is_no_server() -> None:
+    with connect("127.0.0.1:1", "token", plaintext=True, wait_for_ready=False) as registry:
+        for method, request in (
+            (registry.models.GetModel, GetModelRequest()),
+            (registry.models.CreateModel, new_model()),
+        ):
+            with pytest.raises(RegistryError) as failed:
+                method(request)
+            assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_client_that_does_not_wait_takes_what_a_server_that_is_not_healthy_answers() -> None:
+    calls = []
+
+    class Unavailable(ModelServiceServicer):
+        def GetModel(self, request: GetModelRequest, context: grpc.ServicerContext) -> Model:
+            calls.append(request)
+            context.abort(grpc.StatusCode.UNAVAILABLE, "no database")
+
+    health = HealthServicer()
+    health.set("modelregistry.v1.ModelService", HealthCheckResponse.NOT_SERVING)
+    with futures.ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool)
+        add_ModelServiceServicer_to_server(Unavailable(), server)
+        add_HealthServicer_to_server(health, server)
+        target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        with (
+            connect(target, "token", plaintext=True, wait_for_ready=False) as registry,
+            pytest.raises(RegistryError, match="no database"),
+        ):
+            registry.models.GetModel(GetModelRequest())
+        server.stop(None).wait()
+    assert len(calls) == 1
+
+
+def test_calls_without_a_token_have_none(server: Server) -> None:
+    async def call() -> None:
+        async with aio.connect(server.address, None, plaintext=True) as registry:
+            with pytest.raises(errors.MissingCredentials):
+                await registry.models.GetModel(GetModelRequest(model_rid=NO_MODEL))
+
+    with connect(server.address, None, plaintext=True) as registry, pytest.raises(errors.MissingCredentials):
+        registry.models.GetModel(GetModelRequest(model_rid=NO_MODEL))
+    asyncio.run(call())
 
 
 def test_an_error_can_go_to_another_process(registry: Registry) -> None:

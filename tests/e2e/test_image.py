@@ -119,9 +119,9 @@ def wheel(image: Image) -> set[str]:
 
 
 def test_the_wheel_holds_everything_that_the_server_is_made_of(wheel: set[str]) -> None:
-    for folder, prefix in ((ROOT / "server", "server"), (ROOT / "gen" / "modelregistry", "modelregistry")):
+    for folder in (ROOT / "server", ROOT / "gen/modelregistry", ROOT / "clients/python/modelregistry_client"):
         files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-        assert {f"{prefix}/{path}" for path in files if "__pycache__" not in path.parts} <= wheel
+        assert {f"{folder.name}/{path}" for path in files if "__pycache__" not in path.parts} <= wheel
     assert "modelregistry/v1/model_service_pb2_grpc.py" in wheel
     assert "server/cli/example_version.json" in wheel
     assert "server/storage/sql/migrations/script.py.mako" in wheel
@@ -129,7 +129,7 @@ def test_the_wheel_holds_everything_that_the_server_is_made_of(wheel: set[str]) 
 
 
 def test_the_wheel_holds_nothing_else(wheel: set[str]) -> None:
-    assert {name.split("/")[0].split("-")[0] for name in wheel} == {"server", "modelregistry"}
+    assert {name.split("/")[0].split("-")[0] for name in wheel} == {"server", "modelregistry", "modelregistry_client"}
     assert not [name for name in wheel if "test" in name or name.endswith(".pyc")]
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from server.gateway.openapi import openapi_of
 from server.gateway.routes import routes_of
 from server.rpc.server import SERVICES
 from tests.gateway.registry import Registry, good
 from tests.gateway.test_refusals import MODELS
 from tests.processes import COMMAND, environment
+from tools.openapi.document import openapi_of
 
 # It wants another typer than the server has, so it is installed apart.
 OPENAPI_PYTHON_CLIENT = "openapi-python-client==0.29.1"

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from server.gateway.openapi import openapi_of
 from server.gateway.routes import routes_of
 from server.rpc.server import SERVICES
 from tests.interop.conftest import BUILD_SECONDS, in_shell, pasted
+from tools.openapi.document import openapi_of
 
 GENERATOR = "org.openapitools:openapi-generator-cli:7.25.0"
 DOCUMENT: dict[str, Any] = openapi_of(routes_of(SERVICES), "1")

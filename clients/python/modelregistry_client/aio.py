@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc.aio
 
 from modelregistry.v1.access_service_pb2_grpc import AccessServiceStub
+from modelregistry.v1.model_service_pb2 import DownloadModelFilesRequest, UploadModelFilesResponse
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceStub
 from modelregistry_client.channels import channel_credentials, channel_options
-from modelregistry_client.errors import failures_typed
+from modelregistry_client.errors import RegistryError, failures_typed
+from modelregistry_client.files import TRANSFER_SECONDS, Download, DownloadedFiles, Upload
 from modelregistry_client.requests import with_request_id, with_token
 
 if TYPE_CHECKING:
@@ -21,7 +27,7 @@ if TYPE_CHECKING:
     from modelregistry.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceAsyncStub
 
-Token = str | Callable[[], str | Awaitable[str]]
+Token = str | Callable[[], str | Awaitable[str]] | None
 
 
 def connect(
@@ -32,10 +38,11 @@ def connect(
     root_certificates: bytes | None = None,
     client_certificate: bytes | None = None,
     client_key: bytes | None = None,
+    wait_for_ready: bool = True,
     options: Sequence[tuple[str, Any]] = (),
 ) -> Registry:
     """Return a client of the registry, as `modelregistry_client.connect` does; `token` may return an awaitable."""
-    arguments = channel_options(options)
+    arguments = channel_options(options, wait_for_ready=wait_for_ready)
     interceptors: list[grpc.aio.ClientInterceptor] = [_UnaryUnary(token), _UnaryStream(token), _StreamUnary(token)]
     if plaintext:
         channel = grpc.aio.insecure_channel(target, arguments, interceptors=interceptors)
@@ -55,6 +62,38 @@ class Registry:
         self.promotions: PromotionServiceAsyncStub = PromotionServiceStub(calls)
         self.access: AccessServiceAsyncStub = AccessServiceStub(calls)
 
+    async def upload_files(
+        self, model_rid: str, file: str | PathLike[str], *, timeout: float = TRANSFER_SECONDS
+    ) -> UploadModelFilesResponse:
+        """Upload a file, as `modelregistry_client.Registry.upload_files` does."""
+        with Path(file).open("rb") as source:
+            upload = Upload(model_rid, source)
+            try:
+                return await self.models.UploadModelFiles(_from_thread(upload), timeout=timeout)
+            except (RegistryError, asyncio.CancelledError):  # The latter is how gRPC ends it then.
+                if upload.read_error:
+                    raise upload.read_error from None
+                raise
+
+    async def download_files(
+        self,
+        model_rid: str,
+        model_version_rid: str,
+        to: str | PathLike[str],
+        *,
+        timeout: float = TRANSFER_SECONDS,
+    ) -> DownloadedFiles:
+        """Write the model files of a version to a file, as `modelregistry_client.Registry.download_files` does."""
+        request = DownloadModelFilesRequest(model_rid=model_rid, model_version_rid=model_version_rid)
+        with closing(Download(Path(to))) as download:
+            parts: Any = self.models.DownloadModelFiles(request, timeout=timeout)
+            try:
+                async for part in parts:
+                    await asyncio.to_thread(download.add, part)
+            finally:
+                parts.cancel()
+            return await asyncio.to_thread(download.complete)
+
     async def close(self) -> None:
         """End all calls that run, and the connections."""
         await self._channel.close()
@@ -66,6 +105,13 @@ class Registry:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _from_thread(requests: Iterable[Any]) -> AsyncIterator[Any]:
+    """Yield the requests of an upload, which are read in a thread, so that the disk does not hold up the loop."""
+    iterator = iter(requests)
+    while (request := await asyncio.to_thread(next, iterator, None)) is not None:
+        yield request
 
 
 class _Typed:
@@ -127,9 +173,9 @@ class _Call:
 
 
 class _Stream(_Call):
-    """A call whose answers are a stream, which ends when nobody can read them any more.
+    """A call whose answers are a stream, cancelled when it is garbage-collected.
 
-    gRPC's own goes on, and the server waits for a reader, of whom it has room for but so many.
+    gRPC's own goes on without a reader, and occupies one of the server's threads for streams.
     """
 
     def __del__(self) -> None:
@@ -149,7 +195,7 @@ class _Authenticated:
         self._token = token
 
     async def _authenticated(self, details: Any) -> Any:
-        token = self._token if isinstance(self._token, str) else self._token()
+        token = self._token() if callable(self._token) else self._token
         if inspect.isawaitable(token):
             token = await token
         return details._replace(metadata=grpc.aio.Metadata(*with_token(details.metadata, token)))

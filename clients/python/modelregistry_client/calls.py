@@ -18,7 +18,7 @@ class Calls:
     was closed just then, gRPC crashes the process.
     """
 
-    def __init__(self, channel: grpc.Channel, token: str | Callable[[], str]) -> None:
+    def __init__(self, channel: grpc.Channel, token: str | Callable[[], str] | None) -> None:
         self._channel = channel
         self._token = token
 
@@ -38,7 +38,7 @@ class Calls:
 class _Method:
     """A method of the channel."""
 
-    def __init__(self, method: Any, name: str, token: str | Callable[[], str]) -> None:
+    def __init__(self, method: Any, name: str, token: str | Callable[[], str] | None) -> None:
         self._method = method
         self._name = name
         self._token = token
@@ -65,7 +65,7 @@ class _Method:
         **more: Any,
     ) -> Any:
         sent = request_iterator if request is None else with_request_id(self._name, request)
-        token = self._token if isinstance(self._token, str) else self._token()
+        token = self._token() if callable(self._token) else self._token
         with failures_typed():
             return way(sent, timeout, with_token(metadata, token), *arguments, **more)
 

@@ -39,7 +39,10 @@ class BranchHeadChanged(RegistryError):
 
 
 class ModelApiIncompatible(RegistryError):
-    """The branch enforces compatibility, and the promotion would break somebody. The first findings are violations."""
+    """The branch enforces compatibility, and the promotion would break callers of the model.
+
+    The first findings are violations.
+    """
 
     model_rid = Parameter(str)
     branch_name = Parameter(str)

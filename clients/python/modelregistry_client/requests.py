@@ -15,13 +15,13 @@ Metadata = Sequence[tuple[str, str | bytes]]
 Request = TypeVar("Request")
 
 
-def with_token(metadata: Iterable[tuple[str, str | bytes]] | None, token: str) -> Metadata:
-    """Return the metadata of a call with the token, unless it has one of its own.
+def with_token(metadata: Iterable[tuple[str, str | bytes]] | None, token: str | None) -> Metadata:
+    """Return the metadata of a call with the token, if there is one, unless it has one of its own.
 
     A token that was read from a file ends with the line.
     """
     given = tuple(metadata or ())
-    if any(key == "authorization" for key, _ in given):
+    if token is None or any(key == "authorization" for key, _ in given):
         return given
     return (*given, ("authorization", f"Bearer {token.strip()}"))
 

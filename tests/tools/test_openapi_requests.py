@@ -15,8 +15,8 @@ from server.core.errors import RegistryError
 from server.gateway.routes import Route
 from server.validation import validate
 from tests.codec.samples import thorough
-from tests.gateway.test_openapi import DOCUMENT, ROUTES, operation, parameters, schema_of
 from tests.strategies import model_version_sources, model_versions
+from tests.tools.test_openapi import DOCUMENT, ROUTES, operation, parameters, schema_of
 
 BAD_TIMES: list[object] = [
     *("", "now", "2026-11-25", "2026-11-25T00:00:00", "2026-11-25 00:00:00Z", "2026-11-25T00:00:00.1234Z"),

@@ -1,4 +1,4 @@
-"""Commands that call ModelService."""
+"""Commands that call ModelService: models, versions, branches and model files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from modelregistry.v1.model_service_pb2 import (
     ListBranchesRequest,
     ListModelsRequest,
     ListModelVersionsRequest,
+    UploadModelFilesResponse,
 )
-from server.cli.connection import Client, client_command
-from server.cli.file_commands import upload
+from modelregistry_client import DigestMismatch, Registry
+from server.cli.connection import read_request
 from server.cli.options import Branch, ModelRid, PageSize, PageToken, RequestId, VersionRid, option
-from server.cli.output import fail
-from server.cli.request_files import read_request
+from server.cli.output import fail, say
 
 Folder = Annotated[str, option("--folder", "The RID of the folder.", metavar="RID")]
 AnyFolder = Annotated[str | None, option("--folder", "Only the models of this folder.", metavar="RID")]
@@ -38,38 +38,40 @@ VersionFile = Annotated[
 ModelFile = Annotated[
     Path | None, option("--model-files", "The model files, of any size; they are uploaded first.", metavar="FILE")
 ]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The file.")]
+Destination = Annotated[Path, option("--to", "The file to write, in place of one that is there.", metavar="FILE")]
 
 
-def create_model(client: Client, name: Name, folder: Folder, request_id: RequestId = None) -> Message:
+def create_model(registry: Registry, name: Name, folder: Folder, request_id: RequestId = None) -> Message:
     """Create a model with no versions.
 
     [bold]modelregistry create-model fraud-detector --folder ri.compass.main.folder.staging[/bold]
     """
     request = CreateModelRequest(name=name, parent_folder_rid=folder, request_id=request_id)
-    return client.call(client.models.CreateModel, request)
+    return registry.models.CreateModel(request)
 
 
-def get_model(client: Client, model_rid: ModelRid) -> Message:
+def get_model(registry: Registry, model_rid: ModelRid) -> Message:
     """Print a model.
 
     [bold]modelregistry get-model ri.models.main.model.…[/bold]
     """
-    return client.call(client.models.GetModel, GetModelRequest(model_rid=model_rid))
+    return registry.models.GetModel(GetModelRequest(model_rid=model_rid))
 
 
 def list_models(
-    client: Client, folder: AnyFolder = None, page_size: PageSize = 0, page_token: PageToken = None
+    registry: Registry, folder: AnyFolder = None, page_size: PageSize = 0, page_token: PageToken = None
 ) -> Message:
     """List the models that you may see.
 
     [bold]modelregistry list-models --folder ri.compass.main.folder.staging --output table[/bold]
     """
     request = ListModelsRequest(parent_folder_rid=folder, page_size=page_size, page_token=page_token)
-    return client.call(client.models.ListModels, request)
+    return registry.models.ListModels(request)
 
 
 def create_version(
-    client: Client,
+    registry: Registry,
     model_rid: ModelRid,
     file: VersionFile,
     model_files: ModelFile = None,
@@ -92,40 +94,40 @@ def create_version(
         if request.HasField("request_id"):
             # Another upload makes another request, which the id is not for.
             fail(f"--model-files {model_files}: what has an id names an upload in --file, made once by upload-files")
-        request.model_files.uploaded.upload_id = upload(client, model_rid, model_files).upload_id
-    return client.call(client.models.CreateModelVersion, request)
+        request.model_files.uploaded.upload_id = _upload(registry, model_rid, model_files).upload_id
+    return registry.models.CreateModelVersion(request)
 
 
-def get_version(client: Client, model_rid: ModelRid, model_version_rid: VersionRid) -> Message:
+def get_version(registry: Registry, model_rid: ModelRid, model_version_rid: VersionRid) -> Message:
     """Print a version of a model.
 
     [bold]modelregistry get-version ri.models.main.model.… ri.models.main.model-version.…[/bold]
     """
     request = GetModelVersionRequest(model_rid=model_rid, model_version_rid=model_version_rid)
-    return client.call(client.models.GetModelVersion, request)
+    return registry.models.GetModelVersion(request)
 
 
-def get_branch(client: Client, model_rid: ModelRid, branch: Branch = None) -> Message:
+def get_branch(registry: Registry, model_rid: ModelRid, branch: Branch = None) -> Message:
     """Print a branch with its newest version: what is live?
 
     [bold]modelregistry get-branch ri.models.main.model.… --output table[/bold]
     """
-    return client.call(client.models.GetBranch, GetBranchRequest(model_rid=model_rid, branch=branch))
+    return registry.models.GetBranch(GetBranchRequest(model_rid=model_rid, branch=branch))
 
 
 def list_branches(
-    client: Client, model_rid: ModelRid, page_size: PageSize = 0, page_token: PageToken = None
+    registry: Registry, model_rid: ModelRid, page_size: PageSize = 0, page_token: PageToken = None
 ) -> Message:
     """List the branches of a model.
 
     [bold]modelregistry list-branches ri.models.main.model.… --output table[/bold]
     """
     request = ListBranchesRequest(model_rid=model_rid, page_size=page_size, page_token=page_token)
-    return client.call(client.models.ListBranches, request)
+    return registry.models.ListBranches(request)
 
 
 def list_versions(
-    client: Client,
+    registry: Registry,
     model_rid: ModelRid,
     branch: Branch = None,
     page_size: PageSize = 0,
@@ -136,19 +138,36 @@ def list_versions(
     [bold]modelregistry list-versions ri.models.main.model.… --page-size 10 --output table[/bold]
     """
     request = ListModelVersionsRequest(model_rid=model_rid, branch=branch, page_size=page_size, page_token=page_token)
-    return client.call(client.models.ListModelVersions, request)
+    return registry.models.ListModelVersions(request)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for run in (
-        create_model,
-        create_version,
-        get_model,
-        get_version,
-        get_branch,
-        list_models,
-        list_branches,
-        list_versions,
-    ):
-        app.command(run.__name__.replace("_", "-"))(client_command(run))
+def upload_files(registry: Registry, model_rid: ModelRid, file: File) -> Message:
+    """Upload model files, and print the id that a version of the model can name them by.
+
+    To create the version at once: create-version --model-files FILE.
+
+    [bold]modelregistry upload-files ri.models.main.model.… model.bin[/bold]
+    """
+    return _upload(registry, model_rid, file)
+
+
+def download_files(registry: Registry, model_rid: ModelRid, model_version_rid: VersionRid, to: Destination) -> None:
+    """Write the model files of a version to a file, which changes only when all of them have arrived.
+
+    [bold]modelregistry download-files ri.models.main.model.… ri.models.main.model-version.… --to model.bin[/bold]
+    """
+    try:
+        downloaded = registry.download_files(model_rid, model_version_rid, to)
+    except DigestMismatch as error:
+        fail(f"--to {to}: {error}")
+    except OSError as error:
+        fail(f"--to {to}: {error.strerror}")
+    say(f"wrote {downloaded.size} bytes with the SHA-256 {downloaded.sha256}")
+
+
+def _upload(registry: Registry, model_rid: str, file: Path) -> UploadModelFilesResponse:
+    """Upload a file; fail if it cannot be read. Raises RegistryError."""
+    try:
+        return registry.upload_files(model_rid, file)
+    except OSError as error:
+        fail(f"{file}: {error.strerror}")

@@ -1,4 +1,4 @@
-"""The command that imports models and versions."""
+"""Commands that open the database of a registry, without a server."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from typing import Annotated, BinaryIO
 import typer
 
 from server.cli.connection import EXIT_CODE_BASE
-from server.cli.limit_options import MaxMessageBytes
-from server.cli.options import DATA_DIR, DatabaseUrl, DataDir
-from server.cli.output import fail, say
-from server.cli.unix import require_unix
+from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, MaxMessageBytes
+from server.cli.output import fail, require_unix, say
 from server.core.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError
 from server.core.errors import RegistryError
 from server.rules.importing import ImportLineError, ImportSummary, Progress, import_lines, read_lines
@@ -29,7 +27,22 @@ Lines = Annotated[
 ]
 
 
-def import_file(
+def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> None:
+    """Bring a database to the schema of this release; again does no harm.
+
+    [bold]modelregistry migrate --database-url postgresql://registry@db/registry[/bold]
+    """
+    require_unix("migrate")
+    from server.process import app
+
+    try:
+        app.migrate_database(database_url, data_dir)
+    except ConfigError as error:
+        fail(str(error))
+    say("the schema is up to date")
+
+
+def import_(
     file: Lines,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = DATA_DIR,
@@ -78,9 +91,34 @@ def import_file(
     say(_told(summary))
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command("import")(import_file)
+def gc(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR, files_url: FilesUrl = None) -> None:
+    """Remove model files that no version names and no upload is about to; servers may go on meanwhile.
+
+    Uploads that no version named within a day are forgotten. Run it as often as you like, such as every night.
+
+    [bold]modelregistry gc[/bold]
+
+    [bold]modelregistry gc --database-url postgresql://registry@db/registry --files-url s3://models/registry[/bold]
+    """
+    require_unix("gc")
+    from server.process import app
+    from server.rules.garbage import collect
+
+    try:
+        repository = app.open_existing_repository(database_url, data_dir)
+        try:
+            collected = collect(repository, app.open_files(repository, files_url, data_dir))
+        finally:
+            repository.close()
+    except ConfigError as error:
+        fail(str(error))
+    except RegistryError as error:
+        cause = f" {error.__cause__}" if error.__cause__ else ""
+        fail(f"{error.name}: {error}{cause} Run it again.", EXIT_CODE_BASE + error.code)
+    say(
+        f"removed {collected.files} files of {collected.file_bytes} bytes, {collected.objects} leftovers"
+        f" and {collected.uploads} expired uploads"
+    )
 
 
 def _told(summary: ImportSummary) -> str:

@@ -11,11 +11,11 @@ from google.protobuf.descriptor import Descriptor
 from google.rpc import code_pb2
 
 from server.core.errors import RegistryError
-from server.gateway.comments import comment_on
 from server.gateway.errors import ERRORS, MAY_BE_RETRIED, MethodNotAllowed, RouteNotFound
-from server.gateway.idempotency import parameter_of_key, takes_key
+from server.gateway.idempotency import HEADER, takes_key
 from server.gateway.routes import PREVIEW, Route
-from server.gateway.schemas import RequestSchemas, Schema, Schemas
+from tools.openapi.comments import comment_on
+from tools.openapi.schemas import RequestSchemas, Schema, Schemas
 
 _DESCRIPTION = """\
 A model registry whose main job is promotion: a model version is copied into another model as its newest version.
@@ -84,6 +84,16 @@ _HEADERS: dict[str, Schema] = {
         "schema": {"type": "string", "const": "do-not-retry"},
     },
 }
+_IDEMPOTENCY_KEY: dict[str, object] = {
+    "name": HEADER,
+    "in": "header",
+    "description": (
+        "The same as `requestId`, which it must equal where both are given. It may also be in double quotes."
+    ),
+    "required": False,
+    # Not `oneOf` this and the quoted form: generators of clients then leave the header out.
+    "schema": {"type": "string", "format": "uuid"},
+}
 
 
 def openapi_of(routes: Sequence[Route], version: str) -> dict[str, object]:
@@ -150,7 +160,7 @@ def _parameters(route: Route, requests: RequestSchemas) -> Iterator[dict[str, ob
         elif key in route.query_fields:
             yield {"name": key, "in": "query", "required": key in required, **described}
     if takes_key(message):
-        yield parameter_of_key()
+        yield _IDEMPOTENCY_KEY
     wanted: Schema = {"const": True} if route.is_in_preview else {}
     yield {
         "name": PREVIEW,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from server import validation
 from server.codec.json_form import shape_of
-from server.gateway.comments import comment_on
+from server.validation.keywords import keywords_of
+from server.validation.walk import find_broken, rule_of
+from tools.openapi.comments import comment_on
 
 Schema = dict[str, object]
 
@@ -121,7 +123,7 @@ class RequestSchemas(Schemas):
 
     def value_of(self, field: FieldDescriptor) -> Schema:
         """Return the schema of what a field may hold, if it is given."""
-        return _merged(super().value_of(field), validation.keywords(field))
+        return _merged(super().value_of(field), keywords_of(rule_of(field)))
 
     def _name(self, name: str) -> str:
         return name if name.endswith("Request") else f"{name}Request"
@@ -131,8 +133,9 @@ class RequestSchemas(Schemas):
 
     def required_keys(self, message: Descriptor) -> set[str]:
         """Return the keys without which no request is valid."""
-        names = validation.must_be_given(message)
-        return {key for key, field in shape_of(message).fields.items() if field.name in names}
+        # What validation misses in an empty message.
+        missing = {path for path, _ in find_broken(GetMessageClass(message)())}
+        return {key for key, field in shape_of(message).fields.items() if field.name in missing}
 
     def _property(self, field: FieldDescriptor, required: bool) -> Schema:
         schema = self.value_of(field)

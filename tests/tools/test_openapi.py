@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,6 @@ from hypothesis import given
 from modelregistry.v1.model_pb2 import ModelVersion
 from server.codec.json_form import to_json
 from server.gateway.errors import ERRORS, failure
-from server.gateway.openapi import openapi_of
 from server.gateway.routes import Route, routes_of
 from server.rpc.server import SERVICES
 from server.rpc.status import to_status
@@ -26,8 +27,10 @@ from tests.gateway.test_routes import routes_with
 from tests.processes import Server
 from tests.rpc.test_status import sample
 from tests.strategies import model_versions
+from tools.openapi.document import openapi_of
 
-SEED = json.loads((Path(__file__).parents[1] / "e2e" / "seed" / "response.json").read_text())
+ROOT = Path(__file__).parents[2]
+SEED = json.loads((ROOT / "tests/e2e/seed/response.json").read_text())
 # What a version has beside the seed's keys.
 OURS = {
     "source": {"type": "sdk"},
@@ -184,14 +187,24 @@ def test_a_new_annotated_rpc_is_described() -> None:
     assert document["tags"] == [{"name": "Things"}]
 
 
-def test_the_server_gives_it_to_everybody(tmp_path: Path) -> None:
+def test_the_committed_document_is_that_of_the_protos_and_of_this_release() -> None:
+    made = subprocess.run([sys.executable, "-m", "tools.openapi"], cwd=ROOT, check=True, capture_output=True).stdout
+
+    assert made == (ROOT / "gen/modelregistry/v1/openapi.json").read_bytes(), "run make gen"
+    assert json.loads(made)["info"]["version"] == version("modelregistry")
+
+
+def test_the_server_gives_it_to_every_caller(tmp_path: Path) -> None:
+    committed = (ROOT / "gen/modelregistry/v1/openapi.json").read_bytes()
+
     with Server(tmp_path / "cwd") as server:
         get, head, options, post = (
             ask(server, method, "/openapi.json", Authorization="") for method in ("GET", "HEAD", "OPTIONS", "POST")
         )
 
     assert (get.status, get.headers["content-type"]) == (200, "application/json")
-    assert json.loads(get.content) == openapi_of([*ROUTES.values()], version("modelregistry"))
+    assert get.content == committed
     assert (head.status, head.content, head.headers["content-type"]) == (200, b"", "application/json")
+    assert int(head.headers["content-length"]) == len(committed)
     assert (options.status, options.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
     assert (post.status, post.error["errorName"]) == (405, "MethodNotAllowed")

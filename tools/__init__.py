@@ -1,0 +1,1 @@
+"""Programs for the work on this repository, run as `python -m tools.NAME`; no part of what is installed."""

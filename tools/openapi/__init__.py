@@ -1,0 +1,1 @@
+"""Makes the OpenAPI document, which `make gen` commits and the HTTP interface serves: `python -m tools.openapi`."""
