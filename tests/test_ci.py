@@ -24,6 +24,11 @@ def test_ci_runs_the_suite_on_the_python_of_the_image() -> None:
     assert set_in_ci("IMAGE_PYTHON") == image_version()
 
 
+def test_ci_runs_a_part_of_the_suite_on_the_oldest_python() -> None:
+    assert set_in_ci("OLDEST_PYTHON") == SUPPORTED[0]
+    assert PROJECT["project"]["requires-python"] == f">={SUPPORTED[0]}"
+
+
 def test_the_python_of_the_image_is_supported() -> None:
     assert image_version() in SUPPORTED
 
