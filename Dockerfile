@@ -1,14 +1,18 @@
 # The steps of the first stage are those of `make wheel`; tests/e2e/test_image.py runs them, and the server from there.
 FROM python:3.13.9-slim-bookworm AS build
 WORKDIR /source
+COPY tools/locks tools/locks
+RUN python3 -m venv /opt/modelregistry
+RUN /opt/modelregistry/bin/pip install --no-deps --require-hashes -r tools/locks/runtime.txt -r tools/locks/extras.txt
+RUN python3 -m venv build/wheel
+RUN build/wheel/bin/pip install --no-deps --require-hashes -r tools/locks/build.txt
 COPY pyproject.toml README.md ./
 COPY server server
 COPY gen gen
 COPY protos protos
 COPY clients/python/modelregistry_client clients/python/modelregistry_client
-RUN python3 -m venv /opt/modelregistry
-RUN /opt/modelregistry/bin/pip wheel --no-deps --wheel-dir dist .
-RUN /opt/modelregistry/bin/pip install "$(echo dist/*.whl)[s3,otel]"
+RUN build/wheel/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist .
+RUN /opt/modelregistry/bin/pip install --no-deps dist/*.whl
 
 FROM python:3.13.9-slim-bookworm
 COPY --from=build /opt/modelregistry /opt/modelregistry

