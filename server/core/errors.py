@@ -360,7 +360,7 @@ class BranchHeadChanged(RegistryError):
 
 @dataclass(eq=False, kw_only=True)
 class ModelApiIncompatible(RegistryError):
-    """The branch enforces compatibility, and the promotion would break somebody. The first findings are violations."""
+    """The branch enforces compatibility, and the promotion breaks callers or consumers; findings are violations."""
 
     code = code_pb2.FAILED_PRECONDITION
     description = "The Model API is not compatible with that of the branch's head; CheckPromotion lists all findings."

@@ -221,7 +221,7 @@ def _lists(
             yield from _parts(side, place(part), part, candidate[key])
         else:
             yield _finding(side, REMOVED, place(part), removed)
-    # What is new in an output, nobody reads yet.
+    # No consumer reads a new output yet.
     if side is _INPUTS:
         for key, part in candidate.items():
             if key not in head and _is_required(part):
@@ -300,7 +300,7 @@ def _identified(items: Iterable[ModelApiInput | ModelApiOutput]) -> Mapping[Hash
 
 
 def _is_required(part: _Part) -> bool:
-    # Nobody can tell that what is unsupported may be left out.
+    # Of an unsupported type it is unknown whether it may be left out.
     return isinstance(part, UnsupportedType) or not part.HasField("required") or part.required
 
 

@@ -25,8 +25,8 @@ from server.storage.paging import Position as Position
 
 T = TypeVar("T")
 
-# Takes the text of a statement that begins, and returns what takes the error that it ends with, if any; or None if
-# nobody wants to know.
+# An observer of statements: it is called with the text of a statement that begins, and returns what is called with the
+# error that it ends with, if any; or None if the end is of no interest.
 StatementWatch: TypeAlias = Callable[[str], Callable[[BaseException | None], None] | None]
 
 
@@ -176,7 +176,7 @@ class Reader(Protocol):
     def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
         """Return the version, of whichever model; None if it is absent or the caller may not see its model.
 
-        Others may be given the same message: whoever changes it makes a copy.
+        The message is shared with other callers of this method: copy it before changing it.
         """
 
     def get_branch(self, model_rid: str, branch: str, caller: Caller) -> Branch:
@@ -371,7 +371,7 @@ class Transaction(Reader, Protocol):
     def remove_unnamed_file(self, digest: bytes) -> StoredFile | None:
         """Forget files that neither a content nor an upload names, and return them; None if one does meanwhile.
 
-        Whoever is about to name them waits, or is waited for.
+        A transaction that is about to name them waits for this one, or is waited for.
         """
 
 

@@ -1,6 +1,6 @@
 """Pages of ordered lists, and their tokens: opaque positions, bound to the query that handed them out.
 
-A token holds no secret and grants nothing: whoever makes one up only chooses where a page begins.
+A token holds no secret and grants nothing: with a forged one, a caller only chooses where a page begins.
 """
 
 from __future__ import annotations

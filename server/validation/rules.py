@@ -110,7 +110,7 @@ def uuid(value: str) -> Iterable[Broken]:
 
 @says({**keywords_of(text_on_lines), "maxLength": MAX_REASON_BYTES})
 def reason(value: str) -> Iterable[Broken]:
-    """What somebody says in free text, on as many lines as it takes."""
+    """Free text of a person, of any number of lines."""
     if (size := len(value.encode())) > MAX_REASON_BYTES:
         return (Broken(f"must be at most {MAX_REASON_BYTES} bytes long, not {size}"),)
     return text_on_lines(value)
@@ -133,7 +133,7 @@ def display_name(value: str) -> Iterable[Broken]:
 
 @says({**_NO_CONTROLS, "minLength": 1, "maxLength": MAX_BRANCH_NAME, "not": _IS_IDENTIFIER})
 def branch_name(value: str) -> Iterable[Broken]:
-    """The name of a branch, which nobody can mistake for an identifier."""
+    """The name of a branch, which cannot be mistaken for an identifier."""
 
     def error(violation: FieldViolation) -> RegistryError:
         return InvalidBranchName(branch_name=value, violations=(violation,))
@@ -245,7 +245,7 @@ def claimable_source(value: ModelVersionSource) -> Iterable[Broken]:
 
 
 def unless_empty(rule: Rule) -> Rule:
-    """Return the rule for a field whose presence somebody else checks."""
+    """Return the rule for a field whose presence is checked elsewhere."""
     return lambda value: rule(value) if value else ()
 
 

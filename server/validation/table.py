@@ -1,7 +1,7 @@
 """What holds for which field: a new field needs one row here, and a test says so.
 
 Rows are keyed by `Message.field`. RULES are for values that are given, REQUIRED for messages and unions that must be.
-A string of free text has a row too, so that nobody has to guess whether it was forgotten.
+A string of free text has a row too, so that it is plain that it was not forgotten.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def rule_of(field: FieldDescriptor) -> Rule | None:
 
 
 def unions_of(descriptor: Descriptor) -> list[OneofDescriptor]:
-    """Return the unions that somebody wrote: protoc adds one, named like `_branch`, for each `optional` field."""
+    """Return the unions that the .proto file declares: protoc adds one, such as `_branch`, for an `optional` field."""
     return [union for union in descriptor.oneofs if not union.name.startswith("_")]
 
 

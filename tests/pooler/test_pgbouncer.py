@@ -13,9 +13,7 @@ import pytest
 from psycopg import sql
 
 from modelregistry.v1.model_pb2 import Model, ModelVersion
-from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from server.core.errors import Overloaded
-from server.rules import promotion as server_promotion
 from server.storage.paging import PageRequest
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.session import WAIT_SECONDS
@@ -96,13 +94,12 @@ Change = Callable[[SqlRepository, Model, ModelVersion], str]
 
 
 def promote(repository: SqlRepository, target: Model, source: ModelVersion) -> str:
-    """Promote in one statement, where nothing is in the way."""
-    request = PromoteVersionRequest(model_rid=target.rid, source_model_version_rid=source.rid, preview=True)
-    return server_promotion.promote(repository, ADMIN, request).rid
+    """Promote."""
+    return builders.promote(repository, source, target.rid).rid
 
 
 def create(repository: SqlRepository, target: Model, source: ModelVersion) -> str:
-    """Store a version in a transaction."""
+    """Store a version."""
     return append(repository, version(target.rid)).rid
 
 
@@ -153,11 +150,8 @@ def test_many_callers_share_few_server_connections(pooled: str, open_repository:
     source = append(repository, version(source_model.rid))
 
     def work(number: int) -> None:
-        request = PromoteVersionRequest(
-            model_rid=target.rid, source_model_version_rid=source.rid, branch=f"branch {number}", preview=True
-        )
         for _ in range(20):
-            server_promotion.promote(repository, ADMIN, request)
+            builders.promote(repository, source, target.rid, branch=f"branch {number}")
             repository.read(lambda reader: reader.get_branch(target.rid, f"branch {number}", ADMIN))
 
     at_once(8, work)

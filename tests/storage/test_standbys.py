@@ -17,7 +17,7 @@ from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from server.core.cancellation import Call, CallOver, begin
 from server.core.errors import StorageUnavailable
-from server.rules.promotion import promote, promote_version
+from server.rules.promotion import promote_version
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, add_model, append
@@ -57,11 +57,11 @@ class Lonely:
 
     @contextlib.contextmanager
     def promoting_for(self, call: Call, request: PromoteVersionRequest) -> Iterator[Future[ModelVersion]]:
-        """Promote for a call, as its RPC does, in a thread, inside; what waits at the end waits no more."""
+        """Promote for a call, in a thread, inside; what waits at the end waits no more."""
 
         def run() -> ModelVersion:
             begin(call)
-            return promote(self.repository, ADMIN, request)
+            return self.repository.write(lambda tx: promote_version(tx, ADMIN, request))
 
         with ThreadPoolExecutor(1) as pool:
             try:
@@ -151,7 +151,7 @@ def test_a_change_whose_commit_was_not_waited_for_has_an_unknown_end(lonely: Lon
 
 @pytest.mark.parametrize("branch", ["master", "new"])
 def test_a_commit_waits_for_its_standby_though_its_call_is_over(lonely: Lonely, branch: str) -> None:
-    """Otherwise others would see what may not last. Where the branch has a head, one statement does and commits it."""
+    """Otherwise others would see what may not last."""
     into, call = lonely.source.model_rid, Call()
     request = PromoteVersionRequest(
         model_rid=into, source_model_version_rid=lonely.source.rid, branch=branch, preview=True

@@ -1,6 +1,6 @@
-"""Processes that write to the same file take turns at locks of the file system.
+"""A fair queue of the processes that write to one SQLite file, made of two locks of the file system.
 
-The database's own waiters only look now and then whether it is free, and the unlucky ones too late.
+SQLite's own busy handler polls with growing pauses, and can starve writers.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from server.storage.unavailable import unavailable
 
 
 class FileQueue:
-    """The turns of this process, which asks for one at a time.
+    """This process in the queue; it asks for one turn at a time.
 
-    Whoever waits for the lock holds the place behind it, so that nobody who had it can take it again before.
+    The process that waits for the lock `turn` holds the lock `next`, so the one that had the turn cannot overtake it.
     """
 
     def __init__(self, database: Path):
@@ -33,7 +33,7 @@ class FileQueue:
         # Nothing ends a wait for a lock of the file system, so it has a thread of its own.
         self._queue = ThreadPoolExecutor(1, thread_name_prefix="turns")
         self._deciding = threading.Lock()
-        # The turn for which nobody waits any more; whoever wants the next one gets it.
+        # A turn that was asked for by a call that is over; the next call that wants one gets it.
         self._left: Future[bool] | None = None
 
     @contextlib.contextmanager
@@ -93,7 +93,7 @@ class FileQueue:
 
 
 def _is_free(files: tuple[int, int]) -> bool:
-    """Take the turn if nobody has it, and nobody waits for it."""
+    """Take the turn if no process has it, and none waits for it."""
     return _line_up(files, fcntl.LOCK_NB)
 
 

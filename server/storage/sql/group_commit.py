@@ -30,14 +30,14 @@ class GroupCommit:
         self._pool = pool
         self._queue = FileQueue(database)
         self._waiting: deque[_Job[Any]] = deque()
-        # Whoever leads writes for the others; only this is decided under the lock.
+        # The leader writes for the others; only who that is, is decided under the lock.
         self._deciding = threading.Lock()
         self._is_led = False
 
     def run(self, change: Callable[[Session], T]) -> T:
         """Run a change in a transaction, perhaps with others.
 
-        Raises Overloaded if its turn does not come, and CallOver if nobody waits for it before it does.
+        Raises Overloaded if its turn does not come in time, and CallOver if its call is over before.
         """
         job = _Job(change)
         with self._deciding:
@@ -54,7 +54,7 @@ class GroupCommit:
         self._queue.close()
 
     def _wait(self, job: _Job[Any]) -> None:
-        """Return once a job is done, or the first that waits and nobody leads. Raises Overloaded and CallOver."""
+        """Return once a job is done, or is to lead. Raises Overloaded and CallOver."""
         try:
             if not acquire(job.woken, WAIT_SECONDS):
                 raise Overloaded
@@ -67,17 +67,17 @@ class GroupCommit:
             job.woken.acquire()
 
     def _lead(self) -> None:
-        """Write for all who wait, of whom we are the first; who came meanwhile is led by the first of them."""
+        """Write for all jobs that wait, of which this is the first; of those that come meanwhile, the first leads."""
         jobs: list[_Job[Any]] = []
         try:
             require_wanted()
             with self._queue.turn(), self._pool.transaction(is_shared=True) as session:
-                # Only now: who does not want to wait any longer for our turn can withdraw until then.
+                # Only now: until then, a job whose call is over can withdraw.
                 jobs = self._taken(MANY)
                 for job in jobs:
                     job.run(session, alone=len(jobs) == 1)
         except CallOver as error:
-            # Before it was our turn, which the others wait for as before.
+            # Before it was this process's turn, for which the other jobs go on waiting.
             jobs = jobs or self._taken(1)
             for job in jobs:
                 job.fail(error)
@@ -113,7 +113,7 @@ class _Job(Generic[T]):
         self._error: BaseException | None = None
 
     def run(self, session: Session, alone: bool) -> None:
-        """Run the change, if somebody waits for it. Raises what it raises if that ends the whole transaction."""
+        """Run the change, unless its call is over. Raises what it raises if that ends the whole transaction."""
         if self._call is not None and self._call.is_over:
             self._error = CallOver()
             return
@@ -131,7 +131,7 @@ class _Job(Generic[T]):
         session.run("RELEASE change")
 
     def fail(self, error: BaseException) -> None:
-        """Let the whole transaction have failed; who had failed before did so for a reason of its own."""
+        """Fail with the whole transaction, unless the change has failed for a reason of its own."""
         self._error = self._error or error
 
     def result(self) -> T:

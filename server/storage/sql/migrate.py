@@ -26,7 +26,7 @@ ATTEMPTS = 5
 # SQLSTATE: deadlock_detected, lock_not_available; what a change of tables can run into while others use them.
 _IN_USE = {"40P01", "55P03"}
 
-# Any constant will do, as long as nobody else takes the same advisory lock in this database.
+# Any constant will do that no other program uses for an advisory lock in this database.
 _MIGRATION_LOCK = 6_044_121_873_905
 
 log = get_logger(__name__)
@@ -53,7 +53,7 @@ def open_engine(database: Database) -> Engine:
 
 
 def migrate(engine: Engine) -> None:
-    """Run the migrations that are missing, one by one; whoever comes at the same time waits, and finds them done.
+    """Run the migrations that are missing, one by one; a concurrent call waits, and finds them done.
 
     Each is carried out whole or not at all, and is tried again if what servers do meanwhile stands in its way. A schema
     that is newer than this server stays as it is.

@@ -129,7 +129,7 @@ class Session(ABC):
     def _execute(
         self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool
     ) -> tuple[Sequence[Sequence[Any]], int]:
-        """Run SQL by the driver, and return its rows, and how many were changed; neither if nobody waits for it."""
+        """Run SQL by the driver, and return its rows, and how many were changed; neither if `wait` is false."""
 
     def _watched(
         self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool = True

@@ -101,7 +101,7 @@ versions = Table(
     UniqueConstraint("branch_id", "version_number"),
 )
 
-# Model files on their way: the row is there before the object is, so that nobody takes the object for garbage. Who
+# Uploads of model files: the row is there before the object is, so that the object is not taken for garbage. Who
 # reads this table learns no id that could be used.
 uploads = Table(
     "uploads",
