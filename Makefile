@@ -17,7 +17,7 @@ demo: $(VENV)/installed
 	$(BIN)/modelregistry demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # Needs Go, a JDK of 17 or newer with Maven, and Node.js of 20 or newer.
 test-interop: $(VENV)/installed
