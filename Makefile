@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 
 # TESTS=tests/rpc runs a part.
 test: $(TEST)
-	$(BIN)/python -m pytest --numprocesses auto $(TESTS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(TESTS)
 
 # Needs Go, a JDK of 17 or newer with Maven, and Node.js of 20 or newer.
 test-interop: $(TEST) $(INSTALLED)-interop

@@ -1,21 +1,31 @@
-"""Databases for tests: a fresh one each, on every backend. PostgreSQL is a real server, see postgres.py."""
+"""Databases for tests: a fresh one each, on every backend, and a server as a process that they share.
+
+PostgreSQL is a real server, see postgres.py.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from server.storage.sql import migrate as migrations
 from server.storage.sql.database import database_of
 from server.storage.sql.repository import SqlRepository
 from tests.postgres import PostgresServer, create_database, database_name, drop_database
+from tests.processes import Server
 
 BACKENDS = ["sqlite", "postgresql"]
+
+# A busy machine makes examples and tries them slowly; how slowly says nothing about what is tried.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 class NewDatabase(Protocol):
@@ -56,6 +66,13 @@ def migrated_postgres(postgres_url: str) -> Iterator[str]:
         drop_database(postgres_url, url)
 
 
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server as a process, which tests share: what they make in it has names and RIDs of its own."""
+    with Server(tmp_path_factory.mktemp("server") / "cwd") as server:
+        yield server
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend in turn."""
@@ -65,8 +82,15 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewDatabase]:
     """Makes databases without tables, or migrated ones, that are dropped after the test, and returns their URLs."""
+    with databases(request, tmp_path) as new:
+        yield new
+
+
+@contextmanager
+def databases(request: pytest.FixtureRequest, folder: Path) -> Iterator[NewDatabase]:
+    """What the fixture `new_database` is, for fixtures that live longer than a test; SQLite's are in the folder."""
     created: list[str] = []
-    sqlite_files = (tmp_path / f"registry-{number}.db" for number in range(1000))
+    sqlite_files = (folder / f"registry-{number}.db" for number in range(1000))
 
     def new(kind: str, migrated: bool = False) -> str:
         if kind == "sqlite":

@@ -22,7 +22,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import make_url
 
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 180
 
 PROGRAMS = Path("pginstall", "bin")
 MEMORY = Path("/dev/shm")

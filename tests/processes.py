@@ -22,7 +22,7 @@ from server.core.permissions import SCOPES
 from tests.rpc.harness import User
 
 COMMAND = Path(sys.executable).with_name("modelregistry")
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 180
 
 T = TypeVar("T")
 

@@ -54,17 +54,16 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert f"at most {MAX_VIOLATIONS}, and then how many more" in REFERENCE
 
 
-def test_the_python_shown_runs(tmp_path: Path) -> None:
+def test_the_python_shown_runs(server: Server) -> None:
     (shown,) = re.findall(r"```python\n(.*?)```", REFERENCE, re.DOTALL)
     assert "127.0.0.1:8080" in shown
-    with Server(tmp_path / "cwd") as server:
-        done = subprocess.run(
-            [sys.executable, "-c", shown.replace("127.0.0.1:8080", server.url.removeprefix("http://"))],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment(TOKEN=server.token()),
-        )
+    done = subprocess.run(
+        [sys.executable, "-c", shown.replace("127.0.0.1:8080", server.url.removeprefix("http://"))],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(TOKEN=server.token()),
+    )
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "ri.models.main.model-version.none is not there\n"

@@ -12,7 +12,9 @@ import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import IO, Any
 
 from fsspec import AbstractFileSystem
@@ -25,8 +27,13 @@ from server.core.logs import get_logger
 from server.storage.unavailable import unavailable
 
 READ_BYTES = 2**20
-# What an object store gets at a time, and what each object being written keeps in memory. It takes 10,000 such parts.
-WRITE_BYTES = 16 * 2**20
+# What an object store gets at a time: no less than S3 takes, and more once an object is large, as S3 takes 10,000 parts
+# of one. So an object that is being written keeps one part in memory, and two copies more while the part is sent.
+WRITE_BYTES = 5 * 2**20
+LARGE_OBJECT_BYTES = 500 * WRITE_BYTES
+WRITE_BYTES_OF_LARGE_OBJECTS = 16 * 2**20
+# How many objects take in bytes at a time. While the store is slow, the bytes of others stay with their clients.
+WRITERS = 2
 # How long the end of a server waits for the removal of objects; what stays then is garbage.
 CLOSE_SECONDS = 1.0
 
@@ -42,6 +49,8 @@ class FileStore:
         self._folder = f"{folder.rstrip('/')}/{registry_id}"
         self._removing = ThreadPoolExecutor(1, thread_name_prefix="files")
         self._is_local = isinstance(system, LocalFileSystem)
+        # What a folder takes is not in our memory.
+        self._writers: AbstractContextManager[object] = nullcontext() if self._is_local else BoundedSemaphore(WRITERS)
         if self._is_local:
             Path(self._folder).mkdir(mode=0o700, parents=True, exist_ok=True)
             _sync_folder(os.path.dirname(self._folder))
@@ -61,8 +70,8 @@ class FileStore:
         with _explained():
             file = self._system.open(self._path(name), "wb", block_size=WRITE_BYTES)
         try:
-            yield Target(file)
-            with _explained():
+            yield Target(file, self._writers)
+            with _explained(), self._writers:
                 self._close(file)
         except BaseException:
             with contextlib.suppress(Exception):
@@ -145,13 +154,17 @@ class FileStore:
 class Target:
     """An object that is being written."""
 
-    def __init__(self, file: IO[bytes]):
+    def __init__(self, file: IO[bytes], writers: AbstractContextManager[object]):
+        """`writers` has room for as many objects as may take in bytes at a time."""
         self._file = file
+        self._writers = writers
 
     def write(self, data: bytes) -> None:
-        """Add bytes to the object. Raises StorageUnavailable."""
-        with _explained():
+        """Add bytes to the object, and return when the store has room for more. Raises StorageUnavailable."""
+        with _explained(), self._writers:
             self._file.write(data)
+            if isinstance(self._file, AbstractBufferedFile) and self._file.tell() >= LARGE_OBJECT_BYTES:
+                self._file.blocksize = WRITE_BYTES_OF_LARGE_OBJECTS
 
 
 def open_file_store(url: str | None, data_dir: Path, registry_id: str) -> FileStore:

@@ -7,7 +7,7 @@ from unittest import mock
 
 import jwt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.auth import tokens
@@ -176,7 +176,6 @@ def test_a_deeply_nested_header_is_refused(verifier):
 # Whatever is sent
 
 
-@settings(deadline=None)
 @given(st.one_of(st.text(), st.binary().map(lambda raw: raw.decode("latin-1"))))
 def test_any_text_is_refused_and_nothing_else_happens(verifier, text):
     refuse(verifier, text)
@@ -190,7 +189,6 @@ _json = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(header=st.dictionaries(st.sampled_from(["alg", "kid", "crit", "b64", "typ"]), _json), signature=st.binary())
 def test_any_header_is_refused_and_nothing_else_happens(verifier, header, signature):
     refuse(verifier, bearer(assemble({"alg": "ES256", "kid": "key-ES256"} | header, claims(), signature)))
@@ -201,7 +199,6 @@ _claim_names = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(changes=st.dictionaries(_claim_names, _json))
 def test_any_signed_claims_give_a_caller_or_a_refusal(verifier, key, changes):
     try:
@@ -225,7 +222,6 @@ _nested = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(changes=st.dictionaries(_claim_names | _names, _nested))
 def test_any_signed_claims_give_a_caller_or_a_refusal_wherever_they_are_looked_for(keys, key, changes):
     verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, rules=_ODD_PATHS)

@@ -67,7 +67,7 @@ def test_processes_that_race_for_the_first_key_end_with_one(tmp_path):
         assert process.stdin
         process.stdin.write("go\n")
         process.stdin.flush()
-    outputs = [process.communicate(timeout=60)[0].splitlines() for process in processes]
+    outputs = [process.communicate(timeout=180)[0].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
     for folder, lines in zip(folders, zip(*outputs, strict=True), strict=True):
         kids, created = zip(*(line.split() for line in lines), strict=True)

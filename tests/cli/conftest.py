@@ -1,4 +1,4 @@
-"""A server that the commands are called against."""
+"""What can be promoted in the server that tests share."""
 
 from __future__ import annotations
 
@@ -9,13 +9,6 @@ import pytest
 
 from tests.cli.stages import Stages, new_stages
 from tests.processes import Server
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that the tests share: what they make in it has names and RIDs of its own."""
-    with Server(tmp_path_factory.mktemp("server") / "cwd") as server:
-        yield server
 
 
 @pytest.fixture

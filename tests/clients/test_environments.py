@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,6 @@ GEN, CLIENT_GEN = (folder / "gen/modelregistry/v1" for folder in (ROOT, PACKAGE)
 # What its users have beside it: the oldest that it is for, and what that wants.
 TENSORFLOW = ("tensorflow==2.18.*", "mlflow==2.22.*")
 LINUX = "x86_64-manylinux_2_28"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("environments") / "server") as server:
-        yield server
 
 
 def session(server: Server, python: Path) -> dict[str, Any]:

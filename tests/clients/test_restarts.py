@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from modelregistry.v1.model_service_pb2 import GetBranchRequest, ListModelVersio
 from modelregistry_client import aio, connect
 from modelregistry_client.channels import channel_options
 from tests.postgres import unused_port
-from tests.processes import Server, until
+from tests.processes import DEADLINE_SECONDS, Server, until
 
 CALLERS = 3
 MORE = 20
@@ -24,6 +25,14 @@ AT_ONCE = 16
 
 End = Callable[[Server], None]
 ENDS: dict[str, End] = {"stopped": Server.stop, "killed": Server.kill}
+
+
+def patient(**changes: Any) -> list[tuple[str, str]]:
+    """The service config of the client, with timeouts that no busy machine reaches; what is None is left out."""
+    config = json.loads(dict(channel_options(()))["grpc.service_config"]) | changes
+    for method in config["methodConfig"]:
+        method["timeout"] = f"{DEADLINE_SECONDS}s"
+    return [("grpc.service_config", json.dumps({key: value for key, value in config.items() if value is not None}))]
 
 
 class Load:
@@ -72,9 +81,7 @@ def test_threads_notice_nothing(end: End, version: tuple[Server, ModelVersion], 
     server, source = version
     load = Load(source)
     # A client that does not watch the server's health, and so goes on calling while that ends.
-    config = json.loads(dict(channel_options(()))["grpc.service_config"])
-    del config["healthCheckConfig"]
-    options = [("grpc.service_config", json.dumps(config))]
+    options = patient(healthCheckConfig=None)
     with connect(server.address, server.token(), plaintext=True, options=options) as registry:
 
         def call() -> None:
@@ -108,7 +115,7 @@ def test_tasks_notice_nothing(end: End, version: tuple[Server, ModelVersion], ru
             await registry.models.GetBranch(load.branch)
 
     async def calls() -> list[str]:
-        async with aio.connect(server.address, server.token(), plaintext=True) as registry:
+        async with aio.connect(server.address, server.token(), plaintext=True, options=patient()) as registry:
             restarts = asyncio.create_task(asyncio.to_thread(restart_twice, server, end, running, load))
             restarts.add_done_callback(lambda _: load.ends.set())
             await asyncio.gather(restarts, *(call(registry) for _ in range(CALLERS)))

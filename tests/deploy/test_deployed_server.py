@@ -29,7 +29,7 @@ from tests.rpc.harness import User
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 180
 
 
 @dataclass(frozen=True)

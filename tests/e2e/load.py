@@ -14,7 +14,7 @@ import grpc
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from tests.rpc.harness import User
 
-DEADLINE_SECONDS = 90
+DEADLINE_SECONDS = 180
 
 # Opens a channel to the servers, for a client of its own.
 Connect = Callable[[], grpc.Channel]

@@ -15,7 +15,7 @@ from tests.processes import Server
 CLIENTS = 4
 CRASHES = 2
 ACKNOWLEDGED_BEFORE_A_CRASH = 25
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 180
 
 
 def test_no_acknowledged_promotion_is_lost_when_the_server_is_killed(

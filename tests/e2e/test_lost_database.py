@@ -34,7 +34,7 @@ class Registry:
         self, method: str, path: str, body: Any = None, **headers: str
     ) -> tuple[int, http.client.HTTPMessage, dict[str, Any]]:
         """The status, the headers and the JSON of an answer."""
-        connection = http.client.HTTPConnection(self.server.url.removeprefix("http://"), timeout=60)
+        connection = http.client.HTTPConnection(self.server.url.removeprefix("http://"), timeout=180)
         honest = {"Authorization": f"Bearer {self.server.token()}", "Content-Type": "application/json"}
         connection.request(method, path, json.dumps(body) if body else None, honest | headers)
         response = connection.getresponse()

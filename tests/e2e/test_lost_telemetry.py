@@ -106,7 +106,7 @@ def test_the_reader_of_the_log_stalls(new_database: NewDatabase, tmp_path: Path)
 def status(url: str) -> int:
     """The status of an answer; 0 while there is none."""
     try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with urllib.request.urlopen(url, timeout=180) as answer:
             return answer.status
     except urllib.error.HTTPError as refused:
         return refused.code

@@ -34,7 +34,7 @@ def metrics_url(server: Server) -> str:
 
 def scrape(url: str) -> dict[str, Metric]:
     """What the server tells, by the name that it has in documents."""
-    with urllib.request.urlopen(url, timeout=60) as answer:
+    with urllib.request.urlopen(url, timeout=180) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     return {family.name + "_total" * (family.type == "counter"): family for family in families}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,14 +18,17 @@ from modelregistry.v1.model_service_pb2 import (
     UploadModelFilesRequest,
 )
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
+from server.rpc.transfers import MAX_TRANSFERS
 from tests.builders import model_api
-from tests.object_store import BUCKET, object_store
-from tests.processes import Server, run
+from tests.object_store import BUCKET, StalledStore, object_store
+from tests.processes import Server, run, until
 from tests.rpc.harness import User
 
 MIB = 2**20
-MAX_RESIDENT_BYTES = 300 * 10**6
-TRANSFER_SECONDS = 200
+# docs/model-files.md promises both, beside what a server takes that has no transfers.
+MAX_BYTES_OF_A_TRANSFER = 30 * 10**6
+MAX_BYTES_OF_TRANSFERS = 150 * 10**6
+TRANSFER_SECONDS = 500
 
 
 def peak_resident_bytes(server: Server) -> int:
@@ -49,6 +53,7 @@ def test_a_gigabyte_is_uploaded_promoted_and_downloaded_in_little_memory(tmp_pat
     with Server(tmp_path / "cwd") as server, grpc.insecure_channel(server.address) as channel:
         admin = server.user(channel)
         source, target = admin.create_model("source"), admin.create_model("target")
+        before = peak_resident_bytes(server)
         stub = ModelServiceStub(channel)
         for _ in range(2):  # the second time, it is stored already
             upload = stub.UploadModelFiles(parts(source.rid, 1024), metadata=admin.metadata, timeout=TRANSFER_SECONDS)
@@ -63,21 +68,51 @@ def test_a_gigabyte_is_uploaded_promoted_and_downloaded_in_little_memory(tmp_pat
             expected = expected or part.sha256
 
         assert (size, digest.hexdigest()) == (1024 * MIB, expected)
-        assert peak_resident_bytes(server) < MAX_RESIDENT_BYTES
+        assert peak_resident_bytes(server) - before < MAX_BYTES_OF_A_TRANSFER
 
 
-def test_an_upload_to_an_object_store_takes_little_memory_too(tmp_path: Path) -> None:
+def test_uploads_to_a_slow_object_store_take_little_memory_too(tmp_path: Path) -> None:
+    """What the store has no room for yet stays with the clients, however many they are."""
     with (
         object_store() as objects,
-        Server(tmp_path / "cwd", "--files-url", f"s3://{BUCKET}/registry", **objects.environment) as server,
+        StalledStore(objects) as slow,
+        Server(tmp_path / "cwd", "--files-url", f"s3://{BUCKET}/registry", **slow.environment) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         admin = server.user(channel)
         model = admin.create_model("model")
         upload = ModelServiceStub(channel).UploadModelFiles
-        assert upload(parts(model.rid, 200), metadata=admin.metadata, timeout=TRANSFER_SECONDS).upload_id
+        sent = [0] * MAX_TRANSFERS
 
-        assert peak_resident_bytes(server) < MAX_RESIDENT_BYTES
+        def counted(stream: int) -> Iterator[UploadModelFilesRequest]:
+            for part in parts(model.rid, 40):
+                sent[stream] += 1
+                yield part
+
+        before = peak_resident_bytes(server)
+        calls = [
+            upload.future(counted(stream), metadata=admin.metadata, timeout=TRANSFER_SECONDS)
+            for stream in range(MAX_TRANSFERS)
+        ]
+        until_it_stands_still(sent)
+        assert not any(call.done() for call in calls)
+        slow.go_on()
+        assert all(call.result().upload_id for call in calls)
+
+        assert peak_resident_bytes(server) - before < MAX_BYTES_OF_TRANSFERS
+
+
+def until_it_stands_still(sent: list[int]) -> None:
+    """Return when each stream has sent something, and none has for a while."""
+    seen, since = list[int](), time.monotonic()
+
+    def is_still() -> bool:
+        nonlocal seen, since
+        if seen != sent:
+            seen, since = sent.copy(), time.monotonic()
+        return all(seen) and time.monotonic() - since > 2
+
+    until(is_still)
 
 
 def test_a_store_that_hangs_holds_neither_other_calls_nor_the_end_of_the_server(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_trace_comes_in_over_http_too_and_the_log_names_it(server: Server, col
             "traceparent": f"00-{trace_id}-{SPAN_ID}-01",
         },
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=180) as answer:
         assert answer.status == 200
 
     assert call_of(collector, trace_id).parent_span_id.hex() == SPAN_ID

@@ -29,7 +29,7 @@ MORE_ACKNOWLEDGED = 30
 # How many of the requests that were acknowledged are sent again after a crash.
 REPEATED = 16
 ON_THEIR_WAY_SECONDS = 0.3
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 180
 BRANCHES = ["master", "release"]
 
 

@@ -23,7 +23,7 @@ from tests.processes import Server
 CLIENTS = 4
 ENDS = 2
 ACKNOWLEDGED_BETWEEN_ENDS = 12
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 180
 
 
 def sdk(server: Server) -> FoundryClient:

@@ -1,4 +1,4 @@
-"""A server as a process, and what can be promoted there."""
+"""What can be promoted in the server that tests share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ import pytest
 
 from tests.gateway.registry import Registry
 from tests.processes import Server
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("gateway") / "cwd") as server:
-        yield server
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import http.client
 import json
 import socket
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,12 +25,6 @@ PREVIEW = f"{PROMOTE}?preview=true"
 SOURCE = "ri.models.main.model-version.none"
 BODY = json.dumps({"sourceModelVersionRid": SOURCE}).encode()
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("refusals") / "cwd") as server:
-        yield server
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.history.stories import Story
 from tests.rpc.conftest import admin as admin
+from tests.rpc.conftest import folder as folder
 from tests.rpc.conftest import jane as jane
 from tests.rpc.conftest import registry as registry
 

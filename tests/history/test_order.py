@@ -87,7 +87,7 @@ def fits(seen: Sighting, before: dict[Place, int], after: dict[Place, int]) -> b
 
 
 @given(events())
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 def test_the_checks_object_if_and_only_if_no_order_fits(happened: list[list[Sighting]]) -> None:
     sightings = [seen for each in happened for seen in each]
     expected = has_an_order(happened, {MASTER: 0, RELEASE: 0})
@@ -97,7 +97,7 @@ def test_the_checks_object_if_and_only_if_no_order_fits(happened: list[list[Sigh
 
 
 @given(events())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_for_one_branch_the_first_check_is_enough(happened: list[list[Sighting]]) -> None:
     sightings = [seen for each in happened for seen in each if seen.place == MASTER]
     expected = has_an_order([[seen] for seen in sightings], {MASTER: 0})

@@ -60,7 +60,7 @@ def true_histories(draw: st.DrawFn, steps: st.SearchStrategy[int] = st.integers(
 
 
 @given(true_histories())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_true_histories_are_accepted(told: Told) -> None:
     assert check(told.history, told.final, INITIAL) == []
 
@@ -181,7 +181,7 @@ def test_a_broken_history_is_refused(mutation: Callable[[Told], Iterator[Told]])
     refused = 0
 
     @given(true_histories(steps=st.integers(100, 200)), st.randoms(use_true_random=True))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def run(told: Told, chance: random.Random) -> None:
         nonlocal refused
         variants = list(mutation(told))

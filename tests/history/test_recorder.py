@@ -60,7 +60,7 @@ def test_what_a_client_did_is_read_back_as_it_was(admin: User, tmp_path: Path) -
 
 def test_a_client_that_was_killed_has_not_heard_of_what_it_asked_for(tmp_path: Path) -> None:
     files = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
-    killed = subprocess.run([sys.executable, "-c", KILLED, files[0]], check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", KILLED, files[0]], check=False, timeout=180)
     assert killed.returncode == -signal.SIGKILL
     recorder = Recorder(files[1])
     recorder.end(recorder.begin("later", "GetBranch"), Outcome.FAIL)

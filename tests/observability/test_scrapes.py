@@ -28,7 +28,7 @@ def url(listener: socket.socket, path: str = "/metrics") -> str:
 
 
 def scrape(listener: socket.socket) -> str:
-    with urllib.request.urlopen(url(listener), timeout=30) as answer:
+    with urllib.request.urlopen(url(listener), timeout=180) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=")
         return answer.read().decode()
 
@@ -55,7 +55,7 @@ def test_an_answer_tells_what_is_counted_and_what_is_true_at_the_moment(listener
 def test_there_is_nothing_else(listener: socket.socket, path: str) -> None:
     server = serving(listener, Prometheus([]))
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(url(listener, path), timeout=30)
+        urllib.request.urlopen(url(listener, path), timeout=180)
     server.stop()
     assert refused.value.code == 404
 

@@ -41,7 +41,7 @@ def reached_at(port: socket.socket | None) -> set[str]:
     found = set()
     for host in ("127.0.0.1", "::1"):
         # Without IPv6 there is no ::1 to connect to.
-        with contextlib.suppress(OSError), socket.create_connection((host, port.getsockname()[1]), timeout=60):
+        with contextlib.suppress(OSError), socket.create_connection((host, port.getsockname()[1]), timeout=180):
             found.add(host)
     return found
 

@@ -15,7 +15,7 @@ from server.rpc.health import SERVING, Health
 from server.rpc.server import SERVICES
 
 THREADS = 16
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 180
 
 
 class Front(grpc.GenericRpcHandler):

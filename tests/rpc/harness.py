@@ -53,7 +53,7 @@ METHODS = {method.name: method for service in SERVICES for method in service.met
 
 SOME_MODEL = "ri.models.main.model.00000000-0000-0000-0000-000000000000"
 SOME_VERSION = "ri.models.main.model-version.00000000-0000-0000-0000-000000000000"
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = 180
 THREADS = 8
 
 
@@ -100,6 +100,7 @@ class User:
 
     channel: grpc.Channel
     metadata: tuple[tuple[str, str], ...]
+    folder: str = FOLDER
 
     def __call__(self, rpc: str, /, **fields: Any) -> Any:
         """Call an RPC with a request of these fields. Raises grpc.RpcError."""
@@ -154,8 +155,9 @@ class User:
             return failure_of(error)
         raise AssertionError(f"{rpc} succeeded: {answer}")
 
-    def create_model(self, name: str, folder: str = FOLDER) -> Model:
-        return self("CreateModel", name=name, parent_folder_rid=folder)
+    def create_model(self, name: str, folder: str | None = None) -> Model:
+        """Create a model, by default in the user's own folder, where its name has to be new."""
+        return self("CreateModel", name=name, parent_folder_rid=folder or self.folder)
 
     def create_version(self, model: Model, **fields: Any) -> ModelVersion:
         return self("CreateModelVersion", **{"model_rid": model.rid, "model_api": model_api()} | fields)

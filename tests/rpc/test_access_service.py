@@ -9,6 +9,8 @@ from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_VI
 from tests.builders import FOLDER
 from tests.rpc.harness import SOME_MODEL, User
 
+pytestmark = pytest.mark.database("shared")
+
 CALLS = [
     ("GrantRole", {"principal": "user:joe", "role": ROLE_VIEWER}),
     ("RevokeRole", {"principal": "user:joe"}),
@@ -30,9 +32,9 @@ def test_a_grant_replaces_the_role_that_the_principal_had(admin: User) -> None:
 
 def test_grants_are_listed_by_principal_page_by_page(admin: User) -> None:
     for name in ("c", "a", "b"):
-        admin("GrantRole", resource_rid=FOLDER, principal=f"group:{name}", role=ROLE_VIEWER)
-    first = admin("ListGrants", resource_rid=FOLDER, page_size=2)
-    second = admin("ListGrants", resource_rid=FOLDER, page_size=2, page_token=first.next_page_token)
+        admin("GrantRole", resource_rid=admin.folder, principal=f"group:{name}", role=ROLE_VIEWER)
+    first = admin("ListGrants", resource_rid=admin.folder, page_size=2)
+    second = admin("ListGrants", resource_rid=admin.folder, page_size=2, page_token=first.next_page_token)
     assert [grant.principal for page in (first, second) for grant in page.grants] == ["group:a", "group:b", "group:c"]
     assert not second.HasField("next_page_token")
 
@@ -60,9 +62,9 @@ def test_an_owner_of_the_folder_manages_its_grants_and_those_of_its_models(
     admin: User, jane: User, rpc: str, fields: dict[str, object]
 ) -> None:
     model = admin.create_model("m")
-    assert jane.failure(rpc, resource_rid=FOLDER, **fields).name == "AccessPermissionDenied"
-    admin("GrantRole", resource_rid=FOLDER, principal="user:jane", role=ROLE_OWNER)
-    for resource in (FOLDER, model.rid):
+    assert jane.failure(rpc, resource_rid=admin.folder, **fields).name == "AccessPermissionDenied"
+    admin("GrantRole", resource_rid=admin.folder, principal="user:jane", role=ROLE_OWNER)
+    for resource in (admin.folder, model.rid):
         assert jane(rpc, resource_rid=resource, **fields) is not None
 
 

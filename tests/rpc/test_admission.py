@@ -24,7 +24,7 @@ from server.rpc.health import SERVING
 from tests.conftest import NewDatabase, OpenRepository
 from tests.rpc.harness import THREADS, Registry, failure_of, path_of, serving
 
-SECONDS = 60
+SECONDS = 180
 READ = path_of("GetModel")
 CHANGE = path_of("PromoteVersion")
 CHECK = "/grpc.health.v1.Health/Check"

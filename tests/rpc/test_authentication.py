@@ -14,6 +14,8 @@ from server.core.permissions import MODELS_READ, MODELS_WRITE, RPC_SCOPES
 from tests.auth.forge import assemble, claims, key_pair, sign_with_secret
 from tests.rpc.harness import METHODS, SOME_MODEL, Registry, User, path_of
 
+pytestmark = pytest.mark.database("shared")
+
 HOUR = 3600
 
 
@@ -24,16 +26,16 @@ def is_refused(user: User) -> bool:
 
 
 @pytest.mark.parametrize("rpc", METHODS)
-def test_every_rpc_wants_credentials_before_it_looks_at_the_request(registry: Registry, rpc: str) -> None:
-    failure = registry.nobody().failure_of_bytes(rpc, b"\xff\xff")
+def test_every_rpc_wants_credentials_before_it_looks_at_the_request(any_registry: Registry, rpc: str) -> None:
+    failure = any_registry.nobody().failure_of_bytes(rpc, b"\xff\xff")
     assert (failure.code, failure.name) == (grpc.StatusCode.UNAUTHENTICATED, "MissingCredentials")
 
 
 @pytest.mark.parametrize("rpc", METHODS)
-def test_every_rpc_wants_its_scope_before_it_looks_at_the_request(registry: Registry, rpc: str) -> None:
+def test_every_rpc_wants_its_scope_before_it_looks_at_the_request(any_registry: Registry, rpc: str) -> None:
     needed = RPC_SCOPES[path_of(rpc)]
     (other,) = {MODELS_READ, MODELS_WRITE} - {needed}
-    failure = registry.user("admin", scopes=(other,)).failure_of_bytes(rpc, b"\xff\xff")
+    failure = any_registry.user("admin", scopes=(other,)).failure_of_bytes(rpc, b"\xff\xff")
     assert (failure.code, failure.name) == (grpc.StatusCode.PERMISSION_DENIED, "ApiUsageDenied")
     assert failure.parameters == {"missingScope": needed}
 
@@ -43,18 +45,18 @@ def test_reading_takes_the_read_scope_and_changing_the_write_scope() -> None:
     assert reads == {rpc for rpc in METHODS if rpc.startswith(("Get", "List", "Download", "Check"))}
 
 
-def test_a_token_of_algorithm_none_is_refused(registry: Registry) -> None:
-    assert is_refused(registry.bearing(assemble({"alg": "none", "kid": registry.key.kid}, claims(sub="admin"))))
+def test_a_token_of_algorithm_none_is_refused(any_registry: Registry) -> None:
+    assert is_refused(any_registry.bearing(assemble({"alg": "none", "kid": any_registry.key.kid}, claims(sub="admin"))))
 
 
-def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(registry: Registry) -> None:
-    token = sign_with_secret(claims(sub="admin"), registry.key.public_pem, registry.key.kid)
-    assert is_refused(registry.bearing(token))
+def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(any_registry: Registry) -> None:
+    token = sign_with_secret(claims(sub="admin"), any_registry.key.public_pem, any_registry.key.kid)
+    assert is_refused(any_registry.bearing(token))
 
 
-def test_another_key_under_a_known_kid_is_refused(registry: Registry) -> None:
-    stranger = key_pair(kid=registry.key.kid)
-    assert is_refused(registry.bearing(stranger.sign(claims(sub="admin"))))
+def test_another_key_under_a_known_kid_is_refused(any_registry: Registry) -> None:
+    stranger = key_pair(kid=any_registry.key.kid)
+    assert is_refused(any_registry.bearing(stranger.sign(claims(sub="admin"))))
 
 
 @pytest.mark.parametrize(
@@ -69,19 +71,19 @@ def test_another_key_under_a_known_kid_is_refused(registry: Registry) -> None:
     ],
     ids=str,
 )
-def test_a_token_with_wrong_claims_is_refused(registry: Registry, changes: dict[str, Any]) -> None:
-    assert is_refused(registry.bearing(registry.key.sign(claims(**changes))))
+def test_a_token_with_wrong_claims_is_refused(any_registry: Registry, changes: dict[str, Any]) -> None:
+    assert is_refused(any_registry.bearing(any_registry.key.sign(claims(**changes))))
 
 
 @pytest.mark.parametrize(("claim", "hours_from_now"), [("exp", -1), ("nbf", 10_000)])
-def test_a_token_out_of_its_time_is_refused(registry: Registry, claim: str, hours_from_now: int) -> None:
+def test_a_token_out_of_its_time_is_refused(any_registry: Registry, claim: str, hours_from_now: int) -> None:
     changes = {claim: time.time() + hours_from_now * HOUR}
-    assert is_refused(registry.bearing(registry.key.sign(claims(**changes))))
+    assert is_refused(any_registry.bearing(any_registry.key.sign(claims(**changes))))
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer", "Basic YTpi", "Bearer a b", "Bearer ....", "bearer x.y.z"])
-def test_what_is_no_bearer_token_is_refused(registry: Registry, authorization: str) -> None:
-    assert is_refused(User(registry.channel, (("authorization", authorization),)))
+def test_what_is_no_bearer_token_is_refused(any_registry: Registry, authorization: str) -> None:
+    assert is_refused(User(any_registry.channel, (("authorization", authorization),)))
 
 
 def test_of_two_credentials_none_is_preferred(registry: Registry, admin: User) -> None:
@@ -101,10 +103,10 @@ def test_of_two_credentials_none_is_preferred(registry: Registry, admin: User) -
     assert User(registry.channel, ((key, good),))("GetModel", model_rid=model.rid) == model
 
 
-def test_the_refusal_does_not_say_why(registry: Registry) -> None:
+def test_the_refusal_does_not_say_why(any_registry: Registry) -> None:
     """Whoever forges tokens must not learn how far they got."""
-    expired = registry.bearing(registry.key.sign(claims(exp=1))).failure("GetModel", model_rid=SOME_MODEL)
-    garbage = registry.bearing("x.y.z").failure("GetModel", model_rid=SOME_MODEL)
+    expired = any_registry.bearing(any_registry.key.sign(claims(exp=1))).failure("GetModel", model_rid=SOME_MODEL)
+    garbage = any_registry.bearing("x.y.z").failure("GetModel", model_rid=SOME_MODEL)
     assert expired.message == garbage.message
 
 
@@ -120,12 +122,12 @@ def test_groups_of_the_token_are_principals(registry: Registry, admin: User) -> 
     assert registry.user("ml").failure("GetModel", model_rid=model.rid).name == "ModelNotFound"
 
 
-def test_a_token_of_many_groups_is_taken_every_time(registry: Registry) -> None:
+def test_a_token_of_many_groups_is_taken_every_time(any_registry: Registry) -> None:
     groups = [f"a-rather-long-group-name-{number}" for number in range(250)]
-    token = registry.key.sign(claims(sub="admin", scope=MODELS_READ, groups=groups))
+    token = any_registry.key.sign(claims(sub="admin", scope=MODELS_READ, groups=groups))
     assert 9_000 < len(token) < 16_000
     for _ in range(30):
-        assert registry.bearing(token)("ListModels") is not None
+        assert any_registry.bearing(token)("ListModels") is not None
 
 
 def test_a_user_cannot_pose_as_a_group_or_as_another_user(registry: Registry, admin: User) -> None:

@@ -13,7 +13,7 @@ from server.rpc.health import NOT_SERVING, SERVING
 from tests.conftest import NewDatabase, OpenRepository
 from tests.rpc.harness import serving
 
-SECONDS = 60
+SECONDS = 180
 
 
 def test_connections_are_renewed_and_neither_calls_nor_streams_notice(

@@ -13,7 +13,7 @@ from server.core.errors import RegistryError
 from server.rpc.telemetry import CallRecord
 from tests.rpc.harness import Registry, path_of
 
-SECONDS = 60
+SECONDS = 180
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from tests.processes import until
 from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, SOME_VERSION, Failure, Registry, User, failure_of
 from tests.rpc.test_no_oracle import ABSENT_MODEL, normalised
 
+pytestmark = pytest.mark.database("shared")
+
 DATA = b"\x80\x04\x95 no pickle is loaded here \x00\xff" * 9_999
 
 
@@ -100,6 +102,7 @@ def test_an_upload_can_be_named_again_and_repeated(admin: User, model: Model) ->
     assert [admin.download(version) for version in versions] == [DATA, DATA]
 
 
+@pytest.mark.database("own")
 def test_bytes_that_did_not_arrive_as_they_were_sent_are_refused(admin: User, model: Model, registry: Registry) -> None:
     failure = upload_failure(admin, UploadModelFilesRequest(model_rid=model.rid, chunk=DATA, sha256=sha256(b"other")))
 
@@ -110,6 +113,7 @@ def test_bytes_that_did_not_arrive_as_they_were_sent_are_refused(admin: User, mo
     assert registry.files.names() == []
 
 
+@pytest.mark.database("own")
 @pytest.mark.parametrize(
     ("parts", "violation"),
     [
@@ -136,6 +140,7 @@ def test_a_stream_that_contradicts_itself_is_refused(
     assert registry.files.names() == []
 
 
+@pytest.mark.database("own")
 def test_a_part_that_does_not_parse_is_refused(registry: Registry, admin: User, model: Model) -> None:
     call = registry.channel.stream_unary(UPLOAD)
     good = UploadModelFilesRequest(model_rid=model.rid, chunk=DATA).SerializeToString()
@@ -147,6 +152,7 @@ def test_a_part_that_does_not_parse_is_refused(registry: Registry, admin: User, 
     assert registry.files.names() == []
 
 
+@pytest.mark.database("own")
 def test_an_upload_takes_the_role_that_creating_versions_takes(
     admin: User, jane: User, model: Model, registry: Registry
 ) -> None:
@@ -162,6 +168,7 @@ def test_an_upload_takes_the_role_that_creating_versions_takes(
     assert jane.download(jane.create_version_with_files(model, DATA)) == DATA
 
 
+@pytest.mark.database("own")
 @pytest.mark.parametrize("members", ["dill", "uploaded"])
 def test_who_may_not_create_versions_is_told_so_before_any_word_about_files(
     admin: User, jane: User, model: Model, registry: Registry, members: str
@@ -202,6 +209,7 @@ def test_an_upload_is_of_no_use_to_others_for_other_models_or_by_its_digest(
     assert admin("ListModelVersions", model_rid=model.rid).model_versions == []
 
 
+@pytest.mark.database("own")
 def test_equal_files_are_stored_once_and_nothing_tells(
     admin: User, jane: User, model: Model, registry: Registry
 ) -> None:

@@ -13,18 +13,20 @@ from tests import builders
 from tests.builders import FOLDER, model_api
 from tests.rpc.harness import SOME_MODEL, SOME_VERSION, Registry, User
 
+pytestmark = pytest.mark.database("shared")
+
 LEGACY = '{"type":"foundryMl"}'
 
 
 def test_a_created_model_is_returned_as_it_is_stored(admin: User) -> None:
     created = admin.create_model("fraud")
-    assert (created.name, created.parent_folder_rid, created.created_by) == ("fraud", FOLDER, "user:admin")
+    assert (created.name, created.parent_folder_rid, created.created_by) == ("fraud", admin.folder, "user:admin")
     assert created.created_time.nanos % 1_000_000 == 0
     assert admin("GetModel", model_rid=created.rid) == created
 
 
 def test_who_creates_a_model_becomes_its_owner(admin: User, jane: User) -> None:
-    admin("GrantRole", resource_rid=FOLDER, principal="user:jane", role=ROLE_EDITOR)
+    admin("GrantRole", resource_rid=admin.folder, principal="user:jane", role=ROLE_EDITOR)
     created = jane.create_model("fraud")
     grants = admin("ListGrants", resource_rid=created.rid).grants
     assert [(grant.principal, grant.role) for grant in grants] == [("user:jane", ROLE_OWNER)]
@@ -33,8 +35,8 @@ def test_who_creates_a_model_becomes_its_owner(admin: User, jane: User) -> None:
 @pytest.mark.parametrize("role", [None, ROLE_VIEWER, ROLE_PROMOTER])
 def test_creating_a_model_takes_editor_on_the_folder(admin: User, jane: User, role: int | None) -> None:
     if role is not None:
-        admin("GrantRole", resource_rid=FOLDER, principal="user:jane", role=role)
-    failure = jane.failure("CreateModel", name="m", parent_folder_rid=FOLDER)
+        admin("GrantRole", resource_rid=admin.folder, principal="user:jane", role=role)
+    failure = jane.failure("CreateModel", name="m", parent_folder_rid=admin.folder)
     assert (failure.name, failure.code, failure.parameters) == (
         "CreateModelPermissionDenied",
         grpc.StatusCode.PERMISSION_DENIED,
@@ -44,9 +46,9 @@ def test_creating_a_model_takes_editor_on_the_folder(admin: User, jane: User, ro
 
 def test_a_name_is_taken_once_in_a_folder_and_free_in_another(admin: User) -> None:
     admin.create_model("fraud")
-    failure = admin.failure("CreateModel", name="fraud", parent_folder_rid=FOLDER)
+    failure = admin.failure("CreateModel", name="fraud", parent_folder_rid=admin.folder)
     assert (failure.name, failure.code) == ("ResourceNameAlreadyExists", grpc.StatusCode.ALREADY_EXISTS)
-    assert failure.parameters == {"parentFolderRid": FOLDER, "displayName": "fraud"}
+    assert failure.parameters == {"parentFolderRid": admin.folder, "displayName": "fraud"}
     assert admin.create_model("fraud", builders.new_folder_rid()).name == "fraud"
 
 
@@ -56,6 +58,7 @@ def test_an_invalid_display_name_is_named_with_its_field(admin: User) -> None:
     assert [field for field, _ in failure.violations] == ["name"]
 
 
+@pytest.mark.database("own")
 def test_models_are_listed_by_rid_and_only_those_that_the_caller_sees(admin: User, jane: User) -> None:
     mine, other = [], builders.new_folder_rid()
     for number in range(12):
@@ -272,6 +275,7 @@ def test_a_forged_position_is_refused_where_no_list_has_it(admin: User, position
     assert admin.failure("ListModelVersions", model_rid=model.rid, page_token=token).name == "InvalidPageToken"
 
 
+@pytest.mark.database("own")
 def test_a_role_on_many_models_and_on_their_folder_lists_each_once(admin: User, jane: User) -> None:
     models = [admin.create_model(f"m{number}") for number in range(5)]
     for resource in (FOLDER, *(model.rid for model in models[:3])):

@@ -12,6 +12,8 @@ from tests import builders
 from tests.builders import model_api
 from tests.rpc.harness import Registry, User
 
+pytestmark = pytest.mark.database("shared")
+
 # Of the same length as every RID that the service makes.
 ABSENT_MODEL = "ri.models.main.model.99999999-9999-4999-8999-999999999999"
 ABSENT_PROMOTION = "ri.models.main.promotion.99999999-9999-4999-8999-999999999999"

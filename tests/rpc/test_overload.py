@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 PLACES = THREADS + WAITING
 TOO_MANY = 20
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 180
 
 
 class Stuck(SqlRepository):
@@ -55,7 +55,7 @@ def test_calls_beyond_the_bound_are_refused_at_once_and_the_others_are_answered(
         get_model = ModelServiceStub(registry.channel).GetModel
         ended: queue.SimpleQueue[grpc.Future[Model]] = queue.SimpleQueue()
         for _ in range(PLACES + TOO_MANY):
-            call = get_model.future(GetModelRequest(model_rid=model.rid), metadata=admin.metadata, timeout=60)
+            call = get_model.future(GetModelRequest(model_rid=model.rid), metadata=admin.metadata, timeout=180)
             call.add_done_callback(ended.put)
         for _ in range(TOO_MANY):
             failure = failure_of(ended.get(timeout=DEADLINE_SECONDS).exception())

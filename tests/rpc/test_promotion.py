@@ -18,6 +18,8 @@ from tests.builders import model_api
 from tests.conftest import NewDatabase, OpenRepository
 from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, SOME_VERSION, Registry, User, serving
 
+pytestmark = pytest.mark.database("shared")
+
 
 def test_a_promoted_version_equals_its_source_but_for_what_is_its_own(admin: User) -> None:
     staging, production = admin.create_model("staging"), admin.create_model("production")
@@ -127,7 +129,7 @@ def test_promoting_takes_promoter_on_the_target_and_viewer_on_the_source(
 def test_a_role_on_the_folder_and_a_group_promote_too(admin: User, registry: Registry) -> None:
     staging, production = admin.create_model("staging"), admin.create_model("production")
     source = admin.create_version(staging)
-    admin("GrantRole", resource_rid=builders.FOLDER, principal="group:release", role=ROLE_PROMOTER)
+    admin("GrantRole", resource_rid=admin.folder, principal="group:release", role=ROLE_PROMOTER)
     assert registry.user("joe", "ml", "release").promote(source, production).version_number == 1
 
 

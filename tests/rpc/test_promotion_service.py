@@ -26,6 +26,8 @@ from tests.builders import model_api
 from tests.rpc.harness import SOME_MODEL, SOME_VERSION, Failure, Registry, User, failure_of
 from tests.storage.inspection import row_counts
 
+pytestmark = pytest.mark.database("shared")
+
 
 class Stages:
     """Two models; `source` is in staging, and `live` the head of production, with the same content."""
@@ -176,6 +178,7 @@ def model_api_type() -> Any:
     return model_api().outputs[0].parameter.data_type
 
 
+@pytest.mark.database("own")
 def test_a_pair_of_contents_is_compared_once(admin: User, stages: Stages, migrated_url: str) -> None:
     source = incompatible(admin, stages)
     for _ in range(3):
@@ -340,7 +343,7 @@ def test_a_promotion_says_who_what_and_why(admin: User, jane: User, stages: Stag
 
     promoted = jane.promote(stages.source, stages.production, reason=reason)
 
-    [promotion] = promotions(jane, created_by="user:jane")
+    [promotion] = promotions(jane, created_by="user:jane", model_rid=stages.production.rid)
     assert promotion == Promotion(
         rid=promotion.rid,
         kind=PROMOTION_KIND_PROMOTION,
@@ -393,6 +396,7 @@ def test_promotions_are_listed_page_by_page_with_tokens_of_their_own_query(admin
     assert (failure.name, failure.parameters) == ("InvalidPageToken", {"pageToken": token})
 
 
+@pytest.mark.database("own")
 def test_a_caller_lists_what_it_may_see_and_asks_for_models_that_it_may_see(
     admin: User, jane: User, stages: Stages
 ) -> None:

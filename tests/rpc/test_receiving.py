@@ -20,7 +20,7 @@ from server.rpc.admission.receiving import (
     Receiving,
 )
 
-SECONDS = 60
+SECONDS = 180
 MESSAGE_BYTES = 4 * 2**20
 
 

@@ -28,7 +28,7 @@ CONFIG = (Path(__file__).parents[2] / "protos/modelregistry/v1/service_config.js
 
 ENTRIES: list[dict[str, Any]] = json.loads(CONFIG)["methodConfig"]
 CALLS = 20
-SECONDS = 60
+SECONDS = 180
 TRANSIENT_FAILURE = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
 

@@ -13,7 +13,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -37,8 +37,6 @@ from tests.storage.inspection import row_counts, rows
 RUNS = settings(
     max_examples=20,
     stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
     phases=[Phase.reuse, Phase.generate, Phase.shrink],
 )
 # Whatever fails is made smaller for as long as five minutes.

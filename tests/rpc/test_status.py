@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.core import errors
@@ -139,7 +139,6 @@ def test_long_values_are_cut_at_whole_characters() -> None:
     assert 200 < len(value.encode()) <= 300
 
 
-@settings(deadline=None)
 @given(st.text(max_size=5000), st.lists(st.tuples(st.text(max_size=500), st.text(max_size=500)), max_size=30))
 def test_a_status_always_fits_into_the_trailers(value: str, violations: list[tuple[str, str]]) -> None:
     printable = value.encode("utf-8", "replace").decode()

@@ -20,7 +20,7 @@ from server.process.app import build
 from server.process.ports import bind
 from tests.certificates import Authority
 
-DEADLINE_SECONDS = 10
+DEADLINE_SECONDS = 180
 
 
 @contextmanager

@@ -185,35 +185,34 @@ def around(place: Place) -> tuple[list[Row], list[Row], list[Row]]:
 
 @PLACES
 @pytest.mark.parametrize("backend", ["sqlite"])
-@pytest.mark.parametrize(("bad", "problem"), UNREADABLE.values(), ids=UNREADABLE)
 def test_an_unreadable_line_is_named_and_nothing_is_stored(
-    repository: Repository, migrated_url: str, bad: bytes | Row, problem: str, place: Place
+    repository: Repository, migrated_url: str, place: Place
 ) -> None:
-    _leaves_nothing(repository, migrated_url, bad, problem, place)
+    _leave_nothing(repository, migrated_url, UNREADABLE, place)
 
 
 @PLACES
-@pytest.mark.parametrize(("bad", "problem"), REFUSED.values(), ids=REFUSED)
-def test_a_refused_line_is_named_and_nothing_is_stored(
-    repository: Repository, migrated_url: str, bad: bytes | Row, problem: str, place: Place
+def test_a_refused_line_is_named_and_nothing_is_stored(repository: Repository, migrated_url: str, place: Place) -> None:
+    _leave_nothing(repository, migrated_url, REFUSED, place)
+
+
+def _leave_nothing(
+    repository: Repository, url: str, bad_lines: dict[str, tuple[bytes | Row, str]], place: Place
 ) -> None:
-    _leaves_nothing(repository, migrated_url, bad, problem, place)
-
-
-def _leaves_nothing(repository: Repository, url: str, bad: bytes | Row, problem: str, place: Place) -> None:
     stored, above, below = around(place)
     import_rows_of(repository, *stored)
     before = everything(url)
-    bad_line = bad if isinstance(bad, bytes) else line(bad)
-    if place == "last" and isinstance(bad, dict):
-        bad_line = bad_line.rstrip(b"\n")
-    error = problem_of(repository, [*map(line, above), bad_line, *map(line, below)])
+    for what, (bad, problem) in bad_lines.items():
+        bad_line = bad if isinstance(bad, bytes) else line(bad)
+        if place == "last" and isinstance(bad, dict):
+            bad_line = bad_line.rstrip(b"\n")
+        error = problem_of(repository, [*map(line, above), bad_line, *map(line, below)])
 
-    assert (error.line_number, error.stored) == (len(above) + 1, ImportSummary())
-    assert problem in f"{error}$"
-    assert len(str(error)) < 1000
-    assert "\n" not in str(error)
-    assert everything(url) == before
+        assert (error.line_number, error.stored) == (len(above) + 1, ImportSummary()), what
+        assert problem in f"{error}$", what
+        assert len(str(error)) < 1000, what
+        assert "\n" not in str(error), what
+        assert everything(url) == before, what
 
 
 MENDED: dict[str, tuple[bytes | Row, Row]] = {

@@ -33,7 +33,7 @@ class GivenUp(Exception):
 
 def at_once(count: int, work: Callable[[int], T]) -> list[T]:
     """What `work` returns for each number, all of which begin at the same time."""
-    start = threading.Barrier(count, timeout=30)
+    start = threading.Barrier(count, timeout=180)
 
     def run(number: int) -> T:
         start.wait()

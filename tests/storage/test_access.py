@@ -202,7 +202,7 @@ def test_a_role_that_was_taken_away_is_gone_at_once_for_every_connection_and_rep
     append(replicas[0], builders.version(model.rid))
     grant(replicas[0], model.rid, "group:ops", ROLE_VIEWER)
     callers = 8
-    seen, revoked = threading.Barrier(callers + 1, timeout=30), threading.Barrier(callers + 1, timeout=30)
+    seen, revoked = threading.Barrier(callers + 1, timeout=180), threading.Barrier(callers + 1, timeout=180)
 
     def watch(number: int) -> tuple[bool, bool]:
         replica = replicas[number % 2]

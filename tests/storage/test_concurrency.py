@@ -143,7 +143,7 @@ def test_transactions_that_wait_for_each_other_in_a_circle_both_succeed(
     repository = open_repository(new_database("postgresql", migrated=True))
     model = add_model(repository)
     digest = repository.write(lambda tx: tx.put_content(builders.version(model.rid)))
-    both_hold_one = threading.Barrier(2, timeout=30)
+    both_hold_one = threading.Barrier(2, timeout=180)
     attempts = [0, 0]
 
     def append_to_both(thread: int) -> None:

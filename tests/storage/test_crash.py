@@ -113,7 +113,7 @@ def test_sigkill_of_every_process_of_the_database_loses_nothing_acknowledged(
         acknowledged = acknowledgements(process, ACKNOWLEDGED)
         server.kill()
         # The database is gone: each thread was refused, and the process ends by itself.
-        acknowledged += [int(line) for line in process.communicate(timeout=60)[0].splitlines()]
+        acknowledged += [int(line) for line in process.communicate(timeout=180)[0].splitlines()]
 
     server.start()
     # The same repository goes on, with the connections that it held before.

@@ -228,7 +228,7 @@ def test_a_change_whose_connection_is_lost_after_the_commit_was_sent_may_have_ha
 def test_a_serialization_failure_runs_the_change_again(postgres: str) -> None:
     """Two serializable transactions that read what the other writes: the database refuses one of them."""
     runs = [0, 0]
-    both_have_read = threading.Barrier(2, timeout=30)
+    both_have_read = threading.Barrier(2, timeout=180)
 
     with opened(postgres) as (_, repository):
         model = add_model(repository)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from server.core.errors import StorageUnavailable
+from server.storage import blobs
 from server.storage.blobs import WRITE_BYTES, FileStore, new_object_name, open_file_store
 from tests.object_store import BUCKET, object_store
 
@@ -122,6 +125,52 @@ def test_no_upload_stays_open_in_an_object_store_that_was_given_up(bucket: str, 
     client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
     assert "Uploads" not in client.list_multipart_uploads(Bucket=BUCKET)
     assert store.names() == []
+
+
+def test_a_large_object_is_sent_in_larger_parts_so_that_there_are_not_too_many(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = blobs.WRITE_BYTES, blobs.WRITE_BYTES_OF_LARGE_OBJECTS
+    assert blobs.LARGE_OBJECT_BYTES + (10_000 - blobs.LARGE_OBJECT_BYTES // small) * large >= 160 * 10**9
+    monkeypatch.setattr(blobs, "LARGE_OBJECT_BYTES", 2 * small)
+    store, data = open_file_store(f"{bucket}/large", tmp_path, "one"), os.urandom(2 * small + large + 2**20)
+
+    name = put(store, data)
+
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    parts = [
+        client.head_object(Bucket=BUCKET, Key=f"large/one/{name}", PartNumber=number)["ContentLength"]
+        for number in (1, 2, 3)
+    ]
+    assert all(small <= length < small + 70_000 for length in parts[:2])
+    assert large <= parts[2] < large + 70_000
+    assert get(store, name) == data
+
+
+def test_a_store_that_is_slow_gets_from_so_many_at_a_time_and_the_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the others would write is not read from their clients meanwhile."""
+    writing, goes_on = threading.Semaphore(0), threading.Event()
+
+    class Slow(MemoryFile):
+        def write(self, data: bytes) -> int:
+            writing.release()
+            assert goes_on.wait(60)
+            return super().write(data)
+
+    class SlowSystem(MemoryFileSystem):
+        def _open(self, path: str, *_: object, **__: object) -> Slow:
+            return Slow(self, path)
+
+    store = FileStore(SlowSystem(), f"/{uuid.uuid4()}", "one")
+    with ThreadPoolExecutor(blobs.WRITERS + 3) as threads:
+        written = [threads.submit(put, store, b"x") for _ in range(blobs.WRITERS + 3)]
+        for _ in range(blobs.WRITERS):
+            assert writing.acquire(timeout=180)
+        assert not writing.acquire(timeout=0.5)
+        goes_on.set()
+        assert len({each.result() for each in written}) == blobs.WRITERS + 3
 
 
 def test_a_bucket_that_is_not_there_is_not_made(bucket: str, tmp_path: Path) -> None:

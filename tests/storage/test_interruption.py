@@ -22,7 +22,7 @@ from tests.processes import until
 
 T = TypeVar("T")
 
-DEADLINE_SECONDS = 30
+DEADLINE_SECONDS = 180
 
 ENDLESS = {
     "sqlite": "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n",

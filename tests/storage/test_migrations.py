@@ -30,7 +30,7 @@ from tests.builders import ADMIN, add_model, append, timestamp, version
 from tests.conftest import NewDatabase, OpenRepository, migrate
 from tests.storage.inspection import open_engine, row_counts, rows
 
-SECONDS = 60
+SECONDS = 180
 
 
 @pytest.fixture

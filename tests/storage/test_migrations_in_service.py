@@ -20,7 +20,7 @@ from tests.postgres import database_name
 from tests.processes import until
 from tests.storage.inspection import open_engine
 
-SECONDS = 60
+SECONDS = 180
 SCRIPTS = ScriptDirectory(str(Path(schema.__file__).parent / "migrations"))
 REVISIONS = [script.revision for script in SCRIPTS.walk_revisions()][::-1]
 # Locks that keep calls waiting: those that read, or those that write.

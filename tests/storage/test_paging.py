@@ -106,7 +106,7 @@ def test_pages_neither_repeat_nor_miss_an_item_while_others_are_added(
 
     with added_meanwhile(lambda number: add(repository, model, 30 + number)) as added:
         for page in pages(repository, lambda reader, page: ask(reader, model, page), size=4):
-            added.get(timeout=30)  # something new lies between any two pages
+            added.get(timeout=180)  # something new lies between any two pages
             walked += page
 
     assert len(walked) == len(set(walked))
@@ -128,7 +128,7 @@ def test_versions_that_are_added_meanwhile_do_not_shift_a_later_page(repository:
             after = page.next_position
             if after is None:
                 break
-            added.get(timeout=30)
+            added.get(timeout=180)
 
     assert walked == list(range(walked[0], 0, -1))
 

@@ -25,7 +25,7 @@ from tests.conftest import OpenRepository, migrate
 from tests.postgres import PostgresServer, create_database
 from tests.processes import until
 
-DEADLINE_SECONDS = 30
+DEADLINE_SECONDS = 180
 INTERRUPTIONS = ["pg_cancel_backend", "pg_terminate_backend"]
 
 WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND xact_start > %s"

@@ -77,7 +77,7 @@ def test_a_call_after_an_interruption_meets_one_lost_connection_of_many(
     url = new_database("postgresql", migrated=True)
     with DatabaseProxy(url) as proxy:
         repository = open_repository(proxy.url, pool_size=CONNECTIONS)
-        together = Barrier(CONNECTIONS, timeout=60)
+        together = Barrier(CONNECTIONS, timeout=180)
         # One connection for each, since all are asked for before one is given back.
         at_once(CONNECTIONS, lambda _: repository.read(lambda reader: together.wait()))
         proxy.close()
@@ -96,7 +96,7 @@ def test_a_call_meets_one_lost_connection_of_many_however_it_is_met(
     with DatabaseProxy(url) as proxy:
         repository = open_repository(proxy.url, pool_size=CONNECTIONS)
         model = add_model(repository)
-        together = Barrier(CONNECTIONS, timeout=60)
+        together = Barrier(CONNECTIONS, timeout=180)
         at_once(CONNECTIONS, lambda _: repository.read(lambda reader: together.wait()))
         runs: list[object] = []
 

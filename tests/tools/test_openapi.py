@@ -124,7 +124,7 @@ def test_the_answer_of_the_seed_is_one(rpc: str) -> None:
     schema_of(operation(ROUTES[rpc])["responses"]["200"]).validate(SEED | OURS)
 
 
-@thorough(100)
+@thorough(30)
 @given(stored=model_versions())
 def test_every_version_that_there_can_be_is_an_answer(stored: ModelVersion) -> None:
     schema_of(operation(ROUTES["GetModelVersion"])["responses"]["200"]).validate(to_json(stored))
@@ -153,20 +153,20 @@ def test_a_version_of_the_wrong_shape_is_no_answer() -> None:
 
 
 @each_route
-@pytest.mark.parametrize("name", ERRORS)
-def test_every_failure_that_is_announced_looks_as_announced(route: Route, name: str) -> None:
-    answer = failure(to_status(sample(ERRORS[name]), "some-request"), None, is_repeatable=False)
-    announced = operation(route)["responses"].get(str(answer.http_status))
+def test_every_failure_that_is_announced_looks_as_announced(route: Route) -> None:
+    for name, error in ERRORS.items():
+        answer = failure(to_status(sample(error), "some-request"), None, is_repeatable=False)
+        announced = operation(route)["responses"].get(str(answer.http_status))
 
-    if announced is None:
-        assert (
-            name in {"MethodNotAllowed", "RequestTooLarge", "UnsupportedMediaType"}
-            or (answer.http_status == 409 and not route.changes_something)
-            or (answer.http_status == 404 and not route.path_fields)
-        )
-    elif name != "RouteNotFound":
-        schema_of(announced).validate(answer.body)
-        assert {*answer.headers} <= {*announced["headers"]}
+        if announced is None:
+            assert (
+                name in {"MethodNotAllowed", "RequestTooLarge", "UnsupportedMediaType"}
+                or (answer.http_status == 409 and not route.changes_something)
+                or (answer.http_status == 404 and not route.path_fields)
+            ), name
+        elif name != "RouteNotFound":
+            schema_of(announced).validate(answer.body)
+            assert {*answer.headers} <= {*announced["headers"]}, name
 
 
 # A new RPC

@@ -202,7 +202,7 @@ def test_what_is_refused_is_not_described(rpc: str, body: dict[str, Any]) -> Non
     assert not schema_of(operation(ROUTES[rpc])["requestBody"]).is_valid(GOOD[rpc] | body)
 
 
-@thorough(100)
+@thorough(30)
 @given(stored=model_versions(), source=st.none() | model_version_sources(promoted=False))
 def test_every_version_that_can_be_created_is_described(
     stored: ModelVersion, source: ModelVersionSource | None

@@ -83,7 +83,7 @@ def outcome(message: Message) -> RegistryError | None:
     return None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_any_message_passes_or_fails_with_its_violations(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(list(arriving_messages())))
@@ -96,14 +96,14 @@ def test_any_message_passes_or_fails_with_its_violations(data: st.DataObject) ->
         assert len(error.violations) == 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(model_apis())
 def test_every_valid_model_api_passes(model_api: ModelApi) -> None:
     validate(model_api)
     validate(create_version(model_api=model_api))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(model_versions())
 def test_every_version_that_the_service_returns_passes(version: ModelVersion) -> None:
     validate(version)

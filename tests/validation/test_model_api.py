@@ -110,30 +110,30 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_a_name_is_that_of_the_data(name: str) -> None:
-    column = Column(name=name, data_type=ANY)
-    table = {"name": name, "columns": [column, Column(name="amount", data_type=ANY)]}
-    validate(ModelApi(inputs=[tabular(name)], outputs=[parameter(name)]))
-    validate(ModelApi(inputs=[ModelApiInput(tabular=table)]))
+def test_a_name_is_that_of_the_data() -> None:
+    for name in NAMES:
+        column = Column(name=name, data_type=ANY)
+        table = {"name": name, "columns": [column, Column(name="amount", data_type=ANY)]}
+        validate(ModelApi(inputs=[tabular(name)], outputs=[parameter(name)]))
+        validate(ModelApi(inputs=[ModelApiInput(tabular=table)]))
 
 
-@pytest.mark.parametrize("control", [*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0))], ids=ascii)
-def test_a_name_has_no_control_characters_but_those_of_lines(control: str) -> None:
-    api = with_columns(Column(name="fine", data_type=ANY), Column(name=f"a\n{control}b", data_type=ANY))
-    if control in "\t\n\r":
-        validate(api)
-        return
-    error = failure(api)
+def test_a_name_has_no_control_characters_but_those_of_lines() -> None:
+    for control in map(chr, (*range(0x20), *range(0x7F, 0xA0))):
+        api = with_columns(Column(name="fine", data_type=ANY), Column(name=f"a\n{control}b", data_type=ANY))
+        if control in "\t\n\r":
+            validate(api)
+            continue
+        error = failure(api)
 
-    assert isinstance(error, InvalidModelApi)
-    assert error.error_type == "INVALID_NAME"
-    (violation,) = error.violations
-    assert violation.field == "model_api.inputs[0].tabular.columns[1].name"
-    assert violation.description == (
-        "must not contain control characters other than tab, line feed and carriage return, "
-        f"but has U+{ord(control):04X} in 'a\\n\\x{ord(control):02x}b'; rename it in the data, too"
-    )
+        assert isinstance(error, InvalidModelApi), ascii(control)
+        assert error.error_type == "INVALID_NAME"
+        (violation,) = error.violations
+        assert violation.field == "model_api.inputs[0].tabular.columns[1].name"
+        assert violation.description == (
+            "must not contain control characters other than tab, line feed and carriage return, "
+            f"but has U+{ord(control):04X} in 'a\\n\\x{ord(control):02x}b'; rename it in the data, too"
+        )
 
 
 def test_an_unsupported_type_says_which() -> None:

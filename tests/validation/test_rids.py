@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from google.protobuf.message import Message
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, GrantRoleRequest, ListGrantsRequest, RevokeRoleRequest
@@ -28,7 +27,7 @@ from modelregistry.v1.promotion_service_pb2 import (
     RollbackBranchRequest,
     SetBranchPolicyRequest,
 )
-from server.core.errors import FieldViolation, InvalidArgument, RegistryError
+from server.core.errors import FieldViolation, InvalidArgument
 from server.validation import validate
 from server.validation.table import RULES
 from tests.validation.samples import (
@@ -112,9 +111,6 @@ RID_FIELDS: list[tuple[Message, str, tuple[str, ...], str]] = [
     (ModelVersion(branch="b", backing_repositories=[MODEL]), "backing_repositories[0]", (), "missing"),
     (ModelVersion(branch="b"), "linked_experiment", (), "wrong"),
 ]
-rid_fields = pytest.mark.parametrize(
-    ("message", "path", "kinds", "empty"), RID_FIELDS, ids=[f"{row[0].DESCRIPTOR.name}.{row[1]}" for row in RID_FIELDS]
-)
 
 
 def with_rid(message: Message, path: str, rid: str) -> Message:
@@ -133,59 +129,47 @@ def with_rid(message: Message, path: str, rid: str) -> Message:
     return changed
 
 
-def assert_only(error: RegistryError, path: str, sentence: str) -> None:
-    """The error is an InvalidArgument for nothing but this."""
-    assert isinstance(error, InvalidArgument)
-    assert error.violations == (FieldViolation(path, sentence),)
+def assert_refused(message: Message, path: str, rid: str, sentence: str) -> None:
+    """With this RID at this path, the message is an InvalidArgument for nothing but that."""
+    error = failure(with_rid(message, path, rid))
+    assert isinstance(error, InvalidArgument), (message.DESCRIPTOR.name, path, rid)
+    assert error.violations == (FieldViolation(path, sentence),), (message.DESCRIPTOR.name, rid)
 
 
-@rid_fields
-def test_a_rid_of_the_right_type_passes_up_to_255_bytes(
-    message: Message, path: str, kinds: tuple[str, ...], empty: str
-) -> None:
-    for kind in kinds or ("anything",):
-        for rid in (f"ri.a..{kind}.b", f"ri.models.main.{kind}.{UUID}", rid_of_length(kind, 255)):
-            validate(with_rid(message, path, rid))
+def test_a_rid_of_the_right_type_passes_up_to_255_bytes() -> None:
+    for message, path, kinds, _ in RID_FIELDS:
+        for kind in kinds or ("anything",):
+            for rid in (f"ri.a..{kind}.b", f"ri.models.main.{kind}.{UUID}", rid_of_length(kind, 255)):
+                validate(with_rid(message, path, rid))
 
 
-@rid_fields
-def test_a_malformed_rid_is_an_invalid_argument(
-    message: Message, path: str, kinds: tuple[str, ...], empty: str
-) -> None:
-    right = f"ri.models.main.{(*kinds, 'anything')[0]}.{UUID}"
-    for rid in ("foo", f"{right}\n", right.upper(), f"{right}é", f" {right}", "\x00"):
-        assert_only(failure(with_rid(message, path, rid)), path, f"{SENTENCES[kinds]} not {rid!r}")
+def test_a_malformed_rid_is_an_invalid_argument() -> None:
+    for message, path, kinds, _ in RID_FIELDS:
+        right = f"ri.models.main.{(*kinds, 'anything')[0]}.{UUID}"
+        for rid in ("foo", f"{right}\n", right.upper(), f"{right}é", f" {right}", "\x00"):
+            assert_refused(message, path, rid, f"{SENTENCES[kinds]} not {rid!r}")
 
 
-@rid_fields
-def test_a_rid_of_256_bytes_is_an_invalid_argument(
-    message: Message, path: str, kinds: tuple[str, ...], empty: str
-) -> None:
-    long = rid_of_length((*kinds, "anything")[0], 256)
-
-    assert_only(failure(with_rid(message, path, long)), path, f"{SENTENCES[kinds]} of at most 255 bytes, not 256")
+def test_a_rid_of_256_bytes_is_an_invalid_argument() -> None:
+    for message, path, kinds, _ in RID_FIELDS:
+        long = rid_of_length((*kinds, "anything")[0], 256)
+        assert_refused(message, path, long, f"{SENTENCES[kinds]} of at most 255 bytes, not 256")
 
 
-@rid_fields
-def test_a_rid_of_the_wrong_type_is_an_invalid_argument(
-    message: Message, path: str, kinds: tuple[str, ...], empty: str
-) -> None:
-    other = with_rid(message, path, EXPERIMENT)
-    if kinds:
-        assert_only(failure(other), path, f"{SENTENCES[kinds]} not {EXPERIMENT!r}")
-    else:
-        validate(other)
+def test_a_rid_of_the_wrong_type_is_an_invalid_argument() -> None:
+    for message, path, kinds, _ in RID_FIELDS:
+        if kinds:
+            assert_refused(message, path, EXPERIMENT, f"{SENTENCES[kinds]} not {EXPERIMENT!r}")
+        else:
+            validate(with_rid(message, path, EXPERIMENT))
 
 
-@rid_fields
-def test_an_empty_rid_is_an_invalid_argument_where_one_is_expected(
-    message: Message, path: str, kinds: tuple[str, ...], empty: str
-) -> None:
-    without = with_rid(message, path, "")
-    if empty == "fine":
-        validate(without)
-    else:
-        assert_only(failure(without), path, "is required" if empty == "missing" else f"{SENTENCES[kinds]} not ''")
+def test_an_empty_rid_is_an_invalid_argument_where_one_is_expected() -> None:
+    for message, path, kinds, empty in RID_FIELDS:
+        if empty == "fine":
+            validate(with_rid(message, path, ""))
+        else:
+            assert_refused(message, path, "", "is required" if empty == "missing" else f"{SENTENCES[kinds]} not ''")
 
 
 def test_every_rid_field_is_in_the_list_above() -> None:
