@@ -26,68 +26,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.core.errors import FieldViolation, InvalidArgument
 
-# Numbers
-
-
-MAX_DIGITS = 100
-
-
-def integer(text: str) -> int:
-    """Return the value of digits. Raises ValueError for more of them than any field can hold."""
-    if len(text) > MAX_DIGITS:  # Python itself refuses thousands, in words that are no use to a client.
-        raise ValueError(f"the number {text[:MAX_DIGITS]}… is too long")
-    return int(text)
-
-
-def real(text: str) -> int | float:
-    """Return the value of a number with a fraction or an exponent: of 1.0 or 1e2, an int."""
-    # Most have a fraction and no exponent, and a body may have a million of them.
-    if text[-1] != "0" and "e" not in text and "E" not in text:
-        return float(text)
-    whole = whole_number(text)
-    return float(text) if whole is None else whole
-
-
-def whole_number(text: str) -> int | None:
-    """Return the integer that a number is; None for a fraction, and for an integer of more than MAX_DIGITS digits."""
-    with suppress(InvalidOperation):  # an exponent that no Decimal holds
-        # A float would round: 1.00000000000000000001 is no integer. The bound keeps 1e999999999 from being written out.
-        number = Decimal(text)
-        if number.is_zero() or (abs(number.adjusted()) < MAX_DIGITS and number == int(number)):
-            return int(number)
-    return None
-
-
-# Paths of fields
-
-
-_PART = re.compile(r'\.?(?P<name>\w+)|(?P<subscript>\[(?:\d+|"(?:[^"\\]|\\.)*")\])')
-
-
-def json_path(descriptor: Descriptor | None, path: str) -> str:
-    """Return the path in JSON of a path in a message: `model_api.inputs[0].tabular.name` is `modelApi.inputs[0].name`.
-
-    A part that the message does not have stays as it is.
-    """
-    result = ""
-    for part in _PART.finditer(path):
-        if part["subscript"]:
-            result += part["subscript"]
-            continue
-        field = descriptor.fields_by_name.get(part["name"]) if descriptor else None
-        is_member = field is not None and field.containing_oneof is not None and field.containing_oneof.name == "type"
-        if not is_member:  # members of a union have no key of their own
-            result += f".{field.json_name if field else part['name']}"
-        descriptor = field.message_type if field else None
-    return result.removeprefix(".")
-
-
-# Messages
-
-
 # Protobuf parses 100 messages inside each other. The rest is for what wraps one later, such as a list of versions.
 MAX_DEPTH = 90
-MAX_VIOLATIONS = 1000  # far more than anybody is told
+MAX_DIGITS = 100
+MAX_VIOLATIONS = 1000  # far more than a client is told
+
+_SHOWN = 100  # how many characters of a key or value a violation repeats
+_PART = re.compile(r'\.?(?P<name>\w+)|(?P<subscript>\[(?:\d+|"(?:[^"\\]|\\.)*")\])')
+# Stricter than `datetime`, which takes other separators and hour 24, and cuts what is finer than a microsecond.
+_TIME = re.compile(
+    r"(?a)(?P<time>\d{4}-\d\d-\d\d[Tt]([01]\d|2[0-3]):\d\d:\d\d(\.\d{1,3})?)((?<=\.\d{3})0+)?"
+    r"(?P<offset>[Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)",
+)
+
 M = TypeVar("M", bound=Message)
 
 
@@ -134,20 +85,22 @@ def loads(text: str | bytes) -> object:
     return value
 
 
-def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
-    result: dict[str, object] = {}
-    for key, value in members:
-        if key in result:
-            raise ValueError(f"the key {_shown(key)} occurs twice in one object")
-        result[key] = value
-    return result
+def json_path(descriptor: Descriptor | None, path: str) -> str:
+    """Return the path in JSON of a path in a message: `model_api.inputs[0].tabular.name` is `modelApi.inputs[0].name`.
 
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")
-
-
-# Writing
+    A part that the message does not have stays as it is.
+    """
+    result = ""
+    for part in _PART.finditer(path):
+        if part["subscript"]:
+            result += part["subscript"]
+            continue
+        field = descriptor.fields_by_name.get(part["name"]) if descriptor else None
+        is_member = field is not None and field.containing_oneof is not None and field.containing_oneof.name == "type"
+        if not is_member:  # members of a union have no key of their own
+            result += f".{field.json_name if field else part['name']}"
+        descriptor = field.message_type if field else None
+    return result.removeprefix(".")
 
 
 def _object_of(message: Message, depth: int) -> dict[str, object]:
@@ -178,10 +131,8 @@ def _value_of(value: Any, codec: _Codec | None, depth: int) -> object:
     return _TIMES.encode(value) if isinstance(value, Timestamp) else _object_of(value, depth + 1)
 
 
-# Reading: each function fills what it is given and yields what is wrong, however deep the value is
-
-
 def _fill(message: Message, value: object, path: str, depth: int) -> Iterator[FieldViolation]:
+    """Fill a message with a value, and yield all violations in it, however deep it is."""
     if isinstance(message, Timestamp):
         yield from _store(message.FromDatetime, _TIMES, value, path)
     elif not isinstance(value, dict):
@@ -254,7 +205,43 @@ def _shown(value: object) -> str:
     return "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else json.dumps(value)
 
 
-# The shape of a message type, worked out once
+def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
+    result: dict[str, object] = {}
+    for key, value in members:
+        if key in result:
+            raise ValueError(f"the key {_shown(key)} occurs twice in one object")
+        result[key] = value
+    return result
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def integer(text: str) -> int:
+    """Return the value of digits. Raises ValueError for more of them than any field can hold."""
+    if len(text) > MAX_DIGITS:  # Python itself refuses thousands, in words that are no use to a client.
+        raise ValueError(f"the number {text[:MAX_DIGITS]}… is too long")
+    return int(text)
+
+
+def real(text: str) -> int | float:
+    """Return the value of a number with a fraction or an exponent: of 1.0 or 1e2, an int."""
+    # Most have a fraction and no exponent, and a body may have a million of them.
+    if text[-1] != "0" and "e" not in text and "E" not in text:
+        return float(text)
+    whole = whole_number(text)
+    return float(text) if whole is None else whole
+
+
+def whole_number(text: str) -> int | None:
+    """Return the integer that a number is; None for a fraction, and for an integer of more than MAX_DIGITS digits."""
+    with suppress(InvalidOperation):  # an exponent that no Decimal holds
+        # A float would round: 1.00000000000000000001 is no integer. The bound keeps 1e999999999 from being written out.
+        number = Decimal(text)
+        if number.is_zero() or (abs(number.adjusted()) < MAX_DIGITS and number == int(number)):
+            return int(number)
+    return None
 
 
 class _Codec(NamedTuple):
@@ -338,14 +325,6 @@ def _decode_time(value: object) -> datetime:
             return datetime.fromisoformat(f"{match['time']}{match['offset']}".upper()).astimezone(UTC)
     raise ValueError(f"must be a time in whole milliseconds, like 2003-05-06T12:34:56.789Z, not {_shown(value)}")
 
-
-_SHOWN = 100  # how many characters of a key or value a violation repeats
-
-# Stricter than `datetime`, which takes other separators and hour 24, and cuts what is finer than a microsecond.
-_TIME = re.compile(
-    r"(?a)(?P<time>\d{4}-\d\d-\d\d[Tt]([01]\d|2[0-3]):\d\d:\d\d(\.\d{1,3})?)((?<=\.\d{3})0+)?"
-    r"(?P<offset>[Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)",
-)
 
 _STRING = _Codec(str, partial(_exactly, str, "a string"))
 _SCALARS: Mapping[int, _Codec] = {

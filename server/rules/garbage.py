@@ -1,8 +1,8 @@
-"""Removes what is in the file store and no version needs: uploads that expired, files that nothing names, leftovers.
+"""Garbage collection of model files: expired uploads, files that no version names, objects that are not recorded.
 
-Servers go on meanwhile. Each object is recorded before it is written, so an object that was listed first and is not
-known to the database afterwards is nobody's; and files are only forgotten where the database says that none can be
-about to name them.
+Servers go on meanwhile. Each object is recorded before it is written, so an object that was listed before the database
+was asked, and is not recorded, is a leftover. A file is removed only where the database rules out a version that is
+about to name it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from server.storage.blobs import FileStore
 from server.storage.contract import Repository
 
-# How many names a question has.
+# How many objects are looked up in one query.
 BATCH = 1000
 
 

@@ -6,8 +6,7 @@ from typing import Any, Literal, get_args
 
 import pytest
 
-from server.rules import import_rows, importing
-from server.rules import importing as import_rehearsal
+from server.rules import importing
 from server.rules.importing import ImportSummary, read_lines
 from server.storage.contract import Repository
 from tests.conftest import NewDatabase, OpenRepository
@@ -288,7 +287,7 @@ def test_a_line_that_occurs_twice_in_a_file_is_stored_once(repository: Repositor
 def test_names_are_taken_by_all_models_of_a_folder_however_many(
     repository: Repository, migrated_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_rehearsal, "PAGE", 2)
+    monkeypatch.setattr(importing, "PAGE", 2)
     stored = [model_row(f"ri.models.main.model.{number}") for number in range(5)]
     import_rows_of(repository, *stored)
     before = everything(migrated_url)
@@ -311,8 +310,7 @@ def test_a_version_too_large_for_a_message_is_named(migrated_url: str, open_repo
 def test_a_line_without_end_is_named_and_not_read_to_its_end(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (importing, import_rows):
-        monkeypatch.setattr(module, "MAX_LINE_BYTES", 10_000)
+    monkeypatch.setattr(importing, "MAX_LINE_BYTES", 10_000)
     path = tmp_path / "endless.jsonl"
     path.write_bytes(line(model_row()) + b" " * 100_000 + line(version_row()))
     with path.open("rb", buffering=0) as file:
@@ -342,6 +340,6 @@ def test_of_two_bad_lines_the_first_is_named(repository: Repository) -> None:
 
 def test_the_numbers_of_a_legacy_source_stay_as_they_are() -> None:
     source = {"type": "foundryMl", "a": 1.0, "b": 1e30, "c": 1}
-    row = import_rows.read_row(json.dumps(NEW | {"source": source}).encode())
-    assert isinstance(row, import_rows.VersionRow)
+    row = importing.read_row(json.dumps(NEW | {"source": source}).encode())
+    assert isinstance(row, importing.VersionRow)
     assert row.legacy_source == '{"a":1.0,"b":1e+30,"c":1,"type":"foundryMl"}'
