@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,15 +81,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewDatabase]:
     """Makes databases without tables, or migrated ones, that are dropped after the test, and returns their URLs."""
-    with databases(request, tmp_path) as new:
-        yield new
-
-
-@contextmanager
-def databases(request: pytest.FixtureRequest, folder: Path) -> Iterator[NewDatabase]:
-    """What the fixture `new_database` is, for fixtures that live longer than a test; SQLite's are in the folder."""
     created: list[str] = []
-    sqlite_files = (folder / f"registry-{number}.db" for number in range(1000))
+    sqlite_files = (tmp_path / f"registry-{number}.db" for number in range(1000))
 
     def new(kind: str, migrated: bool = False) -> str:
         if kind == "sqlite":

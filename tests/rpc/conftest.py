@@ -8,17 +8,19 @@ storage is asked needs no backend: `any_registry`.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from server.storage.sql.database import database_of
 from server.storage.sql.repository import SqlRepository
 from tests.builders import FOLDER, new_folder_rid
-from tests.conftest import NewDatabase, databases
+from tests.conftest import NewDatabase
+from tests.postgres import create_database, drop_database
 from tests.rpc.harness import Registry, User, serving
 
 
@@ -30,23 +32,35 @@ class Shared:
     url: str
 
 
-SharedOf = Callable[[str], Shared]
+@pytest.fixture(scope="session")
+def shared_sqlite(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """The one server of the session over SQLite."""
+    file = tmp_path_factory.mktemp("shared") / "registry.db"
+    shutil.copy(migrated_sqlite, file)
+    with serving_to_many(f"sqlite:///{file}") as shared:
+        yield shared
 
 
 @pytest.fixture(scope="session")
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedOf]:
-    """The one server of the session on a backend, which is started when it is asked for first."""
-    with ExitStack() as stack:
-        new_database = stack.enter_context(databases(request, tmp_path_factory.mktemp("shared")))
+def shared_postgresql(migrated_postgres: str, postgres_url: str) -> Iterator[Shared]:
+    """The one server of the session over PostgreSQL."""
+    url = create_database(postgres_url, template=migrated_postgres)
+    try:
+        with serving_to_many(url) as shared:
+            yield shared
+    finally:
+        drop_database(postgres_url, url)
 
-        @functools.cache
-        def shared_on(backend: str) -> Shared:
-            url = new_database(backend, migrated=True)
-            repository = SqlRepository(database_of(url))
-            stack.callback(repository.close)
-            return Shared(stack.enter_context(serving(repository)), url)
 
-        yield shared_on
+@contextmanager
+def serving_to_many(url: str) -> Iterator[Shared]:
+    """Serve a database."""
+    repository = SqlRepository(database_of(url))
+    try:
+        with serving(repository) as registry:
+            yield Shared(registry, url)
+    finally:
+        repository.close()
 
 
 def shares(request: pytest.FixtureRequest) -> bool:
@@ -55,11 +69,17 @@ def shares(request: pytest.FixtureRequest) -> bool:
     return marker is not None and marker.args == ("shared",)
 
 
+def shared_on(request: pytest.FixtureRequest, backend: str) -> Shared:
+    """The server that tests on a backend share, which is started when it is asked for first."""
+    shared: Shared = request.getfixturevalue(f"shared_{backend}")
+    return shared
+
+
 @pytest.fixture
 def migrated_url(request: pytest.FixtureRequest, backend: str, new_database: NewDatabase) -> str:
     """The database of the server, on each backend."""
     if shares(request):
-        return request.getfixturevalue("shared")(backend).url
+        return shared_on(request, backend).url
     return new_database(backend, migrated=True)
 
 
@@ -67,7 +87,7 @@ def migrated_url(request: pytest.FixtureRequest, backend: str, new_database: New
 def registry(request: pytest.FixtureRequest, backend: str) -> Iterator[Registry]:
     """A server, on each backend."""
     if shares(request):
-        yield request.getfixturevalue("shared")(backend).registry
+        yield shared_on(request, backend).registry
         return
     with serving(request.getfixturevalue("repository")) as registry:
         yield registry
@@ -92,9 +112,9 @@ def jane(registry: Registry, folder: str) -> User:
 
 
 @pytest.fixture
-def any_registry(shared: SharedOf) -> Registry:
+def any_registry(shared_sqlite: Shared) -> Registry:
     """A server for calls that are answered before storage is asked, so that the backend does not matter."""
-    return shared("sqlite").registry
+    return shared_sqlite.registry
 
 
 @pytest.fixture

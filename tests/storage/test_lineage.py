@@ -276,6 +276,8 @@ def test_a_promotion_that_began_before_others_and_ends_between_two_pages_shifts_
             model_rid=model.rid, source_model_version_rid=root.rid, branch="slow", preview=True
         )
         version = promote_version(tx, ADMIN, request)
+        # Its answer comes behind what was sent before, so the version has its key now.
+        tx.get_model(model.rid, ADMIN)
         holding.set()
         assert done.wait(30)
         return version
