@@ -151,11 +151,6 @@ def stop_log_thread() -> None:
         handler.stop()
 
 
-def get_logger(name: str) -> logging.Logger:
-    """Return the logger of this name. New code asks `logging` itself."""
-    return logging.getLogger(name)
-
-
 def _handlers() -> list[LogHandler]:
     return [handler for handler in logging.getLogger().handlers if isinstance(handler, LogHandler)]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -23,7 +24,6 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from server.core.errors import RegistryError
-from server.core.logs import get_logger
 from server.storage.unavailable import unavailable
 
 READ_BYTES = 2**20
@@ -37,7 +37,7 @@ WRITERS = 2
 # How long the end of a server waits for the removal of objects; what stays then is garbage.
 CLOSE_SECONDS = 1.0
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class FileStore:

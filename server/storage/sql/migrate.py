@@ -5,13 +5,13 @@ Alembic takes longer to load than all the rest of a start. It is loaded only whe
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from server.core.logs import get_logger
 from server.storage.sql.database import Database
 from server.storage.sql.session import WAIT_SECONDS
 
@@ -29,7 +29,7 @@ _IN_USE = {"40P01", "55P03"}
 # Any constant will do that no other program uses for an advisory lock in this database.
 _MIGRATION_LOCK = 6_044_121_873_905
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class SchemaOutdated(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,6 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from server.core.cancellation import LOOK_SECONDS, Call, CallOver, acquire, current_call
 from server.core.errors import Overloaded
-from server.core.logs import get_logger
 from server.storage.contract import ConnectionUse, StatementWatch
 from server.storage.sql.database import Database
 from server.storage.sql.session import WAIT_SECONDS, Failure, Session
@@ -24,7 +24,7 @@ T = TypeVar("T")
 # How many threads tell databases that a call is over; each takes as long as it takes to connect.
 INTERRUPTERS = 4
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class ConnectionLost(Exception):

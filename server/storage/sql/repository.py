@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -12,7 +13,6 @@ from sqlalchemy import select
 from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.core.cancellation import require_wanted
 from server.core.errors import Overloaded, RegistryError, StorageUnavailable
-from server.core.logs import get_logger
 from server.storage.contract import ConnectionUse, Reader, StatementWatch, Transaction
 from server.storage.sql.database import Database
 from server.storage.sql.group_commit import GroupCommit
@@ -31,7 +31,7 @@ BACKOFF_SECONDS = 0.01
 
 _any_model = Statement(select(models.c.id).limit(1))
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 def now_ms() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
@@ -11,7 +12,6 @@ from typing import Any, ClassVar
 from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.engine import Dialect
 
-from server.core.logs import get_logger
 from server.storage.contract import StatementWatch
 from server.storage.sql.statements import Compiled, Statement
 
@@ -20,7 +20,7 @@ WAIT_SECONDS = 10
 
 _NOTHING: Mapping[str, Any] = {}
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Failure(Enum):
