@@ -287,9 +287,12 @@ def _carry_out(
     tx.lock_branches({(attempt.model_rid, attempt.branch) for attempt in attempts}, caller, TO_PROMOTE)
     earlier = None if claim is None else tx.claim_request(claim.key, claim.request)
     found = [Facts(tx.get_promotion_facts(_wanted(attempt), caller), claim, earlier) for attempt in attempts]
-    for among in (_OF_THE_REQUEST, _OF_THE_SOURCE):
-        for number, facts in enumerate(found):
-            require(number, facts, among)
+    for number, facts in enumerate(found):
+        require(number, facts, ())
+    for error in obstacles(attempts[0], found[0], _OF_THE_REQUEST):
+        raise error
+    for number, facts in enumerate(found):
+        require(number, facts, _OF_THE_SOURCE)
     if earlier is not None:
         return [
             made_before(tx, caller, attempt.model_rid, rid)

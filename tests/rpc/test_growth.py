@@ -17,6 +17,7 @@ from sqlalchemy import Engine, text
 from bench.growth.calls import CALLS, Call
 from bench.growth.fill import Filled, fill
 from bench.stock import CALLER
+from server.storage.sql.database import database_of
 from server.storage.sql.repository import SqlRepository
 from tests.conftest import NewDatabase
 from tests.rpc.harness import METHODS, User, serving
@@ -50,7 +51,7 @@ def filled(new_database: NewDatabase) -> Iterator[Fill]:
     def new(kind: str, size: int) -> tuple[SqlRepository, Engine, Filled]:
         url = new_database(kind, migrated=True)
         registry, engine = fill(url, size), open_engine(url)
-        repositories.append(SqlRepository(engine))
+        repositories.append(SqlRepository(database_of(url)))
         return repositories[-1], engine, registry
 
     yield new

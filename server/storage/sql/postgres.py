@@ -179,7 +179,7 @@ class PostgresSession(Session):
     def _last_result(self) -> pq.abc.PGresult:
         """Return the result of the last statement that was sent. Raises what the first one that failed failed with."""
         self._pg.send_flush_request()
-        self._pg.flush()
+        self._flush()
         result = None
         while self._unread:
             result = _checked(self._next_result())
@@ -191,21 +191,29 @@ class PostgresSession(Session):
         """Leave the pipeline; what is left in it has been told, or is rolled back."""
         if self._pg.status == pq.ConnStatus.OK:
             self._pg.pipeline_sync()
-            self._pg.flush()
+            self._flush()
             while self._next_result().status != pq.ExecStatus.PIPELINE_SYNC:
                 pass
             self._pg.exit_pipeline_mode()
         self._unread = None
 
+    def _flush(self) -> None:
+        """Send all there is to send; answers are taken in meanwhile, so that the database need not stop for them."""
+        while self._pg.flush():
+            self._wait(select.POLLIN | select.POLLOUT)
+
+    def _wait(self, events: int) -> None:
+        """Wait for the socket, and take in what is there. libpq would wait with the interpreter's lock held."""
+        waiting = select.poll()
+        waiting.register(self._pg.socket, events)
+        waiting.poll()
+        self._pg.consume_input()
+
     def _next_result(self) -> pq.abc.PGresult:
         """Return the next result of the pipeline."""
         while True:
-            # libpq would wait with the interpreter's lock held.
             while self._pg.is_busy():
-                waiting = select.poll()
-                waiting.register(self._pg.socket, select.POLLIN)
-                waiting.poll()
-                self._pg.consume_input()
+                self._wait(select.POLLIN)
             result = self._pg.get_result()
             # None stands between the results of two statements.
             if result is not None:

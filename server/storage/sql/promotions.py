@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sqlalchemy import Select, and_, bindparam, func, insert, literal, select
+from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.access_service_pb2 import Role
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN, CompatibilityMode
@@ -75,9 +76,11 @@ def lock_branches(
     """See the contract."""
     if not work.session.has_row_locks:
         return
-    # Transactions that lock several do so in one order, so that no two wait for each other.
+    # Several are locked in one order, so that no two transactions wait for each other. That takes a row for each, also
+    # of a branch that is new; one that is new and locked alone is left to `append_version`.
+    lock = _lock if len(branch_names) == 1 else _lock_or_make
     for model_rid, branch in sorted(branch_names):
-        work.session.send(_lock(caller), {"model_rid": model_rid, "branch": branch, "role": role} | principals(caller))
+        work.session.send(lock(caller), {"model_rid": model_rid, "branch": branch, "role": role} | principals(caller))
 
 
 def find_verdict(work: UnitOfWork, comparison: Comparison) -> Verdict | None:
@@ -222,6 +225,21 @@ def _lock(caller: Caller) -> Select[*AnyColumns]:
             role_on_model(caller) >= bindparam("role"),
         )
         .with_for_update(of=branches)
+    )
+
+
+@for_callers
+def _lock_or_make(caller: Caller) -> Callable[[Dialect], Any]:
+    new = select(models.c.id, bindparam("branch", type_=branches.c.name.type), literal(0)).where(
+        models.c.rid == bindparam("model_rid"), role_on_model(caller) >= bindparam("role")
+    )
+    return lambda dialect: (
+        upsert(dialect, branches)
+        .from_select([branches.c.model_id, branches.c.name, branches.c.version_count], new)
+        .on_conflict_do_update(
+            index_elements=[branches.c.model_id, branches.c.name],
+            set_={"version_count": branches.c.version_count},
+        )
     )
 
 

@@ -135,10 +135,10 @@ class Session(ABC):
         self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool = True
     ) -> tuple[Sequence[Sequence[Any]], int]:
         if self._watch is None:
-            return self._execute(text, compiled, values, wait)
+            return self._explained(text, compiled, values, wait)
         end = self._watch(text)
         try:
-            result = self._execute(text, compiled, values, wait)
+            result = self._explained(text, compiled, values, wait)
         except BaseException as error:
             if end is not None:
                 end(error)
@@ -146,6 +146,16 @@ class Session(ABC):
         if end is not None:
             end(None)
         return result
+
+    def _explained(
+        self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool
+    ) -> tuple[Sequence[Sequence[Any]], int]:
+        try:
+            return self._execute(text, compiled, values, wait)
+        except Exception as error:
+            # The log then says which statement it was; without its values, which are the callers'.
+            error.add_note(text)
+            raise
 
 
 def unfailing(watch: StatementWatch) -> StatementWatch:
