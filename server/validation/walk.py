@@ -44,8 +44,9 @@ def rule_of(field: FieldDescriptor) -> Rule | None:
 
 def rule_told_of(field: FieldDescriptor) -> Rule | None:
     """Return the rule that the tables have for the values of a field; None if there is none."""
-    of_requests = OF_REQUESTS if field.containing_type.name.endswith("Request") else {}
-    return RULES.get(row_of(field)) or of_requests.get(field.name)
+    row = row_of(field)
+    message, _, name = row.rpartition(".")
+    return RULES.get(row) or (OF_REQUESTS.get(name) if message.endswith("Request") else None)
 
 
 def unions_of(descriptor: Descriptor) -> list[OneofDescriptor]:
