@@ -1,4 +1,4 @@
-"""The reference for HTTP clients stays true: routes, limits, and the Python that it shows."""
+"""The reference for HTTP clients stays true: limits, and the Python that it shows."""
 
 from __future__ import annotations
 
@@ -8,25 +8,14 @@ import sys
 from pathlib import Path
 
 from server.core.config import Settings
-from server.core.permissions import RPC_SCOPES
 from server.gateway import calls, requests
 from server.gateway.limits import SHARE, HttpLimits
-from server.gateway.routes import routes_of
-from server.rpc.server import SERVICES
 from server.rpc.status import MAX_VIOLATIONS
 from tests.documents import table
 from tests.processes import Server, environment
 
 DOCS = Path(__file__).parent.parent / "docs"
 REFERENCE = (DOCS / "http.md").read_text()
-
-
-def test_the_routes_are_those_of_the_protos_with_the_scopes_of_the_code() -> None:
-    real = [
-        [f"`{route.http_method} {route.path}`", route.method.name, RPC_SCOPES[route.rpc]]
-        for route in routes_of(SERVICES)
-    ]
-    assert sorted(table(REFERENCE, "Routes")) == sorted(real)
 
 
 def test_the_limits_are_those_of_the_code() -> None:

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from modelregistry.v1.model_api_pb2 import DataType
 from server.validation.model_api import MAX_DATA_TYPE_DEPTH, NESTING_TOO_DEEP
 from server.validation.rules import Broken, Rule, each, known, text
-from server.validation.table import REQUIRED, RULES
+from server.validation.table import OF_REQUESTS, REQUIRED, RULES
 
 # A bound on the work for a message in which everything is broken; far more than a client is told.
 MAX_VIOLATIONS = 1000
@@ -39,7 +39,14 @@ def row_of(part: FieldDescriptor | OneofDescriptor) -> str:
 
 def rule_of(field: FieldDescriptor) -> Rule | None:
     """Return the rule for the values of a field; None if there is none."""
-    return RULES.get(row_of(field), _default(field))
+    return rule_told_of(field) or _default(field)
+
+
+def rule_told_of(field: FieldDescriptor) -> Rule | None:
+    """Return the rule that the tables have for the values of a field; None if there is none."""
+    row = row_of(field)
+    message, _, name = row.rpartition(".")
+    return RULES.get(row) or (OF_REQUESTS.get(name) if message.endswith("Request") else None)
 
 
 def unions_of(descriptor: Descriptor) -> list[OneofDescriptor]:
@@ -148,7 +155,7 @@ def _field(field: FieldDescriptor, compiled: dict[str, _Step]) -> _Step | None:
 
 
 def _default(field: FieldDescriptor) -> Rule | None:
-    """Return what holds for a field without a row."""
+    """Return what holds for a field that the tables do not name."""
     if field.type == FieldDescriptor.TYPE_STRING:
         rule: Rule = text
     elif field.enum_type is not None:

@@ -29,12 +29,15 @@ versions.values = ["{version}"]
 promotions.values = ["{promotion}"]
 branches.values = ["master"]
 numbers.values = [1]
+names.values = ["there"]
 
 [parameters]
 "body.parentFolderRid" = {{ dictionary = "folders", probability = 0.5 }}
 "path.modelRid" = {{ dictionary = "models", probability = 0.5 }}
 "path.modelVersionRid" = {{ dictionary = "versions", probability = 0.5 }}
 "path.promotionRid" = {{ dictionary = "promotions", probability = 0.5 }}
+"query.parentFolderRid" = {{ dictionary = "folders", probability = 0.5 }}
+"query.name" = {{ dictionary = "names", probability = 0.5 }}
 "query.modelRid" = {{ dictionary = "models", probability = 0.5 }}
 "body.promotions[*].modelRid" = {{ dictionary = "models", probability = 0.9 }}
 "body.promotions[*].sourceModelVersionRid" = {{ dictionary = "versions", probability = 0.9 }}

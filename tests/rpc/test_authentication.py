@@ -40,11 +40,6 @@ def test_every_rpc_wants_its_scope_before_it_looks_at_the_request(any_registry: 
     assert failure.parameters == {"missingScope": needed}
 
 
-def test_reading_takes_the_read_scope_and_changing_the_write_scope() -> None:
-    reads = {rpc for rpc in METHODS if RPC_SCOPES[path_of(rpc)] == MODELS_READ}
-    assert reads == {rpc for rpc in METHODS if rpc.startswith(("Get", "List", "Download", "Check"))}
-
-
 def test_a_token_of_algorithm_none_is_refused(any_registry: Registry) -> None:
     assert is_refused(any_registry.bearing(assemble({"alg": "none", "kid": any_registry.key.kid}, claims(sub="admin"))))
 

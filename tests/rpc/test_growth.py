@@ -7,6 +7,7 @@ one version into one branch, a model of many branches, and many models with usua
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -17,10 +18,11 @@ from sqlalchemy import Engine, text
 from bench.growth.calls import CALLS, Call
 from bench.growth.fill import Filled, fill
 from bench.stock import CALLER
+from server.core.permissions import MODELS_READ, MODELS_WRITE, RPC_SCOPES
 from server.storage.sql.database import database_of
 from server.storage.sql.repository import SqlRepository
 from tests.conftest import NewDatabase
-from tests.rpc.harness import METHODS, User, serving
+from tests.rpc.harness import METHODS, User, path_of, serving
 from tests.storage.inspection import Executed, open_engine, statements
 from tests.storage.plans import explained, nodes, plan_on_postgresql, rows_read, steps_on_sqlite
 
@@ -29,6 +31,7 @@ SMALL, LARGE = 2_000, 20_000
 MOST_ROWS = 1_000
 # Tables with fewer rows than these are read as a whole if PostgreSQL likes that better.
 SMALL_TABLE = 1_000
+CHANGES = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
 VERBS = {"SELECT", "WITH", "INSERT", "UPDATE", "DELETE"}
 # Those that are here for a lineage that grows by its nature are not among them.
 BOUNDED = [call for call in CALLS if call.goal]
@@ -67,6 +70,18 @@ def ready_calls(repository: SqlRepository, registry: Filled) -> Iterator[tuple[C
         for call in BOUNDED:
             user(call.rpc, **call.fields(registry, chance))
             yield call, partial(user, call.rpc, **call.fields(registry, chance))
+
+
+def test_the_scope_to_read_is_that_of_calls_which_change_nothing(filled: Fill) -> None:
+    """By what they send to the database."""
+    repository, _, registry = filled("sqlite", SMALL)
+    for call, make in ready_calls(repository, registry):
+        with statements() as executed:
+            make()
+        changes = [each.statement for each in executed if CHANGES.search(each.statement)]
+        assert (RPC_SCOPES[path_of(call.rpc)] == MODELS_WRITE) == bool(changes), (call.name, changes)
+    assert RPC_SCOPES[path_of("UploadModelFiles")] == MODELS_WRITE
+    assert RPC_SCOPES[path_of("DownloadModelFiles")] == MODELS_READ
 
 
 def test_no_call_makes_sqlite_do_more_where_there_is_more(filled: Fill) -> None:

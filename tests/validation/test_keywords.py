@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.validation.keywords import keywords_of
-from server.validation.table import RULES
+from server.validation.table import OF_REQUESTS, RULES
 from tests.codec.samples import thorough
 from tests.strategies import branch_names, display_names, rids, texts
 
@@ -24,11 +24,11 @@ STRINGS = st.one_of(
     st.sampled_from(["model", "model-version", "folder", "repository"]).flatmap(rids),
     st.sampled_from(["x" * length for length in (255, 256, 700, 701)]),
 )
-SAID = {row: rule for row, rule in RULES.items() if keywords_of(rule)}
+SAID = {row: rule for row, rule in {**RULES, **OF_REQUESTS}.items() if keywords_of(rule)}
 
 
 def values(row: str) -> st.SearchStrategy[Any]:
-    said = keywords_of(RULES[row])
+    said = keywords_of(SAID[row])
     if "minimum" in said:
         return st.integers(-5, 2000)
     if "items" in said:
@@ -42,9 +42,9 @@ def values(row: str) -> st.SearchStrategy[Any]:
 def test_what_a_rule_allows_its_keywords_allow(row: str, data: st.DataObject) -> None:
     value = data.draw(values(row))
 
-    if not list(RULES[row](value)):
-        jsonschema.Draft202012Validator(dict(keywords_of(RULES[row]))).validate(value)
+    if not list(SAID[row](value)):
+        jsonschema.Draft202012Validator(dict(keywords_of(SAID[row]))).validate(value)
 
 
 def test_most_rules_say_something() -> None:
-    assert len(SAID) > 40
+    assert len(SAID) > 30

@@ -29,7 +29,7 @@ from modelregistry.v1.promotion_service_pb2 import (
 )
 from server.core.errors import FieldViolation, InvalidArgument
 from server.validation import validate
-from server.validation.table import RULES
+from server.validation.table import OF_REQUESTS, RULES
 from tests.validation.samples import (
     EXPERIMENT,
     FOLDER,
@@ -174,6 +174,6 @@ def test_an_empty_rid_is_an_invalid_argument_where_one_is_expected() -> None:
 
 def test_every_rid_field_is_in_the_list_above() -> None:
     listed = {path.rpartition(".")[2].partition("[")[0] for _, path, _, _ in RID_FIELDS}
-    named_like_one = {row.partition(".")[2] for row in RULES if row.endswith("rid")}
+    named_like_one = {row.rpartition(".")[2] for row in (*RULES, *OF_REQUESTS) if row.endswith("rid")}
 
     assert listed == named_like_one | {"backing_repositories", "linked_experiment"}

@@ -187,7 +187,8 @@ def _can_come(error: type[RegistryError], route: Route) -> bool:
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE | HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
             return route.has_body
         case HTTPStatus.NOT_FOUND:
-            return bool(route.path_fields) or _names_a_model(route.method.input_type)
+            is_asked_for = bool(route.path_fields) or not route.changes_something
+            return is_asked_for or _names_a_model(route.method.input_type)
         case HTTPStatus.CONFLICT:
             return route.changes_something
         case _:
@@ -195,7 +196,7 @@ def _can_come(error: type[RegistryError], route: Route) -> bool:
 
 
 def _names_a_model(request: Descriptor) -> bool:
-    """Whether a request without a path names a model, which can be missing, or has entries that do."""
+    """Whether a change without a path names a model, which can be missing, or has entries that do."""
     parts = [request, *(field.message_type for field in request.fields if field.message_type)]
     return any("model_rid" in part.fields_by_name for part in parts)
 
