@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from server.core.errors import Overloaded, StorageUnavailable
-from server.core.permissions import MODELS_READ, RPC_SCOPES
+from server.core.permissions import RPC_SCOPES
 from server.rpc.health import NOT_SERVING, SERVING
 from server.storage.contract import Repository
 from tests.builders import file_store
@@ -33,10 +33,9 @@ TRANSIENT_FAILURE = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
 
 def entry_of(rpc: str) -> dict[str, Any]:
-    """The one entry of the config that has an RPC, or else its service."""
+    """The one entry of the config that an RPC has."""
     _, service, method = path_of(rpc).split("/")
-    names = ({"service": service, "method": method}, {"service": service})
-    [found, *_] = [entry for name in names for entry in ENTRIES if name in entry["name"]]
+    [found] = [entry for entry in ENTRIES if {"service": service, "method": method} in entry["name"]]
     return found
 
 
@@ -74,22 +73,14 @@ def admin(registry: Registry, front: Front) -> Iterator[User]:
 
 
 def test_the_config_has_one_entry_for_each_rpc() -> None:
-    """Reads that are unary have that of their service, so that a new one needs no line."""
-    unary_reads, services = set(), set()
-    for name, method in METHODS.items():
-        services.add((method.containing_service.full_name, ""))
-        if RPC_SCOPES[path_of(name)] == MODELS_READ and not method.server_streaming:
-            unary_reads.add(name)
-    named = [(each["service"], each.get("method", "")) for entry in ENTRIES for each in entry["name"]]
-    others = {(METHODS[name].containing_service.full_name, name) for name in set(METHODS) - unary_reads}
-    assert sorted(named) == sorted(services | others)
-    assert all(entry_of(name)["timeout"] == "10s" for name in unary_reads)
+    named = [(each["service"], each["method"]) for entry in ENTRIES for each in entry["name"]]
+    assert sorted(named) == sorted((method.containing_service.full_name, name) for name, method in METHODS.items())
     assert all(entry["waitForReady"] for entry in ENTRIES)
 
 
 @pytest.mark.parametrize("rpc", METHODS)
 def test_what_may_have_been_carried_out_is_repeated_only_where_that_does_no_harm(rpc: str) -> None:
-    is_read = RPC_SCOPES[path_of(rpc)] == MODELS_READ
+    is_read = RPC_SCOPES[path_of(rpc)] == "api:models-read"
     has_id = "request_id" in METHODS[rpc].input_type.fields_by_name
     sets = rpc in {"SetBranchPolicy", "GrantRole", "RevokeRole"}
     if is_read or has_id or sets:
@@ -102,7 +93,7 @@ def test_what_may_have_been_carried_out_is_repeated_only_where_that_does_no_harm
 def test_those_with_an_id_have_an_entry_to_themselves() -> None:
     """It is the one that a client without ids has to change."""
     with_id = {name for name, method in METHODS.items() if "request_id" in method.input_type.fields_by_name}
-    assert [{each.get("method") for each in entry["name"]} for entry in ENTRIES][1] == with_id - {"CheckPromotion"}
+    assert [{each["method"] for each in entry["name"]} for entry in ENTRIES][1] == with_id - {"CheckPromotion"}
 
 
 @pytest.mark.parametrize(
