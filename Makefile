@@ -75,6 +75,7 @@ check: $(CHECK) $(OLDER)/installed
 gen: $(CHECK) $(OLDER)/installed
 	rm -rf gen $(CLIENT_GEN)
 	$(call generate,gen)
+	PYTHONPATH=gen $(BIN)/python -m tools.service_config protos/modelregistry/v1/service_config.json
 	$(call generate_client,$(CLIENT_GEN),gen)
 
 # With each release: what the next ones must not break.
