@@ -326,8 +326,13 @@ def test_a_server_whose_output_nobody_reads_goes_on_serving(tmp_path: Path) -> N
     try:
         with grpc.insecure_channel(address) as channel:
             health = health_pb2_grpc.HealthStub(channel)
-            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_SECONDS, wait_for_ready=True)
-            assert answer.status == SERVING
+
+            def status() -> int:
+                asked = health_pb2.HealthCheckRequest()
+                return health.Check(asked, timeout=DEADLINE_SECONDS, wait_for_ready=True).status
+
+            # It listens a moment before it has found out that its database answers.
+            until(lambda: status() == SERVING)
     finally:
         process.terminate()
         assert process.wait(DEADLINE_SECONDS) == 0
