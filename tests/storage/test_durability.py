@@ -42,7 +42,7 @@ def settings_at_commit(url: str, *statements: str) -> list[tuple[str, ...]]:
             # A connection while others are read through, one after that, and a new one.
             repository.read(lambda reader: append(repository, builders.version(model.rid)))
             append(repository, builders.version(model.rid))
-            repository._pool._give_up_idle()
+            repository._pool._pool.dispose()
             append(repository, builders.version(model.rid))
     assert len(answers) == 3
     return answers

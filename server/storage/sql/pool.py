@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from sqlalchemy import QueuePool, event
+from sqlalchemy import PoolProxiedConnection, QueuePool, event
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from server.core.cancellation import LOOK_SECONDS, Call, CallOver, acquire, current_call
@@ -46,6 +46,7 @@ class Pool:
         event.listen(self._pool, "connect", _prepare_with(database))
         # Of the pool's connections, so that the wait for one is here, where the end of a call ends it.
         self._free = threading.Semaphore(size)
+        self._lent_sessions: set[Session] = set()
         self._interrupters = ThreadPoolExecutor(INTERRUPTERS, thread_name_prefix="interrupters")
 
     def read(self, query: Callable[[Session], T]) -> T:
@@ -85,7 +86,7 @@ class Pool:
 
     def use(self) -> ConnectionUse:
         """Return how many connections are lent, how many wait to be, and how many there may be."""
-        return ConnectionUse(self._pool.checkedout(), self._pool.checkedin(), self._pool.size())
+        return ConnectionUse(len(self._lent_sessions), self._pool.checkedin(), self._pool.size())
 
     def close(self) -> None:
         """Close the connections that are not lent."""
@@ -100,27 +101,25 @@ class Pool:
         try:
             pooled = self._pool.connect()
             session = self._database.session(pooled, self._watch)
+            self._lent_sessions.add(session)
             try:
                 yield session
             except self._database.errors as error:
                 if not session.is_lost(error):
                     raise
-                pooled.invalidate()
-                self._give_up_idle()
+                _give_up(pooled)
+                # The others were probably lost with it, and each that was would cost a call an attempt. Those that are
+                # lent come back into the pool, of which no more are ever taken out than it has room for.
+                self._pool.dispose()
                 raise ConnectionLost from error
             except (CallOver, OutcomeUnknown):
-                pooled.invalidate()
+                _give_up(pooled)
                 raise
             finally:
+                self._lent_sessions.discard(session)
                 pooled.close()
         finally:
             self._free.release()
-
-    def _give_up_idle(self) -> None:
-        """Give up the connections that wait: they were probably lost with another, and would each cost a call."""
-        with contextlib.suppress(self._database.errors):
-            while self._pool.checkedin():
-                self._pool.connect().invalidate()
 
     def _interruptible(self, session: Session, call: Call | None) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if call is None else _Interruption(session, call, self._interrupters)
@@ -198,4 +197,10 @@ def _roll_back(session: Session) -> None:
     try:
         session.roll_back()
     except Exception:
-        session.pooled.invalidate()
+        _give_up(session.pooled)
+
+
+def _give_up(pooled: PoolProxiedConnection) -> None:
+    """Close a connection that serves no other call, unless that was done."""
+    if pooled.is_valid:
+        pooled.invalidate()
