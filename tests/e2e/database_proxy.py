@@ -8,8 +8,8 @@ import threading
 
 from sqlalchemy import make_url
 
-# As PostgreSQL's protocol has it: a query, its length, its text. A BEGIN has the word in its isolation level.
-COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
+# The end of its text in PostgreSQL's protocol. A BEGIN has the word in its isolation level, and goes on behind it.
+COMMIT = b"COMMIT\x00"
 BYTES = 2**16
 
 Address = tuple[str, int]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
-from sqlalchemy import Engine, Row, Table, func, select
+from sqlalchemy import Connection, Engine, NullPool, Row, Table, create_engine, func, make_url, select
 
 from server.storage.sql import migrate
 from server.storage.sql.database import database_of
@@ -37,15 +37,24 @@ def opened(url: str) -> Iterator[tuple[Engine, SqlRepository]]:
     repository.close()
 
 
+@contextmanager
+def _reading(url: str) -> Iterator[Connection]:
+    """A connection for questions, which on SQLite wait for no writer."""
+    parsed = make_url(url)
+    driver = "sqlite" if parsed.get_backend_name() == "sqlite" else "postgresql+psycopg"
+    with create_engine(parsed.set(drivername=driver), poolclass=NullPool).connect() as connection:
+        yield connection
+
+
 def rows(url: str, table: Table) -> list[Row[Any]]:
     """Every row of a table, in the order of its primary key."""
-    with open_engine(url).connect() as connection:
+    with _reading(url) as connection:
         return list(connection.execute(select(table).order_by(*table.primary_key)))
 
 
 def row_counts(url: str) -> dict[str, int]:
     """How many rows each table has."""
-    with open_engine(url).connect() as connection:
+    with _reading(url) as connection:
         count = select(func.count())
         return {table.name: connection.scalar(count.select_from(table)) or 0 for table in metadata.sorted_tables}
 
