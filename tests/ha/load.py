@@ -119,7 +119,7 @@ class Load:
         for generation in count(1):
             with contextlib.ExitStack() as exits:
                 channels = [exits.enter_context(replica.channel()) for replica in self._replicas]
-                users = [Witness(channel, self._metadata, self.attempts) for channel in channels]
+                users = [Witness(channel, self._metadata, attempts=self.attempts) for channel in channels]
                 chance.shuffle(users)
                 client = Client(
                     self.recorder,
