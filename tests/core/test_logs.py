@@ -1,4 +1,4 @@
-"""Lines come out whole and in order, whoever writes them; and what cannot be written holds up nothing."""
+"""Lines come out whole and in order, from however many processes; and what cannot be written holds up nothing."""
 
 from __future__ import annotations
 

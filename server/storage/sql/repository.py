@@ -1,4 +1,4 @@
-"""Runs closures over an engine: the one place that begins, commits, rolls back and tries again."""
+"""Runs closures over a database: the one place that begins, commits, rolls back and tries again."""
 
 from __future__ import annotations
 

@@ -134,28 +134,18 @@ class Session(ABC):
     def _watched(
         self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool = True
     ) -> tuple[Sequence[Sequence[Any]], int]:
-        if self._watch is None:
-            return self._explained(text, compiled, values, wait)
-        end = self._watch(text)
+        end = None if self._watch is None else self._watch(text)
         try:
-            result = self._explained(text, compiled, values, wait)
+            result = self._execute(text, compiled, values, wait)
         except BaseException as error:
+            # The log then says which statement it was; without its values, which are the callers'.
+            error.add_note(text)
             if end is not None:
                 end(error)
             raise
         if end is not None:
             end(None)
         return result
-
-    def _explained(
-        self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool
-    ) -> tuple[Sequence[Sequence[Any]], int]:
-        try:
-            return self._execute(text, compiled, values, wait)
-        except Exception as error:
-            # The log then says which statement it was; without its values, which are the callers'.
-            error.add_note(text)
-            raise
 
 
 def unfailing(watch: StatementWatch) -> StatementWatch:
