@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
+from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
@@ -57,7 +58,6 @@ from server.storage.contract import (
     Reader,
     StoredVersion,
     Transaction,
-    VisibleModel,
     WantedPromotion,
 )
 
@@ -104,7 +104,7 @@ def _request_id_used(attempt: Attempt, facts: Facts) -> RegistryError | None:
 
 
 def _role_too_low(attempt: Attempt, facts: Facts) -> RegistryError | None:
-    if _target(facts).role >= TO_PROMOTE:
+    if (facts.stored.role or ROLE_UNSPECIFIED) >= TO_PROMOTE:
         return None
     return PromoteVersionModelPermissionDenied(model_rid=attempt.model_rid)
 
@@ -168,7 +168,7 @@ def obstacles(attempt: Attempt, facts: Facts, among: Sequence[Obstacle] = OBSTAC
 
     Of a target that is not there nothing more is said, and against what was carried out before nothing is.
     """
-    if facts.stored.target is None:
+    if facts.stored.role is None:
         yield ModelNotFound(model_rid=attempt.model_rid)
     elif not facts.is_repeated:
         for obstacle in among:
@@ -244,10 +244,10 @@ def check_promotion(reader: Reader, caller: Caller, request: PromoteVersionReque
     earlier = None if claim is None else reader.find_request(claim.key)
     facts = Facts(reader.get_promotion_facts(_wanted(attempt), caller), claim, earlier)
     answer, branch = CheckPromotionResponse(), facts.stored.branch
-    if facts.stored.target is not None and facts.is_repeated:
+    if facts.stored.role is not None and facts.is_repeated:
         assert facts.earlier is not None
         answer.repeated_version_rid = facts.earlier.results[0]
-    elif facts.stored.target is not None:
+    elif facts.stored.role is not None:
         answer.compatibility = branch.compatibility
         answer.version_number = branch.next_number
         if branch.head is not None:
@@ -344,11 +344,6 @@ def _reason(request: PromoteVersionRequest | BatchPromotion | RollbackBranchRequ
 
 def _wanted(attempt: Attempt) -> WantedPromotion:
     return WantedPromotion(attempt.model_rid, attempt.branch, attempt.source_rid, RULES_VERSION)
-
-
-def _target(facts: Facts) -> VisibleModel:
-    assert facts.stored.target is not None, "without one there are no other obstacles"
-    return facts.stored.target
 
 
 def _source(facts: Facts) -> StoredVersion:

@@ -133,11 +133,12 @@ class WantedPromotion(NamedTuple):
 class PromotionFacts(NamedTuple):
     """What is stored of all that decides a promotion, at one moment and for one caller.
 
-    `target` and `source` are None where they are absent or invisible; without a target nothing else is told. `verdict`
-    is the one on the source in place of the branch's head, if one is stored.
+    `role` is the caller's on the target; None if that is absent or invisible, and then nothing else is told. `source`
+    is None if it is absent or invisible. `verdict` is the one on the source in place of the branch's head, if one is
+    stored.
     """
 
-    target: VisibleModel | None
+    role: Role.ValueType | None
     source: StoredVersion | None
     branch: BranchEnd
     verdict: Verdict | None
@@ -389,8 +390,17 @@ class Repository(Protocol):
     def read(self, query: Callable[[Reader], T]) -> T:
         """Run a query; each of its questions sees the newest committed state."""
 
-    def write(self, change: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
+    def write(
+        self,
+        change: Callable[[Transaction], T],
+        *,
+        repeatable: bool = False,
+        branch: tuple[str, str] | None = None,
+    ) -> T:
         """Run a change in one transaction: commit when it returns, roll back when it raises.
+
+        `branch` is the RID of a model and the name of the branch in it that the change locks, if that is all it locks:
+        changes that wait for one branch share a transaction, in which each happens or not as it would alone.
 
         The change is run again after a conflict or a lost connection, so it has no effects of its own. A COMMIT whose
         outcome is unknown raises StorageUnavailable, unless the change is repeatable, that is, notices itself that it

@@ -94,7 +94,7 @@ def test_no_call_makes_sqlite_do_more_where_there_is_more(filled: Fill) -> None:
 def _steps(filled: Fill, size: int) -> dict[str, int]:
     repository, _, registry = filled("sqlite", size)
     found = {}
-    with steps_on_sqlite(repository) as steps:
+    with steps_on_sqlite() as steps:
         for call, make in ready_calls(repository, registry):
             before = steps.count
             make()
@@ -127,7 +127,7 @@ def test_nor_do_the_statements_inside_of_functions_and_constraints(filled: Fill)
     repository, engine, registry = filled("postgresql", LARGE)
     _widen(engine, registry)
     sizes = _sizes(engine)
-    with explained(repository) as plans:
+    with explained() as plans:
         for call, make in ready_calls(repository, registry):
             plans.clear()
             make()
@@ -143,7 +143,7 @@ def test_the_statements_of_promotions_are_planned_once(filled: Fill) -> None:
     _widen(engine, registry)
     chance = random.Random(5)
     (call,) = (each for each in BOUNDED if each.name == "PromoteVersion, with an id")
-    with explained(repository) as plans, serving(repository) as served:
+    with explained() as plans, serving(repository) as served:
         user: User = served.user(CALLER)
         for _ in range(10):
             plans.clear()

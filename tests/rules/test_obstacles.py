@@ -43,7 +43,6 @@ from server.storage.contract import (
     PromotionFacts,
     StoredVersion,
     Verdict,
-    VisibleModel,
 )
 from tests import builders
 from tests.builders import caller
@@ -143,7 +142,7 @@ class Storage:
         head = Head(HEAD, digest, 0) if case.head else None
         end = BranchEnd(NUMBER + 2 if head else 1, head, case.mode, 1 if head else None)  # type: ignore[arg-type]
         verdict = Verdict(1, case.errors) if case.head == "other content" and case.source != "absent" else None
-        return PromotionFacts(VisibleModel(TARGET, case.role), self._stored(), end, verdict)  # type: ignore[arg-type]
+        return PromotionFacts(case.role, self._stored(), end, verdict)  # type: ignore[arg-type]
 
     def find_numbered_version(self, *_: object) -> StoredVersion | None:
         return self._stored()

@@ -59,6 +59,11 @@ def row_counts(url: str) -> dict[str, int]:
         return {table.name: connection.scalar(count.select_from(table)) or 0 for table in metadata.sorted_tables}
 
 
+def waiting(repository: SqlRepository) -> int:
+    """How many changes wait for others that go first."""
+    return sum(map(len, repository._group_commit._lines.values()))
+
+
 @contextmanager
 def at_commit(action: Callable[[Session], object], once: bool = False) -> Iterator[None]:
     """Have something done in each transaction, or in the first one, before it commits."""

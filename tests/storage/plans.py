@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from sqlalchemy import Engine, event
+import pytest
+from sqlalchemy import Engine
 
-from server.storage.sql.repository import SqlRepository
+from server.storage.sql.postgres import PostgresSession
+from server.storage.sql.session import Session
+from server.storage.sql.sqlite import SqliteSession
 from tests.storage.inspection import Executed
 
 CHANGES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM)\b")
@@ -46,7 +49,21 @@ def plan_on_postgresql(engine: Engine, executed: Executed, calls: int) -> list[d
 
 
 @contextmanager
-def explained(repository: SqlRepository) -> Iterator[list[dict[str, Any]]]:
+def each_opened(session: type[Session], prepare: Callable[[Any], None]) -> Iterator[None]:
+    """Have each connection prepared that is opened meanwhile."""
+    begin = session.__init__
+
+    def begin_and_prepare(self: Session, driver: Any, watch: Any) -> None:
+        begin(self, driver, watch)
+        prepare(driver)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "__init__", begin_and_prepare)
+        yield
+
+
+@contextmanager
+def explained() -> Iterator[list[dict[str, Any]]]:
     """The plans with which PostgreSQL carries out statements meanwhile, also those inside of functions and constraints.
 
     Of connections that are opened meanwhile.
@@ -58,17 +75,14 @@ def explained(repository: SqlRepository) -> Iterator[list[dict[str, Any]]]:
         if is_plan:
             plans.append(json.loads(plan)["Plan"])
 
-    def watch(connection: Any, *_: object) -> None:
+    def explain(connection: psycopg.Connection[Any]) -> None:
         connection.add_notice_handler(note)
         connection.execute("LOAD 'auto_explain'")
         for name, value in _EXPLAIN_ALL.items():
             connection.execute("SELECT set_config(%s, %s, false)", [name, value])
 
-    event.listen(repository._pool._pool, "connect", watch)
-    try:
+    with each_opened(PostgresSession, explain):
         yield plans
-    finally:
-        event.remove(repository._pool._pool, "connect", watch)
 
 
 def literal(value: object) -> str:
@@ -109,7 +123,7 @@ class Steps:
 
 
 @contextmanager
-def steps_on_sqlite(repository: SqlRepository) -> Iterator[Steps]:
+def steps_on_sqlite() -> Iterator[Steps]:
     """What SQLite does meanwhile, on connections that are opened meanwhile."""
     steps = Steps()
 
@@ -117,11 +131,5 @@ def steps_on_sqlite(repository: SqlRepository) -> Iterator[Steps]:
         steps.count += 1
         return 0
 
-    def watch(connection: Any, *_: object) -> None:
-        connection.set_progress_handler(count, 1)
-
-    event.listen(repository._pool._pool, "connect", watch)
-    try:
+    with each_opened(SqliteSession, lambda driver: driver.set_progress_handler(count, 1)):
         yield steps
-    finally:
-        event.remove(repository._pool._pool, "connect", watch)

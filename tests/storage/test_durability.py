@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from server.storage.sql.session import Session
 from server.storage.sql.transaction import SqlTransaction
 from tests import builders
 from tests.builders import ADMIN, add_model, append
-from tests.conftest import NewDatabase
+from tests.conftest import NewDatabase, OpenRepository
 from tests.postgres import database_name
 from tests.storage.conftest import at_once
 from tests.storage.inspection import at_commit, opened
@@ -42,7 +43,7 @@ def settings_at_commit(url: str, *statements: str) -> list[tuple[str, ...]]:
             # A connection while others are read through, one after that, and a new one.
             repository.read(lambda reader: append(repository, builders.version(model.rid)))
             append(repository, builders.version(model.rid))
-            repository._pool._pool.dispose()
+            repository._pool._close_idle()
             append(repository, builders.version(model.rid))
     assert len(answers) == 3
     return answers
@@ -282,3 +283,27 @@ def test_a_role_without_rights_is_unavailable(postgres: str) -> None:
         with pytest.raises(StorageUnavailable) as caught:
             repository.write(change)
         assert caught.value.retry_after is None
+
+
+def test_a_replica_that_stops_in_mid_transaction_does_not_keep_its_locks(
+    postgres: str, open_repository: OpenRepository
+) -> None:
+    stopping = open_repository(f"{postgres}?options=-cidle_in_transaction_session_timeout%3D200")
+    model = add_model(stopping)
+    append(stopping, builders.version(model.rid))
+    locked, goes_on = threading.Event(), threading.Event()
+
+    def stop(tx: Any) -> None:
+        builders.lock(tx, model.rid)
+        # The lock is there once something was answered.
+        builders.branch_end(tx, model.rid)
+        locked.set()
+        assert goes_on.wait(60)
+
+    with ThreadPoolExecutor(1) as threads:
+        stopped = threads.submit(stopping.write, stop)
+        assert locked.wait(60)
+        assert append(open_repository(postgres), builders.version(model.rid)).version_number == 2
+        assert not stopped.done()
+        goes_on.set()
+        assert isinstance(stopped.exception(60), StorageUnavailable)

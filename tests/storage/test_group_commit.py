@@ -6,12 +6,15 @@ import contextvars
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
+import psycopg
 import pytest
 
+from modelregistry.v1.model_pb2 import ModelVersion
 from server.core import cancellation as deadline
 from server.core.cancellation import Call, CallOver
 from server.core.errors import Overloaded, StorageUnavailable
@@ -23,7 +26,7 @@ from tests.builders import add_model, append
 from tests.conftest import NewDatabase, OpenRepository
 from tests.processes import until
 from tests.storage.conftest import GivenUp
-from tests.storage.inspection import at_commit
+from tests.storage.inspection import at_commit, waiting
 
 WRITERS = 12
 
@@ -60,7 +63,7 @@ def test_changes_that_wait_go_together_and_one_that_fails_takes_no_other_along(
         first = threads.submit(repository.write, slow)
         assert begun.wait(30)
         added = [threads.submit(add, number) for number in range(WRITERS)]
-        while len(repository._group_commit._waiting) < WRITERS:  # type: ignore[union-attr]
+        while waiting(repository) < WRITERS:
             assert not all_wait.wait(0.001)
         all_wait.set()
         first.result()
@@ -127,8 +130,6 @@ def test_a_call_that_is_over_leaves_the_lead_to_who_still_waits_for_the_turn(
 ) -> None:
     repository = open_repository(url)
     model = add_model(repository)
-    writer = repository._group_commit
-    assert writer
     with ThreadPoolExecutor(2) as threads:
         with turn_held(url):
             call = Call()
@@ -138,9 +139,9 @@ def test_a_call_that_is_over_leaves_the_lead_to_who_still_waits_for_the_turn(
                 return append(repository, builders.version(model.rid))
 
             leader = threads.submit(contextvars.Context().run, lead)
-            until(lambda: len(writer._waiting) == 1)
+            until(lambda: bool(repository._group_commit._lines))
             follower = threads.submit(append, repository, builders.version(model.rid))
-            until(lambda: len(writer._waiting) == 2)
+            until(lambda: waiting(repository) == 1)
             call.end()
             with pytest.raises(CallOver):
                 leader.result(60)
@@ -159,13 +160,11 @@ def test_a_commit_that_fails_fails_for_all_who_share_it(
         begun.set()
         assert all_wait.wait(60)
 
-    writer = repository._group_commit
-    assert writer
     with ThreadPoolExecutor(4) as threads:
         first = threads.submit(repository.write, slow)
         assert begun.wait(60)
         shared = [threads.submit(append, repository, builders.version(model.rid)) for _ in range(3)]
-        until(lambda: len(writer._waiting) == 3)
+        until(lambda: waiting(repository) == 3)
         with monkeypatch.context() as patched:
             patched.setattr(SqliteSession, "was_warned", lambda _: True)
             all_wait.set()
@@ -180,3 +179,125 @@ def test_a_replica_whose_queue_was_removed_makes_it_anew(url: str, open_reposito
     model = add_model(first)
     first.close()
     assert append(open_repository(url), builders.version(model.rid)).version_number == 1
+
+
+# Changes of one branch on PostgreSQL
+
+
+@pytest.fixture
+def postgres(new_database: NewDatabase) -> str:
+    return new_database("postgresql", migrated=True)
+
+
+def extend(repository: SqlRepository, model_rid: str, then: Callable[[Any], None] = lambda tx: None) -> ModelVersion:
+    """Append a version to a branch that is locked first."""
+
+    def change(tx: Any) -> ModelVersion:
+        builders.lock(tx, model_rid)
+        version = builders.version(model_rid)
+        appended: ModelVersion = tx.append_version(version, tx.put_content(version))
+        then(tx)
+        return appended
+
+    return repository.write(change, branch=(model_rid, "master"))
+
+
+def numbers_of(repository: SqlRepository, model_rid: str) -> list[int]:
+    """The numbers of all versions of a branch, the newest first."""
+    return [each.version_number for each in repository.read(lambda reader: builders.all_versions(reader, model_rid))]
+
+
+def test_changes_of_one_branch_go_together_and_those_of_another_on_their_own(
+    postgres: str, open_repository: OpenRepository
+) -> None:
+    repository = open_repository(postgres)
+    hot, other = add_model(repository), add_model(repository)
+    append(repository, builders.version(hot.rid))
+    begun, all_wait, commits = threading.Event(), threading.Event(), []
+
+    def slow(tx: object) -> None:
+        begun.set()
+        assert all_wait.wait(60)
+
+    def fail(tx: object) -> None:
+        raise GivenUp
+
+    with at_commit(commits.append), ThreadPoolExecutor(WRITERS) as threads:
+        first = threads.submit(extend, repository, hot.rid, slow)
+        assert begun.wait(60)
+        assert extend(repository, other.rid).version_number == 1
+        extended = [threads.submit(extend, repository, hot.rid) for _ in range(4)]
+        failing = threads.submit(extend, repository, hot.rid, fail)
+        extended += [threads.submit(extend, repository, hot.rid) for _ in range(4)]
+        until(lambda: waiting(repository) == 9)
+        all_wait.set()
+        assert first.result(60).version_number == 2
+        assert isinstance(failing.exception(60), GivenUp)
+        assert sorted(each.result(60).version_number for each in extended) == [*range(3, 11)]
+    assert len(commits) == 2
+    assert numbers_of(repository, hot.rid) == [*range(10, 0, -1)]
+
+
+def test_what_the_database_says_to_one_of_several_is_told_to_none_of_the_others(
+    postgres: str, open_repository: OpenRepository
+) -> None:
+    """Statements are sent without waiting for their end, so an error comes when another change may be at work."""
+    repository = open_repository(postgres)
+    model = add_model(repository)
+    append(repository, builders.version(model.rid))
+    begun, all_wait = threading.Event(), threading.Event()
+
+    def slow(tx: object) -> None:
+        begun.set()
+        assert all_wait.wait(60)
+
+    def break_it(tx: Any) -> None:
+        tx.session.run("SELECT 1/0", wait=False)
+
+    with ThreadPoolExecutor(WRITERS) as threads:
+        first = threads.submit(extend, repository, model.rid, slow)
+        assert begun.wait(60)
+        before = [threads.submit(extend, repository, model.rid) for _ in range(2)]
+        until(lambda: waiting(repository) == 2)
+        broken = threads.submit(extend, repository, model.rid, break_it)
+        until(lambda: waiting(repository) == 3)
+        after = [threads.submit(extend, repository, model.rid) for _ in range(2)]
+        until(lambda: waiting(repository) == 5)
+        all_wait.set()
+        numbers = [each.result(60).version_number for each in (first, *before, *after)]
+        assert isinstance(broken.exception(60), psycopg.errors.DivisionByZero)
+    assert sorted(numbers) == [2, 3, 4, 5, 6]
+    assert numbers_of(repository, model.rid) == [*range(6, 0, -1)]
+
+
+def test_a_call_that_is_over_while_it_waits_for_another_replica_leaves_the_lead(
+    postgres: str, open_repository: OpenRepository
+) -> None:
+    ours, theirs = open_repository(postgres), open_repository(postgres)
+    model = add_model(ours)
+    append(ours, builders.version(model.rid))
+    locked, goes_on = threading.Event(), threading.Event()
+
+    def hold(tx: object) -> None:
+        locked.set()
+        assert goes_on.wait(60)
+
+    call = Call()
+
+    def lead() -> ModelVersion:
+        deadline.begin(call)
+        return extend(ours, model.rid)
+
+    with ThreadPoolExecutor(3) as threads:
+        holding = threads.submit(extend, theirs, model.rid, hold)
+        assert locked.wait(60)
+        leader = threads.submit(contextvars.Context().run, lead)
+        until(lambda: bool(ours._group_commit._lines))
+        follower = threads.submit(extend, ours, model.rid)
+        until(lambda: waiting(ours) == 1)
+        call.end()
+        assert isinstance(leader.exception(60), CallOver)
+        assert not follower.done()
+        goes_on.set()
+        assert holding.result(60).version_number == 2
+        assert follower.result(60).version_number == 3

@@ -110,7 +110,9 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """Copy a version into the target model as the new head of a branch."""
         caller = self._caller()
         return self._repository.write(
-            lambda tx: promote_version(tx, caller, request), repeatable=is_repeatable(request)
+            lambda tx: promote_version(tx, caller, request),
+            repeatable=is_repeatable(request),
+            branch=(request.model_rid, branch_of(request)),
         )
 
     def UploadModelFiles(

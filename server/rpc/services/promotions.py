@@ -23,6 +23,7 @@ from modelregistry.v1.promotion_service_pb2 import (
     RollbackBranchRequest,
     SetBranchPolicyRequest,
 )
+from server.core.branches import branch_of
 from server.core.caller import Caller
 from server.rules.branch_policies import get_branch_policy, set_branch_policy
 from server.rules.idempotency import is_repeatable
@@ -57,7 +58,9 @@ class PromotionService(promotion_service_pb2_grpc.PromotionServiceServicer):
         """Make an earlier version of a branch its head again."""
         caller = self._caller()
         return self._repository.write(
-            lambda tx: rollback_branch(tx, caller, request), repeatable=is_repeatable(request)
+            lambda tx: rollback_branch(tx, caller, request),
+            repeatable=is_repeatable(request),
+            branch=(request.model_rid, branch_of(request)),
         )
 
     def GetPromotion(self, request: GetPromotionRequest, context: grpc.ServicerContext) -> Promotion:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import URL, PoolProxiedConnection, make_url
+from sqlalchemy import URL, make_url
 
 from server.storage.contract import StatementWatch
 from server.storage.sql.session import Failure, Session
@@ -15,13 +14,11 @@ from server.storage.sql.session import Failure, Session
 
 @dataclass(frozen=True)
 class Database:
-    """A database: how to connect, how to run statements on a connection, and what its driver's errors mean."""
+    """A database: how to open a connection, and what its driver's errors mean."""
 
     url: URL
-    connect: Callable[[], Any]
-    # Brings a new connection into order, and notes in its info what sessions need to know. Raises DatabaseUnsuitable.
-    prepare: Callable[[Any, dict[Any, Any]], None]
-    session: Callable[[PoolProxiedConnection, StatementWatch | None], Session]
+    # Opens a connection. Raises DatabaseUnsuitable, and the driver's errors.
+    open: Callable[[StatementWatch | None], Session]
     errors: type[Exception]
     failure_of: Callable[[Exception], Failure]
     # Of a database that is a file of this machine, which takes one writer at a time.
@@ -39,26 +36,12 @@ def database_of(url: str | URL) -> Database:
         case "sqlite":
             from server.storage.sql import sqlite
 
-            return Database(
-                parsed,
-                sqlite.connector(parsed),
-                sqlite.prepare,
-                sqlite.SqliteSession,
-                sqlite.Error,
-                sqlite.failure_of,
-                file=Path(parsed.database or ""),
-            )
+            file = Path(parsed.database or "")
+            return Database(parsed, sqlite.opener(parsed), sqlite.Error, sqlite.failure_of, file)
         case "postgresql" | "postgres":  # as many platforms write it
             from server.storage.sql import postgres
 
-            return Database(
-                parsed,
-                postgres.connector(parsed),
-                postgres.prepare,
-                postgres.PostgresSession,
-                postgres.Error,
-                postgres.failure_of,
-            )
+            return Database(parsed, postgres.opener(parsed), postgres.Error, postgres.failure_of)
         case other:
             raise ValueError(f"the database must be sqlite or postgresql, not {other!r}")
 

@@ -1,21 +1,21 @@
-"""Group commit, for a database that takes one writer at a time: changes that wait share one transaction.
+"""Group commit: changes that would wait for each other share one transaction, and so its COMMIT.
 
-fsync dominates the cost of a commit. Processes take turns at a lock of the file system.
+On SQLite those are all changes, since there is one writer at a time; on PostgreSQL those of one branch. fsync dominates
+the cost of a COMMIT, and a branch stays locked until its end.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
-from server.core.cancellation import CallOver, acquire, current_call, require_wanted
+from server.core.cancellation import CallOver, acquire, current_call
 from server.core.errors import Overloaded
-from server.storage.sql.file_queue import FileQueue
 from server.storage.sql.pool import Pool
-from server.storage.sql.session import WAIT_SECONDS, Session
+from server.storage.sql.session import WAIT_SECONDS, Conflict, Session
 
 T = TypeVar("T")
 
@@ -24,111 +24,115 @@ MANY = 64
 
 
 class GroupCommit:
-    """Runs changes, each of which happens or not whatever becomes of the others; safe to share between threads."""
+    """Runs changes, each of which happens or not whatever becomes of the others; safe to share between threads.
 
-    def __init__(self, pool: Pool, database: Path):
+    The first change of a line leads: when it has been carried out, and so has all locks, those that wait in its line
+    are carried out in the same transaction, by the same thread. `turn` is what the leader has to have meanwhile.
+    """
+
+    def __init__(self, pool: Pool, turn: Callable[[], AbstractContextManager[None]] = nullcontext):
         self._pool = pool
-        self._queue = FileQueue(database)
-        self._waiting: deque[_Job[Any]] = deque()
-        # The leader writes for the others; only who that is, is decided under the lock.
+        self._turn = turn
+        # Who waits in each line that has a leader.
+        self._lines: dict[Hashable, deque[_Job[Any]]] = {}
         self._deciding = threading.Lock()
-        self._is_led = False
 
-    def run(self, change: Callable[[Session], T]) -> T:
-        """Run a change in a transaction, perhaps with others.
+    def run(self, change: Callable[[Session], T], line: Hashable = None) -> T:
+        """Run a change in a transaction, perhaps with others of its line.
 
-        Raises Overloaded if its turn does not come in time, and CallOver if its call is over before.
+        Raises what the change raises, Conflict if it is to be run again for what another one ran into, Overloaded if
+        its turn does not come in time, and CallOver if its call is over before.
         """
         job = _Job(change)
         with self._deciding:
-            self._waiting.append(job)
-            leads, self._is_led = not self._is_led, True
-        if not leads:
-            self._wait(job)
-        if not job.is_done:
-            self._lead()
-        return job.result()
+            waiting = self._lines.get(line)
+            if waiting is None:
+                self._lines[line] = deque()
+            else:
+                waiting.append(job)
+        if waiting is not None:
+            self._wait(job, waiting)
+            if job.is_done:
+                return job.result()
+        return self._lead(job, line)
 
-    def close(self) -> None:
-        """Give up the place in the queue."""
-        self._queue.close()
-
-    def _wait(self, job: _Job[Any]) -> None:
+    def _wait(self, job: _Job[Any], waiting: deque[_Job[Any]]) -> None:
         """Return once a job is done, or is to lead. Raises Overloaded and CallOver."""
         try:
             if not acquire(job.woken, WAIT_SECONDS):
                 raise Overloaded
         except (CallOver, Overloaded):
             with self._deciding:
-                if job in self._waiting and job.woken.locked():
-                    self._waiting.remove(job)
+                if job in waiting:
+                    waiting.remove(job)
                     raise
             # It is being carried out, which does not take long, or its turn to lead has come just now.
             job.woken.acquire()
 
-    def _lead(self) -> None:
-        """Write for all jobs that wait, of which this is the first; of those that come meanwhile, the first leads."""
-        jobs: list[_Job[Any]] = []
-        try:
-            require_wanted()
-            with self._queue.turn(), self._pool.transaction(is_shared=True) as session:
-                # Only now: until then, a job whose call is over can withdraw.
-                jobs = self._taken(MANY)
-                for job in jobs:
-                    job.run(session, alone=len(jobs) == 1)
-        except CallOver as error:
-            # Before it was this process's turn, for which the other jobs go on waiting.
-            jobs = jobs or self._taken(1)
-            for job in jobs:
-                job.fail(error)
-        except BaseException as error:
-            jobs = jobs or self._taken(MANY)
-            for job in jobs:
-                job.fail(error)
-        with self._deciding:
-            self._is_led = bool(self._waiting)
-            if self._is_led:
-                self._waiting[0].woken.release()
-        for job in jobs:
-            job.is_done = True
-            job.woken.release()
+    def _lead(self, job: _Job[T], line: Hashable) -> T:
+        others: list[_Job[Any]] = []
 
-    def _taken(self, most: int) -> list[_Job[Any]]:
+        def run_others(session: Session) -> None:
+            others.extend(self._taken(line, MANY - 1))
+            for other in others:
+                other.run(session, self._pool.errors)
+
+        try:
+            with self._turn():
+                return self._pool.write(job.change, also=run_others)
+        except BaseException as error:
+            # The database may tell of one change what another one has sent: then each is run again.
+            told = Conflict() if others and isinstance(error, self._pool.errors) else error
+            for other in others:
+                other.fail(told)
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            for next_leader in self._taken(line, 1, hands_over=True):
+                next_leader.woken.release()
+            for other in others:
+                other.is_done = True
+                other.woken.release()
+
+    def _taken(self, line: Hashable, most: int, hands_over: bool = False) -> list[_Job[Any]]:
+        """Return whose turn it is; a line that is to have a new leader, and has none, ends."""
         with self._deciding:
-            return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+            waiting = self._lines[line]
+            taken = [waiting.popleft() for _ in range(min(most, len(waiting)))]
+            if hands_over and not taken:
+                del self._lines[line]
+            return taken
 
 
 class _Job(Generic[T]):
     """A change, and what came of it."""
 
     def __init__(self, change: Callable[[Session], T]):
+        self.change = change
         self.is_done = False
         # Held until the job is done, or its thread shall lead.
         self.woken = threading.Lock()
         self.woken.acquire()
         # Others may run it, and for them the call is another.
         self._call = current_call()
-        self._change = change
         self._returned: T
         self._error: BaseException | None = None
 
-    def run(self, session: Session, alone: bool) -> None:
-        """Run the change, unless its call is over. Raises what it raises if that ends the whole transaction."""
+    def run(self, session: Session, errors: type[Exception]) -> None:
+        """Run the change, unless its call is over. Raises errors of the database, which end the whole transaction."""
         if self._call is not None and self._call.is_over:
             self._error = CallOver()
             return
-        if alone:
-            self._returned = self._change(session)
-            return
-        session.run("SAVEPOINT change")
+        session.run("SAVEPOINT change", wait=False)
         try:
-            self._returned = self._change(session)
+            self._returned = self.change(session)
+        except errors:
+            raise
         except BaseException as error:
-            if not session.driver.in_transaction:
-                raise
             self._error = error
-            session.run("ROLLBACK TO change")
-        session.run("RELEASE change")
+            session.run("ROLLBACK TO change", wait=False)
+        session.run("RELEASE change", wait=False)
 
     def fail(self, error: BaseException) -> None:
         """Fail with the whole transaction, unless the change has failed for a reason of its own."""

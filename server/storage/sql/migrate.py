@@ -40,9 +40,7 @@ def open_engine(database: Database) -> Engine:
     """Return an engine over new connections of a database: Alembic runs its statements by SQLAlchemy."""
 
     def connect() -> Any:
-        driver = database.connect()
-        database.prepare(driver, {})
-        return driver
+        return database.open(None).driver
 
     if database.file is None:
         url = database.url.set(drivername="postgresql+psycopg")

@@ -1,20 +1,22 @@
 """PostgreSQL, and all that differs from SQLite: connections and their settings, statements, transactions, errors.
 
 Statements go to libpq through `psycopg.pq`, prepared once on each connection. In the worker, a promotion takes 0.22 ms
-of processor time this way, and 0.60 through psycopg's cursors, which adapt types that these statements do not have. In
-a transaction the statements are pipelined: a promotion takes two round trips, and its COMMIT is part of the second.
+of processor time this way, and 0.60 through psycopg's cursors, which adapt types that these statements do not have.
+
+In a transaction, statements whose end nobody waits for go to the database with the next one that somebody does, as one
+string: a promotion takes two round trips, and its COMMIT is part of the second. libpq's pipeline takes as many, but a
+fifth more of the worker's time, and holds the interpreter's lock while it sends.
 """
 
 from __future__ import annotations
 
-import select
-from collections import deque
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import psycopg
 from psycopg import pq
-from sqlalchemy import URL, PoolProxiedConnection
+from sqlalchemy import URL
 from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.engine import Dialect
 
@@ -43,12 +45,6 @@ _LIBPQ_DEFAULTS = {
     "keepalives_count": 2,
 }
 
-# In the info of a pooled connection: whether the database has warned, which statements are prepared, and, where a
-# pooler stands before the database, the settings that each transaction needs.
-_WARNED = "warned"
-_PREPARED = "prepared"
-_SETTINGS = "settings"
-
 # SQLSTATE: serialization_failure, deadlock_detected, unique_violation. The last happens where two transactions store
 # the same RID at once; run again, the later one finds it.
 _CONFLICTS = {"40001", "40P01", "23505"}
@@ -59,6 +55,8 @@ _AWAY = ("08", "25006", "53", "57", "58")
 _INSUFFICIENT_PRIVILEGE = "42501"
 # The database has become a standby: a new connection may find the primary.
 _READ_ONLY = "25006"
+
+_PLACEHOLDER = re.compile(rb"\$(\d+)")
 
 # The types of columns, by OID. Statements have no others.
 _DECODERS: dict[int, Callable[[bytes], Any]] = {
@@ -81,46 +79,62 @@ class PostgresSession(Session):
 
     has_row_locks = True
 
-    def __init__(self, pooled: PoolProxiedConnection, watch: StatementWatch | None):
-        super().__init__(pooled, watch)
-        self._pg: pq.abc.PGconn = self.driver.pgconn
-        self._info = pooled.info
-        self._prepared: set[bytes] | None = self._info[_PREPARED]
-        # Of a pipeline, what each result to come is that of: the name of a statement that was to be prepared, or None.
-        # None without a pipeline.
-        self._unread: deque[bytes | None] | None = None
-        # Whether the transaction has had an answer, and so a connection that works.
-        self._was_answered = False
+    def __init__(self, driver: psycopg.Connection[Any], watch: StatementWatch | None):
+        super().__init__(driver, watch)
+        self._pg = driver.pgconn
+        self._escaping = pq.Escaping(self._pg)
+        # Of a transaction: what goes to the database with the next statement that is waited for.
+        self._unsent: list[bytes] | None = None
+        self._was_warned = False
+        driver.add_notice_handler(self._note)
+        _require_unicode(driver)
+        settings = _needed_settings(driver)
+        row = driver.execute("SELECT pg_backend_pid()").fetchone()
+        assert row is not None
+        # Behind a pooler, another process may carry out each transaction. It knows nothing of what was prepared in the
+        # one before, nor of what was set.
+        self._is_pooled: bool = row[0] != driver.info.backend_pid
+        self._prepared: set[bytes] = set()
+        # Of statements that have had rows: their columns, each with what decodes it.
+        self._decoders: dict[bytes | None, list[tuple[int, Callable[[bytes], Any]]]] = {}
+        self._settings = "SELECT " + ", ".join(
+            f"set_config('{name}', '{value}', {str(self._is_pooled).lower()})" for name, value in settings.items()
+        )
+        if not self._is_pooled:
+            # What is prepared looks along unique indexes, for which one plan is right, whatever the values.
+            driver.execute("SET plan_cache_mode = force_generic_plan")
+            driver.execute(self._settings.encode())
 
     @property
     def is_pooled(self) -> bool:
         """Whether a pooler stands before the database, so that nothing that is set lasts longer than a transaction."""
-        return self._prepared is None
+        return self._is_pooled
 
     def begin(self) -> None:
         """Begin a transaction; others' locks are waited for by its first statement that has to."""
-        self._pg.enter_pipeline_mode()
-        self._unread = deque()
-        self._was_answered = False
+        self._unsent = []
         # The statements here are made for it, whatever the database's default.
-        self._watched("BEGIN ISOLATION LEVEL READ COMMITTED", None, (), wait=False)
-        if self.is_pooled:
-            self._watched(self._info[_SETTINGS], None, (), wait=False)
+        self.run("BEGIN ISOLATION LEVEL READ COMMITTED", wait=False)
+        if self._is_pooled:
+            self.run(self._settings, wait=False)
 
     def commit(self) -> None:
         """Commit, and wait until what was sent has been done."""
-        if self._unread and not self._was_answered:
+        if self._unsent and not self.has_transaction:
             # Of a connection that had ended before, a lost COMMIT would have an unknown outcome.
-            self._last_result()
-        self._watched("COMMIT", None, ())
-        self._end_pipeline()
+            self._send(b"")
+        self.run("COMMIT")
+        self._unsent = None
 
     def roll_back(self) -> None:
-        """Roll back; a connection on which that fails is closed, and so has nothing to undo."""
-        if self._unread is not None:
-            self._end_pipeline()
-        if self._pg.transaction_status != pq.TransactionStatus.IDLE:
-            self.run("ROLLBACK")
+        """Roll back, if there is a transaction."""
+        self._unsent = None
+        super().roll_back()
+
+    @property
+    def has_transaction(self) -> bool:
+        """Whether the database has begun a transaction and not ended it; of a lost connection, it is not known."""
+        return self._pg.transaction_status in (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 
     def is_lost(self, error: Exception) -> bool:
         """Whether the connection has ended, or leads to a standby."""
@@ -136,7 +150,8 @@ class PostgresSession(Session):
 
         It does where the wait of a COMMIT for a standby was cancelled, which is a success for it.
         """
-        return bool(self._info.pop(_WARNED, False))
+        was_warned, self._was_warned = self._was_warned, False
+        return was_warned
 
     def interrupt(self) -> None:
         """Have what the connection does for another thread fail, soon, if it does anything."""
@@ -145,83 +160,75 @@ class PostgresSession(Session):
     def _execute(
         self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool
     ) -> tuple[Sequence[Sequence[Any]], int]:
-        given = [_encoded(value) for value in values]
+        if self._unsent is None:
+            result = self._execute_alone(text, compiled, values)
+        elif wait:
+            result = self._send(self._command(text, compiled, values))
+        else:
+            self._unsent.append(self._command(text, compiled, values))
+            return (), 0
+        return self._rows(compiled, result), result.command_tuples or 0
+
+    def _rows(self, compiled: Compiled | None, result: pq.abc.PGresult) -> Sequence[Sequence[Any]]:
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            return ()
+        name = None if compiled is None else compiled.name
+        decoders = self._decoders.get(name)
+        if decoders is None:
+            types = [result.ftype(column) for column in range(result.nfields)]
+            decoders = [(column, _DECODERS.get(oid, bytes.decode)) for column, oid in enumerate(types)]
+            if name is not None:
+                self._decoders[name] = decoders
+        get = result.get_value
+        return [
+            [None if (value := get(row, column)) is None else decode(value) for column, decode in decoders]
+            for row in range(result.ntuples)
+        ]
+
+    def _execute_alone(self, text: str, compiled: Compiled | None, values: Sequence[Any]) -> pq.abc.PGresult:
+        given: list[Any] = [value if value is None or type(value) is bytes else str(value).encode() for value in values]
         # Bytes as they are, and everything else as text.
         formats = [type(value) is bytes for value in values]
-        if self._unread is None:
-            result = self._execute_alone(text, compiled, given, formats)
-        else:
-            self._send_to_pipeline(text, compiled, given, formats)
-            if not wait:
-                return (), 0
-            result = self._last_result()
-        return _rows_of(result), result.command_tuples or 0
-
-    def _execute_alone(self, text: str, compiled: Compiled | None, given: Any, formats: Any) -> pq.abc.PGresult:
-        if compiled is None or compiled.is_page or self._prepared is None:
+        if compiled is None or not self._is_prepared(compiled):
             return _checked(self._pg.exec_params(text.encode(), given, param_formats=formats))
-        if compiled.name not in self._prepared:
-            _checked(self._pg.prepare(compiled.name, text.encode()))
-            self._prepared.add(compiled.name)
         return _checked(self._pg.exec_prepared(compiled.name, given, formats))
 
-    def _send_to_pipeline(self, text: str, compiled: Compiled | None, given: Any, formats: Any) -> None:
-        assert self._unread is not None
-        if compiled is None or compiled.is_page or self._prepared is None:
-            self._pg.send_query_params(text.encode(), given, param_formats=formats)
-        else:
-            if compiled.name not in self._prepared and compiled.name not in self._unread:
-                self._pg.send_prepare(compiled.name, text.encode())
-                self._unread.append(compiled.name)
-            self._pg.send_query_prepared(compiled.name, given, formats)
-        self._unread.append(None)
+    def _send(self, command: bytes) -> pq.abc.PGresult:
+        """Run what was not sent yet and then a command, in one round trip, and return the result of that."""
+        assert self._unsent is not None
+        commands = b";".join([*self._unsent, command])
+        self._unsent = []
+        return _checked(self._pg.exec_(commands))
 
-    def _last_result(self) -> pq.abc.PGresult:
-        """Return the result of the last statement that was sent. Raises what the first one that failed failed with."""
-        self._pg.send_flush_request()
-        self._flush()
-        result = None
-        while self._unread:
-            result = _checked(self._next_result())
-        assert result is not None
-        self._was_answered = True
-        return result
+    def _command(self, text: str, compiled: Compiled | None, values: Sequence[Any]) -> bytes:
+        """Return a statement with its values in it."""
+        if compiled is None:
+            return text.encode()
+        literals = [self._literal(value) for value in values]
+        if not self._is_prepared(compiled):
+            return _PLACEHOLDER.sub(lambda found: literals[int(found[1]) - 1], text.encode())
+        return b"EXECUTE %b(%b)" % (compiled.name, b",".join(literals)) if literals else b"EXECUTE " + compiled.name
 
-    def _end_pipeline(self) -> None:
-        """Leave the pipeline; what is left in it has been told, or is rolled back."""
-        if self._pg.status == pq.ConnStatus.OK:
-            self._pg.pipeline_sync()
-            self._flush()
-            while self._next_result().status != pq.ExecStatus.PIPELINE_SYNC:
-                pass
-            self._pg.exit_pipeline_mode()
-        self._unread = None
+    def _literal(self, value: Any) -> bytes:
+        if value is None:
+            return b"NULL"
+        if type(value) is bytes:
+            return b"E'\\\\x%b'" % value.hex().encode()
+        return bytes(self._escaping.escape_literal(str(value).encode()))
 
-    def _flush(self) -> None:
-        """Send all there is to send; answers are taken in meanwhile, so that the database need not stop for them."""
-        while self._pg.flush():
-            self._wait(select.POLLIN | select.POLLOUT)
+    def _is_prepared(self, compiled: Compiled) -> bool:
+        """Return whether a statement is prepared, which is done here if it is not yet; a pooler has none."""
+        # The plan of a page depends on how long it is.
+        if self._is_pooled or compiled.is_page:
+            return False
+        if compiled.name not in self._prepared:
+            _checked(self._pg.prepare(compiled.name, compiled.text.encode()))
+            self._prepared.add(compiled.name)
+        return True
 
-    def _wait(self, events: int) -> None:
-        """Wait for the socket, and take in what is there. libpq would wait with the interpreter's lock held."""
-        waiting = select.poll()
-        waiting.register(self._pg.socket, events)
-        waiting.poll()
-        self._pg.consume_input()
-
-    def _next_result(self) -> pq.abc.PGresult:
-        """Return the next result of the pipeline."""
-        while True:
-            while self._pg.is_busy():
-                self._wait(select.POLLIN)
-            result = self._pg.get_result()
-            # None stands between the results of two statements.
-            if result is not None:
-                break
-        prepared = self._unread.popleft() if self._unread else None
-        if prepared is not None and self._prepared is not None and result.status == pq.ExecStatus.COMMAND_OK:
-            self._prepared.add(prepared)
-        return result
+    def _note(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        if diagnostic.severity_nonlocalized == "WARNING":
+            self._was_warned = True
 
 
 def failure_of(error: Exception) -> Failure:
@@ -238,39 +245,22 @@ def failure_of(error: Exception) -> Failure:
     return Failure.DEFECT
 
 
-def connector(url: URL) -> Callable[[], psycopg.Connection[Any]]:
+def opener(url: URL) -> Callable[[StatementWatch | None], PostgresSession]:
     """Return what connects to a database."""
     defaults = {name: str(value) for name, value in _LIBPQ_DEFAULTS.items() if name not in url.query}
     _, arguments = PostgresSession.dialect.create_connect_args(url)
     # Whatever the URL, the role, the database or the environment says: what is stored is Unicode.
     arguments = {**arguments, **defaults, "client_encoding": "utf8"}
-    return lambda: psycopg.connect(autocommit=True, **arguments)
 
+    def connect(watch: StatementWatch | None) -> PostgresSession:
+        driver = psycopg.connect(autocommit=True, **arguments)
+        try:
+            return PostgresSession(driver, watch)
+        except BaseException:
+            driver.close()
+            raise
 
-def prepare(connection: psycopg.Connection[Any], info: dict[Any, Any]) -> None:
-    """Bring a new connection into order. Raises DatabaseUnsuitable."""
-
-    def note(diagnostic: psycopg.errors.Diagnostic) -> None:
-        if diagnostic.severity_nonlocalized == "WARNING":
-            info[_WARNED] = True
-
-    connection.add_notice_handler(note)
-    _require_unicode(connection)
-    settings = _needed_settings(connection)
-    row = connection.execute("SELECT pg_backend_pid()").fetchone()
-    assert row is not None
-    if row[0] == connection.info.backend_pid:
-        # What is prepared looks along unique indexes, for which one plan is right, whatever the values.
-        settings["plan_cache_mode"] = "force_generic_plan"
-        connection.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()).encode())
-        info[_PREPARED] = set()
-    else:
-        # A pooler: prepared in one server process, a statement would be missed in the next. And each transaction may
-        # be carried out by another process, which knows nothing of what was set before.
-        info[_PREPARED] = None
-        info[_SETTINGS] = "SELECT " + ", ".join(
-            f"set_config('{name}', '{value}', true)" for name, value in settings.items()
-        )
+    return connect
 
 
 def _needed_settings(connection: psycopg.Connection[Any]) -> dict[str, str | int]:
@@ -294,15 +284,9 @@ def _require_unicode(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-def _encoded(value: Any) -> bytes | None:
-    if value is None or type(value) is bytes:
-        return value
-    return str(value).encode()
-
-
 def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:
     """Return a result. Raises the error that it is, if it is one."""
-    if result.status not in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED):
+    if result.status != pq.ExecStatus.FATAL_ERROR:
         return result
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
     message = result.get_error_message("utf8")
@@ -311,14 +295,3 @@ def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:
     except KeyError:
         # libpq's own have no state: the connection has ended.
         raise psycopg.OperationalError(message) from None
-
-
-def _rows_of(result: pq.abc.PGresult) -> Sequence[Sequence[Any]]:
-    if result.status != pq.ExecStatus.TUPLES_OK:
-        return ()
-    columns = [(column, _DECODERS.get(result.ftype(column), bytes.decode)) for column in range(result.nfields)]
-    get = result.get_value
-    return [
-        [None if (value := get(row, column)) is None else decode(value) for column, decode in columns]
-        for row in range(result.ntuples)
-    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, func, insert, literal, select
+from sqlalchemy import Select, and_, bindparam, insert, literal, literal_column, select
 from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.access_service_pb2 import Role
@@ -20,10 +20,9 @@ from server.storage.contract import (
     PromotionFacts,
     RequestKey,
     Verdict,
-    VisibleModel,
     WantedPromotion,
 )
-from server.storage.sql.rows import AnyColumns, AnyRow, timestamp, to_model
+from server.storage.sql.rows import AnyColumns, AnyRow, timestamp
 from server.storage.sql.statements import Statement, for_callers, principals, upsert
 from server.storage.sql.tables import (
     branch_policies,
@@ -63,7 +62,7 @@ def get_promotion_facts(work: UnitOfWork, wanted: WantedPromotion, caller: Calle
     if row is None or row.role is None:
         return PromotionFacts(None, None, BranchEnd(1, None, COMPATIBILITY_MODE_WARN), None)
     return PromotionFacts(
-        target=VisibleModel(to_model(row), row.role),
+        role=row.role,
         source=source if source is not None and row.source_is_visible else None,
         branch=_branch_end(row),
         verdict=None if row.verdict_id is None else Verdict(row.verdict_id, row.error_count),
@@ -167,7 +166,8 @@ def _as_parameters(key: RequestKey) -> dict[str, Any]:
 
 def _branch_end(row: AnyRow) -> BranchEnd:
     head = None if row.head_rid is None else Head(row.head_rid, row.head_digest, row.head_created_time)
-    return BranchEnd((row.version_count or 0) + 1, head, row.compatibility, row.branch_key)
+    compatibility = row.compatibility or COMPATIBILITY_MODE_WARN
+    return BranchEnd((row.version_count or 0) + 1, head, compatibility, row.branch_key)
 
 
 @for_callers
@@ -181,7 +181,7 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
         .scalar_subquery()
     )
     source_is_visible = (
-        select(literal(1))
+        select(literal_column("1"))
         .where(_source_model.c.rid == bindparam("source_model"), model_is_visible(caller, _source_model))
         .scalar_subquery()
     )
@@ -192,7 +192,6 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
     )
     return (
         select(
-            models,
             role_on_model(caller).label("role"),
             source_is_visible.label("source_is_visible"),
             branches.c.id.label("branch_key"),
@@ -200,7 +199,7 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
             versions.c.rid.label("head_rid"),
             versions.c.content_digest.label("head_digest"),
             versions.c.created_time.label("head_created_time"),
-            func.coalesce(policy, COMPATIBILITY_MODE_WARN).label("compatibility"),
+            policy.label("compatibility"),
             verdicts.c.id.label("verdict_id"),
             verdicts.c.error_count,
         )

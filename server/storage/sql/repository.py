@@ -15,6 +15,7 @@ from server.core.cancellation import require_wanted
 from server.core.errors import Overloaded, RegistryError, StorageUnavailable
 from server.storage.contract import ConnectionUse, Reader, StatementWatch, Transaction
 from server.storage.sql.database import Database
+from server.storage.sql.file_queue import FileQueue
 from server.storage.sql.group_commit import GroupCommit
 from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
 from server.storage.sql.session import Conflict, Failure, Session, unfailing
@@ -61,15 +62,22 @@ class SqlRepository:
         self._versions = VersionCache()
         self._max_message_bytes = max_message_bytes
         self._clock_ms = clock_ms
-        self._group_commit = GroupCommit(self._pool, database.file) if database.file else None
+        self._queue = FileQueue(database.file) if database.file else None
+        self._group_commit = GroupCommit(self._pool, self._queue.turn) if self._queue else GroupCommit(self._pool)
 
     def read(self, query: Callable[[Reader], T]) -> T:
         """See the contract."""
         return self._until_settled(lambda: self._read(query))
 
-    def write(self, change: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
+    def write(
+        self,
+        change: Callable[[Transaction], T],
+        *,
+        repeatable: bool = False,
+        branch: tuple[str, str] | None = None,
+    ) -> T:
         """See the contract."""
-        return self._until_settled(lambda: self._write(change), repeatable)
+        return self._until_settled(lambda: self._write(change, branch), repeatable)
 
     def ping(self) -> None:
         """See the contract."""
@@ -81,8 +89,8 @@ class SqlRepository:
 
     def close(self) -> None:
         """See the contract."""
-        if self._group_commit is not None:
-            self._group_commit.close()
+        if self._queue is not None:
+            self._queue.close()
         self._pool.close()
 
     def _read(self, query: Callable[[Reader], T]) -> T:
@@ -95,16 +103,17 @@ class SqlRepository:
 
         return self._pool.read(run)
 
-    def _write(self, change: Callable[[Transaction], T]) -> T:
+    def _write(self, change: Callable[[Transaction], T], branch: tuple[str, str] | None) -> T:
         def run(session: Session) -> tuple[T, SqlTransaction]:
             transaction = SqlTransaction(session, self._max_message_bytes, self._versions, self._clock_ms)
             return change(transaction), transaction
 
-        if self._group_commit is not None:
+        if self._queue is not None:
             result, transaction = self._group_commit.run(run)
+        elif branch is not None:
+            result, transaction = self._group_commit.run(run, branch)
         else:
-            with self._pool.transaction() as session:
-                result, transaction = run(session)
+            result, transaction = self._pool.write(run)
         self._versions.put(transaction.read)
         # Of a COMMIT whose answer was lost nothing is told, even if it turns out later that it was applied.
         self._tell(transaction.promoted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,6 @@ from enum import Enum
 from itertools import starmap
 from typing import Any, ClassVar
 
-from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.engine import Dialect
 
 from server.storage.contract import StatementWatch
@@ -45,16 +45,16 @@ class Conflict(Exception):
 class Session(ABC):
     """One connection, on which each statement stands alone unless a transaction was begun.
 
-    Statements raise the driver's own errors; `failure_of` says what they mean.
+    Statements raise the driver's own errors; `failure_of` says what they mean. `driver` is the driver's connection.
     """
 
     dialect: ClassVar[Dialect]
     # Whether transactions that write can run side by side, and so have to wait for each other's rows.
     has_row_locks: ClassVar[bool]
 
-    def __init__(self, pooled: PoolProxiedConnection, watch: StatementWatch | None):
-        self.pooled = pooled
-        self.driver: Any = pooled.dbapi_connection
+    def __init__(self, driver: Any, watch: StatementWatch | None):
+        self.driver = driver
+        self.is_closed = False
         self._watch = watch
 
     # Statements
@@ -86,9 +86,9 @@ class Session(ABC):
         compiled = statement.compiled(self.dialect)
         self._watched(compiled.text, compiled, compiled.values(parameters), wait=False)
 
-    def run(self, text: str) -> Sequence[Sequence[Any]]:
-        """Run SQL that has no parameters, and return its rows."""
-        return self._watched(text, None, ())[0]
+    def run(self, text: str, *, wait: bool = True) -> Sequence[Sequence[Any]]:
+        """Run SQL that has no parameters, and return its rows; do not wait for them if `wait` is false."""
+        return self._watched(text, None, (), wait)[0]
 
     # Transactions
 
@@ -100,9 +100,15 @@ class Session(ABC):
     def commit(self) -> None:
         """Commit."""
 
-    @abstractmethod
     def roll_back(self) -> None:
         """Roll back, if there is a transaction."""
+        if self.has_transaction:
+            self.run("ROLLBACK")
+
+    @property
+    @abstractmethod
+    def has_transaction(self) -> bool:
+        """Whether the database has begun a transaction and not ended it."""
 
     @property
     @abstractmethod
@@ -116,6 +122,13 @@ class Session(ABC):
     @abstractmethod
     def was_warned(self) -> bool:
         """Whether the database warned of something since the last question."""
+
+    def close(self) -> None:
+        """Close the connection, which rolls back what was not committed."""
+        self.is_closed = True
+        # One that is broken may say so; then nothing is left to close.
+        with contextlib.suppress(Exception):
+            self.driver.close()
 
     @abstractmethod
     def interrupt(self) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.engine import Dialect
 
 from server.core.cancellation import LOOK_SECONDS, require_wanted
+from server.storage.contract import StatementWatch
 from server.storage.sql.session import WAIT_SECONDS, Failure, Session
 from server.storage.sql.statements import Compiled
 from server.storage.unavailable import DatabaseUnsuitable
@@ -34,6 +35,12 @@ class SqliteSession(Session):
 
     dialect: ClassVar[Dialect] = sqlite_dialect()
     has_row_locks = False
+
+    def __init__(self, driver: sqlite3.Connection, watch: StatementWatch | None):
+        super().__init__(driver, watch)
+        _log_ahead(driver)
+        driver.execute("PRAGMA synchronous = FULL")
+        driver.execute("PRAGMA foreign_keys = ON")
 
     def begin(self) -> None:
         """Begin a transaction that writes."""
@@ -57,10 +64,11 @@ class SqliteSession(Session):
         """Commit."""
         self.run("COMMIT")
 
-    def roll_back(self) -> None:
-        """Roll back."""
-        if self.driver.in_transaction:
-            self.run("ROLLBACK")
+    @property
+    def has_transaction(self) -> bool:
+        """Whether the database has begun a transaction and not ended it."""
+        in_transaction: bool = self.driver.in_transaction
+        return in_transaction
 
     def is_lost(self, error: Exception) -> bool:
         """A file does not go away."""
@@ -101,20 +109,22 @@ def failure_of(error: Exception) -> Failure:
     return Failure.AWAY if isinstance(error, sqlite3.OperationalError | sqlite3.InterfaceError) else Failure.DEFECT
 
 
-def connector(url: URL) -> Callable[[], sqlite3.Connection]:
+def opener(url: URL) -> Callable[[StatementWatch | None], SqliteSession]:
     """Return what opens a database. Raises ValueError for a URL that names no file."""
     file = url.database
     if not file or file == ":memory:" or url.query:
         raise ValueError("an SQLite database must be a file, without parameters: sqlite:///FILE")
-    # The driver's own BEGINs come too late for BEGIN IMMEDIATE, and commit DDL behind our back.
-    return lambda: sqlite3.connect(file, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
 
+    def open_file(watch: StatementWatch | None) -> SqliteSession:
+        # The driver's own BEGINs come too late for BEGIN IMMEDIATE, and commit DDL behind our back.
+        driver = sqlite3.connect(file, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            return SqliteSession(driver, watch)
+        except BaseException:
+            driver.close()
+            raise
 
-def prepare(connection: sqlite3.Connection, info: dict[Any, Any]) -> None:
-    """Bring a new connection into order."""
-    _log_ahead(connection)
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
+    return open_file
 
 
 def require_writable(file: Path) -> None:
