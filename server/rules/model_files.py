@@ -1,4 +1,4 @@
-"""Model files: how they come in, how a version comes to have them, how they go out. Nobody looks into them.
+"""Model files: how they come in, how a version comes to have them, how they go out. Their content is not looked into.
 
 What an upload answers is an id that nobody can guess, for one caller and one model, and not the digest that the bytes
 are stored under: whoever knew a digest could otherwise take the files of others. That equal files are stored once is

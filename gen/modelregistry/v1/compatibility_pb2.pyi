@@ -26,9 +26,9 @@ class _SeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Severity.Val
     SEVERITY_UNSPECIFIED: _Severity.ValueType  # 0
     """Not given."""
     SEVERITY_WARN: _Severity.ValueType  # 1
-    """May break somebody. Refuses nothing."""
+    """May break a client. Refuses nothing."""
     SEVERITY_ERROR: _Severity.ValueType  # 2
-    """Breaks somebody. Refuses a promotion into a branch whose compatibility is ENFORCE."""
+    """Breaks a client. Refuses a promotion into a branch whose compatibility is ENFORCE."""
 
 class Severity(_Severity, metaclass=_SeverityEnumTypeWrapper):
     """How bad a finding is."""
@@ -36,9 +36,9 @@ class Severity(_Severity, metaclass=_SeverityEnumTypeWrapper):
 SEVERITY_UNSPECIFIED: Severity.ValueType  # 0
 """Not given."""
 SEVERITY_WARN: Severity.ValueType  # 1
-"""May break somebody. Refuses nothing."""
+"""May break a client. Refuses nothing."""
 SEVERITY_ERROR: Severity.ValueType  # 2
-"""Breaks somebody. Refuses a promotion into a branch whose compatibility is ENFORCE."""
+"""Breaks a client. Refuses a promotion into a branch whose compatibility is ENFORCE."""
 Global___Severity: _TypeAlias = Severity  # noqa: Y015
 
 class _CompatibilityRule:
@@ -68,7 +68,7 @@ class _CompatibilityRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Com
     COMPATIBILITY_RULE_FORMAT_CHANGED: _CompatibilityRule.ValueType  # 9
     """A table has another format, PANDAS or SPARK."""
     COMPATIBILITY_RULE_UNSUPPORTED_TYPE: _CompatibilityRule.ValueType  # 10
-    """A type that this API cannot describe: it looks the same, and nobody can tell."""
+    """A type that this API cannot describe: it looks the same, and may not be."""
 
 class CompatibilityRule(_CompatibilityRule, metaclass=_CompatibilityRuleEnumTypeWrapper):
     """What a finding is about."""
@@ -94,7 +94,7 @@ COMPATIBILITY_RULE_KIND_CHANGED: CompatibilityRule.ValueType  # 8
 COMPATIBILITY_RULE_FORMAT_CHANGED: CompatibilityRule.ValueType  # 9
 """A table has another format, PANDAS or SPARK."""
 COMPATIBILITY_RULE_UNSUPPORTED_TYPE: CompatibilityRule.ValueType  # 10
-"""A type that this API cannot describe: it looks the same, and nobody can tell."""
+"""A type that this API cannot describe: it looks the same, and may not be."""
 Global___CompatibilityRule: _TypeAlias = CompatibilityRule  # noqa: Y015
 
 class _CompatibilityMode:
@@ -127,8 +127,8 @@ Global___CompatibilityMode: _TypeAlias = CompatibilityMode  # noqa: Y015
 
 @_typing.final
 class CompatibilityFinding(_message.Message):
-    """One difference between two Model APIs that can break somebody: those who call the model, if it is about an input, or
-    those who read what it returns, if it is about an output. What can break nobody is not reported.
+    """One difference between two Model APIs that can break a client: one that calls the model, if it is about an input, or
+    one that reads what the model returns, if it is about an output. Other differences are not reported.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -176,8 +176,8 @@ class PromotionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetBranchPolicy(self, request, context):
-        """Returns what holds for promotions into a branch: findings are recorded, and nothing is refused, if nobody has set
-        anything else.
+        """Returns what holds for promotions into a branch. Without a policy that was set, findings are recorded, and nothing is
+        refused.
 
         Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName) and NOT_FOUND
         (ModelNotFound).

@@ -3,9 +3,9 @@
 Statements go to libpq through `psycopg.pq`, prepared once on each connection. In the worker, a promotion takes 0.22 ms
 of processor time this way, and 0.60 through psycopg's cursors, which adapt types that these statements do not have.
 
-In a transaction, statements whose end nobody waits for go to the database with the next one that somebody does, as one
-string: a promotion takes two round trips, and its COMMIT is part of the second. libpq's pipeline takes as many, but a
-fifth more of the worker's time, and holds the interpreter's lock while it sends.
+In a transaction, statements that need no answer go to the database with the next one that does, as one string: a
+promotion takes two round trips, and its COMMIT is part of the second. libpq's pipeline takes as many, but a fifth more
+of the worker's time, and holds the interpreter's lock while it sends.
 """
 
 from __future__ import annotations

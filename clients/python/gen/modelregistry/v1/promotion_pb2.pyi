@@ -163,7 +163,7 @@ class BranchPolicy(_message.Message):
     compatibility: _compatibility_pb2.CompatibilityMode.ValueType
     """Output only. What the branch does about findings of compatibility."""
     changed_by: _builtins.str
-    """Output only. The principal who set the policy; unset if nobody did."""
+    """Output only. The principal who set the policy; unset if none did."""
     @_builtins.property
     def changed_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the policy was set; unset if it was not."""

@@ -98,8 +98,8 @@ class PromotionServiceStub:
     (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
     """
     GetBranchPolicy: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetBranchPolicyRequest, _promotion_pb2.BranchPolicy]
-    """Returns what holds for promotions into a branch: findings are recorded, and nothing is refused, if nobody has set
-    anything else.
+    """Returns what holds for promotions into a branch. Without a policy that was set, findings are recorded, and nothing is
+    refused.
 
     Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName) and NOT_FOUND
     (ModelNotFound).
@@ -172,8 +172,8 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
     """
     GetBranchPolicy: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetBranchPolicyRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
-    """Returns what holds for promotions into a branch: findings are recorded, and nothing is refused, if nobody has set
-    anything else.
+    """Returns what holds for promotions into a branch. Without a policy that was set, findings are recorded, and nothing is
+    refused.
 
     Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName) and NOT_FOUND
     (ModelNotFound).
@@ -291,8 +291,8 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _promotion_service_pb2.GetBranchPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_promotion_pb2.BranchPolicy, _abc.Awaitable[_promotion_pb2.BranchPolicy]]:
-        """Returns what holds for promotions into a branch: findings are recorded, and nothing is refused, if nobody has set
-        anything else.
+        """Returns what holds for promotions into a branch. Without a policy that was set, findings are recorded, and nothing is
+        refused.
 
         Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName) and NOT_FOUND
         (ModelNotFound).
