@@ -198,3 +198,26 @@ def test_names_of_700_astral_characters_are_told_apart_by_the_last(repository: S
 def contained(tx: Transaction, version: ModelVersion) -> tuple[ModelVersion, bytes]:
     """The version and its digest, as append_version wants them."""
     return version, tx.put_content(version)
+
+
+# Values
+
+
+def test_every_text_comes_back_as_it_was_given(repository: SqlRepository) -> None:
+    model, target = add_model(repository), add_model(repository)
+    source = append(repository, builders.version(model.rid))
+    for reason in ("it's", "back\\slash", "E'x'; DROP TABLE models; --", "$1 %s :name ''", "ünï ☃\nline"):
+        promoted = builders.promote(repository, source, target.rid, reason=reason)
+        rid = repository.read(lambda reader, made=promoted.rid: reader.get_promotion_rid(made))  # type: ignore[misc]
+        found = repository.read(lambda reader, rid=rid: reader.find_promotion(rid, ADMIN))  # type: ignore[misc]
+        assert found is not None
+        assert found.reason == reason
+
+
+def test_a_name_is_not_found_by_another_that_begins_with_it_and_a_nul(repository: SqlRepository) -> None:
+    """A NUL ends text for libpq; requests and tokens with one are refused before."""
+    model = add_model(repository)
+    with pytest.raises((ValueError, ModelNotFound)):
+        repository.read(lambda reader: reader.get_model(f"{model.rid}\0more", ADMIN))
+    with pytest.raises((ValueError, ModelNotFound)):
+        repository.write(lambda tx: tx.get_model(f"{model.rid}\0more", ADMIN))

@@ -186,7 +186,7 @@ class PostgresSession(Session):
         ]
 
     def _execute_alone(self, text: str, compiled: Compiled | None, values: Sequence[Any]) -> pq.abc.PGresult:
-        given: list[Any] = [value if value is None or type(value) is bytes else str(value).encode() for value in values]
+        given: list[Any] = [value if value is None or type(value) is bytes else _text(value) for value in values]
         # Bytes as they are, and everything else as text.
         formats = [type(value) is bytes for value in values]
         if compiled is None or not self._is_prepared(compiled):
@@ -214,7 +214,7 @@ class PostgresSession(Session):
             return b"NULL"
         if type(value) is bytes:
             return b"E'\\\\x%b'" % value.hex().encode()
-        return bytes(self._escaping.escape_literal(str(value).encode()))
+        return bytes(self._escaping.escape_literal(_text(value)))
 
     def _is_prepared(self, compiled: Compiled) -> bool:
         """Return whether a statement is prepared, which is done here if it is not yet; a pooler has none."""
@@ -282,6 +282,14 @@ def _require_unicode(connection: psycopg.Connection[Any]) -> None:
             f"its encoding is {encoding}, in which not every name can be stored: take a database that was made with"
             " CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
         )
+
+
+def _text(value: Any) -> bytes:
+    """Return a value as PostgreSQL reads it. Raises ValueError for a NUL, where libpq would end it without a word."""
+    text = str(value).encode()
+    if b"\0" in text:
+        raise ValueError("text for PostgreSQL has a NUL")
+    return text
 
 
 def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:
