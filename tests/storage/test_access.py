@@ -25,7 +25,7 @@ from server.storage.sql import tables
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, add_model, append, grant, revoke
-from tests.conftest import OpenRepository
+from tests.conftest import NewDatabase, OpenRepository
 from tests.storage.conftest import NOW_MS, Clock
 from tests.storage.inspection import rows
 
@@ -250,3 +250,21 @@ def test_every_change_of_a_grant_is_recorded_with_who_and_when(
         ("ri.a.b.model.c", "user:jane", None, "user:jane", NOW_MS + 2),
         ("ri.a.b.model.c", "user:jane", ROLE_VIEWER, "user:admin", NOW_MS + 3),
     ]
+
+
+def test_callers_with_any_number_of_groups_share_a_few_statements(
+    new_database: NewDatabase, open_repository: OpenRepository
+) -> None:
+    """PostgreSQL keeps what is prepared as long as the connection lives."""
+    repository = open_repository(new_database("postgresql", migrated=True), pool_size=1)
+    model = add_model(repository)
+    grant(repository, model.rid, "group:50", ROLE_VIEWER)
+    for count in range(1, 101):
+        caller = builders.caller("user:jane", *(f"group:{number}" for number in range(count)))
+        found = repository.read(lambda reader, caller=caller: reader.get_role(model.rid, caller))  # type: ignore[misc]
+        assert found == (ROLE_VIEWER if count > 50 else ROLE_UNSPECIFIED)
+
+    prepared = repository.read(
+        lambda reader: reader.session.run("SELECT name FROM pg_prepared_statements WHERE statement LIKE '%max%'")  # type: ignore[attr-defined]
+    )
+    assert len(prepared) == len({1 << number for number in range(1, 8)})

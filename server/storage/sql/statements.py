@@ -74,7 +74,7 @@ def forms(build: Callable[..., Any]) -> Callable[..., Statement]:
 
 
 def for_callers(build: Callable[..., Any]) -> Callable[..., Statement]:
-    """Make statements that ask for what a caller may see: one for each number of principals, and other arguments.
+    """Make statements that ask for what a caller may see: one for each power of two of principals, and other arguments.
 
     Their parameters are those of `principals`.
     """
@@ -84,9 +84,7 @@ def for_callers(build: Callable[..., Any]) -> Callable[..., Statement]:
         placeholders: Any = tuple(bindparam(_parameter(number)) for number in range(count))
         return Statement(build(Caller(placeholders, is_admin=is_admin), *arguments))
 
-    return lambda caller, *arguments: of_form(
-        0 if caller.is_admin else len(caller.principals), caller.is_admin, *arguments
-    )
+    return lambda caller, *arguments: of_form(len(principals(caller)), caller.is_admin, *arguments)
 
 
 @lru_cache(_CALLERS)
@@ -94,7 +92,7 @@ def principals(caller: Caller) -> dict[str, Any]:
     """Return the parameters that are the caller's, of a statement for callers; not to be changed."""
     if caller.is_admin:
         return {}
-    return {_parameter(number): principal for number, principal in enumerate(caller.principals)}
+    return {_parameter(number): principal for number, principal in enumerate(padded([*caller.principals]))}
 
 
 def _parameter(number: int) -> str:
