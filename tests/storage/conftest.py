@@ -31,6 +31,23 @@ class GivenUp(Exception):
     """What a change raises to be rolled back."""
 
 
+class Held:
+    """A change that does nothing until it may go on."""
+
+    def __init__(self) -> None:
+        self._begun, self._goes_on = threading.Event(), threading.Event()
+
+    def __call__(self, tx: object) -> None:
+        self._begun.set()
+        assert self._goes_on.wait(60)
+
+    def wait_until_begun(self) -> None:
+        assert self._begun.wait(60)
+
+    def go_on(self) -> None:
+        self._goes_on.set()
+
+
 def at_once(count: int, work: Callable[[int], T]) -> list[T]:
     """What `work` returns for each number, all of which begin at the same time."""
     start = threading.Barrier(count, timeout=180)

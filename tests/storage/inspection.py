@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import psycopg
 import pytest
+from psycopg import sql
 from sqlalchemy import Connection, Engine, NullPool, Row, Table, create_engine, func, make_url, select
 
 from server.storage.sql import migrate
@@ -57,6 +59,16 @@ def row_counts(url: str) -> dict[str, int]:
     with _reading(url) as connection:
         count = select(func.count())
         return {table.name: connection.scalar(count.select_from(table)) or 0 for table in metadata.sorted_tables}
+
+
+def execute(url: str, statement: str | sql.Composed, *parameters: object) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement, parameters)
+
+
+def break_connection(url: str, session: Session) -> None:
+    """End the backend of one connection, and return when it is gone."""
+    execute(url, "SELECT pg_terminate_backend(%s, 10000)", session.driver.info.backend_pid)
 
 
 def waiting(repository: SqlRepository) -> int:

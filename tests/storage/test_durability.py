@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_OFF
 from server.core.errors import Overloaded, StorageUnavailable
 from server.storage.contract import Transaction
 from server.storage.paging import PageRequest
@@ -20,8 +21,8 @@ from tests import builders
 from tests.builders import ADMIN, add_model, append
 from tests.conftest import NewDatabase, OpenRepository
 from tests.postgres import database_name
-from tests.storage.conftest import at_once
-from tests.storage.inspection import at_commit, opened
+from tests.storage.conftest import Held, at_once
+from tests.storage.inspection import at_commit, break_connection, execute, opened
 
 
 @pytest.fixture
@@ -86,11 +87,6 @@ def test_postgresql_commits_to_the_disk_whatever_the_url_asks_for(postgres: str)
 # A connection that is lost
 
 
-def execute(url: str, statement: str | sql.Composed, *parameters: object) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement, parameters)
-
-
 def break_all_connections(url: str) -> None:
     """End every backend that serves the database, and return when they are gone."""
     execute(
@@ -98,11 +94,6 @@ def break_all_connections(url: str) -> None:
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()",
     )
-
-
-def break_connection(url: str, session: Session) -> None:
-    """End the backend of one connection, and return when it is gone."""
-    execute(url, "SELECT pg_terminate_backend(%s, 10000)", session.driver.info.backend_pid)
 
 
 def test_a_read_survives_the_loss_of_its_connection(postgres: str) -> None:
@@ -291,19 +282,40 @@ def test_a_replica_that_stops_in_mid_transaction_does_not_keep_its_locks(
     stopping = open_repository(f"{postgres}?options=-cidle_in_transaction_session_timeout%3D200")
     model = add_model(stopping)
     append(stopping, builders.version(model.rid))
-    locked, goes_on = threading.Event(), threading.Event()
+    held = Held()
 
     def stop(tx: Any) -> None:
         builders.lock(tx, model.rid)
         # The lock is there once something was answered.
         builders.branch_end(tx, model.rid)
-        locked.set()
-        assert goes_on.wait(60)
+        held(tx)
 
     with ThreadPoolExecutor(1) as threads:
         stopped = threads.submit(stopping.write, stop)
-        assert locked.wait(60)
+        held.wait_until_begun()
         assert append(open_repository(postgres), builders.version(model.rid)).version_number == 2
         assert not stopped.done()
-        goes_on.set()
+        held.go_on()
         assert isinstance(stopped.exception(60), StorageUnavailable)
+
+
+def test_a_change_of_which_nothing_was_answered_survives_the_loss_of_its_connection(postgres: str) -> None:
+    with opened(postgres) as (_, repository):
+        model = add_model(repository)
+        # What is sent for the first time is prepared, which is answered.
+        repository.write(lambda tx: tx.add_policy(model.rid, "master", COMPATIBILITY_MODE_OFF, ADMIN.user))
+        break_all_connections(postgres)
+        repository.write(lambda tx: tx.add_policy(model.rid, "master", COMPATIBILITY_MODE_ENFORCE, ADMIN.user))
+        policy = repository.read(lambda reader: reader.get_policy(model.rid, "master"))
+    assert policy.compatibility == COMPATIBILITY_MODE_ENFORCE
+
+
+def test_bytes_come_back_whatever_the_database_prefers_to_show_them_as(postgres: str) -> None:
+    alter = sql.SQL("ALTER DATABASE {} SET bytea_output = escape").format(sql.Identifier(database_name(postgres)))
+    execute(postgres, alter)
+    with opened(postgres) as (_, repository):
+        model = add_model(repository)
+        version = append(repository, builders.version(model.rid))
+        found = repository.read(lambda reader: reader.find_version(version.rid, ADMIN))
+    assert found is not None
+    assert found.version == version

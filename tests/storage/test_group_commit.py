@@ -25,8 +25,8 @@ from tests import builders
 from tests.builders import add_model, append
 from tests.conftest import NewDatabase, OpenRepository
 from tests.processes import until
-from tests.storage.conftest import GivenUp
-from tests.storage.inspection import at_commit, waiting
+from tests.storage.conftest import GivenUp, Held
+from tests.storage.inspection import at_commit, break_connection, waiting
 
 WRITERS = 12
 
@@ -41,11 +41,7 @@ def test_changes_that_wait_go_together_and_one_that_fails_takes_no_other_along(
 ) -> None:
     repository = open_repository(url, pool_size=WRITERS + 1)
     models = [builders.model(str(number)) for number in range(WRITERS)]
-    begun, all_wait, commits = threading.Event(), threading.Event(), []
-
-    def slow(tx: object) -> None:
-        begun.set()
-        assert all_wait.wait(30)
+    held, commits = Held(), []
 
     def add(number: int) -> bool:
         def change(tx: object) -> None:
@@ -60,12 +56,11 @@ def test_changes_that_wait_go_together_and_one_that_fails_takes_no_other_along(
         return True
 
     with at_commit(commits.append), ThreadPoolExecutor(WRITERS + 1) as threads:
-        first = threads.submit(repository.write, slow)
-        assert begun.wait(30)
+        first = threads.submit(repository.write, held)
+        held.wait_until_begun()
         added = [threads.submit(add, number) for number in range(WRITERS)]
-        while waiting(repository) < WRITERS:
-            assert not all_wait.wait(0.001)
-        all_wait.set()
+        until(lambda: waiting(repository) == WRITERS)
+        held.go_on()
         first.result()
         outcomes = [done.result() for done in added]
     assert outcomes == [number % 3 != 0 for number in range(WRITERS)]
@@ -154,20 +149,16 @@ def test_a_commit_that_fails_fails_for_all_who_share_it(
 ) -> None:
     repository = open_repository(url, pool_size=WRITERS + 1)
     model = add_model(repository)
-    begun, all_wait = threading.Event(), threading.Event()
-
-    def slow(tx: object) -> None:
-        begun.set()
-        assert all_wait.wait(60)
+    held = Held()
 
     with ThreadPoolExecutor(4) as threads:
-        first = threads.submit(repository.write, slow)
-        assert begun.wait(60)
+        first = threads.submit(repository.write, held)
+        held.wait_until_begun()
         shared = [threads.submit(append, repository, builders.version(model.rid)) for _ in range(3)]
         until(lambda: waiting(repository) == 3)
         with monkeypatch.context() as patched:
             patched.setattr(SqliteSession, "was_warned", lambda _: True)
-            all_wait.set()
+            held.go_on()
             for outcome in (first, *shared):
                 with pytest.raises(StorageUnavailable):
                     outcome.result(60)
@@ -213,24 +204,20 @@ def test_changes_of_one_branch_go_together_and_those_of_another_on_their_own(
     repository = open_repository(postgres)
     hot, other = add_model(repository), add_model(repository)
     append(repository, builders.version(hot.rid))
-    begun, all_wait, commits = threading.Event(), threading.Event(), []
-
-    def slow(tx: object) -> None:
-        begun.set()
-        assert all_wait.wait(60)
+    held, commits = Held(), []
 
     def fail(tx: object) -> None:
         raise GivenUp
 
     with at_commit(commits.append), ThreadPoolExecutor(WRITERS) as threads:
-        first = threads.submit(extend, repository, hot.rid, slow)
-        assert begun.wait(60)
+        first = threads.submit(extend, repository, hot.rid, held)
+        held.wait_until_begun()
         assert extend(repository, other.rid).version_number == 1
         extended = [threads.submit(extend, repository, hot.rid) for _ in range(4)]
         failing = threads.submit(extend, repository, hot.rid, fail)
         extended += [threads.submit(extend, repository, hot.rid) for _ in range(4)]
         until(lambda: waiting(repository) == 9)
-        all_wait.set()
+        held.go_on()
         assert first.result(60).version_number == 2
         assert isinstance(failing.exception(60), GivenUp)
         assert sorted(each.result(60).version_number for each in extended) == [*range(3, 11)]
@@ -245,25 +232,21 @@ def test_what_the_database_says_to_one_of_several_is_told_to_none_of_the_others(
     repository = open_repository(postgres)
     model = add_model(repository)
     append(repository, builders.version(model.rid))
-    begun, all_wait = threading.Event(), threading.Event()
-
-    def slow(tx: object) -> None:
-        begun.set()
-        assert all_wait.wait(60)
+    held = Held()
 
     def break_it(tx: Any) -> None:
         tx.session.run("SELECT 1/0", wait=False)
 
     with ThreadPoolExecutor(WRITERS) as threads:
-        first = threads.submit(extend, repository, model.rid, slow)
-        assert begun.wait(60)
+        first = threads.submit(extend, repository, model.rid, held)
+        held.wait_until_begun()
         before = [threads.submit(extend, repository, model.rid) for _ in range(2)]
         until(lambda: waiting(repository) == 2)
         broken = threads.submit(extend, repository, model.rid, break_it)
         until(lambda: waiting(repository) == 3)
         after = [threads.submit(extend, repository, model.rid) for _ in range(2)]
         until(lambda: waiting(repository) == 5)
-        all_wait.set()
+        held.go_on()
         numbers = [each.result(60).version_number for each in (first, *before, *after)]
         assert isinstance(broken.exception(60), psycopg.errors.DivisionByZero)
     assert sorted(numbers) == [2, 3, 4, 5, 6]
@@ -276,21 +259,15 @@ def test_a_call_that_is_over_while_it_waits_for_another_replica_leaves_the_lead(
     ours, theirs = open_repository(postgres), open_repository(postgres)
     model = add_model(ours)
     append(ours, builders.version(model.rid))
-    locked, goes_on = threading.Event(), threading.Event()
-
-    def hold(tx: object) -> None:
-        locked.set()
-        assert goes_on.wait(60)
-
-    call = Call()
+    held, call = Held(), Call()
 
     def lead() -> ModelVersion:
         deadline.begin(call)
         return extend(ours, model.rid)
 
     with ThreadPoolExecutor(3) as threads:
-        holding = threads.submit(extend, theirs, model.rid, hold)
-        assert locked.wait(60)
+        holding = threads.submit(extend, theirs, model.rid, held)
+        held.wait_until_begun()
         leader = threads.submit(contextvars.Context().run, lead)
         until(lambda: bool(ours._group_commit._lines))
         follower = threads.submit(extend, ours, model.rid)
@@ -298,6 +275,50 @@ def test_a_call_that_is_over_while_it_waits_for_another_replica_leaves_the_lead(
         call.end()
         assert isinstance(leader.exception(60), CallOver)
         assert not follower.done()
-        goes_on.set()
+        held.go_on()
         assert holding.result(60).version_number == 2
         assert follower.result(60).version_number == 3
+
+
+def test_a_refusal_that_rests_on_what_was_rolled_back_is_not_told(
+    postgres: str, open_repository: OpenRepository
+) -> None:
+    repository = open_repository(postgres)
+    model = add_model(repository)
+    append(repository, builders.version(model.rid))
+    held, runs, breaks = Held(), [], []
+
+    def lead(tx: Any) -> None:
+        builders.lock(tx, model.rid)
+        runs.append(1)
+        if len(runs) == 1:
+            version = builders.version(model.rid)
+            tx.append_version(version, tx.put_content(version))
+            held(tx)
+
+    def refuse(tx: Any) -> int:
+        builders.lock(tx, model.rid)
+        number = builders.branch_end(tx, model.rid).next_number
+        if number > 2:
+            raise GivenUp
+        return number
+
+    def break_once(tx: Any) -> None:
+        breaks.append(1)
+        if len(breaks) == 1:
+            break_connection(postgres, tx.session)
+        builders.branch_end(tx, model.rid)
+
+    branch = (model.rid, "master")
+    with ThreadPoolExecutor(3) as threads:
+        leader = threads.submit(repository.write, lead, branch=branch)
+        held.wait_until_begun()
+        refusing = threads.submit(repository.write, refuse, branch=branch)
+        until(lambda: waiting(repository) == 1)
+        breaking = threads.submit(repository.write, break_once, branch=branch)
+        until(lambda: waiting(repository) == 2)
+        held.go_on()
+        leader.result(60)
+        assert refusing.result(60) == 2
+        breaking.result(60)
+    assert numbers_of(repository, model.rid) == [1]

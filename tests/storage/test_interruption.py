@@ -151,7 +151,7 @@ def test_a_change_is_not_committed_for_a_call_that_is_over(
 def test_changes_that_go_together_on_sqlite_do_not_end_together(
     new_database: NewDatabase, open_repository: OpenRepository, begin: Begin[Any]
 ) -> None:
-    """Each waits as long as its own call, and who leads takes nobody along."""
+    """Each change waits as long as its own call, and the end of the leading call ends no other change."""
     repository = open_repository(new_database("sqlite", migrated=True))
     goes_on, runs = threading.Event(), threading.Event()
 

@@ -1,1 +1,1 @@
-"""Storage over SQLAlchemy: SQLite or PostgreSQL. Nothing outside this folder knows SQL or names a dialect."""
+"""Storage in SQLite or PostgreSQL, with statements of SQLAlchemy Core. No module outside this folder writes SQL."""

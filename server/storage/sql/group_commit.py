@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
 from server.core.cancellation import CallOver, acquire, current_call
@@ -26,11 +26,11 @@ MANY = 64
 class GroupCommit:
     """Runs changes, each of which happens or not whatever becomes of the others; safe to share between threads.
 
-    The first change of a line leads: when it has been carried out, and so has all locks, those that wait in its line
-    are carried out in the same transaction, by the same thread. `turn` is what the leader has to have meanwhile.
+    The first change of a line leads. Once it has run, and its transaction holds all locks, those that wait in the line
+    run in the same transaction, on the same thread. `turn` is what the leader has to have meanwhile.
     """
 
-    def __init__(self, pool: Pool, turn: Callable[[], AbstractContextManager[None]] = nullcontext):
+    def __init__(self, pool: Pool, turn: Callable[[], AbstractContextManager[None]]):
         self._pool = pool
         self._turn = turn
         # Who waits in each line that has a leader.
@@ -135,8 +135,9 @@ class _Job(Generic[T]):
         session.run("RELEASE change", wait=False)
 
     def fail(self, error: BaseException) -> None:
-        """Fail with the whole transaction, unless the change has failed for a reason of its own."""
-        self._error = self._error or error
+        """Fail with the whole transaction. What the change itself raised may rest on what others did in it."""
+        if not isinstance(self._error, CallOver):
+            self._error = error if self._error is None else Conflict()
 
     def result(self) -> T:
         """Return what the change returned. Raises what it raised."""

@@ -78,6 +78,7 @@ class Pool:
         def run(session: Session) -> T:
             session.begin()
             result = change(session)
+            session.require_connected()
             if call and call.is_over:
                 raise CallOver
             return result
@@ -98,7 +99,7 @@ class Pool:
         return self._lend(run_and_commit)
 
     def use(self) -> ConnectionUse:
-        """Return how many connections are lent, how many wait to be, and how many there may be."""
+        """Return how many connections are lent, how many are idle, and how many there may be."""
         return ConnectionUse(len(self._lent), len(self._idle), self._size)
 
     def close(self) -> None:

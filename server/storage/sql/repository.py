@@ -1,4 +1,4 @@
-"""Runs closures over a database: the one place that begins, commits, rolls back and tries again."""
+"""Runs closures over a database, and runs them again after a conflict or a lost connection."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import TypeVar
 
 from sqlalchemy import select
@@ -63,7 +64,7 @@ class SqlRepository:
         self._max_message_bytes = max_message_bytes
         self._clock_ms = clock_ms
         self._queue = FileQueue(database.file) if database.file else None
-        self._group_commit = GroupCommit(self._pool, self._queue.turn) if self._queue else GroupCommit(self._pool)
+        self._group_commit = GroupCommit(self._pool, self._queue.turn if self._queue else nullcontext)
 
     def read(self, query: Callable[[Reader], T]) -> T:
         """See the contract."""
@@ -108,12 +109,11 @@ class SqlRepository:
             transaction = SqlTransaction(session, self._max_message_bytes, self._versions, self._clock_ms)
             return change(transaction), transaction
 
-        if self._queue is not None:
-            result, transaction = self._group_commit.run(run)
-        elif branch is not None:
-            result, transaction = self._group_commit.run(run, branch)
-        else:
+        if self._queue is None and branch is None:
             result, transaction = self._pool.write(run)
+        else:
+            # Where there is one writer at a time, all changes are one line.
+            result, transaction = self._group_commit.run(run, branch if self._queue is None else None)
         self._versions.put(transaction.read)
         # Of a COMMIT whose answer was lost nothing is told, even if it turns out later that it was applied.
         self._tell(transaction.promoted)

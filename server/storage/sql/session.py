@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from itertools import starmap
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sqlalchemy.engine import Dialect
 
@@ -57,6 +57,15 @@ class Session(ABC):
         self.is_closed = False
         self._watch = watch
 
+    @classmethod
+    def over(cls, driver: Any, watch: StatementWatch | None) -> Self:
+        """Return a session over a new connection, which is closed if that cannot be."""
+        try:
+            return cls(driver, watch)
+        except BaseException:
+            driver.close()
+            raise
+
     # Statements
 
     def all(self, statement: Statement, parameters: Mapping[str, Any] = _NOTHING) -> Sequence[Any]:
@@ -95,6 +104,10 @@ class Session(ABC):
     @abstractmethod
     def begin(self) -> None:
         """Begin a transaction that changes something. Raises CallOver."""
+
+    @abstractmethod
+    def require_connected(self) -> None:
+        """Return if the connection can carry a COMMIT. Raises the driver's error."""
 
     @abstractmethod
     def commit(self) -> None:

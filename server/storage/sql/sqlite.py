@@ -60,6 +60,9 @@ class SqliteSession(Session):
         finally:
             _wait_for_others(self.driver, WAIT_SECONDS)
 
+    def require_connected(self) -> None:
+        """A file does not go away."""
+
     def commit(self) -> None:
         """Commit."""
         self.run("COMMIT")
@@ -118,11 +121,7 @@ def opener(url: URL) -> Callable[[StatementWatch | None], SqliteSession]:
     def open_file(watch: StatementWatch | None) -> SqliteSession:
         # The driver's own BEGINs come too late for BEGIN IMMEDIATE, and commit DDL behind our back.
         driver = sqlite3.connect(file, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            return SqliteSession(driver, watch)
-        except BaseException:
-            driver.close()
-            raise
+        return SqliteSession.over(driver, watch)
 
     return open_file
 
