@@ -39,7 +39,7 @@ from server.rpc.threads import CallThreads, OpenStreams
 from server.validation import validate
 
 PROBE_THREADS = 2
-# How many clients may ask for the schema at a time, each with a stream. An older one makes room for the next.
+# How many clients may ask for the schema at a time, each with a stream. Of more, one ends: `first_to_end`.
 STREAMS = 16
 # How many clients may watch our health at a time. The others are told that there is nothing to watch, which has them
 # call as if all were well; an error would keep them from calling.

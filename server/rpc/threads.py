@@ -1,9 +1,10 @@
-"""Bounds for concurrent calls: thread pools with a bounded queue, and open streams, of which the oldest makes room."""
+"""Bounds for concurrent calls: thread pools with a bounded queue, and open streams, of which one makes room for a new one."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -14,6 +15,16 @@ T = TypeVar("T")
 
 # How many calls may wait for threads of one kind. Most take less than a millisecond of one.
 WAITING = 96
+
+
+def first_to_end(calls: Iterable[T], connection_of: Callable[[T], str]) -> T:
+    """Return which of these calls, in the order in which they came, makes room for a new one.
+
+    That is the oldest on the connection with the most of them, so that no one client can push the others out.
+    """
+    calls = tuple(calls)
+    counts = Counter(map(connection_of, calls))
+    return max(calls, key=lambda call: counts[connection_of(call)])
 
 
 class CallThreads(ThreadPoolExecutor):
@@ -51,7 +62,7 @@ class OpenStreams:
     """The calls of streams, while they are open; safe to share between threads."""
 
     def __init__(self, most: int | None = None) -> None:
-        """Beyond `most`, if given, the oldest is cancelled for one more."""
+        """Beyond `most`, if given, one is cancelled for one more."""
         self._most = most
         self._contexts: dict[grpc.ServicerContext, None] = {}
         self._closing = False
@@ -69,8 +80,9 @@ class OpenStreams:
         elif self._closing:
             context.cancel()
         elif self._most is not None and len(contexts := tuple(self._contexts)) > self._most:
-            self._contexts.pop(contexts[0], None)
-            contexts[0].cancel()
+            ended = first_to_end(contexts, grpc.ServicerContext.peer)
+            self._contexts.pop(ended, None)
+            ended.cancel()
 
     def cancel_all(self) -> None:
         """End those that are open, and those that begin from now on."""

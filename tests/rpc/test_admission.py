@@ -50,18 +50,20 @@ def impatient(new_database: NewDatabase, open_repository: OpenRepository) -> Ite
 
 
 @contextmanager
-def half_open(registry: Registry, path: str, metadata: Any = (), count: int = MANY) -> Iterator[list[Any]]:
-    """Calls on a connection of their own whose headers are sent, and whose message is not."""
+def half_open(
+    registry: Registry, path: str, metadata: Any = (), count: int = MANY, sent: tuple[bytes, ...] = ()
+) -> Iterator[list[Any]]:
+    """Calls on a connection of their own whose headers are sent, these messages, and then nothing."""
     leaving = threading.Event()
 
-    def nothing() -> Iterator[bytes]:
+    def messages() -> Iterator[bytes]:
+        yield from sent
         leaving.wait()
-        yield from ()
 
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(registry.address, options=options) as channel:
         call = channel.stream_unary(path)
-        calls = [call.future(nothing(), metadata=metadata, timeout=SECONDS) for _ in range(count)]
+        calls = [call.future(messages(), metadata=metadata, timeout=SECONDS) for _ in range(count)]
         try:
             yield calls
         finally:
@@ -185,6 +187,25 @@ def test_reflection_answers_whoever_holds_its_streams_open(registry: Registry) -
             [answer] = stub.ServerReflectionInfo(iter([request]), timeout=SECONDS)
             assert answer.list_services_response.service
         assert set(first_codes(streams, chain.STREAMS)) == {grpc.StatusCode.CANCELLED}
+
+
+@pytest.mark.parametrize("has_begun", [False, True], ids=["before its message", "behind it"])
+def test_one_client_does_not_end_the_reflection_of_another(registry: Registry, has_begun: bool) -> None:
+    path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    requests: queue.Queue[Any] = queue.Queue()
+    reflect = reflection_pb2_grpc.ServerReflectionStub(registry.channel).ServerReflectionInfo
+    answers = reflect(iter(requests.get, None), timeout=SECONDS)
+    if has_begun:
+        requests.put(request)
+        assert next(answers).list_services_response.service
+    most, sent = (chain.STREAMS, (request.SerializeToString(),)) if has_begun else (STRANGERS, ())
+    with half_open(registry, path, count=2 * most, sent=sent) as streams:
+        first_codes(streams, most)
+        requests.put(request)
+        assert next(answers).list_services_response.service
+        requests.put(None)
+        assert list(answers) == []
 
 
 def test_watchers_beyond_the_bound_are_told_that_there_is_nothing_to_watch(

@@ -27,8 +27,9 @@ MESSAGE_BYTES = 4 * 2**20
 class Call:
     """A call that notes what is done with it."""
 
-    def __init__(self, caller: str | None) -> None:
+    def __init__(self, caller: str | None, connection: str = "ipv4:127.0.0.1:50000") -> None:
         self.caller = caller
+        self.connection = connection
         self.has_begun = False
         self.error: RegistryError | None = None
         self.refused = threading.Event()
@@ -92,6 +93,15 @@ def test_the_oldest_stranger_makes_room_for_the_next(receiving: Receiving) -> No
     assert receiving.arrived(calls[2], 1)
     assert enter(receiving, None, 1)[0].has_begun
     assert not calls[3].is_dropped
+
+
+def test_the_connection_with_most_strangers_makes_room_for_all(receiving: Receiving) -> None:
+    slow = Call(None, "ipv4:127.0.0.1:50001")
+    receiving.enter(slow)
+    greedy = enter(receiving, None, 2 * STRANGERS)
+    assert not slow.is_dropped
+    assert sum(call.is_dropped for call in greedy) == STRANGERS + 1
+    assert receiving.arrived(slow, 1)
 
 
 def test_large_messages_of_a_caller_are_bounded_together_until_they_are_done(receiving: Receiving) -> None:

@@ -150,6 +150,11 @@ class _Call:
         return self._judged.caller.user if self._judged.caller else None
 
     @property
+    def connection(self) -> str:
+        """The address and port of its client."""
+        return self._arrival.connection
+
+    @property
     def error(self) -> RegistryError | None:
         """The error that refuses it, if one does."""
         return self._judged.error

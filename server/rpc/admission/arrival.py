@@ -58,6 +58,11 @@ class Arrival:
         return self._event.invocation_metadata
 
     @property
+    def connection(self) -> str:
+        """The address and port of the client, as `ServicerContext.peer` has them."""
+        return str(self._event.call.peer())
+
+    @property
     def is_active(self) -> bool:
         """Whether the client waits for an answer."""
         with self._state.condition:

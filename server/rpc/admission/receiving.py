@@ -13,6 +13,7 @@ from collections import deque
 from typing import Protocol
 
 from server.core.errors import Overloaded, RegistryError, RequestTimeout
+from server.rpc.threads import first_to_end
 
 # How many messages of callers with credentials may be on their way, and how many of each of these callers.
 PLACES = 32
@@ -40,6 +41,10 @@ class Incoming(Protocol):
     def caller(self) -> str | None:
         """Its caller, by principal; None for strangers."""
 
+    @property
+    def connection(self) -> str:
+        """The address and port of the client."""
+
     def begin(self) -> bool:
         """Let the message come in; False if its client is gone."""
 
@@ -64,7 +69,7 @@ class _Line:
 class Receiving:
     """Lets the messages of calls come in, within bounds; safe to share between threads.
 
-    A stranger whose message does not come makes room for the next one, since an honest one's comes with its call.
+    A stranger whose message does not come makes room for the next one: the oldest on the connection with most of them.
     """
 
     def __init__(self, timeout_seconds: float, max_message_bytes: int) -> None:
@@ -169,9 +174,9 @@ class Receiving:
         """Return the stranger's call that has to end for a new one, if one has to."""
         if len(self._strangers) < STRANGERS:
             return None
-        oldest = next(iter(self._strangers))
-        del self._strangers[oldest], self._due[oldest]
-        return oldest
+        ended = first_to_end(self._strangers, lambda call: call.connection)
+        del self._strangers[ended], self._due[ended]
+        return ended
 
     def _take_place(self, line: _Line) -> bool:
         if self._free == 0 or line.receiving >= SHARE:
