@@ -1,4 +1,4 @@
-"""Bounds for concurrent calls: thread pools with a bounded queue, and open streams, of which one makes room for a new one."""
+"""Bounds for concurrent calls: thread pools with a bounded queue, and open streams, of which one ends for a new one."""
 
 from __future__ import annotations
 
