@@ -253,6 +253,33 @@ def test_what_the_database_says_to_one_of_several_is_told_to_none_of_the_others(
     assert numbers_of(repository, model.rid) == [*range(6, 0, -1)]
 
 
+def test_each_change_of_a_group_is_told_what_the_database_says_to_it_alone(
+    postgres: str, open_repository: OpenRepository
+) -> None:
+    repository = open_repository(postgres)
+    model = add_model(repository)
+    append(repository, builders.version(model.rid))
+    held, runs = Held(), []
+
+    def find_no_room(tx: Any) -> None:
+        runs.append(None)
+        builders.lock(tx, model.rid)
+        # So that others come to wait for it.
+        tx.session.run("SELECT pg_sleep(0.05)")
+        tx.session.run("DO $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = 'disk_full'; END $$", wait=False)
+
+    branch = (model.rid, "master")
+    with ThreadPoolExecutor(WRITERS) as threads:
+        first = threads.submit(extend, repository, model.rid, held)
+        held.wait_until_begun()
+        others = [threads.submit(repository.write, find_no_room, branch=branch) for _ in range(WRITERS - 1)]
+        until(lambda: waiting(repository) == WRITERS - 1)
+        held.go_on()
+        assert first.result(60).version_number == 2
+        assert {type(each.exception(60)) for each in others} == {StorageUnavailable}
+    assert len(runs) <= 2 * len(others)
+
+
 def test_a_call_that_is_over_while_it_waits_for_another_replica_leaves_the_lead(
     postgres: str, open_repository: OpenRepository
 ) -> None:

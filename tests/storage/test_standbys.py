@@ -21,7 +21,7 @@ from server.rules.promotion import promote_version
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, add_model, append
-from tests.conftest import OpenRepository, migrate
+from tests.conftest import NewDatabase, OpenRepository, migrate
 from tests.postgres import PostgresServer, create_database
 from tests.processes import until
 
@@ -147,6 +147,15 @@ def test_a_change_whose_commit_was_not_waited_for_has_an_unknown_end(lonely: Lon
         error = running.exception(DEADLINE_SECONDS)
     assert isinstance(error, StorageUnavailable)
     assert error.retry_after is None
+
+
+def test_what_the_database_warned_of_before_says_nothing_of_a_commit(
+    new_database: NewDatabase, open_repository: OpenRepository
+) -> None:
+    repository = open_repository(new_database("postgresql", migrated=True), pool_size=1)
+    warn = "DO $$ BEGIN RAISE WARNING 'of a collation, such as when a database is first used'; END $$"
+    repository.read(lambda reader: reader.session.run(warn))  # type: ignore[attr-defined]
+    assert repository.write(lambda tx: "changed") == "changed"
 
 
 @pytest.mark.parametrize("branch", ["master", "new"])

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from server.core.cancellation import CallOver, acquire, current_call
 from server.core.errors import Overloaded
 from server.storage.sql.pool import Pool
-from server.storage.sql.session import WAIT_SECONDS, Conflict, Session
+from server.storage.sql.session import WAIT_SECONDS, Session
 
 T = TypeVar("T")
 
@@ -28,6 +28,9 @@ class GroupCommit:
 
     The first change of a line leads. Once it has run, and its transaction holds all locks, those that wait in the line
     run in the same transaction, on the same thread. `turn` is what the leader has to have meanwhile.
+
+    The database may tell of one change what another one has sent. So what a group fails with is told to nobody: each of
+    its changes is run again, alone.
     """
 
     def __init__(self, pool: Pool, turn: Callable[[], AbstractContextManager[None]]):
@@ -40,10 +43,15 @@ class GroupCommit:
     def run(self, change: Callable[[Session], T], line: Hashable = None) -> T:
         """Run a change in a transaction, perhaps with others of its line.
 
-        Raises what the change raises, Conflict if it is to be run again for what another one ran into, Overloaded if
-        its turn does not come in time, and CallOver if its call is over before.
+        Raises what the change raises, Overloaded if its turn does not come in time, and CallOver if its call is over
+        before.
         """
-        job = _Job(change)
+        try:
+            return self._run(_Job(change), line)
+        except _GroupFailed:
+            return self._run(_Job(change, is_alone=True), line)
+
+    def _run(self, job: _Job[T], line: Hashable) -> T:
         with self._deciding:
             waiting = self._lines.get(line)
             if waiting is None:
@@ -73,7 +81,8 @@ class GroupCommit:
         others: list[_Job[Any]] = []
 
         def run_others(session: Session) -> None:
-            others.extend(self._taken(line, MANY - 1))
+            if not job.is_alone:
+                others.extend(self._taken(line, MANY - 1))
             for other in others:
                 other.run(session, self._pool.errors)
 
@@ -81,35 +90,47 @@ class GroupCommit:
             with self._turn():
                 return self._pool.write(job.change, also=run_others)
         except BaseException as error:
-            # The database may tell of one change what another one has sent: then each is run again.
-            told = Conflict() if others and isinstance(error, self._pool.errors) else error
+            told = _GroupFailed() if others and isinstance(error, self._pool.errors) else error
             for other in others:
                 other.fail(told)
             if told is error:
                 raise
             raise told from error
         finally:
-            for next_leader in self._taken(line, 1, hands_over=True):
+            for next_leader in self._handed_over(line):
                 next_leader.woken.release()
             for other in others:
                 other.is_done = True
                 other.woken.release()
 
-    def _taken(self, line: Hashable, most: int, hands_over: bool = False) -> list[_Job[Any]]:
-        """Return whose turn it is; a line that is to have a new leader, and has none, ends."""
+    def _taken(self, line: Hashable, most: int) -> list[_Job[Any]]:
+        """Return those next in line that run with the leader."""
         with self._deciding:
             waiting = self._lines[line]
-            taken = [waiting.popleft() for _ in range(min(most, len(waiting)))]
-            if hands_over and not taken:
-                del self._lines[line]
+            taken: list[_Job[Any]] = []
+            while waiting and len(taken) < most and not waiting[0].is_alone:
+                taken.append(waiting.popleft())
             return taken
+
+    def _handed_over(self, line: Hashable) -> list[_Job[Any]]:
+        """Return who leads the line from now on; if nobody waits, it ends."""
+        with self._deciding:
+            if self._lines[line]:
+                return [self._lines[line].popleft()]
+            del self._lines[line]
+            return []
+
+
+class _GroupFailed(Exception):
+    """The database refused a transaction of several changes."""
 
 
 class _Job(Generic[T]):
     """A change, and what came of it."""
 
-    def __init__(self, change: Callable[[Session], T]):
+    def __init__(self, change: Callable[[Session], T], is_alone: bool = False):
         self.change = change
+        self.is_alone = is_alone
         self.is_done = False
         # Held until the job is done, or its thread shall lead.
         self.woken = threading.Lock()
@@ -137,7 +158,7 @@ class _Job(Generic[T]):
     def fail(self, error: BaseException) -> None:
         """Fail with the whole transaction. What the change itself raised may rest on what others did in it."""
         if not isinstance(self._error, CallOver):
-            self._error = error if self._error is None else Conflict()
+            self._error = error if self._error is None else _GroupFailed()
 
     def result(self) -> T:
         """Return what the change returned. Raises what it raised."""

@@ -126,6 +126,7 @@ class PostgresSession(Session):
 
     def commit(self) -> None:
         """Commit, and wait until what was sent has been done."""
+        self._was_warned = False
         self.run("COMMIT")
         self._unsent = None
 
@@ -149,12 +150,11 @@ class PostgresSession(Session):
         self.run("SELECT pg_logical_emit_message(true, '', '')")
 
     def was_warned(self) -> bool:
-        """Whether the database warned of something since the last question.
+        """Whether the database warned of something at the last COMMIT.
 
-        It does where the wait of a COMMIT for a standby was cancelled, which is a success for it.
+        It does where the wait for a standby was cancelled, which is a success for it.
         """
-        was_warned, self._was_warned = self._was_warned, False
-        return was_warned
+        return self._was_warned
 
     def interrupt(self) -> None:
         """Have what the connection does for another thread fail, soon, if it does anything."""

@@ -134,7 +134,7 @@ class Session(ABC):
 
     @abstractmethod
     def was_warned(self) -> bool:
-        """Whether the database warned of something since the last question."""
+        """Whether the database warned of something at the last COMMIT."""
 
     def close(self) -> None:
         """Close the connection, which rolls back what was not committed."""
