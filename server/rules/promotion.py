@@ -283,7 +283,8 @@ def _carry_out(
             for error in obstacles(attempts[number], facts, among):
                 raise error
 
-    # Locked first: what is read now holds until the end of the transaction.
+    # Locked first, so that what is read of a branch holds until the end of the transaction. A new branch may be made by
+    # another one meanwhile: `append_version` notices.
     tx.lock_branches({(attempt.model_rid, attempt.branch) for attempt in attempts}, caller, TO_PROMOTE)
     earlier = None if claim is None else tx.claim_request(claim.key, claim.request)
     found = [Facts(tx.get_promotion_facts(_wanted(attempt), caller), claim, earlier) for attempt in attempts]

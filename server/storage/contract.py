@@ -312,9 +312,9 @@ class Transaction(Reader, Protocol):
     def lock_branches(self, branch_names: Collection[tuple[str, str]], caller: Caller, role: Role.ValueType) -> None:
         """Make other transactions that would extend these branches wait until this one ends, and wait for theirs.
 
-        Branches are named by the RID of their model and their name. Of those that do not exist, and those in whose
-        model the caller has not this role, none is locked. However the branches are ordered, no two transactions that
-        lock several wait for each other.
+        Branches are named by the RID of their model and their name. None is locked in whose model the caller has not
+        this role. One that does not exist is made if there are several, and it has no version then; alone, it is not
+        locked. However the branches are ordered, no two transactions that lock several wait for each other.
         """
 
     def add_verdict(self, comparison: Comparison, findings: Promotion) -> Verdict:
