@@ -114,6 +114,21 @@ def test_a_failure_of_the_call_is_typed_and_leaves_no_file(kind: Kind, server: S
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_many_tasks_at_once_are_told_why_they_are_refused(server: Server, tmp_path: Path) -> None:
+    """By itself, grpcio hides it from some of them."""
+    (tmp_path / "file").write_bytes(DATA)
+
+    async def run() -> set[type]:
+        refusals = []
+        async with aio.connect(server.address, server.token(), plaintext=True) as registry:
+            for _ in range(10):
+                uploads = (registry.upload_files("ri.models.main.model.none", tmp_path / "file") for _ in range(20))
+                refusals += await asyncio.gather(*uploads, return_exceptions=True)
+        return {type(refused) for refused in refusals}
+
+    assert asyncio.run(run()) == {errors.ModelNotFound}
+
+
 @both
 def test_a_file_that_cannot_be_read_or_written_is_an_oserror(kind: Kind, server: Server, model: str) -> None:
     calls = kind(server.address, server.token())

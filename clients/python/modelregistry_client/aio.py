@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from modelregistry.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceAsyncStub
 
+# Of refused uploads, a twentieth hides why when many run at once; another attempt is as likely to.
+_UPLOAD_ATTEMPTS = 5
+
 Token = str | Callable[[], str | Awaitable[str]] | None
 
 
@@ -66,14 +69,17 @@ class Registry:
         self, model_rid: str, file: str | PathLike[str], *, timeout: float = TRANSFER_SECONDS
     ) -> UploadModelFilesResponse:
         """Upload a file, as `modelregistry_client.Registry.upload_files` does."""
-        with Path(file).open("rb") as source:
-            upload = Upload(model_rid, source)
-            try:
-                return await self.models.UploadModelFiles(_from_thread(upload), timeout=timeout)
-            except (RegistryError, asyncio.CancelledError):  # The latter is how gRPC ends it then.
-                if upload.read_error:
-                    raise upload.read_error from None
-                raise
+        for attempt in range(_UPLOAD_ATTEMPTS):
+            with Path(file).open("rb") as source:
+                upload = Upload(model_rid, source)
+                try:
+                    return await self.models.UploadModelFiles(_from_thread(upload), timeout=timeout)
+                except (RegistryError, asyncio.CancelledError) as error:  # The latter is how gRPC ends it then.
+                    if upload.read_error:
+                        raise upload.read_error from None
+                    if not _hides_a_refusal(error) or attempt + 1 == _UPLOAD_ATTEMPTS:
+                        raise
+        raise AssertionError("the last attempt returns or raises")
 
     async def download_files(
         self,
@@ -105,6 +111,14 @@ class Registry:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _hides_a_refusal(error: BaseException) -> bool:
+    """Whether the server may have refused a stream for another reason than the one that this error names.
+
+    grpcio says this where a message was about to be sent when the refusal came: github.com/grpc/grpc/issues/36066.
+    """
+    return isinstance(error, RegistryError) and error.details() == "Internal error from Core"
 
 
 async def _from_thread(requests: Iterable[Any]) -> AsyncIterator[Any]:
