@@ -1,4 +1,4 @@
-# The steps of the first stage are those of `make wheel`; tests/e2e/test_image.py runs them, and the server from there.
+# The steps of the first stage are those of `make wheel`; tests/packaging/test_image.py runs them, and the server from there.
 FROM python:3.13.9-slim-bookworm AS build
 WORKDIR /source
 COPY tools/locks tools/locks

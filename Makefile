@@ -20,7 +20,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -Iprotos -I$(SITE)
 OLDER := build/compilers
 CLIENT_GEN := clients/python/gen
 
-.PHONY: demo test test-ha test-interop test-pooler test-pythons test-siege check bench bench-growth gen released lock wheel clean
+.PHONY: demo test test-ha test-interop test-pooler test-packaging test-siege check bench bench-growth gen released lock wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)
@@ -38,9 +38,10 @@ test-interop: $(TEST) $(INSTALLED)-interop
 test-pooler: $(TEST)
 	$(BIN)/python -m pytest tests/pooler
 
-# The wheel on each supported version of Python that is on the PATH, or that pyenv has.
-test-pythons: $(TEST)
-	$(BIN)/python -m pytest tests/pythons
+# What is installed, from PyPI: the image, the Python client, and the wheel on each supported version of Python that is on
+# the PATH, or that pyenv has.
+test-packaging: $(TEST)
+	$(BIN)/python -m pytest tests/packaging
 
 # Thousands of connections: one test opens 7,000 files, the others fewer.
 test-siege: $(TEST) $(INSTALLED)-interop

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.environments import OUTSIDE_MAKE
-from tests.pythons.versions import ROOT, SUPPORTED, image_version
+from tests.packaging.versions import ROOT, SUPPORTED, image_version
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

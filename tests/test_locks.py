@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.pythons.versions import ROOT, SUPPORTED
+from tests.packaging.versions import ROOT, SUPPORTED
 from tests.test_ci import PROJECT
 
 LOCKS = ROOT / "tools/locks"

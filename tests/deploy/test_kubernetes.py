@@ -31,8 +31,8 @@ from tests.deploy.manifests import (
     pod_of,
     selects,
 )
-from tests.e2e.test_image import arguments_of
-from tests.e2e.test_image import only as only_instruction
+from tests.packaging.test_image import arguments_of
+from tests.packaging.test_image import only as only_instruction
 
 # The oldest Kubernetes where all that is used here is on by default, and the newest that the schemas are of.
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]

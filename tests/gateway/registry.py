@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
+
+import grpc
 
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Model, ModelVersion
@@ -47,6 +51,15 @@ class Registry:
         other.CopyFrom(model_api())
         other.inputs[0].tabular.columns[0].data_type.boolean.SetInParent()
         return self.admin.create_version(self.admin.create_model(f"broken {uuid.uuid4()}"), model_api=other)
+
+
+@contextmanager
+def new_registry(server: Server) -> Iterator[Registry]:
+    """Make what can be promoted in a server."""
+    with grpc.insecure_channel(server.address) as channel:
+        admin = server.user(channel)
+        source = admin.create_version(admin.create_model(f"source {uuid.uuid4()}"))
+        yield Registry(server, admin, source, admin.create_model(f"target {uuid.uuid4()}"))
 
 
 def good(answer: Answer) -> Any:

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.clients.conftest import PACKAGE
 from tests.environments import build, install_into, new_environment, resolved
+from tests.packaging.conftest import PACKAGE
 from tests.processes import Server, run
 
 ROOT = PACKAGE.parents[1]
-SESSION = Path(__file__).with_name("session.py")
+SESSION = Path(__file__).with_name("client_session.py")
 GEN, CLIENT_GEN = (folder / "gen/modelregistry/v1" for folder in (ROOT, PACKAGE))
 # What its users have beside it: the oldest that it is for, and what that wants.
 TENSORFLOW = ("tensorflow==2.18.*", "mlflow==2.22.*")
@@ -25,7 +25,7 @@ LINUX = "x86_64-manylinux_2_28"
 
 
 def session(server: Server, python: Path) -> dict[str, Any]:
-    """What session.py tells when an interpreter runs it; a library that warns of what it is given fails it."""
+    """What client_session.py tells when an interpreter runs it; a library that warns of what it is given fails it."""
     environment = {"MODELREGISTRY_TARGET": server.address, "MODELREGISTRY_TOKEN": server.token()}
     done = run("-W", "error::UserWarning", SESSION, command=python, cwd=python.parent, **environment)
     assert done.returncode == 0, done.stderr
@@ -35,9 +35,9 @@ def session(server: Server, python: Path) -> dict[str, Any]:
     return told
 
 
-def test_it_works_with_the_oldest_libraries_that_it_says(server: Server, wheel: Path, tmp_path: Path) -> None:
+def test_it_works_with_the_oldest_libraries_that_it_says(server: Server, client_wheel: Path, tmp_path: Path) -> None:
     oldest = ("--resolution", "lowest-direct", "-r", PACKAGE / "pyproject.toml")
-    python = new_environment(tmp_path / "oldest", *oldest, wheel)
+    python = new_environment(tmp_path / "oldest", *oldest, client_wheel)
 
     told = session(server, python)
 
@@ -46,20 +46,20 @@ def test_it_works_with_the_oldest_libraries_that_it_says(server: Server, wheel: 
 
 
 def test_it_works_with_the_newest_libraries_and_those_of_the_server(
-    server: Server, wheel: Path, tmp_path: Path
+    server: Server, client_wheel: Path, tmp_path: Path
 ) -> None:
-    python = new_environment(tmp_path / "newest", wheel)
+    python = new_environment(tmp_path / "newest", client_wheel)
 
     told = session(server, python)
 
     assert told["protobuf"].split(".")[0] == version("protobuf").split(".")[0]
 
 
-def test_it_takes_no_library_away_that_is_there(server: Server, wheel: Path, tmp_path: Path) -> None:
+def test_it_takes_no_library_away_that_is_there(server: Server, client_wheel: Path, tmp_path: Path) -> None:
     """Installers look at what TensorFlow wants only while they install it."""
     python = new_environment(tmp_path / "both", "protobuf<6")
 
-    install_into(python, wheel)
+    install_into(python, client_wheel)
 
     assert session(server, python)["protobuf"].startswith("5.29.")
 
@@ -73,11 +73,11 @@ def test_there_is_a_set_of_versions_beside_tensorflow_and_mlflow(python: str) ->
     assert found["protobuf"].startswith("5.29.")
 
 
-def test_it_and_the_server_can_be_in_one_environment(wheel: Path, tmp_path: Path) -> None:
+def test_it_and_the_server_can_be_in_one_environment(client_wheel: Path, tmp_path: Path) -> None:
     """Both bring the stubs: those of the one that came last are used by both."""
     of_server = build(ROOT, tmp_path / "dist")
-    python = new_environment(tmp_path / "both", of_server, wheel)
-    for last in (of_server, wheel):
+    python = new_environment(tmp_path / "both", of_server, client_wheel)
+    for last in (of_server, client_wheel):
         install_into(python, "--reinstall", "--no-deps", last)
         command = python.with_name("modelregistry")
         with Server(tmp_path / last.name, command=command) as server:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.environments import resolved
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SERVER, CLIENT = ROOT / "pyproject.toml", ROOT / "clients/python/pyproject.toml"
 WINDOWS = "x86_64-pc-windows-msvc"
 PLATFORMS = [WINDOWS, "aarch64-apple-darwin", "x86_64-apple-darwin", "x86_64-manylinux_2_28", "aarch64-manylinux_2_28"]

@@ -10,8 +10,8 @@ import pytest
 
 from tests.environments import build
 from tests.gateway.test_refusals import ask
+from tests.packaging.versions import ROOT, SUPPORTED, image_version, interpreter
 from tests.processes import Server, environment, failure, run
-from tests.pythons.versions import ROOT, SUPPORTED, image_version, interpreter
 
 FOUND = {version: python for version in SUPPORTED if (python := interpreter(version))}
 

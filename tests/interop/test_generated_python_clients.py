@@ -1,4 +1,4 @@
-"""What makes clients of /openapi.json reads it whole, and what it makes works; tests/interop has another generator."""
+"""What makes clients of /openapi.json in Python reads it whole, and what it makes works."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,9 +18,9 @@ import pytest
 
 from server.gateway.routes import routes_of
 from server.rpc.server import SERVICES
-from tests.gateway.registry import Registry, good
+from tests.gateway.registry import Registry, good, new_registry
 from tests.gateway.test_refusals import MODELS
-from tests.processes import COMMAND, environment
+from tests.processes import COMMAND, Server, environment
 from tools.openapi.document import openapi_of
 
 # It wants another typer than the server has, so it is installed apart.
@@ -28,6 +29,12 @@ OPENAPI_PYTHON_CLIENT = "openapi-python-client==0.29.1"
 DOCUMENT: dict[str, Any] = openapi_of(routes_of(SERVICES), "1")
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
 OPERATIONS = [operation["operationId"] for path in DOCUMENT["paths"].values() for operation in path.values()]
+
+
+@pytest.fixture
+def registry(server: Server) -> Iterator[Registry]:
+    with new_registry(server) as registry:
+        yield registry
 
 
 def snake(name: str) -> str:

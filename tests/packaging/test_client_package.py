@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import PACKAGE
 from tests.environments import new_environment
+from tests.packaging.conftest import PACKAGE
 from tests.processes import Server, run
 
 README = "".join(re.findall(r"```python\n(.*?)```", (PACKAGE / "README.md").read_text(), re.DOTALL))
 
 
 @pytest.fixture(scope="module")
-def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(client_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter that has the package, what that wants, and the types of it."""
-    return new_environment(tmp_path_factory.mktemp("empty") / "venv", f"{wheel}[types]")
+    return new_environment(tmp_path_factory.mktemp("empty") / "venv", f"{client_wheel}[types]")
 
 
-def test_the_wheel_has_the_stubs_as_they_are_in_the_repository(wheel: Path) -> None:
-    archive = zipfile.ZipFile(wheel)
+def test_the_wheel_has_the_stubs_as_they_are_in_the_repository(client_wheel: Path) -> None:
+    archive = zipfile.ZipFile(client_wheel)
     stubs = [file for file in (PACKAGE / "gen/modelregistry/v1").iterdir() if file.is_file()]
     assert len(stubs) > 20
     for file in stubs:
