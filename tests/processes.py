@@ -1,32 +1,48 @@
-"""The installed command as processes: one call of it, or a server that runs until it is stopped or killed."""
+"""The command: one call of it, in a process of its own or in that of the tests; or a server, until it is stopped."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import grpc
 import psutil
 
+from server.__main__ import main
 from server.auth.local_keys import LocalKeys
 from server.core.permissions import SCOPES
+from server.process.app import DATABASE_FILE, migrate_database
 from tests.rpc.harness import User
 
 COMMAND = Path(sys.executable).with_name("modelregistry")
 DEADLINE_SECONDS = 180
 
 T = TypeVar("T")
+# `run` or `run_here`.
+Call = Callable[..., subprocess.CompletedProcess[str]]
 
 LISTENING = "listening on "
+
+# What says where a server's database is.
+_DATABASES = {"--data-dir", "--database-url", "MODELREGISTRY_DATA_DIR", "MODELREGISTRY_DATABASE_URL"}
+
+# A process has one working directory, one environment, one set of standard streams.
+_calling = threading.Lock()
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -52,6 +68,39 @@ def run(
     )
 
 
+def run_here(
+    *arguments: str | Path, cwd: Path | None = None, stdin: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Call a client command once in this process, which takes a tenth of the time."""
+    words = [os.fspath(argument) for argument in arguments]
+    standard_input = io.TextIOWrapper(io.BytesIO(stdin.encode(errors="surrogateescape")))
+    outputs = [io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2)]
+    with (
+        _calling,
+        patch.dict(os.environ, environment(**variables), clear=True),
+        patch.multiple(sys, argv=["modelregistry", *words], stdin=standard_input),
+        patch.multiple(sys, stdout=outputs[0], stderr=outputs[1]),
+        contextlib.chdir(cwd or Path.cwd()),
+    ):
+        exit_code = _exit_code()
+    said = [output.detach().getvalue().decode(errors="surrogateescape") for output in outputs]
+    return subprocess.CompletedProcess(words, exit_code, *said)
+
+
+def _exit_code() -> int:
+    """Run the command line, and return what its process would exit with."""
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
 def side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
     """The results of calls that start processes, in order; as many run at a time as there are processors."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -73,6 +122,8 @@ class Server:
 
     `address` is where it speaks gRPC, `url` where it speaks HTTP.
 
+    Its embedded database is there already, unless `makes_database`: making one is a third of a start.
+
     Used in a `with` statement, it is stopped at the end and must exit in order, unless it was killed.
     """
 
@@ -82,10 +133,16 @@ class Server:
         *arguments: str | Path,
         command: Path = COMMAND,
         listen: str = "127.0.0.1:0",
+        makes_database: bool = False,
         **variables: str,
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.data_dir = folder / "modelregistry-data"
+        given = {*map(str, arguments), *variables}
+        is_elsewhere = not given.isdisjoint(_DATABASES)
+        if not (makes_database or is_elsewhere or self.data_dir.exists()):
+            self.data_dir.mkdir(mode=0o700)
+            (self.data_dir / DATABASE_FILE).write_bytes(_migrated_database())
         self._log = folder.with_name(f"{folder.name}.log")
         self._killed = False
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -193,10 +250,12 @@ class Server:
         """Someone who calls over a channel to the server."""
         return User(channel, (("authorization", f"Bearer {self.token(subject)}"),))
 
-    def run(self, *arguments: str | Path, token: str | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str | Path, token: str | None = None, call: Call = run_here, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Call a client command against the server; as an administrator, if no token is given."""
         variables = {"MODELREGISTRY_TARGET": self.address, "MODELREGISTRY_TOKEN": token or self.token()}
-        return run(*arguments, **{**variables, **options})
+        return call(*arguments, **{**variables, **options})
 
     def json(self, *arguments: str | Path, **options: Any) -> Any:
         """What a client command that must succeed prints."""
@@ -209,6 +268,14 @@ class Server:
         for line in self.process.stdout:
             self._lines.put(line)
         self._lines.put(None)
+
+
+@cache
+def _migrated_database() -> bytes:
+    """A database that holds nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        migrate_database(None, Path(folder))
+        return (Path(folder) / DATABASE_FILE).read_bytes()
 
 
 def until(holds: Callable[[], bool]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from server.auth.tokens import TokenVerifier
-from server.cli import build_app
+from server.cli import build_app, server_commands
 from server.core.config import Settings
 from server.core.permissions import MODELS_READ, MODELS_WRITE, SCOPES
 from server.process import app, ports
@@ -101,6 +101,8 @@ def verifier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, ke
         raise Parsed(settings)
 
     monkeypatch.setattr(ports, "bind", parsed)
+    # The logs of the tests go on as they are.
+    monkeypatch.setattr(server_commands, "configure_logs", lambda: None)
     options = options_of(request.getfixturevalue("example").command, keys_file)
     result = CliRunner().invoke(build_app(), ["serve", *options], env={"COLUMNS": "200"})
     assert isinstance(result.exception, Parsed), result.output

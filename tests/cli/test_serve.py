@@ -45,7 +45,7 @@ def mode(path: Path) -> int:
 def test_without_options_it_makes_a_database_and_a_key_that_only_its_user_can_use(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        with Server(tmp_path / "empty") as server:
+        with Server(tmp_path / "empty", makes_database=True) as server:
             assert server.address.startswith("127.0.0.1:")
             assert server.line("try a promotion")
             assert {file.name for file in server.data_dir.iterdir()} >= {"modelregistry.db", KEY_FILE}
@@ -340,7 +340,7 @@ def test_a_server_whose_output_nobody_reads_goes_on_serving(tmp_path: Path) -> N
 
 def test_a_name_that_the_locale_lacks_is_no_failure(tmp_path: Path) -> None:
     with Server(tmp_path / "cwd") as server:
-        created = server.run("create-model", "日本 🚀", "--folder", FOLDER, PYTHONIOENCODING="ascii")
+        created = server.run("create-model", "日本 🚀", "--folder", FOLDER, call=run, PYTHONIOENCODING="ascii")
         assert created.returncode == 0
         assert "日本 🚀" in created.stdout
 

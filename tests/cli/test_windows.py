@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent import futures
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ WINDOWS = {
     "PYTHONWARNDEFAULTENCODING": "1",
     "PYTHONWARNINGS": "error::EncodingWarning",
 }
+run_there = partial(run, **WINDOWS)
 DATA = os.urandom(2**20 + 1)
 FOLDERS = {name: ROOT / path / name for name, path in (("server", ""), ("modelregistry_client", "clients/python"))}
 UNIX_ONLY = {"fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty", "uvloop"}
@@ -37,7 +39,7 @@ UNIX_ONLY = {"fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "sys
 
 @pytest.mark.parametrize("command", ["serve", "demo", "migrate", "import -", "gc"])
 def test_what_cannot_work_there_says_so(command: str, tmp_path: Path) -> None:
-    refused = run(*command.split(), cwd=tmp_path, **WINDOWS)
+    refused = run_there(*command.split(), cwd=tmp_path)
 
     assert failure(refused) == (
         f"modelregistry {command.split()[0]} does not run on Windows, since servers and their databases need Linux or"
@@ -48,7 +50,7 @@ def test_what_cannot_work_there_says_so(command: str, tmp_path: Path) -> None:
 
 def test_it_calls_a_server(server: Server, tmp_path: Path) -> None:
     def called(*arguments: str | Path) -> Any:
-        return server.json(*arguments, **WINDOWS)
+        return server.json(*arguments, call=run_there)
 
     (tmp_path / "files").write_bytes(DATA)
     (tmp_path / "version.json").write_text('{"modelApi": {"inputs": [], "outputs": []}}')
@@ -60,34 +62,34 @@ def test_it_calls_a_server(server: Server, tmp_path: Path) -> None:
     promoted = called("promote", version["rid"], model, "--branch", "stable")
     assert called("get-branch", model, "--branch", "stable")["head"]["rid"] == promoted["rid"]
     assert len(called("list-promotions", "--model", model)["data"]) == 1
-    assert "Wärmebedarf → ✓" in server.run("lineage", promoted["rid"], **WINDOWS).stdout
-    table = server.run("get-model", model, "--output", "table", **WINDOWS)
+    assert "Wärmebedarf → ✓" in server.run("lineage", promoted["rid"], call=run_there).stdout
+    table = server.run("get-model", model, "--output", "table", call=run_there)
     assert ("Wärmebedarf → ✓" in table.stdout, table.stderr) == (True, "")
-    fetched = server.run("download-files", model, promoted["rid"], "--to", tmp_path / "fetched", **WINDOWS)
+    fetched = server.run("download-files", model, promoted["rid"], "--to", tmp_path / "fetched", call=run_there)
     assert fetched.returncode == 0, fetched.stderr
     assert (tmp_path / "fetched").read_bytes() == DATA
     assert {path.name for path in tmp_path.iterdir()} == {"files", "version.json", "fetched"}
-    assert json.loads(server.run("demo", "--prepare", **WINDOWS).stdout)["preview"]
+    assert json.loads(server.run("demo", "--prepare", call=run_there).stdout)["preview"]
 
 
 def test_errors_are_the_same(server: Server) -> None:
-    refused = server.run("get-model", "ri.models.main.model.none", **WINDOWS)
+    refused = server.run("get-model", "ri.models.main.model.none", call=run_there)
 
     assert failure(refused, 64 + 5).startswith("ModelNotFound: ")
 
 
 def test_a_key_is_made_and_found_again(tmp_path: Path) -> None:
-    tokens = [run("token", cwd=tmp_path, **WINDOWS) for _ in range(2)]
+    tokens = [run_there("token", cwd=tmp_path) for _ in range(2)]
 
     # Of its mode, which says nothing there, there is no word.
     assert [(each.returncode, each.stderr) for each in tokens] == [(0, ""), (0, "")]
     (tmp_path / "modelregistry-data/local-key.pem").chmod(0o666)
-    assert run("token", cwd=tmp_path, **WINDOWS).stderr == ""
+    assert run_there("token", cwd=tmp_path).stderr == ""
     assert [path.name for path in (tmp_path / "modelregistry-data").iterdir()] == ["local-key.pem"]
 
 
 def test_protos_are_written(tmp_path: Path) -> None:
-    written = run("protos", "--out", tmp_path / "protos", "--descriptor-set", tmp_path / "api.binpb", **WINDOWS)
+    written = run_there("protos", "--out", tmp_path / "protos", "--descriptor-set", tmp_path / "api.binpb")
 
     assert written.returncode == 0, written.stderr
     assert b"\r" not in (tmp_path / "protos/modelregistry/v1/model.proto").read_bytes()
@@ -112,7 +114,7 @@ def broken() -> Iterator[str]:
 
 def test_a_download_that_fails_leaves_no_file_behind(broken: str, tmp_path: Path) -> None:
     arguments = ("ri.models.main.model.a", "ri.models.main.model-version.a", "--to", tmp_path / "fetched")
-    refused = run("download-files", *arguments, "--target", broken, **WINDOWS)
+    refused = run_there("download-files", *arguments, "--target", broken)
 
     assert "have the SHA-256" in failure(refused)
     assert not list(tmp_path.iterdir())

@@ -22,6 +22,7 @@ from server.rpc import chain
 from server.rpc.admission.receiving import SHARE, STRANGERS
 from server.rpc.health import SERVING
 from tests.conftest import NewDatabase, OpenRepository
+from tests.processes import until
 from tests.rpc.harness import THREADS, Registry, failure_of, path_of, serving
 
 SECONDS = 180
@@ -142,6 +143,7 @@ def test_a_message_that_does_not_come_in_time_ends_its_call(
 def test_calls_of_a_caller_beyond_its_share_wait_for_their_turn(registry: Registry) -> None:
     admin = registry.user("admin")
     with half_open(registry, READ, admin.metadata, SHARE) as first:
+        until(lambda: len(registry.chain.admission.receiving._due) == SHARE)
         later = registry.channel.unary_unary(path_of("ListModels")).future(
             b"", metadata=admin.metadata, timeout=SECONDS
         )
