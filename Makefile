@@ -20,7 +20,9 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -Iprotos -I$(SITE)
 OLDER := build/compilers
 CLIENT_GEN := clients/python/gen
 
-.PHONY: demo test test-ha test-interop test-pooler test-packaging test-siege check bench bench-growth gen released lock wheel clean
+PARALLEL = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+.PHONY: demo test test-e2e test-ha test-interop test-pooler test-packaging test-siege check bench bench-growth gen released lock wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)
@@ -28,7 +30,10 @@ demo: $(INSTALLED)
 
 # TESTS=tests/rpc runs a part.
 test: $(TEST)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(TESTS)
+	$(PARALLEL) $(TESTS)
+
+test-e2e: $(TEST)
+	$(PARALLEL) tests/e2e
 
 # Needs Go, a JDK of 17 or newer with Maven, and Node.js of 20 or newer.
 test-interop: $(TEST) $(INSTALLED)-interop

@@ -131,8 +131,9 @@ def test_a_request_whose_commit_was_not_waited_for_is_acknowledged_when_it_has_b
     """It is done here all the same; but nobody may be told before the standby has it."""
     with lonely.promoting(repeatable=True) as running:
         waiting = lonely.await_waiting(running)
+        [[before]] = lonely.execute("SELECT now()")
         lonely.execute(f"SELECT {interruption}(%s)", waiting)
-        lonely.await_waiting(running, since=lonely.execute("SELECT now()")[0][0])
+        lonely.await_waiting(running, since=before)
         assert not running.done()
         lonely.stop_waiting()
         made = running.result(DEADLINE_SECONDS)

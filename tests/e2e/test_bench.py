@@ -26,7 +26,7 @@ from bench.scenarios import BY_NAME, CALLERS, CEILING
 from bench.void import Void, check
 from tests.rpc.harness import METHODS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG"
 OK, REFUSED = grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED
 
