@@ -19,7 +19,7 @@ def joined(shown: Sequence[str]) -> str | None:
     return ", ".join(shown) if shown else None
 
 
-class Verdict(NamedTuple):
+class Authentication(NamedTuple):
     """The caller, as far as it is known, and the error that refuses the call, if it is refused."""
 
     caller: Caller | None
@@ -32,33 +32,33 @@ class Credentials:
     def __init__(self, verifier: TokenVerifier) -> None:
         self._verifier = verifier
 
-    def from_cache(self, rpc: str, authorization: str | None) -> Verdict | None:
+    def from_cache(self, rpc: str, authorization: str | None) -> Authentication | None:
         """Judge a call of an RPC, `/package.Service/Method`; None if the token is not known yet: ask `verified`.
 
         It neither waits nor logs, and verifies no signature. Errors: MissingCredentials, InvalidCredentials for what is
         no token at all, and ApiUsageDenied.
         """
         if authorization is None:
-            return Verdict(None, MissingCredentials())
+            return Authentication(None, MissingCredentials())
         try:
             caller = self._verifier.cached(authorization)
         except InvalidCredentials as error:
-            return Verdict(None, error)
+            return Authentication(None, error)
         return None if caller is None else _for_rpc(caller, rpc)
 
-    def verified(self, rpc: str, authorization: str | None) -> Verdict:
+    def verified(self, rpc: str, authorization: str | None) -> Authentication:
         """Judge a call of an RPC. It may wait for the issuer's keys, and logs why a token is refused.
 
         Errors: MissingCredentials, InvalidCredentials and ApiUsageDenied.
         """
         if authorization is None:
-            return Verdict(None, MissingCredentials())
+            return Authentication(None, MissingCredentials())
         try:
             return _for_rpc(self._verifier.verify(authorization), rpc)
         except InvalidCredentials as error:
-            return Verdict(None, error)
+            return Authentication(None, error)
 
 
-def _for_rpc(caller: Caller, rpc: str) -> Verdict:
+def _for_rpc(caller: Caller, rpc: str) -> Authentication:
     scope = RPC_SCOPES[rpc]
-    return Verdict(caller, None if scope in caller.scopes else ApiUsageDenied(missing_scope=scope))
+    return Authentication(caller, None if scope in caller.scopes else ApiUsageDenied(missing_scope=scope))

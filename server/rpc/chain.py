@@ -30,7 +30,7 @@ from server.core.caller import Caller
 from server.core.cancellation import Call, CallOver
 from server.core.errors import ApiFeaturePreviewUsageOnly, FieldViolation, Internal, InvalidArgument, RegistryError
 from server.core.permissions import MODELS_WRITE, RPC_SCOPES, is_open
-from server.rpc.admission import Admission, Handler, Threads, authorization_of, verdict
+from server.rpc.admission import Admission, Handler, Threads, authentication, authorization_of
 from server.rpc.health import METHOD as SELF_CHECK_METHOD
 from server.rpc.health import WATCH, SelfCheck
 from server.rpc.status import abort
@@ -150,8 +150,8 @@ class Chain(grpc.ServerInterceptor):
         def parse(request: Any) -> Any:
             return map(parse_one, request) if handler.request_streaming else parse_one(request)
 
-        # Twice the same, since one that yields is another kind of function; and without a context manager for each
-        # layer, since these would take as long as the work.
+        # `call` and `stream` do the same, but a function that yields is a generator. A context manager for each layer
+        # would be shorter, and take as long as the work.
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             record = CallRecord(method, context, watches)
             try:
@@ -259,7 +259,7 @@ def _authenticator(method: str, credentials: Credentials) -> Callable[[CallRecor
     needs_none = is_open(method)
 
     def authenticate(record: CallRecord, context: grpc.ServicerContext) -> None:
-        judged = verdict()
+        judged = authentication()
         if judged is None:
             if needs_none:
                 return

@@ -1,7 +1,7 @@
 """Requests that are carried out once, however often they arrive: those with a request id.
 
-The id belongs to its caller and its RPC. Two requests are the same if they ask for the same: their canonical forms are
-equal. A request that failed is not remembered, so it can be tried again with the same id.
+An id stands for one request of one caller to one RPC. Two requests are the same if their canonical forms are equal. A
+request that failed is not remembered, so it can be tried again with the same id.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, 
 from server.core.branches import branch_of
 from server.core.caller import Caller
 from server.core.errors import ModelNotFound, RequestIdAlreadyUsed
-from server.storage.contract import EarlierRequest, Reader, RequestKey, Transaction
+from server.storage.contract import Reader, RequestKey, RequestRecord, Transaction
 
 Repeatable: TypeAlias = (
     CreateModelRequest
@@ -59,14 +59,14 @@ class Claim(NamedTuple):
 
     request_id: str
     key: RequestKey
-    request: EarlierRequest
+    request: RequestRecord
 
 
 def claim_of(caller: Caller, request: Repeatable, results: Sequence[str]) -> Claim | None:
     """Return what is to be remembered of a request that makes `results`; None if it has no id."""
     if not is_repeatable(request):
         return None
-    return Claim(request.request_id, _key(caller, request), EarlierRequest(_digest(request), tuple(results)))
+    return Claim(request.request_id, _key(caller, request), RequestRecord(_digest(request), tuple(results)))
 
 
 def made_before(reader: Reader, caller: Caller, model_rid: str, version_rid: str) -> ModelVersion:
@@ -80,7 +80,7 @@ def made_before(reader: Reader, caller: Caller, model_rid: str, version_rid: str
     return found.version
 
 
-def _results(request: Repeatable, earlier: EarlierRequest | None) -> tuple[str, ...] | None:
+def _results(request: Repeatable, earlier: RequestRecord | None) -> tuple[str, ...] | None:
     if earlier is None:
         return None
     if earlier.digest != _digest(request):

@@ -52,10 +52,10 @@ from server.rules.idempotency import Claim, claim_of, made_before
 from server.rules.verdicts import findings_on, incompatible, verdict_on
 from server.storage.contract import (
     BranchEnd,
-    EarlierRequest,
     Head,
     PromotionFacts,
     Reader,
+    RequestRecord,
     StoredVersion,
     Transaction,
     WantedPromotion,
@@ -84,7 +84,7 @@ class Facts(NamedTuple):
 
     stored: PromotionFacts
     claim: Claim | None = None
-    earlier: EarlierRequest | None = None
+    earlier: RequestRecord | None = None
     error_count: int = 0
     findings: Callable[[], Promotion] = Promotion
 
@@ -155,8 +155,8 @@ def _model_api_incompatible(attempt: Attempt, facts: Facts) -> RegistryError | N
 
 Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]
 
-# In a batch, an obstacle of one of these groups to any entry wins over all of the next group. What a group's obstacles
-# are told, those before them have made sure of, but for the source, which may be None.
+# In a batch, all entries are looked at for one group before any is for the next. An obstacle can rely on what those
+# before it have refused; only the source may be None for all of them.
 _OF_THE_REQUEST: tuple[Obstacle, ...] = (_request_id_used,)
 _OF_THE_SOURCE: tuple[Obstacle, ...] = (_role_too_low, _source_not_found, _source_unsupported)
 _OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head, _model_api_incompatible)

@@ -92,7 +92,7 @@ class RequestKey(NamedTuple):
     request_id: str
 
 
-class EarlierRequest(NamedTuple):
+class RequestRecord(NamedTuple):
     """A request that was carried out: the SHA-256 of what it asked for, and the RIDs of what it made."""
 
     digest: bytes
@@ -219,7 +219,7 @@ class Reader(Protocol):
     def get_model_api(self, content_digest: bytes) -> ModelApi:
         """Return the Model API of a content, which must be stored."""
 
-    def find_request(self, key: RequestKey) -> EarlierRequest | None:
+    def find_request(self, key: RequestKey) -> RequestRecord | None:
         """Return the request that was carried out under a key; None if there was none."""
 
     def find_promotion(self, promotion_rid: str, caller: Caller) -> Promotion | None:
@@ -242,8 +242,8 @@ class Reader(Protocol):
     def get_lineage(self, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
         """Return a version, its predecessors and all its descendants, in the order in which they were stored.
 
-        Of what the caller may not see, only node_id and previous_node_id are set. The position is opaque, and holds how
-        far the first page saw: what is stored later is on no page, or else behind all that it was promoted from. A page
+        Of what the caller may not see, only node_id and previous_node_id are set. A version that is stored while pages
+        are read may be missing, and never comes before the one that it was promoted from. The position is opaque. A page
         ends early, but never empty, where its nodes would not fit into one message. Raises
         ModelVersionNotFound if the version is absent or the caller may not see its model, and InvalidPageToken for a
         position that no page ended at.
@@ -320,7 +320,7 @@ class Transaction(Reader, Protocol):
     def add_verdict(self, comparison: Comparison, findings: Promotion) -> Verdict:
         """Store what a comparison found: the findings and their counts, which are all of the message that is set."""
 
-    def claim_request(self, key: RequestKey, request: EarlierRequest) -> EarlierRequest | None:
+    def claim_request(self, key: RequestKey, request: RequestRecord) -> RequestRecord | None:
         """Record a request with what it is about to make; or return the one that was carried out under the key.
 
         Transactions that claim one key wait for each other here. What was returned lasts once the transaction has
@@ -350,8 +350,8 @@ class Transaction(Reader, Protocol):
     def finish_upload(self, upload: UploadKey, file: StoredFile) -> str:
         """Record that the object of an upload is complete, and return the object that holds such files.
 
-        That is another one if files with this digest are stored already, and nothing else tells. Raises
-        StorageUnavailable if the upload was forgotten meanwhile.
+        That is the object of the files that are stored under this digest already, if there are any: the new one is then
+        of no use. Raises StorageUnavailable if the upload was forgotten meanwhile.
         """
 
     def replace_object(self, file: StoredFile, lost_object: str) -> None:

@@ -38,9 +38,9 @@ from server.rules.promotion import (
 )
 from server.storage.contract import (
     BranchEnd,
-    EarlierRequest,
     Head,
     PromotionFacts,
+    RequestRecord,
     StoredVersion,
     Verdict,
 )
@@ -115,18 +115,18 @@ class Storage:
 
     def lock_branches(self, *_: object) -> None: ...
 
-    def _earlier(self) -> EarlierRequest | None:
+    def _earlier(self) -> RequestRecord | None:
         match self.case.earlier:
             case "the same":
                 return self._claimed
             case "another":
-                return EarlierRequest(b"another", (MADE.rid,))
+                return RequestRecord(b"another", (MADE.rid,))
         return None
 
-    def find_request(self, _: object) -> EarlierRequest | None:
+    def find_request(self, _: object) -> RequestRecord | None:
         return self._earlier()
 
-    def claim_request(self, _: object, request: EarlierRequest) -> EarlierRequest | None:
+    def claim_request(self, _: object, request: RequestRecord) -> RequestRecord | None:
         return self._earlier()
 
     def _stored(self) -> StoredVersion | None:

@@ -18,7 +18,7 @@ from modelregistry.v1.model_pb2 import ModelVersion
 from server.core import cancellation as deadline
 from server.core.cancellation import Call, CallOver
 from server.core.errors import Overloaded, StorageUnavailable
-from server.storage.sql import file_queue
+from server.storage.sql import writer_queue
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.sqlite import SqliteSession
 from tests import builders
@@ -107,7 +107,7 @@ def turn_held(url: str) -> Iterator[None]:
 def test_who_waits_for_the_turn_of_another_process_does_not_do_so_for_ever(
     url: str, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_queue, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(writer_queue, "WAIT_SECONDS", 0.1)
     repository = open_repository(url)
     model = add_model(repository)
     with turn_held(url):

@@ -27,10 +27,10 @@ from server.core.errors import InvalidPageToken
 from server.storage.contract import (
     BranchEnd,
     Comparison,
-    EarlierRequest,
     Head,
     PromotionFilter,
     RequestKey,
+    RequestRecord,
     Transaction,
     Verdict,
 )
@@ -204,7 +204,7 @@ KEY = RequestKey("user:jane", "PromoteVersion", "8a3c3bbd-4f3f-4a26-9d8b-0b2b0c4
 
 
 def test_a_request_is_claimed_once_and_later_ones_learn_what_it_made(repository: SqlRepository) -> None:
-    first, other = EarlierRequest(b"digest", ("ri.a", "ri.b")), EarlierRequest(b"other", ("ri.c",))
+    first, other = RequestRecord(b"digest", ("ri.a", "ri.b")), RequestRecord(b"other", ("ri.c",))
     assert repository.read(lambda reader: reader.find_request(KEY)) is None
 
     assert repository.write(lambda tx: tx.claim_request(KEY, first)) is None
@@ -221,7 +221,7 @@ def test_a_request_is_claimed_once_and_later_ones_learn_what_it_made(repository:
 
 def test_a_request_that_failed_is_not_remembered(repository: SqlRepository) -> None:
     def give_up(tx: Transaction) -> None:
-        tx.claim_request(KEY, EarlierRequest(b"digest", ("ri.a",)))
+        tx.claim_request(KEY, RequestRecord(b"digest", ("ri.a",)))
         raise GivenUp
 
     with pytest.raises(GivenUp):
@@ -231,8 +231,8 @@ def test_a_request_that_failed_is_not_remembered(repository: SqlRepository) -> N
 
 
 def test_of_requests_that_arrive_at_once_one_is_the_first(repository: SqlRepository) -> None:
-    def claim(number: int) -> EarlierRequest | None:
-        return repository.write(lambda tx: tx.claim_request(KEY, EarlierRequest(b"digest", (f"ri.{number}",))))
+    def claim(number: int) -> RequestRecord | None:
+        return repository.write(lambda tx: tx.claim_request(KEY, RequestRecord(b"digest", (f"ri.{number}",))))
 
     answers = at_once(8, claim)
 

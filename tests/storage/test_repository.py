@@ -12,7 +12,7 @@ from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, Promotion
 from server.core import rids
 from server.core.errors import ModelNotFound, ResourceNameAlreadyExists
-from server.storage.contract import Comparison, EarlierRequest, Reader, RequestKey, StoredFile, Transaction, UploadKey
+from server.storage.contract import Comparison, Reader, RequestKey, RequestRecord, StoredFile, Transaction, UploadKey
 from server.storage.paging import PageRequest
 from server.storage.sql import tables
 from server.storage.sql.repository import SqlRepository
@@ -48,7 +48,7 @@ def record(tx: Transaction, model_rid: str) -> None:
     )
     tx.add_promotion(promotion, tx.add_verdict(comparison, Promotion()))
     tx.add_policy(model_rid, "master", COMPATIBILITY_MODE_OFF, ADMIN.user)
-    tx.claim_request(RequestKey(ADMIN.user, "PromoteVersion", copy.rid), EarlierRequest(b"digest", (copy.rid,)))
+    tx.claim_request(RequestKey(ADMIN.user, "PromoteVersion", copy.rid), RequestRecord(b"digest", (copy.rid,)))
 
 
 def test_a_change_that_raises_leaves_every_table_as_it_was(repository: SqlRepository, migrated_url: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from server.auth.credentials import VERIFIERS, Credentials, Verdict, joined
+from server.auth.credentials import VERIFIERS, Authentication, Credentials, joined
 from server.core.errors import FieldViolation, InvalidArgument, InvalidCredentials, Overloaded, RegistryError
 from server.rpc.admission.arrival import Arrival
 from server.rpc.admission.receiving import LARGE_BYTES, Receiving
@@ -31,7 +31,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Threads: TypeAlias = "CallThreads | ThreadPoolExecutor"
 
 # Of a call, in its own context.
-_verdict: ContextVar[Verdict | None] = ContextVar("verdict", default=None)
+_authentication: ContextVar[Authentication | None] = ContextVar("authentication", default=None)
 
 _DONE: Future[Any] = Future()
 _DONE.set_result(None)
@@ -39,9 +39,9 @@ _DONE.set_result(None)
 log = logging.getLogger(__name__)
 
 
-def verdict() -> Verdict | None:
-    """Return the verdict on the credentials of the current call; None if there is none yet."""
-    return _verdict.get()
+def authentication() -> Authentication | None:
+    """Return what the credentials of the current call prove; None if they were not looked at yet."""
+    return _authentication.get()
 
 
 class Admission:
@@ -66,10 +66,10 @@ class Admission:
         """Judge the credentials of a call, on the server's own thread; False if the call is refused."""
         judged = self._credentials.from_cache(method, authorization_of(metadata))
         if judged is None and self._verifiers.is_full:
-            judged = Verdict(None, Overloaded())
+            judged = Authentication(None, Overloaded())
         if judged is not None and isinstance(judged.error, InvalidCredentials):
             return False  # The reason is looked up again, and logged, where the call is answered.
-        _verdict.set(judged)
+        _authentication.set(judged)
         # Known callers are refused apart from strangers.
         return judged is None or judged.caller is not None
 
@@ -142,7 +142,7 @@ class _Call:
         self._admission = admission
         self._threads = threads
         self._is_stream = is_stream
-        self._judged = arrival.in_context(_verdict.get) or Verdict(None)
+        self._judged = arrival.in_context(_authentication.get) or Authentication(None)
 
     @property
     def caller(self) -> str | None:
@@ -169,10 +169,10 @@ class _Call:
         """Its credentials."""
         return authorization_of(self._arrival.metadata)
 
-    def note(self, judged: Verdict) -> None:
-        """Set the verdict on its credentials."""
+    def note(self, judged: Authentication) -> None:
+        """Set what its credentials prove."""
         self._judged = judged
-        self._arrival.in_context(_verdict.set, judged)
+        self._arrival.in_context(_authentication.set, judged)
 
     def receive(self) -> None:
         """Let it have a thread when its message is there."""
@@ -189,7 +189,7 @@ class _Call:
             self._admission.count_one_without_line()
             self._arrival.abort(*_TOO_MANY_REFUSALS)
         else:
-            self.note(Verdict(self._judged.caller, error))
+            self.note(Authentication(self._judged.caller, error))
             self._arrival.serve(threads, b"")
 
     def drop(self) -> None:

@@ -27,8 +27,8 @@ from server.storage.sql.statements import Compiled
 from server.storage.unavailable import DatabaseUnsuitable
 
 CONNECT_SECONDS = 5
-# How long a statement may take at most, also for a call without a deadline, or whose end did not reach the database. It
-# is more than any takes that is in order, those of commands included; and PostgreSQL does not count a COMMIT.
+# The limit for statements of calls without a deadline, and of calls whose end did not reach the database. No sound
+# statement takes so long, not even those of `import` and `gc`. PostgreSQL does not apply it to a COMMIT.
 STATEMENT_SECONDS = 300
 
 _TIMEOUTS = {

@@ -16,7 +16,6 @@ from server.core.cancellation import require_wanted
 from server.core.errors import Overloaded, RegistryError, StorageUnavailable
 from server.storage.contract import ConnectionUse, Reader, StatementWatch, Transaction
 from server.storage.sql.database import Database
-from server.storage.sql.file_queue import FileQueue
 from server.storage.sql.group_commit import GroupCommit
 from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
 from server.storage.sql.session import Conflict, Failure, Session, unfailing
@@ -24,6 +23,7 @@ from server.storage.sql.statements import Statement
 from server.storage.sql.tables import models
 from server.storage.sql.transaction import SqlReader, SqlTransaction
 from server.storage.sql.version_cache import VersionCache
+from server.storage.sql.writer_queue import WriterQueue
 from server.storage.unavailable import DatabaseUnsuitable
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class SqlRepository:
         self._versions = VersionCache()
         self._max_message_bytes = max_message_bytes
         self._clock_ms = clock_ms
-        self._queue = FileQueue(database.file) if database.file else None
+        self._queue = WriterQueue(database.file) if database.file else None
         self._group_commit = GroupCommit(self._pool, self._queue.turn if self._queue else nullcontext)
 
     def read(self, query: Callable[[Reader], T]) -> T:
@@ -154,7 +154,7 @@ class SqlRepository:
                     told = _told(failure)
                     if told is None:
                         raise
-                    # That certainly nothing was done, this attempt can say of itself alone.
+                    # Overloaded promises that nothing was done, which an earlier attempt may have been.
                     if may_be_done and isinstance(told, Overloaded):
                         told = StorageUnavailable()
                     raise told from (None if isinstance(error, Overloaded) else error)

@@ -204,7 +204,7 @@ requests = Table(
     Column("created_time", BigInteger, nullable=False),
 )
 
-# One row, made by the migration: under it, what callers carry tells nothing of the keys in these tables.
+# One row, made by the migration: the secret with which keys of these tables are encrypted in what callers are given.
 opaque_keys = Table(
     "opaque_keys",
     metadata,

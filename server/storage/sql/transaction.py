@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.storage.sql import files, grants, lineage, models, promotion_records, promotions, versions
+from server.storage.sql import files, grants, lineage, models, promotion_facts, promotion_records, versions
 from server.storage.sql.unit_of_work import UnitOfWork
 
 
@@ -20,11 +20,11 @@ class SqlReader(UnitOfWork):
     get_model_api = versions.get_model_api
     require_fitting = versions.require_fitting
 
-    get_promotion_facts = promotions.get_promotion_facts
-    find_verdict = promotions.find_verdict
-    get_findings = promotions.get_findings
-    find_request = promotions.find_request
-    get_policy = promotions.get_policy
+    get_promotion_facts = promotion_facts.get_promotion_facts
+    find_verdict = promotion_facts.find_verdict
+    get_findings = promotion_facts.get_findings
+    find_request = promotion_facts.find_request
+    get_policy = promotion_facts.get_policy
     find_promotion = promotion_records.find_promotion
     get_promotion_rid = promotion_records.get_promotion_rid
     list_promotions = promotion_records.list_promotions
@@ -48,11 +48,11 @@ class SqlTransaction(SqlReader):
     put_content = versions.put_content
     append_version = versions.append_version
 
-    lock_branches = promotions.lock_branches
-    add_verdict = promotions.add_verdict
-    claim_request = promotions.claim_request
-    add_promotion = promotions.add_promotion
-    add_policy = promotions.add_policy
+    lock_branches = promotion_facts.lock_branches
+    add_verdict = promotion_facts.add_verdict
+    claim_request = promotion_facts.claim_request
+    add_promotion = promotion_facts.add_promotion
+    add_policy = promotion_facts.add_policy
 
     set_grant = grants.set_grant
     remove_grant = grants.remove_grant

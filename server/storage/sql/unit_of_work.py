@@ -9,7 +9,7 @@ from server.storage.contract import StoredVersion
 from server.storage.sql.session import Session
 from server.storage.sql.version_cache import VersionCache
 
-# Of a message, what the largest version leaves to what is not content, and a page to its token.
+# How much of a message is kept free for what is not content: a version's other fields, or the token of the next page.
 ENVELOPE_BYTES = 8 * 2**10
 
 

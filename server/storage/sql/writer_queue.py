@@ -21,7 +21,7 @@ from server.storage.sql.sqlite import QUEUE_FILES
 from server.storage.unavailable import unavailable
 
 
-class FileQueue:
+class WriterQueue:
     """This process in the queue; it asks for one turn at a time.
 
     The process that waits for the lock `turn` holds the lock `next`, so the one that had the turn cannot overtake it.

@@ -15,10 +15,10 @@ from server.core.caller import Caller
 from server.storage.contract import (
     BranchEnd,
     Comparison,
-    EarlierRequest,
     Head,
     PromotionFacts,
     RequestKey,
+    RequestRecord,
     Verdict,
     WantedPromotion,
 )
@@ -75,8 +75,8 @@ def lock_branches(
     """See the contract."""
     if not work.session.has_row_locks:
         return
-    # Several are locked in one order, so that no two transactions wait for each other. That takes a row for each, also
-    # of a branch that is new; one that is new and locked alone is left to `append_version`.
+    # Several are locked in one order, so that no two transactions wait for each other; to be locked, a branch that is new
+    # needs a row. A new branch that is the only one is left to `append_version`.
     lock = _lock if len(branch_names) == 1 else _lock_or_make
     for model_rid, branch in sorted(branch_names):
         work.session.send(lock(caller), {"model_rid": model_rid, "branch": branch, "role": role} | principals(caller))
@@ -101,13 +101,13 @@ def get_findings(work: UnitOfWork, verdict: Verdict) -> Promotion:
     return Promotion.FromString(work.session.one(_findings, {"verdict_key": verdict.key}).payload)
 
 
-def find_request(work: UnitOfWork, key: RequestKey) -> EarlierRequest | None:
+def find_request(work: UnitOfWork, key: RequestKey) -> RequestRecord | None:
     """See the contract."""
     row = work.session.one_or_none(_request, _as_parameters(key))
-    return None if row is None else EarlierRequest(row.digest, tuple(row.results.split()))
+    return None if row is None else RequestRecord(row.digest, tuple(row.results.split()))
 
 
-def claim_request(work: UnitOfWork, key: RequestKey, request: EarlierRequest) -> EarlierRequest | None:
+def claim_request(work: UnitOfWork, key: RequestKey, request: RequestRecord) -> RequestRecord | None:
     """See the contract."""
     values = _as_parameters(key) | {
         "request_digest": request.digest,
