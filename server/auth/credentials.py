@@ -10,7 +10,7 @@ from server.core.caller import Caller
 from server.core.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials, RegistryError
 from server.core.permissions import RPC_SCOPES
 
-# As many threads of each edge verify unknown tokens; no more than 2 of them wait for the issuer's keys.
+# gRPC and HTTP have so many threads each that verify unknown tokens; no more than 2 of them wait for the issuer's keys.
 VERIFIERS = 4
 
 

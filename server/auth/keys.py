@@ -13,7 +13,7 @@ from http.client import HTTPException, HTTPMessage
 from importlib.metadata import version
 from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -34,20 +34,6 @@ MIN_RSA_BITS = 2048
 MAX_TRIED_KEYS = 8  # For a token without kid; each takes a millisecond if the token is large.
 
 logger = logging.getLogger(__name__)
-
-
-class KeySet(Protocol):
-    """The keys that tokens may be signed with."""
-
-    def find(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...]:
-        """The keys that may have signed a token, each bound to the algorithm; none if there is none.
-
-        For a kid that is one key, without a kid all of the algorithm, if they are at most 8. A key without a kid that
-        is the only one of its set is found by any.
-        """
-
-    def find_without_refresh(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...] | None:
-        """What `find` returns, without waiting; None if it would refresh the keys."""
 
 
 class JwksKeySet:
@@ -77,7 +63,11 @@ class JwksKeySet:
         self._keys.warn_of_problems()
 
     def find(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...]:
-        """The keys that may have signed a token with this kid and algorithm."""
+        """The keys that may have signed a token, each bound to the algorithm; none if there is none.
+
+        For a kid that is one key, without a kid all of the algorithm, if they are at most 8. A key without a kid that
+        is the only one of its set is found by any.
+        """
         keys = self._keys.find(kid, algorithm)
         unknown = kid is not None and not keys
         if unknown or self._clock() - self._loaded_at > MAX_AGE:
@@ -158,7 +148,11 @@ class _Index:
         self._serves_any_id = len(distinct) == 1 and not next(iter(distinct)).key_id
 
     def find(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...]:
-        """The keys that may have signed a token with this kid and algorithm."""
+        """The keys that may have signed a token, each bound to the algorithm; none if there is none.
+
+        For a kid that is one key, without a kid all of the algorithm, if they are at most 8. A key without a kid that
+        is the only one of its set is found by any.
+        """
         if kid is None or self._serves_any_id:
             return self._for_tokens_without_id.get(algorithm, ())
         return self._by_id.get((kid, algorithm), ())

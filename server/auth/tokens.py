@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import jwt
 
-from server.auth.keys import KeySet
+from server.auth.keys import JwksKeySet
 from server.core.caller import Caller
 from server.core.claims import AUDIENCE_CLAIM, ClaimRules
 from server.core.errors import InvalidCredentials
 
-MAX_AUTHORIZATION_LENGTH = 16 * 1024  # What gRPC takes as a call's metadata at the very most.
+MAX_AUTHORIZATION_LENGTH = 16 * 1024  # What gRPC always takes as a call's metadata.
 
 # How many verified tokens are cached, since to verify one takes longer than a read does. Then the cache is emptied.
 MAX_REMEMBERED = 4096
@@ -31,7 +31,7 @@ class TokenVerifier:
 
     def __init__(
         self,
-        keys: KeySet,
+        keys: JwksKeySet,
         issuer: str,
         audience: str | Collection[str],
         admins: frozenset[str] = frozenset(),

@@ -28,7 +28,7 @@ Lines = Annotated[
 
 
 def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> None:
-    """Bring a database to the schema of this release; again does no harm.
+    """Bring a database to the schema of this release. It can be run again.
 
     [bold]modelregistry migrate --database-url postgresql://registry@db/registry[/bold]
     """

@@ -26,7 +26,7 @@ from modelregistry.v1.promotion_service_pb2 import (
     RollbackBranchRequest,
     SetBranchPolicyRequest,
 )
-from modelregistry_client import Registry, RegistryError
+from modelregistry_client import Registry
 from modelregistry_client.errors import ApiUsageDenied
 from server.cli.connection import read_request
 from server.cli.lineage import DRAWINGS
@@ -313,19 +313,7 @@ def _checked(registry: Registry, request: PromoteVersionRequest, yes: bool) -> C
         if yes:
             say(UNCHECKED)
         _require_yes(yes, UNCHECKED)
-    except RegistryError as error:
-        if error.code().name != "UNIMPLEMENTED":
-            raise
-        _require_nothing_new(request)
     return None
-
-
-def _require_nothing_new(request: PromoteVersionRequest) -> None:
-    """Return if a server of an earlier release does all that the request asks for, and does not just overlook it."""
-    for field in ("request_id", "expected_head_version_rid", "reason"):
-        if request.HasField(field):
-            flag = field.removesuffix("_version_rid").replace("_", "-")
-            fail(f"--{flag}: the server is of an earlier release, which does not know it")
 
 
 def _find_earlier(registry: Registry, request: PromoteVersionRequest, checked: CheckPromotionResponse) -> bool:

@@ -1,1 +1,1 @@
-"""The JSON of the HTTP endpoint, to and from messages. It imports core."""
+"""The JSON of HTTP, imports and the command line, to and from messages. It imports core."""

@@ -1,1 +1,4 @@
-"""What every other package may use: errors, callers, RIDs, permissions, settings, logs. It imports no other package."""
+"""What every other package may use: errors, callers, RIDs, branches, permissions, cancellation, settings, logs.
+
+It imports no other package.
+"""

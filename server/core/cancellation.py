@@ -35,11 +35,6 @@ class Call:
         """Whether it was ended, or its deadline has passed."""
         return self._has_ended or time.monotonic() >= self._deadline
 
-    @property
-    def seconds_left(self) -> float:
-        """How long until its deadline; 0 once it is over."""
-        return 0.0 if self._has_ended else max(0.0, self._deadline - time.monotonic())
-
     def end(self) -> None:
         """End it, and interrupt what is done for it, without waiting for that."""
         # In this order, and `interrupt_by` in the other, so that one of the two notices whatever comes between.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, dataclass_transform
 
 from google.rpc import code_pb2
 
@@ -39,9 +39,10 @@ HTTP_STATUS = {
 }
 
 
+@dataclass_transform(eq_default=False, kw_only_default=True)
 @dataclass(eq=False, kw_only=True)
 class RegistryError(Exception):
-    """A failure with a name; subclasses add their parameters as fields."""
+    """A failure with a name; subclasses are dataclasses, and add their parameters as fields."""
 
     code: ClassVar[int]  # google.rpc.Code
     http_status: ClassVar[int]
@@ -56,6 +57,7 @@ class RegistryError(Exception):
         super().__init_subclass__()
         if "http_status" not in vars(cls):
             cls.http_status = HTTP_STATUS[cls.code]
+        dataclass(eq=False, kw_only=True)(cls)
 
     @property
     def name(self) -> str:
@@ -83,7 +85,6 @@ def lower_camel(snake: str) -> str:
 # Who is calling
 
 
-@dataclass(eq=False, kw_only=True)
 class MissingCredentials(RegistryError):
     """The call has no bearer token."""
 
@@ -91,7 +92,6 @@ class MissingCredentials(RegistryError):
     description = "The call carries no credentials: send `authorization: Bearer <JWT>`."
 
 
-@dataclass(eq=False, kw_only=True)
 class InvalidCredentials(RegistryError):
     """The token is not one that this server trusts; why is only in the log."""
 
@@ -99,7 +99,6 @@ class InvalidCredentials(RegistryError):
     description = "The credentials are malformed, expired or not trusted here."
 
 
-@dataclass(eq=False, kw_only=True)
 class ApiUsageDenied(RegistryError):
     """The token is good, but not for this RPC."""
 
@@ -111,7 +110,6 @@ class ApiUsageDenied(RegistryError):
 # What was asked
 
 
-@dataclass(eq=False, kw_only=True)
 class ApiFeaturePreviewUsageOnly(RegistryError):
     """A preview RPC was called without `preview`."""
 
@@ -119,7 +117,6 @@ class ApiFeaturePreviewUsageOnly(RegistryError):
     description = "This call is in preview: set preview to true to use it."
 
 
-@dataclass(eq=False, kw_only=True)
 class InvalidArgument(RegistryError):
     """Fields that no error of a more telling name covers."""
 
@@ -127,7 +124,6 @@ class InvalidArgument(RegistryError):
     description = "The request is not valid."
 
 
-@dataclass(eq=False, kw_only=True)
 class InvalidModelApi(RegistryError):
     """A Model API that contradicts itself.
 
@@ -140,7 +136,6 @@ class InvalidModelApi(RegistryError):
     message: str
 
 
-@dataclass(eq=False, kw_only=True)
 class InvalidBranchName(RegistryError):
     """A branch name that breaks the rules for names."""
 
@@ -149,7 +144,6 @@ class InvalidBranchName(RegistryError):
     branch_name: str
 
 
-@dataclass(eq=False, kw_only=True)
 class InvalidDisplayName(RegistryError):
     """A display name that breaks the rules for names."""
 
@@ -158,7 +152,6 @@ class InvalidDisplayName(RegistryError):
     display_name: str
 
 
-@dataclass(eq=False, kw_only=True)
 class InvalidPageSize(RegistryError):
     """A page size outside 0 to 1000."""
 
@@ -167,7 +160,6 @@ class InvalidPageSize(RegistryError):
     page_size: int
 
 
-@dataclass(eq=False, kw_only=True)
 class InvalidPageToken(RegistryError):
     """A page token that this query did not hand out."""
 
@@ -176,7 +168,6 @@ class InvalidPageToken(RegistryError):
     page_token: str
 
 
-@dataclass(eq=False, kw_only=True)
 class UnsupportedModelSource(RegistryError):
     """A version whose source the API cannot express, from a legacy or internal workflow."""
 
@@ -184,7 +175,6 @@ class UnsupportedModelSource(RegistryError):
     description = "The Model Version has a source type that is not supported by the API."
 
 
-@dataclass(eq=False, kw_only=True)
 class RequestTooLarge(RegistryError):
     """More than one message can carry."""
 
@@ -196,7 +186,6 @@ class RequestTooLarge(RegistryError):
 # What the caller may do
 
 
-@dataclass(eq=False, kw_only=True)
 class PromoteVersionModelPermissionDenied(RegistryError):
     """The caller sees the target model, but may not promote into it."""
 
@@ -205,7 +194,6 @@ class PromoteVersionModelPermissionDenied(RegistryError):
     model_rid: str
 
 
-@dataclass(eq=False, kw_only=True)
 class CreateModelVersionPermissionDenied(RegistryError):
     """The caller sees the model, but may not create versions in it."""
 
@@ -214,7 +202,6 @@ class CreateModelVersionPermissionDenied(RegistryError):
     model_rid: str
 
 
-@dataclass(eq=False, kw_only=True)
 class CreateModelPermissionDenied(RegistryError):
     """The caller may not create models in the folder."""
 
@@ -222,7 +209,6 @@ class CreateModelPermissionDenied(RegistryError):
     description = "Could not create the Model."
 
 
-@dataclass(eq=False, kw_only=True)
 class AccessPermissionDenied(RegistryError):
     """The caller may not manage the resource's grants, nor the policies of its branches."""
 
@@ -234,7 +220,6 @@ class AccessPermissionDenied(RegistryError):
 # What is there
 
 
-@dataclass(eq=False, kw_only=True)
 class ModelNotFound(RegistryError):
     """No such model, or none that the caller may see."""
 
@@ -243,7 +228,6 @@ class ModelNotFound(RegistryError):
     model_rid: str
 
 
-@dataclass(eq=False, kw_only=True)
 class ModelVersionNotFound(RegistryError):
     """No such version, or none that the caller may see."""
 
@@ -253,7 +237,6 @@ class ModelVersionNotFound(RegistryError):
     model_version_rid: str
 
 
-@dataclass(eq=False, kw_only=True)
 class UploadNotFound(RegistryError):
     """No such upload: none of this caller for this model, none that is complete, or none any more."""
 
@@ -263,7 +246,6 @@ class UploadNotFound(RegistryError):
     upload_id: str
 
 
-@dataclass(eq=False, kw_only=True)
 class ModelFilesNotFound(RegistryError):
     """A version that the caller sees has no model files."""
 
@@ -273,7 +255,6 @@ class ModelFilesNotFound(RegistryError):
     model_version_rid: str
 
 
-@dataclass(eq=False, kw_only=True)
 class BranchNotFound(RegistryError):
     """A model that the caller sees has no such branch."""
 
@@ -283,7 +264,6 @@ class BranchNotFound(RegistryError):
     branch_name: str
 
 
-@dataclass(eq=False, kw_only=True)
 class ResourceNameAlreadyExists(RegistryError):
     """The folder already holds a model of that name."""
 
@@ -296,7 +276,6 @@ class ResourceNameAlreadyExists(RegistryError):
 # What the service can do just now
 
 
-@dataclass(eq=False, kw_only=True)
 class Overloaded(RegistryError):
     """Too much at once; the call did not execute."""
 
@@ -305,7 +284,6 @@ class Overloaded(RegistryError):
     retry_after: timedelta | None = timedelta(seconds=1)
 
 
-@dataclass(eq=False, kw_only=True)
 class RequestTimeout(RegistryError):
     """A request that did not arrive in time; it was not executed."""
 
@@ -314,7 +292,6 @@ class RequestTimeout(RegistryError):
     description = "The request did not arrive in time; it was not executed."
 
 
-@dataclass(eq=False, kw_only=True)
 class StorageUnavailable(RegistryError):
     """The database or the store of model files cannot be used.
 
@@ -326,7 +303,6 @@ class StorageUnavailable(RegistryError):
     retry_after: timedelta | None = timedelta(seconds=1)
 
 
-@dataclass(eq=False, kw_only=True)
 class Internal(RegistryError):
     """A defect of this service; what happened is in the log line with the same instance id."""
 
@@ -337,7 +313,6 @@ class Internal(RegistryError):
 # What speaks against a promotion
 
 
-@dataclass(eq=False, kw_only=True)
 class RequestIdAlreadyUsed(RegistryError):
     """The same caller has used the request id for another request of the same RPC."""
 
@@ -346,7 +321,6 @@ class RequestIdAlreadyUsed(RegistryError):
     request_id: str
 
 
-@dataclass(eq=False, kw_only=True)
 class BranchHeadChanged(RegistryError):
     """The branch has another head than the caller thinks; an empty actual RID means that it has none."""
 
@@ -358,7 +332,6 @@ class BranchHeadChanged(RegistryError):
     actual_head_version_rid: str
 
 
-@dataclass(eq=False, kw_only=True)
 class ModelApiIncompatible(RegistryError):
     """The branch enforces compatibility, and the promotion breaks callers or consumers; findings are violations."""
 
@@ -369,7 +342,6 @@ class ModelApiIncompatible(RegistryError):
     error_count: int
 
 
-@dataclass(eq=False, kw_only=True)
 class PromotionNotFound(RegistryError):
     """No such promotion, or none that the caller may see."""
 
@@ -378,7 +350,6 @@ class PromotionNotFound(RegistryError):
     promotion_rid: str
 
 
-@dataclass(eq=False, kw_only=True)
 class VersionNumberNotFound(RegistryError):
     """A branch that the caller sees has no version of that number."""
 
@@ -389,7 +360,6 @@ class VersionNumberNotFound(RegistryError):
     version_number: int
 
 
-@dataclass(eq=False, kw_only=True)
 class VersionAlreadyHead(RegistryError):
     """The version to go back to is the head of the branch as it is."""
 

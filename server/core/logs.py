@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 import orjson
 
-# What a reader that has stalled costs: further lines are dropped.
+# So many lines wait for a reader that has stalled; further ones are dropped.
 MAX_WAITING = 10_000
 # How long lines gather before they are written: a thread that is woken for each costs calls more than their lines do.
 GATHER_SECONDS = 0.1

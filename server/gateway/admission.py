@@ -35,11 +35,11 @@ class Authenticator:
 
         The connection is then authenticated. Raises Overloaded if too many connections are.
         """
-        verdict = self._credentials.from_cache(rpc, authorization_of(request))
-        if verdict is None or verdict.error is not None:
+        judged = self._credentials.from_cache(rpc, authorization_of(request))
+        if judged is None or judged.error is not None:
             return None
         _slot_of(request).authenticate()
-        return verdict.caller
+        return judged.caller
 
     async def verified_caller(self, rpc: str, request: Request) -> Caller | None:
         """Return the caller of an RPC with a token that is not known yet; None if the gRPC server will refuse it.

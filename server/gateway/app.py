@@ -1,6 +1,6 @@
 """The HTTP application: requests become calls of the server behind it, and answers become JSON.
 
-The server decides everything; the gateway refuses only what it cannot make a call of.
+The server decides what is asked. The gateway refuses what it cannot make a call of, and what is beyond its `limits`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
-from starlette.routing import Route as Path
+from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.codec.json_form import dumps
@@ -54,7 +54,7 @@ def build_app(
     bodies = Bodies(limits)
     for route in routes:
         handlers[route.path][route.http_method] = _RpcHandler(route, channel, authenticator, bodies)
-    paths: list[BaseRoute] = [Path(path, _Resource(methods)) for path, methods in handlers.items()]
+    paths: list[BaseRoute] = [StarletteRoute(path, _Resource(methods)) for path, methods in handlers.items()]
     starlette = Starlette(routes=paths)
     starlette.router.redirect_slashes = False
     starlette.router.default = _Resource({})

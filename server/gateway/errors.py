@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -22,7 +21,6 @@ DO_NOT_RETRY = {"QoS-Retry-Hint": "do-not-retry"}
 MAY_BE_RETRIED = {429, 503}
 
 
-@dataclass(eq=False, kw_only=True)
 class RouteNotFound(RegistryError):
     """Nothing is served at this path."""
 
@@ -31,7 +29,6 @@ class RouteNotFound(RegistryError):
     path: str
 
 
-@dataclass(eq=False, kw_only=True)
 class MethodNotAllowed(RegistryError):
     """The path is served, but not for this HTTP method."""
 
@@ -42,7 +39,6 @@ class MethodNotAllowed(RegistryError):
     allowed: str
 
 
-@dataclass(eq=False, kw_only=True)
 class UnsupportedMediaType(RegistryError):
     """The body is something else than JSON in UTF-8, as it is."""
 
@@ -53,7 +49,6 @@ class UnsupportedMediaType(RegistryError):
     content_encoding: str
 
 
-@dataclass(eq=False, kw_only=True)
 class MalformedHttpRequest(RegistryError):
     """Bytes that are no HTTP request."""
 
@@ -61,7 +56,6 @@ class MalformedHttpRequest(RegistryError):
     description = "The bytes are not an HTTP request."
 
 
-@dataclass(eq=False, kw_only=True)
 class RequestHeadersTooLarge(RegistryError):
     """More of a request line and headers than a request of this service can need."""
 
@@ -70,7 +64,6 @@ class RequestHeadersTooLarge(RegistryError):
     description = "The request line and headers are too large."
 
 
-@dataclass(eq=False, kw_only=True)
 class DeadlineExceeded(RegistryError):
     """The time that the client gave, or the gateway's own, was up; the call may have been executed."""
 
@@ -78,7 +71,6 @@ class DeadlineExceeded(RegistryError):
     description = "The call was not answered in time; it may have been executed."
 
 
-@dataclass(eq=False, kw_only=True)
 class ServiceUnavailable(RegistryError):
     """The server behind the gateway went away; the call may have been executed."""
 
@@ -86,7 +78,6 @@ class ServiceUnavailable(RegistryError):
     description = "The service stopped before it answered; the call may have been executed."
 
 
-@dataclass(eq=False, kw_only=True)
 class Cancelled(RegistryError):
     """The call was cancelled, as the last ones are when the server stops; it may have been executed."""
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.core.config import METRICS, TRACES, ConfigError
-from server.rpc.telemetry import WatchOf
-from server.storage.contract import ConnectionUse, StatementWatch
+from server.rpc.telemetry import ObserverOf
+from server.storage.contract import ConnectionUse, StatementObserver
 
 if TYPE_CHECKING:
     from server.observability.prometheus import Prometheus
@@ -26,7 +26,7 @@ LAST_SECONDS = 1.5
 
 
 class Observers:
-    """What watches the calls, statements and promotions of one process.
+    """What observes the calls, statements and promotions of one process.
 
     `listener` is where Prometheus asks for numbers, `folder` where the processes of one server keep theirs together,
     and `otlp` which of TRACES and METRICS go to a collector. Raises ConfigError for what is not installed.
@@ -44,13 +44,13 @@ class Observers:
         self._server: MetricsServer | None = None
 
     @property
-    def watches_of(self) -> Sequence[WatchOf]:
-        """What watches calls; tracing comes first, so that the others run within its span."""
+    def of_calls(self) -> Sequence[ObserverOf]:
+        """What observes calls; tracing comes first, so that the others run within its span."""
         tracing = self._otlp.tracing if self._otlp else None
-        return [each.watch_of for each in (tracing, *self._counting) if each is not None]
+        return [each.observer_of for each in (tracing, *self._counting) if each is not None]
 
-    def statements_of(self, system: str) -> StatementWatch | None:
-        """Return what watches the statements for a kind of database, if anything does."""
+    def statements_of(self, system: str) -> StatementObserver | None:
+        """Return what observes the statements for a kind of database, if anything does."""
         return self._otlp.tracing.statements_of(system) if self._otlp and self._otlp.tracing else None
 
     @property

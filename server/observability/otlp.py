@@ -2,7 +2,7 @@
 
 OpenTelemetry's SDK reads its own variables, whatever its specification has: where the collector is, its headers and
 certificates, how often to send, what to sample, what this service is called. Ours are only the decision whether to send
-at all, which `server.cli.otlp` makes, and the defaults.
+at all, which `server.cli.options` makes, and the defaults.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from server.observability.prometheus import SECONDS
-from server.rpc.telemetry import CallRecord, Watch
+from server.rpc.telemetry import CallObserver, CallRecord
 from server.storage.contract import ConnectionUse
 
 
@@ -45,7 +45,7 @@ class OtlpMetrics:
             "db.client.connection.max", [self._limit], "{connection}", "How many connections there may be."
         )
 
-    def watch_of(self, method: str) -> Watch:
+    def observer_of(self, method: str) -> CallObserver:
         """Return what counts the calls of a method."""
         same = {"rpc.system.name": "grpc", "rpc.method": method.removeprefix("/")}
         went_well = {**same, "rpc.response.status_code": "OK"}

@@ -21,7 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from server.observability.shared_numbers import Numbers, Slot
-from server.rpc.telemetry import CallRecord, Watch
+from server.rpc.telemetry import CallObserver, CallRecord
 from server.storage.contract import ConnectionUse
 
 # From a cached read to a batch on a slow disk.
@@ -71,7 +71,7 @@ class Prometheus(Collector):
         self._snapshot: Numbers = {}
         self.count()
 
-    def watch_of(self, method: str) -> Watch:
+    def observer_of(self, method: str) -> CallObserver:
         """Return what counts the calls of a method."""
         service, _, name = method.removeprefix("/").partition("/")
         calls = _Calls((service, name))

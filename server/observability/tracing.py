@@ -21,8 +21,8 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from server.core.permissions import is_open
-from server.rpc.telemetry import CallRecord, Watch
-from server.storage.contract import StatementWatch
+from server.rpc.telemetry import CallObserver, CallRecord
+from server.storage.contract import StatementObserver
 
 _W3C = frozenset({"traceparent", "tracestate"})
 # What is wrong on our side, as OpenTelemetry says; the others are the caller's.
@@ -36,8 +36,8 @@ class Tracing:
         self._tracer = provider.get_tracer("modelregistry")
         self._propagator = TraceContextTextMapPropagator()
 
-    def watch_of(self, method: str) -> Watch | None:
-        """Return the watch that makes a span of each call of a method; None for probes, which come too often."""
+    def observer_of(self, method: str) -> CallObserver | None:
+        """Return the observer that makes a span of each call of a method; None for probes, which come too often."""
         if is_open(method):
             return None
         name = method.removeprefix("/")
@@ -64,8 +64,8 @@ class Tracing:
 
         return begin
 
-    def statements_of(self, system: str) -> StatementWatch:
-        """Return the watch that makes a span of each SQL statement of a call, for a kind of database."""
+    def statements_of(self, system: str) -> StatementObserver:
+        """Return the observer that makes a span of each SQL statement of a call, for a kind of database."""
 
         def begin(statement: str) -> Callable[[BaseException | None], None] | None:
             if not get_current_span().is_recording():

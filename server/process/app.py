@@ -68,7 +68,7 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
         settings.limits, max_connections=min(settings.limits.max_connections, share_of_files())
     )
     chain = Chain(
-        credentials, observers.watches_of, settings.threads, limits.receive_timeout, settings.max_message_bytes
+        credentials, observers.of_calls, settings.threads, limits.receive_timeout, settings.max_message_bytes
     )
     repository = open_repository(
         settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes, observers
@@ -133,7 +133,8 @@ def open_repository(
     """
     observers = observers or Observers()
     with _explained():
-        # One connection for each thread that serves calls, and one for the question whether the database is there.
+        # One connection for each thread that reads, writes or creates versions, and one for the self-check; transfers
+        # need one for moments.
         database = _database(database_url, data_dir)
         if database.file is not None:
             migrate(open_engine(database))
@@ -144,7 +145,7 @@ def open_repository(
             pool_size=threads + WRITE_THREADS + CREATION_THREADS + 1,
             max_message_bytes=max_message_bytes,
             promoted=observers.promoted,
-            watch=observers.statements_of(database.url.get_backend_name()),
+            observer=observers.statements_of(database.url.get_backend_name()),
         )
         repository.ping()
     return repository
@@ -201,8 +202,8 @@ def _explained() -> Iterator[None]:
             "the database's schema is older than this server: run `modelregistry migrate --database-url …`"
         ) from None
     except (SQLAlchemyError, RegistryError, DatabaseUnsuitable, ValueError, OSError) as error:
-        # Migrations run in one transaction: one that fails leaves nothing behind. Of what a driver says, the first line
-        # tells what is wrong.
+        # Each migration has a transaction: one that fails leaves nothing behind, and those before it stay. Of what a
+        # driver says, the first line tells what is wrong.
         said = error.__cause__ if isinstance(error, RegistryError) and error.__cause__ else error
         raise ConfigError(f"the database: {str(getattr(said, 'orig', said)).partition(chr(10))[0]}") from error
 

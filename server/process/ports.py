@@ -148,7 +148,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     if not (settings.tls_cert and settings.tls_key):
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    # Which is stricter with the certificates of clients since Python 3.13, and than gRPC, which takes the same ones.
+    # Strict checks, Python's default since 3.13, refuse certificates of clients that gRPC takes.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     try:
         context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")

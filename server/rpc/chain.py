@@ -3,7 +3,8 @@
 Before them stands admission: credentials are judged at a call's HEADERS, and a thread is taken once its message is
 there; if too many calls wait for threads, one more is refused at once.
 
-1. telemetry       one log line a call, metrics and traces; it stands outside to see what the others refuse.
+1. telemetry       one log line a call (none for health and reflection that went well), metrics and traces; it stands
+                   outside to see what the others refuse.
 2. errors          whatever is raised further in becomes a status; nothing leaves as UNKNOWN.
 3. deadlines       what is done for a call ends with it, and nothing is begun for one that is over.
 4. authentication  what admission found is raised here, or becomes the current caller.
@@ -34,7 +35,7 @@ from server.rpc.admission import Admission, Handler, Threads, authentication, au
 from server.rpc.health import METHOD as SELF_CHECK_METHOD
 from server.rpc.health import WATCH, SelfCheck
 from server.rpc.status import abort
-from server.rpc.telemetry import CallRecord, WatchOf, note_arrival, watches_for
+from server.rpc.telemetry import CallRecord, ObserverOf, note_arrival, observers_for
 from server.rpc.threads import CallThreads, OpenStreams
 from server.validation import validate
 
@@ -48,7 +49,7 @@ WATCHES = 1024
 TRANSFER_THREADS = 64
 # Calls that change something wait for each other, and share what a commit costs; so there are more of them at a time.
 WRITE_THREADS = 8
-# A call that creates a version with its files waits for the file store, which no other call does.
+# CreateModelVersion may bring files, and then waits for the file store, as no other unary call does.
 CREATE_MODEL_VERSION = "/modelregistry.v1.ModelService/CreateModelVersion"
 CREATION_THREADS = 4
 
@@ -78,7 +79,7 @@ class Chain(grpc.ServerInterceptor):
     def __init__(
         self,
         credentials: Credentials,
-        watches_of: Sequence[WatchOf],
+        observers_of: Sequence[ObserverOf],
         threads: int,
         receive_timeout_seconds: float,
         max_message_bytes: int,
@@ -87,7 +88,7 @@ class Chain(grpc.ServerInterceptor):
         self.admission = Admission(credentials, receive_timeout_seconds, max_message_bytes)
         # The server's own: all calls that have no others, which are those that only read.
         self.threads = CallThreads(threads, "rpc")
-        self._watches_of = watches_of
+        self._observers_of = observers_of
         self._methods: dict[str, _Method] = {}
         self._streams = OpenStreams(STREAMS)
         self._watches = OpenStreams()
@@ -145,15 +146,16 @@ class Chain(grpc.ServerInterceptor):
         probe = is_open(method)
         # Streams end by themselves with their clients, and clear up what they leave.
         follows = not handler.request_streaming
-        watches = () if method == SELF_CHECK_METHOD else tuple(watches_for(method, self._watches_of))
+        observers = () if method == SELF_CHECK_METHOD else tuple(observers_for(method, self._observers_of))
 
         def parse(request: Any) -> Any:
             return map(parse_one, request) if handler.request_streaming else parse_one(request)
 
-        # `call` and `stream` do the same, but a function that yields is a generator. A context manager for each layer
-        # would be shorter, and take as long as the work.
+        # `call`, `stream` and `watch` differ in little: `stream` is a generator, whose calls end by themselves; `watch`
+        # returns while its call goes on. A context manager for each layer would be shorter, and take as long as the
+        # work.
         def call(request: Any, context: grpc.ServicerContext) -> Any:
-            record = CallRecord(method, context, watches)
+            record = CallRecord(method, context, observers)
             try:
                 if follows:
                     _follow(context)
@@ -165,7 +167,7 @@ class Chain(grpc.ServerInterceptor):
                 record.end(context, probe)
 
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            record = CallRecord(method, context, watches)
+            record = CallRecord(method, context, observers)
             try:
                 authenticate(record, context)
                 if probe:
@@ -178,7 +180,7 @@ class Chain(grpc.ServerInterceptor):
 
         # Returns when the watch has begun, which then goes on without a thread.
         def watch(request: Any, context: grpc.ServicerContext, send: Any) -> None:
-            record = CallRecord(method, context, watches)
+            record = CallRecord(method, context, observers)
             if not context.add_callback(lambda: record.end(context, probe)):
                 record.end(context, probe)
                 return

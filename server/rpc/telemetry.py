@@ -1,6 +1,8 @@
 """The record of each call: one log line that tells which RPC, how it ended, how long it took and the caller.
 
-Metrics and traces watch the same records.
+Health and reflection that went well have none.
+
+Metrics and traces observe the same records.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class CallRecord:
         "trace_id",
     )
 
-    def __init__(self, method: str, context: grpc.ServicerContext, watches: Sequence[Watch] = ()):
+    def __init__(self, method: str, context: grpc.ServicerContext, observers: Sequence[CallObserver] = ()):
         self.method = method
         self.start = _arrival.get() or time.perf_counter()
         self.caller: Caller | None = None
@@ -69,13 +71,13 @@ class CallRecord:
         for key, value in metadata:
             if key == "traceparent":
                 self.trace_id = _trace_id(str(value))
-        self._ends = [*self._begin(watches, context)] if watches else ()
+        self._ends = [*self._begin(observers, context)] if observers else ()
 
-    def _begin(self, watches: Sequence[Watch], context: grpc.ServicerContext) -> Iterator[Callable[[CallRecord], None]]:
-        """Begin the watches, and return what ends each."""
-        for watch in watches:
+    def _begin(self, observers: Sequence[CallObserver], context: grpc.ServicerContext) -> Iterator[CallEnd]:
+        """Tell the observers, and return what ends each."""
+        for observer in observers:
             try:
-                yield watch(self, context)
+                yield observer(self, context)
             except Exception:
                 _warn()
 
@@ -123,22 +125,23 @@ class CallRecord:
         log.info("call", extra={"fields": fields})
 
 
+CallEnd: TypeAlias = Callable[[CallRecord], None]
 # Sees a call begin, and returns what sees it end. One for each method, made before its first call.
-Watch: TypeAlias = Callable[[CallRecord, grpc.ServicerContext], Callable[[CallRecord], None]]
-# Returns the watch of a method, which is given as `/package.Service/Method`; None if its calls are not worth watching.
-WatchOf: TypeAlias = Callable[[str], Watch | None]
+CallObserver: TypeAlias = Callable[[CallRecord, grpc.ServicerContext], CallEnd]
+# Returns the observer of a method, which is given as `/package.Service/Method`; None if its calls are not worth it.
+ObserverOf: TypeAlias = Callable[[str], CallObserver | None]
 
 
-def watches_for(method: str, watches_of: Iterable[WatchOf]) -> Iterator[Watch]:
-    """Return what watches the calls of a method."""
-    for watch_of in watches_of:
+def observers_for(method: str, observers_of: Iterable[ObserverOf]) -> Iterator[CallObserver]:
+    """Return what observes the calls of a method."""
+    for observer_of in observers_of:
         try:
-            watch = watch_of(method)
+            observer = observer_of(method)
         except Exception:
             _warn()
         else:
-            if watch is not None:
-                yield watch
+            if observer is not None:
+                yield observer
 
 
 def _code_of_cancelled(context: grpc.ServicerContext, seconds: float) -> str:
@@ -150,7 +153,7 @@ def _code_of_cancelled(context: grpc.ServicerContext, seconds: float) -> str:
 
 
 def _warn() -> None:
-    log.warning("what watches calls failed, and the call goes on", exc_info=True)
+    log.warning("an observer of calls failed, and the call goes on", exc_info=True)
 
 
 def _trace_id(trace_parent: str) -> str | None:

@@ -34,7 +34,7 @@ def is_repeatable(request: Repeatable) -> bool:
     return request.HasField("request_id")
 
 
-def earlier_results(reader: Reader, caller: Caller, request: Repeatable) -> tuple[str, ...] | None:
+def replayed_results(reader: Reader, caller: Caller, request: Repeatable) -> tuple[str, ...] | None:
     """Return the RIDs of what the same request made before; None if it was not carried out, or has no id.
 
     Raises RequestIdAlreadyUsed.
@@ -69,7 +69,7 @@ def claim_of(caller: Caller, request: Repeatable, results: Sequence[str]) -> Cla
     return Claim(request.request_id, _key(caller, request), RequestRecord(_digest(request), tuple(results)))
 
 
-def made_before(reader: Reader, caller: Caller, model_rid: str, version_rid: str) -> ModelVersion:
+def replayed_version(reader: Reader, caller: Caller, model_rid: str, version_rid: str) -> ModelVersion:
     """Return the version of a model that a request made when it came before.
 
     Raises ModelNotFound if the caller may see the model no more.

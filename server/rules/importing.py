@@ -64,7 +64,7 @@ M = TypeVar("M", Model, ModelVersion)
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """How many models and versions were stored, the latter with how many legacy sources; how many lines were before."""
+    """How many models and versions were stored, how many of these with legacy sources; how many lines were there."""
 
     models: int = 0
     versions: int = 0
@@ -93,7 +93,7 @@ class ImportLineError(Exception):
 
 
 class VersionRow(NamedTuple):
-    """A version, with what its line leaves to storage unset, and the text of a source that it cannot express."""
+    """A version, with what its line leaves to storage unset, and the text of a source that is none of ours."""
 
     version: ModelVersion
     legacy_source: str | None

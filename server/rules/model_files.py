@@ -2,7 +2,8 @@
 
 What an upload answers is an id that nobody can guess, for one caller and one model, and not the digest that the bytes
 are stored under: whoever knew a digest could otherwise take the files of others. That equal files are stored once is
-not to be seen from outside: each upload is written in full, and what was there already is removed after the answer.
+not to be seen from outside: each upload is written in full, and a copy of what is stored already is removed in the
+background.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from server.core.errors import (
     UploadNotFound,
 )
 from server.core.permissions import TO_CREATE_MODELS, TO_CREATE_VERSIONS
-from server.rules.idempotency import claim, earlier_results, is_repeatable, made_before
+from server.rules.idempotency import claim, is_repeatable, replayed_results, replayed_version
 from server.storage.contract import Reader, StoredVersion, Transaction, UploadKey, VisibleModel
 
 
@@ -62,7 +62,7 @@ def create_model_version(
     target = tx.get_model(request.model_rid, caller)
     made = claim(tx, caller, request, [rid := rids.new_model_version_rid()])
     if made is not None:
-        return made_before(tx, caller, request.model_rid, made[0])
+        return replayed_version(tx, caller, request.model_rid, made[0])
     _require_editor(target)
     version = ModelVersion(
         rid=rid,
@@ -84,7 +84,7 @@ def create_model_version(
     return created
 
 
-def created_before(reader: Reader, caller: Caller, request: CreateModelVersionRequest) -> ModelVersion | None:
+def find_replayed_version(reader: Reader, caller: Caller, request: CreateModelVersionRequest) -> ModelVersion | None:
     """Return the version that the same request, by its id, created before; None if there is none.
 
     Raises ModelNotFound and RequestIdAlreadyUsed.
@@ -92,8 +92,8 @@ def created_before(reader: Reader, caller: Caller, request: CreateModelVersionRe
     if not is_repeatable(request):
         return None
     reader.get_model(request.model_rid, caller)
-    made = earlier_results(reader, caller, request)
-    return None if made is None else made_before(reader, caller, request.model_rid, made[0])
+    made = replayed_results(reader, caller, request)
+    return None if made is None else replayed_version(reader, caller, request.model_rid, made[0])
 
 
 def require_editor(tx: Transaction, caller: Caller, model_rid: str) -> None:

@@ -1,4 +1,4 @@
-"""Promotion: whether an existing version may become the new head of a branch of another model, and how it does.
+"""Promotion: whether an existing version may become the new head of a branch of any model, and how it does.
 
 `OBSTACLES` is the one list of what speaks against a promotion; its order is a promise. PromoteVersion raises the first
 obstacle and CheckPromotion lists all; batches and rollbacks go by the same list.
@@ -48,7 +48,7 @@ from server.core.errors import (
 )
 from server.core.permissions import TO_PROMOTE
 from server.rules.compatibility import RULES_VERSION
-from server.rules.idempotency import Claim, claim_of, made_before
+from server.rules.idempotency import Claim, claim_of, replayed_version
 from server.rules.verdicts import findings_on, incompatible, verdict_on
 from server.storage.contract import (
     BranchEnd,
@@ -155,8 +155,8 @@ def _model_api_incompatible(attempt: Attempt, facts: Facts) -> RegistryError | N
 
 Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]
 
-# In a batch, all entries are looked at for one group before any is for the next. An obstacle can rely on what those
-# before it have refused; only the source may be None for all of them.
+# In a batch, all entries are looked at for one group before any is for the next. CheckPromotion asks every obstacle,
+# whatever those before it said: the role may be too low and the source None.
 _OF_THE_REQUEST: tuple[Obstacle, ...] = (_request_id_used,)
 _OF_THE_SOURCE: tuple[Obstacle, ...] = (_role_too_low, _source_not_found, _source_unsupported)
 _OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head, _model_api_incompatible)
@@ -296,7 +296,7 @@ def _carry_out(
         require(number, facts, _OF_THE_SOURCE)
     if earlier is not None:
         return [
-            made_before(tx, caller, attempt.model_rid, rid)
+            replayed_version(tx, caller, attempt.model_rid, rid)
             for attempt, rid in zip(attempts, earlier.results, strict=True)
         ]
     promoted = []

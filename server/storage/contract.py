@@ -1,8 +1,9 @@
 """The contract of storage. The docstrings are binding: the conformance suite holds every backend to each sentence.
 
-Reads look through a caller's eyes: what the caller may not see is answered like what does not exist, and is filtered
-before paging. Any call can raise StorageUnavailable, and Overloaded where certainly nothing was done. What is done for
-a call ends with it, by CallOver of `server.core.cancellation`; a change has then been committed as a whole or not.
+What the caller of a question may not see is answered like what does not exist, and is filtered before paging. A
+question without a caller asks for no access: the rule has checked it before. Any call can raise StorageUnavailable, and
+Overloaded where certainly nothing was done. What is done for a call ends with it, by CallOver of
+`server.core.cancellation`; a change has then been committed as a whole or not.
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import BranchPolicy, LineageNode, Promotion
 from server.core.caller import Caller
 from server.storage.paging import Page, PageRequest
-from server.storage.paging import Position as Position
 
 T = TypeVar("T")
 
 # An observer of statements: it is called with the text of a statement that begins, and returns what is called with the
 # error that it ends with, if any; or None if the end is of no interest.
-StatementWatch: TypeAlias = Callable[[str], Callable[[BaseException | None], None] | None]
+StatementObserver: TypeAlias = Callable[[str], Callable[[BaseException | None], None] | None]
 
 
 class StoredVersion(NamedTuple):
@@ -236,17 +236,18 @@ class Reader(Protocol):
 
         By a source that the caller may not see none is found. The position is opaque. Promotions that others add
         meanwhile neither shift nor repeat an item of a later page. A page ends early, but never empty, where its
-        promotions would not fit into one message. Raises InvalidPageToken for a position that no page ended at.
+        promotions would not fit into one message. Raises InvalidPageToken for what is no position; one that was made up
+        may be taken for any place.
         """
 
     def get_lineage(self, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
         """Return a version, its predecessors and all its descendants, in the order in which they were stored.
 
         Of what the caller may not see, only node_id and previous_node_id are set. A version that is stored while pages
-        are read may be missing, and never comes before the one that it was promoted from. The position is opaque. A page
-        ends early, but never empty, where its nodes would not fit into one message. Raises
-        ModelVersionNotFound if the version is absent or the caller may not see its model, and InvalidPageToken for a
-        position that no page ended at.
+        are read may be missing, and never comes before the one that it was promoted from. The position is opaque. A
+        page ends early, but never empty, where its nodes would not fit into one message. Raises ModelVersionNotFound if
+        the version is absent or the caller may not see its model, and InvalidPageToken for what is no position; one
+        that was made up may be taken for any place.
         """
 
     def get_policy(self, model_rid: str, branch: str) -> BranchPolicy:
@@ -313,8 +314,9 @@ class Transaction(Reader, Protocol):
         """Make other transactions that would extend these branches wait until this one ends, and wait for theirs.
 
         Branches are named by the RID of their model and their name. None is locked in whose model the caller has not
-        this role. One that does not exist is made if there are several, and it has no version then; alone, it is not
-        locked. However the branches are ordered, no two transactions that lock several wait for each other.
+        this role. One that does not exist is made if there are several and the backend locks rows, and it has no
+        version then; alone, it is not locked. However the branches are ordered, transactions that lock several do not
+        deadlock.
         """
 
     def add_verdict(self, comparison: Comparison, findings: Promotion) -> Verdict:

@@ -1,7 +1,7 @@
 """What holds for which field: a test says so if none of the tables has a rule for a new one.
 
-OF_REQUESTS has the names that mean the same in every request. The rows of RULES, keyed by `Message.field`, are for all
-other values that are given, and come first; those of REQUIRED for messages and unions that must be.
+OF_REQUESTS has a rule for each field name that means the same in every request. RULES, by `Message.field`, has those of
+all other values, and wins over OF_REQUESTS. REQUIRED names the messages and unions that must be set.
 A string of free text has a row too, so that it is plain that it was not forgotten.
 """
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import uuid
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import grpc
 import pytest
 
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_OFF
 from server.core.permissions import MODELS_WRITE
 from tests.cli.stages import ERROR, WARNING, Stages
 from tests.cli.terminals import END_OF_FILE, Terminal
-from tests.processes import failure, run
+from tests.processes import failure
 
 QUESTION = "promote all the same? [y/N] "
 PROMOTE = "/modelregistry.v1.ModelService/PromoteVersion"
@@ -226,37 +222,4 @@ def test_who_may_not_check_is_asked_at_a_terminal(stages: Stages) -> None:
     assert "api:models-read" in terminal.shows(QUESTION)
     terminal.answer("n")
     assert terminal.ends().returncode == 1
-    assert stages.numbers() == [1]
-
-
-@pytest.fixture
-def older(stages: Stages) -> Iterator[str]:
-    """The address of a server like those of the release before: it knows PromoteVersion and no PromotionService."""
-
-    class Old(grpc.GenericRpcHandler):
-        def service(self, details: grpc.HandlerCallDetails) -> Any:
-            if details.method != PROMOTE:
-                return None
-            promote = stages.admin.channel.unary_unary(PROMOTE)
-            return grpc.unary_unary_rpc_method_handler(
-                lambda request, _: promote(request, metadata=stages.admin.metadata)
-            )
-
-    server = grpc.server(ThreadPoolExecutor(1), handlers=[Old()])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"127.0.0.1:{port}"
-    server.stop(None).wait()
-
-
-def test_an_older_server_promotes_as_before(stages: Stages, older: str) -> None:
-    result = run("promote", stages.breaks, stages.production, "--target", older)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert json.loads(result.stdout)["versionNumber"] == 2
-
-
-@pytest.mark.parametrize("option", ["--request-id", "--expected-head", "--reason"])
-def test_what_an_older_server_would_overlook_is_refused(stages: Stages, older: str, option: str) -> None:
-    refused = failure(run("promote", stages.breaks, stages.production, "--target", older, option, "x"))
-    assert refused == f"{option}: the server is of an earlier release, which does not know it"
     assert stages.numbers() == [1]

@@ -18,7 +18,7 @@ def test_by_default_there_is_nobody_to_be_told() -> None:
     settings = Settings()
     assert not settings.serves_metrics
     nobody = Observers(otlp=settings.otlp)
-    assert list(nobody.watches_of) == []
+    assert list(nobody.of_calls) == []
     assert (nobody.promoted, nobody.statements_of("sqlite")) == (None, None)
 
 
@@ -32,7 +32,7 @@ def test_each_that_is_wanted_watches(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         observers = Observers(listener, otlp=frozenset(otlp))
-    assert len([watch_of(METHOD) for watch_of in observers.watches_of]) == watches
+    assert len([observer_of(METHOD) for observer_of in observers.of_calls]) == watches
     assert (observers.promoted is not None) == counts
     assert (observers.statements_of("sqlite") is not None) == traces
 

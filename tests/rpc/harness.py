@@ -35,7 +35,7 @@ from server.rpc.chain import Chain
 from server.rpc.health import Health, Readiness
 from server.rpc.server import SERVICES as SERVED
 from server.rpc.server import build_server
-from server.rpc.telemetry import WatchOf
+from server.rpc.telemetry import ObserverOf
 from server.storage.blobs import FileStore
 from server.storage.contract import Repository
 from tests.auth.forge import AUDIENCE, ISSUER, KeyPair, claims, jwks, key_pair
@@ -209,25 +209,25 @@ def serving(
     repository: Repository,
     max_message_bytes: int = 4 * 2**20,
     files: FileStore | None = None,
-    watches_of: Sequence[WatchOf] = (),
+    observers_of: Sequence[ObserverOf] = (),
     limits: Limits = Limits(),  # noqa: B008, as it is frozen
 ) -> Iterator[Registry]:
     """Serve a repository on a loopback port."""
     with tempfile.TemporaryDirectory() as folder:
         store = files or file_store(repository, Path(folder))
-        yield from _serving(repository, store, watches_of, limits, max_message_bytes)
+        yield from _serving(repository, store, observers_of, limits, max_message_bytes)
 
 
 def _serving(
     repository: Repository,
     store: FileStore,
-    watches_of: Sequence[WatchOf],
+    observers_of: Sequence[ObserverOf],
     limits: Limits,
     max_message_bytes: int,
 ) -> Iterator[Registry]:
     key, health = key_pair(), Health(SERVED)
     verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
-    chain = Chain(Credentials(verifier), watches_of, THREADS, limits.receive_timeout, max_message_bytes)
+    chain = Chain(Credentials(verifier), observers_of, THREADS, limits.receive_timeout, max_message_bytes)
     server = build_server(repository, store, chain, health, max_message_bytes=max_message_bytes, limits=limits)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     private = listen_privately(server)

@@ -28,7 +28,7 @@ def prometheus() -> Prometheus:
 def registry(migrated_url: str, open_repository: OpenRepository, prometheus: Prometheus) -> Iterator[Registry]:
     """A server whose calls and promotions are counted."""
     repository = open_repository(migrated_url, promoted=lambda kind: prometheus.promoted(name_of(kind)))
-    with serving(repository, watches_of=[prometheus.watch_of]) as registry:
+    with serving(repository, observers_of=[prometheus.observer_of]) as registry:
         yield registry
 
 

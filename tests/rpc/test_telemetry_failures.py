@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from server.core.logs import LogHandler
-from server.rpc.telemetry import WatchOf
+from server.rpc.telemetry import ObserverOf
 from tests.conftest import OpenRepository
 from tests.rpc.harness import SOME_MODEL, Registry, User, serving
 
@@ -77,30 +77,32 @@ def test_a_log_that_cannot_be_written(registry: Registry, in_thread: bool) -> No
 def test_a_log_that_cannot_be_written_where_another_failure_is_logged(
     open_repository: OpenRepository, migrated_url: str
 ) -> None:
-    repository = open_repository(migrated_url, promoted=fail, watch=fail)
-    with serving(repository, watches_of=[fail]) as registry, broken_log(in_thread=False):
+    repository = open_repository(migrated_url, promoted=fail, observer=fail)
+    with serving(repository, observers_of=[fail]) as registry, broken_log(in_thread=False):
         assert_all_is_answered(registry)
 
 
-WATCHES: dict[str, WatchOf] = {
+OBSERVERS: dict[str, ObserverOf] = {
     "of a method": fail,
     "of the begin of a call": lambda method: fail,
     "of the end of a call": lambda method: lambda record, context: fail,
 }
 
 
-@pytest.mark.parametrize("watch_of", WATCHES.values(), ids=WATCHES)
-def test_a_metric_or_a_span_of_calls(open_repository: OpenRepository, migrated_url: str, watch_of: WatchOf) -> None:
+@pytest.mark.parametrize("observer_of", OBSERVERS.values(), ids=OBSERVERS)
+def test_a_metric_or_a_span_of_calls(
+    open_repository: OpenRepository, migrated_url: str, observer_of: ObserverOf
+) -> None:
     ended: list[str] = []
-    others: WatchOf = lambda method: lambda record, context: lambda record: ended.append(record.code)  # noqa: E731
-    with serving(open_repository(migrated_url), watches_of=[watch_of, others]) as registry:
+    others: ObserverOf = lambda method: lambda record, context: lambda record: ended.append(record.code)  # noqa: E731
+    with serving(open_repository(migrated_url), observers_of=[observer_of, others]) as registry:
         assert_all_is_answered(registry)
     assert {"OK", "NOT_FOUND", "UNAUTHENTICATED"} <= set(ended)
 
 
 @pytest.mark.parametrize("watch", [fail, lambda statement: fail], ids=["begin", "end"])
 def test_a_span_of_statements(open_repository: OpenRepository, migrated_url: str, watch: Callable[[str], Any]) -> None:
-    with serving(open_repository(migrated_url, watch=watch)) as registry:
+    with serving(open_repository(migrated_url, observer=watch)) as registry:
         assert_all_is_answered(registry)
 
 

@@ -56,13 +56,13 @@ def collected() -> Collected:
 
 @pytest.fixture
 def traced(migrated_url: str, backend: str, open_repository: OpenRepository, collected: Collected) -> SqlRepository:
-    return open_repository(migrated_url, watch=collected.tracing.statements_of(backend))
+    return open_repository(migrated_url, observer=collected.tracing.statements_of(backend))
 
 
 @pytest.fixture
 def registry(traced: SqlRepository, collected: Collected) -> Iterator[Registry]:
     """A server whose calls are traced."""
-    with serving(traced, watches_of=[collected.tracing.watch_of]) as registry:
+    with serving(traced, observers_of=[collected.tracing.observer_of]) as registry:
         yield registry
 
 
@@ -195,7 +195,7 @@ def test_statements_of_no_call_and_probes_make_no_spans(
     traced.ping()
 
     assert collected.statements() == []
-    assert collected.tracing.watch_of("/grpc.health.v1.Health/Check") is None
+    assert collected.tracing.observer_of("/grpc.health.v1.Health/Check") is None
 
 
 def test_a_trace_that_is_not_sampled_makes_no_spans_and_is_in_the_log(

@@ -79,7 +79,7 @@ def waiting(repository: SqlRepository) -> int:
 @contextmanager
 def at_commit(action: Callable[[Session], object], once: bool = False) -> Iterator[None]:
     """Have something done in each transaction, or in the first one, before it commits."""
-    run = Session._watched
+    run = Session._observed
 
     def act(session: Session, text: str, compiled: Any, values: Any, wait: bool = True) -> Any:
         nonlocal action
@@ -91,7 +91,7 @@ def at_commit(action: Callable[[Session], object], once: bool = False) -> Iterat
         return run(session, text, compiled, values, wait)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "_watched", act)
+        patch.setattr(Session, "_observed", act)
         yield
 
 
@@ -99,7 +99,7 @@ def at_commit(action: Callable[[Session], object], once: bool = False) -> Iterat
 def statements() -> Iterator[list[Executed]]:
     """The statements that sessions send meanwhile, but for the end of transactions."""
     executed: list[Executed] = []
-    run = Session._watched
+    run = Session._observed
 
     def record(session: Session, text: str, compiled: Any, values: Any, wait: bool = True) -> Any:
         if text not in {"COMMIT", "ROLLBACK"}:
@@ -107,5 +107,5 @@ def statements() -> Iterator[list[Executed]]:
         return run(session, text, compiled, values, wait)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "_watched", record)
+        patch.setattr(Session, "_observed", record)
         yield executed

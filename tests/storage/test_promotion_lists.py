@@ -87,7 +87,7 @@ def test_every_walk_finds_what_the_caller_sees_and_wants(
     timed: SqlRepository, clock: Clock, monkeypatch: pytest.MonkeyPatch, sees: int, many: int
 ) -> None:
     """Whether her models are few enough to be looked into one by one, or the walk goes on past the others."""
-    monkeypatch.setattr(promotion_records, "MANY", many)
+    monkeypatch.setattr(promotion_records, "MAX_NAMED", many)
     mixed = Mixed(timed, clock)
     visible = {model.rid for model in mixed.targets[:sees]}
     for rid in visible:

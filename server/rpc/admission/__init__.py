@@ -63,14 +63,16 @@ class Admission:
         self.receiving.close()
 
     def judge(self, method: str, metadata: Any) -> bool:
-        """Judge the credentials of a call, on the server's own thread; False if the call is refused."""
+        """Judge the credentials of a call, on the server's own thread; False if it is refused as a stranger's.
+
+        A known caller who is refused passes, and is answered by `callers_refusals`.
+        """
         judged = self._credentials.from_cache(method, authorization_of(metadata))
         if judged is None and self._verifiers.is_full:
             judged = Authentication(None, Overloaded())
         if judged is not None and isinstance(judged.error, InvalidCredentials):
             return False  # The reason is looked up again, and logged, where the call is answered.
         _authentication.set(judged)
-        # Known callers are refused apart from strangers.
         return judged is None or judged.caller is not None
 
     def refusing(self, behaviour: Callable[..., Any]) -> tuple[Handler, Handler]:
@@ -247,7 +249,7 @@ class _Entrance(ThreadPoolExecutor):
         self._is_stream = is_stream
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
-        """Take a call that was not refused. What the future says is of no use to gRPC without a bound of its own."""
+        """Take a call that was not refused. gRPC asks the future only if it bounds concurrent calls itself."""
         call = _Call(Arrival(fn, *args), self._admission, self._pool, is_stream=self._is_stream)
         try:
             if call.error is not None:

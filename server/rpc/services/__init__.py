@@ -1,1 +1,1 @@
-"""The servicers: they call a rule inside a transaction and return its result."""
+"""The servicers: each hands the repository a rule, or a question where nothing is to be decided, and answers."""

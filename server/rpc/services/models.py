@@ -31,7 +31,7 @@ from server.core.caller import Caller
 from server.rpc.transfers import Transfers, watched
 from server.rules.idempotency import is_repeatable
 from server.rules.model_files import download_model_files, upload_model_files, uploaded_id
-from server.rules.models import create_model, create_model_version, created_before, get_model_version
+from server.rules.models import create_model, create_model_version, find_replayed_version, get_model_version
 from server.rules.promotion import promote_version
 from server.storage.blobs import FileStore
 from server.storage.contract import Repository
@@ -70,7 +70,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """Add a version as the new head of a branch."""
         caller = self._caller()
         # Before its files are stored again.
-        made = self._repository.read(lambda reader: created_before(reader, caller, request))
+        made = self._repository.read(lambda reader: find_replayed_version(reader, caller, request))
         if made is not None:
             return made
         upload_id = uploaded_id(self._repository, self._files, caller, request)

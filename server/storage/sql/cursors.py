@@ -1,8 +1,8 @@
 """Encrypted cursors: where pages end, and what lineages call their versions.
 
-It is made of keys of the database. They are in the order of storing and never change, as pages and lineages need it;
-but they count what the whole registry stored, also what the caller may not see. So a pair of numbers fills one block of
-AES: the same pair always looks the same, and different ones look unrelated.
+A cursor is an encrypted pair of keys of the database. These are in the order of storing and never change, as pages and
+lineages need it; but they count what the whole registry stored, also what the caller may not see. A pair fills one
+block of AES: the same pair always looks the same, and different ones look unrelated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from server.storage.paging import Position
 
 # Times before 1970 are negative.
 _PAIR = struct.Struct(">qQ")
-# Keys are smaller. With it a position is never a name, of which it would say whose it is.
+# Keys are smaller. Set in positions and not in names, so that no name is taken for a position, and told whose it is.
 _IS_POSITION = 2**63
 
 
@@ -28,7 +28,7 @@ class Cursors:
     """Names and positions under the key of a registry."""
 
     def __init__(self, secret: bytes):
-        # One block at a time, and none twice with another meaning: here nothing is left of what ECB is known for.
+        # ECB is safe here: each cursor is a single block, and no block has two meanings.
         self._cipher = Cipher(AES(secret), ECB())  # noqa: S305
 
     def name(self, context: int, key: int) -> str:
@@ -40,7 +40,7 @@ class Cursors:
         return self._encrypted(first, second + _IS_POSITION)
 
     def numbers(self, position: Position) -> tuple[int, int]:
-        """Return the numbers of a position; of one that was made up, any two. Raises InvalidPageToken."""
+        """Return the numbers of a position; those of one that was made up can be any. Raises InvalidPageToken."""
         text = str(position)
         try:
             block = base64.b64decode(text + "==", altchars=b"-_", validate=True)

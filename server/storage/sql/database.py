@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import URL, make_url
 
-from server.storage.contract import StatementWatch
+from server.storage.contract import StatementObserver
 from server.storage.sql.session import Failure, Session
 
 
@@ -18,7 +18,7 @@ class Database:
 
     url: URL
     # Opens a connection. Raises DatabaseUnsuitable, and the driver's errors.
-    open: Callable[[StatementWatch | None], Session]
+    open: Callable[[StatementObserver | None], Session]
     errors: type[Exception]
     failure_of: Callable[[Exception], Failure]
     # Of a database that is a file of this machine, which takes one writer at a time.

@@ -139,7 +139,8 @@ _begin = Statement(
         expire_time=bindparam("expire_ms"),
     )
 )
-# Also where nothing changes, the row is written: it is locked against its removal, and it takes as long.
+# Also where nothing changes, the row is written: that locks it against removal, and takes as long as an insert, so that
+# nothing can be told from the time.
 _store = Statement(
     lambda dialect: (
         upsert(dialect, files)

@@ -1,7 +1,7 @@
 """Group commit: changes that would wait for each other share one transaction, and so its COMMIT.
 
-On SQLite those are all changes, since there is one writer at a time; on PostgreSQL those of one branch. fsync dominates
-the cost of a COMMIT, and a branch stays locked until its end.
+On SQLite those are all changes, since there is one writer at a time; on PostgreSQL those that say which one branch they
+lock. fsync dominates the cost of a COMMIT, and a branch stays locked until its end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from server.storage.sql.session import WAIT_SECONDS, Session
 T = TypeVar("T")
 
 # How many changes go together, at most.
-MANY = 64
+MAX_GROUP = 64
 
 
 class GroupCommit:
@@ -82,7 +82,7 @@ class GroupCommit:
 
         def run_others(session: Session) -> None:
             if not job.is_alone:
-                others.extend(self._taken(line, MANY - 1))
+                others.extend(self._taken(line, MAX_GROUP - 1))
             for other in others:
                 other.run(session, self._pool.errors)
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from server.core.cancellation import LOOK_SECONDS, Call, CallOver, acquire, current_call
 from server.core.errors import Overloaded
-from server.storage.contract import ConnectionUse, StatementWatch
+from server.storage.contract import ConnectionUse, StatementObserver
 from server.storage.sql.database import Database
 from server.storage.sql.session import WAIT_SECONDS, Failure, Session
 
@@ -39,12 +39,12 @@ class OutcomeUnknown(Exception):
 class Pool:
     """Lends sessions of one database, at most `size` at a time; safe to share between threads."""
 
-    def __init__(self, database: Database, size: int, watch: StatementWatch | None = None):
+    def __init__(self, database: Database, size: int, observer: StatementObserver | None = None):
         # What statements raise.
         self.errors = database.errors
         self._database = database
         self._size = size
-        self._watch = watch
+        self._observer = observer
         # The one that came back last is lent next.
         self._idle: deque[Session] = deque()
         self._free = threading.Semaphore(size)
@@ -56,7 +56,7 @@ class Pool:
         call = current_call()
 
         def run(session: Session) -> T:
-            if not session.is_pooled:
+            if not session.is_behind_pooler:
                 return query(session)
             # Behind a pooler, only a transaction has the settings that bound its waits.
             session.begin()
@@ -140,7 +140,7 @@ class Pool:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._database.open(self._watch)
+            return self._database.open(self._observer)
 
     def _close_idle(self) -> None:
         with contextlib.suppress(IndexError):

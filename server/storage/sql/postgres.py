@@ -21,7 +21,7 @@ from sqlalchemy import URL
 from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.engine import Dialect
 
-from server.storage.contract import StatementWatch
+from server.storage.contract import StatementObserver
 from server.storage.sql.session import WAIT_SECONDS, Failure, Session
 from server.storage.sql.statements import Compiled
 from server.storage.unavailable import DatabaseUnsuitable
@@ -80,8 +80,8 @@ class PostgresSession(Session):
 
     has_row_locks = True
 
-    def __init__(self, driver: psycopg.Connection[Any], watch: StatementWatch | None):
-        super().__init__(driver, watch)
+    def __init__(self, driver: psycopg.Connection[Any], observer: StatementObserver | None):
+        super().__init__(driver, observer)
         self._pg = driver.pgconn
         self._escaping = pq.Escaping(self._pg)
         # Of a transaction: what goes to the database with the next statement that is waited for.
@@ -94,29 +94,30 @@ class PostgresSession(Session):
         assert row is not None
         # Behind a pooler, another process may carry out each transaction. It knows nothing of what was prepared in the
         # one before, nor of what was set.
-        self._is_pooled: bool = row[0] != driver.info.backend_pid
+        self._is_behind_pooler: bool = row[0] != driver.info.backend_pid
         self._prepared: set[bytes] = set()
         # Of statements that have had rows: their columns, each with what decodes it.
         self._decoders: dict[bytes | None, list[tuple[int, Callable[[bytes], Any]]]] = {}
         self._settings = "SELECT " + ", ".join(
-            f"set_config('{name}', '{value}', {str(self._is_pooled).lower()})" for name, value in settings.items()
+            f"set_config('{name}', '{value}', {str(self._is_behind_pooler).lower()})"
+            for name, value in settings.items()
         )
-        if not self._is_pooled:
-            # What is prepared looks along unique indexes, for which one plan is right, whatever the values.
+        if not self._is_behind_pooler:
+            # For what is prepared one plan will do, whatever the values. Pages are not: see `_is_prepared`.
             driver.execute("SET plan_cache_mode = force_generic_plan")
             driver.execute(self._settings.encode())
 
     @property
-    def is_pooled(self) -> bool:
+    def is_behind_pooler(self) -> bool:
         """Whether a pooler stands before the database, so that nothing that is set lasts longer than a transaction."""
-        return self._is_pooled
+        return self._is_behind_pooler
 
     def begin(self) -> None:
         """Begin a transaction; others' locks are waited for by its first statement that has to."""
         self._unsent = []
         # The statements here are made for it, whatever the database's default.
         self.run("BEGIN ISOLATION LEVEL READ COMMITTED", wait=False)
-        if self._is_pooled:
+        if self._is_behind_pooler:
             self.run(self._settings, wait=False)
 
     def require_connected(self) -> None:
@@ -222,7 +223,7 @@ class PostgresSession(Session):
     def _is_prepared(self, compiled: Compiled) -> bool:
         """Return whether a statement is prepared, which is done here if it is not yet; a pooler has none."""
         # The plan of a page depends on how long it is.
-        if self._is_pooled or compiled.is_page:
+        if self._is_behind_pooler or compiled.is_page:
             return False
         if compiled.name not in self._prepared:
             _checked(self._pg.prepare(compiled.name, compiled.text.encode()))
@@ -248,13 +249,13 @@ def failure_of(error: Exception) -> Failure:
     return Failure.DEFECT
 
 
-def opener(url: URL) -> Callable[[StatementWatch | None], PostgresSession]:
+def opener(url: URL) -> Callable[[StatementObserver | None], PostgresSession]:
     """Return what connects to a database."""
     defaults = {name: str(value) for name, value in _LIBPQ_DEFAULTS.items() if name not in url.query}
     _, arguments = PostgresSession.dialect.create_connect_args(url)
     # Whatever the URL, the role, the database or the environment says: what is stored is Unicode.
     arguments = {**arguments, **defaults, "client_encoding": "utf8"}
-    return lambda watch: PostgresSession.over(psycopg.connect(autocommit=True, **arguments), watch)
+    return lambda observer: PostgresSession.over(psycopg.connect(autocommit=True, **arguments), observer)
 
 
 def _needed_settings(connection: psycopg.Connection[Any]) -> dict[str, str | int]:

@@ -1,4 +1,4 @@
-"""What promotions are decided by and what they store: facts, verdicts, requests with an id, policies, records."""
+"""What promotions are decided by: facts, verdicts, requests with an id, policies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from server.storage.sql.tables import (
     is_head,
     model_id,
     models,
-    promotions,
     requests,
     verdicts,
     versions,
@@ -75,8 +74,8 @@ def lock_branches(
     """See the contract."""
     if not work.session.has_row_locks:
         return
-    # Several are locked in one order, so that no two transactions wait for each other; to be locked, a branch that is new
-    # needs a row. A new branch that is the only one is left to `append_version`.
+    # Several are locked in one order, so that no two transactions deadlock; to be locked, a branch that is new needs a
+    # row. A new branch that is the only one is left to `append_version`.
     lock = _lock if len(branch_names) == 1 else _lock_or_make
     for model_rid, branch in sorted(branch_names):
         work.session.send(lock(caller), {"model_rid": model_rid, "branch": branch, "role": role} | principals(caller))
@@ -143,21 +142,6 @@ def add_policy(
     return BranchPolicy(
         model_rid=model_rid, branch=branch, compatibility=mode, changed_by=changed_by, changed_time=timestamp(now_ms)
     )
-
-
-def add_promotion(work: UnitOfWork, promotion: Promotion, verdict: Verdict | None) -> None:
-    """See the contract."""
-    values = {
-        "promotion_rid": promotion.rid,
-        "promotion_kind": promotion.kind,
-        "source_model": promotion.source_model_rid,
-        "source_version": promotion.source_model_version_rid,
-        "verdict_key": None if verdict is None else verdict.key,
-        "given_reason": promotion.reason if promotion.HasField("reason") else None,
-        "version": promotion.model_version_rid,
-    }
-    work.session.send(_record, values)
-    work.promoted.append(promotion.kind)
 
 
 def _as_parameters(key: RequestKey) -> dict[str, Any]:
@@ -296,27 +280,5 @@ _add_policy = Statement(
         compatibility=bindparam("mode"),
         changed_by=bindparam("changer"),
         changed_time=bindparam("now_ms"),
-    )
-)
-_given = {
-    "rid": "promotion_rid",
-    "kind": "promotion_kind",
-    "source_model_rid": "source_model",
-    "source_rid": "source_version",
-    "verdict_id": "verdict_key",
-    "reason": "given_reason",
-}
-_made = {
-    "version_id": versions.c.id,
-    "model_id": branches.c.model_id,
-    "created_time": versions.c.created_time,
-    "created_by": versions.c.created_by,
-}
-_record = Statement(
-    insert(promotions).from_select(
-        [*_given, *_made],
-        select(*(bindparam(name, type_=promotions.c[column].type) for column, name in _given.items()), *_made.values())
-        .join_from(versions, branches)
-        .where(versions.c.rid == bindparam("version")),
     )
 )

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, select, true, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, insert, select, true, tuple_
 from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.promotion_pb2 import Promotion
 from server.core.caller import Caller
-from server.storage.contract import PromotionFilter
+from server.storage.contract import PromotionFilter, Verdict
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import Cursors
 from server.storage.sql.pages import that_fit, with_payloads
@@ -24,25 +24,41 @@ from server.storage.sql.session import Session
 from server.storage.sql.statements import Statement, for_callers, numbered, padded, principals, several
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, verdicts, versions
 from server.storage.sql.unit_of_work import UnitOfWork
-from server.storage.sql.visibility import MANY, first_of_each, model_is_visible, visible_model_keys
+from server.storage.sql.visibility import MAX_NAMED, first_of_each, model_is_visible, visible_model_keys
 
 _replaced = versions.alias("replaced")
 _source = versions.alias("source_version")
 _source_branch = branches.alias("source_branch")
 _source_model = models.alias("source_model")
 
-# How much further than what is lacking a walk looks at first, and then each time than before; and how far at most.
+# The first look fetches so many times as many rows as are lacking, each next one so many times more again; and at most
+# how many.
 _LOOK_AHEAD = 4
 _FURTHEST_LOOK = 10_000
 
 # What the fields add to the bytes of their values, and the fields of a fixed size, at most.
 _OVERHEAD_BYTES = 160
-# At most; rather than to look for it twice.
+# The most that a RID takes: cheaper than a second subquery for its length.
 _REPLACED_RID_BYTES = 255
 
 
 # Where a walk through promotions is: behind one with this time and key.
 _Place = tuple[int, int]
+
+
+def add_promotion(work: UnitOfWork, promotion: Promotion, verdict: Verdict | None) -> None:
+    """See the contract."""
+    values = {
+        "promotion_rid": promotion.rid,
+        "promotion_kind": promotion.kind,
+        "source_model": promotion.source_model_rid,
+        "source_version": promotion.source_model_version_rid,
+        "verdict_key": None if verdict is None else verdict.key,
+        "given_reason": promotion.reason if promotion.HasField("reason") else None,
+        "version": promotion.model_version_rid,
+    }
+    work.session.send(_record, values)
+    work.promoted.append(promotion.kind)
 
 
 def find_promotion(work: UnitOfWork, promotion_rid: str, caller: Caller) -> Promotion | None:
@@ -138,10 +154,9 @@ def _walk_of(caller: Caller, wanted: PromotionFilter, known: AnyRow) -> _Walk | 
 def _choose(session: Session, caller: Caller, walk: _Walk, after: _Place | None, count: int) -> Sequence[AnyRow]:
     """Return the first wanted promotions behind a place: id and time, newest first, and so many at most.
 
-    Where something is asked of each, some more are looked at than are lacking, which does for most callers: they see
-    most. It does not for one who sees few. If these are in few models, each of those is looked into for its newest
-    ones, and nothing invisible is walked past. Otherwise the walk goes on, past what fails the checks; there may be
-    much of it, which no index knows of.
+    If each row is checked, more are fetched than are lacking, which is enough for callers who see most models. For one
+    who sees few models, each of these is asked for its newest promotions. For one who sees many, of very many more, the
+    walk goes on past what fails the checks, however much that is.
     """
     chosen: list[AnyRow] = []
     look = _LOOK_AHEAD * count if walk.form.has_checks else count
@@ -155,7 +170,7 @@ def _choose(session: Session, caller: Caller, walk: _Walk, after: _Place | None,
         after = (rows[-1].created_time, rows[-1].id)
         if walk.in_visible_models:
             models_seen = visible_model_keys(session, caller)
-            if len(models_seen) < MANY:
+            if len(models_seen) < MAX_NAMED:
                 if not models_seen:
                     return chosen
                 keys = padded([*models_seen])
@@ -259,6 +274,28 @@ def _several(caller: Caller, count: int) -> Select[Any]:
     return with_payloads(query, verdicts, "verdict_id", lambda row: (row.created_time.desc(), row.id.desc()))
 
 
+_given = {
+    "rid": "promotion_rid",
+    "kind": "promotion_kind",
+    "source_model_rid": "source_model",
+    "source_rid": "source_version",
+    "verdict_id": "verdict_key",
+    "reason": "given_reason",
+}
+_made = {
+    "version_id": versions.c.id,
+    "model_id": branches.c.model_id,
+    "created_time": versions.c.created_time,
+    "created_by": versions.c.created_by,
+}
+_record = Statement(
+    insert(promotions).from_select(
+        [*_given, *_made],
+        select(*(bindparam(name, type_=promotions.c[column].type) for column, name in _given.items()), *_made.values())
+        .join_from(versions, branches)
+        .where(versions.c.rid == bindparam("version")),
+    )
+)
 _rid_of = Statement(
     select(promotions.c.rid)
     .join(versions, versions.c.id == promotions.c.version_id)

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.core.cancellation import require_wanted
 from server.core.errors import Overloaded, RegistryError, StorageUnavailable
-from server.storage.contract import ConnectionUse, Reader, StatementWatch, Transaction
+from server.storage.contract import ConnectionUse, Reader, StatementObserver, Transaction
 from server.storage.sql.database import Database
 from server.storage.sql.group_commit import GroupCommit
 from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
@@ -51,15 +51,15 @@ class SqlRepository:
         max_message_bytes: int = 4 * 2**20,
         clock_ms: Callable[[], int] = now_ms,
         promoted: Callable[[PromotionKind.ValueType], None] | None = None,
-        watch: StatementWatch | None = None,
+        observer: StatementObserver | None = None,
     ):
         """Open at most `pool_size` connections, when they are first used.
 
-        `promoted` is told of each promotion once it is committed, `watch` of each statement.
+        `promoted` is told of each promotion once it is committed, `observer` of each statement.
         """
         self._database = database
         self._promoted = promoted
-        self._pool = Pool(database, pool_size, unfailing(watch) if watch else None)
+        self._pool = Pool(database, pool_size, unfailing(observer) if observer else None)
         self._versions = VersionCache()
         self._max_message_bytes = max_message_bytes
         self._clock_ms = clock_ms
@@ -68,7 +68,7 @@ class SqlRepository:
 
     def read(self, query: Callable[[Reader], T]) -> T:
         """See the contract."""
-        return self._until_settled(lambda: self._read(query))
+        return self._with_retries(lambda: self._read(query))
 
     def write(
         self,
@@ -78,11 +78,11 @@ class SqlRepository:
         branch: tuple[str, str] | None = None,
     ) -> T:
         """See the contract."""
-        return self._until_settled(lambda: self._write(change, branch), repeatable)
+        return self._with_retries(lambda: self._write(change, branch), repeatable)
 
     def ping(self) -> None:
         """See the contract."""
-        self._until_settled(lambda: self._pool.read(lambda session: session.all(_any_model)))
+        self._with_retries(lambda: self._pool.read(lambda session: session.all(_any_model)))
 
     def connections(self) -> ConnectionUse:
         """See the contract."""
@@ -100,7 +100,7 @@ class SqlRepository:
             try:
                 return query(reader)
             finally:
-                self._versions.put(reader.read)
+                self._versions.put(reader.versions_read)
 
         return self._pool.read(run)
 
@@ -114,7 +114,7 @@ class SqlRepository:
         else:
             # Where there is one writer at a time, all changes are one line.
             result, transaction = self._group_commit.run(run, branch if self._queue is None else None)
-        self._versions.put(transaction.read)
+        self._versions.put(transaction.versions_read)
         # Of a COMMIT whose answer was lost nothing is told, even if it turns out later that it was applied.
         self._tell(transaction.promoted)
         return result
@@ -128,7 +128,7 @@ class SqlRepository:
             except Exception:  # What is committed is no failure for its caller.
                 log.warning("what counts promotions failed", exc_info=True)
 
-    def _until_settled(self, run: Callable[[], T], repeatable: bool = False) -> T:
+    def _with_retries(self, run: Callable[[], T], repeatable: bool = False) -> T:
         """Run, and run again after a conflict or a lost connection: neither leaves anything behind.
 
         After a COMMIT that may have been applied, only what is repeatable is run again. Nothing is run for a call that
@@ -149,9 +149,9 @@ class SqlRepository:
                 may_be_done = True
                 _pause(attempt, error.__cause__)
             except (Conflict, ConnectionLost, Overloaded, self._database.errors) as error:
-                failure = self._meaning(error)
+                failure = self._classify(error)
                 if attempt == ATTEMPTS or not (isinstance(error, ConnectionLost) or failure is Failure.CONFLICT):
-                    told = _told(failure)
+                    told = _error_for_caller(failure)
                     if told is None:
                         raise
                     # Overloaded promises that nothing was done, which an earlier attempt may have been.
@@ -161,7 +161,7 @@ class SqlRepository:
                 _pause(attempt, error)
         raise AssertionError("the last attempt returns or raises")
 
-    def _meaning(self, error: Exception) -> Failure:
+    def _classify(self, error: Exception) -> Failure:
         match error:
             case Conflict():
                 return Failure.CONFLICT
@@ -172,7 +172,7 @@ class SqlRepository:
         return self._database.failure_of(error)
 
 
-def _told(failure: Failure) -> RegistryError | None:
+def _error_for_caller(failure: Failure) -> RegistryError | None:
     """Return what to tell the caller; None of a defect."""
     match failure:
         case Failure.CONFLICT | Failure.BUSY:

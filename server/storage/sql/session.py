@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from sqlalchemy.engine import Dialect
 
-from server.storage.contract import StatementWatch
+from server.storage.contract import StatementObserver
 from server.storage.sql.statements import Compiled, Statement
 
 # How long a call waits for a connection or for a lock before it is told that the service is overloaded.
@@ -52,16 +52,16 @@ class Session(ABC):
     # Whether transactions that write can run side by side, and so have to wait for each other's rows.
     has_row_locks: ClassVar[bool]
 
-    def __init__(self, driver: Any, watch: StatementWatch | None):
+    def __init__(self, driver: Any, observer: StatementObserver | None):
         self.driver = driver
         self.is_closed = False
-        self._watch = watch
+        self._observer = observer
 
     @classmethod
-    def over(cls, driver: Any, watch: StatementWatch | None) -> Self:
+    def over(cls, driver: Any, observer: StatementObserver | None) -> Self:
         """Return a session over a new connection, which is closed if that cannot be."""
         try:
-            return cls(driver, watch)
+            return cls(driver, observer)
         except BaseException:
             driver.close()
             raise
@@ -71,7 +71,7 @@ class Session(ABC):
     def all(self, statement: Statement, parameters: Mapping[str, Any] = _NOTHING) -> Sequence[Any]:
         """Run a statement, and return its rows, whose fields have the names of the columns."""
         compiled = statement.compiled(self.dialect)
-        rows, _ = self._watched(compiled.text, compiled, compiled.values(parameters))
+        rows, _ = self._observed(compiled.text, compiled, compiled.values(parameters))
         return [*starmap(compiled.row, rows)]
 
     def one_or_none(self, statement: Statement, parameters: Mapping[str, Any] = _NOTHING) -> Any | None:
@@ -87,23 +87,23 @@ class Session(ABC):
     def change(self, statement: Statement, parameters: Mapping[str, Any] = _NOTHING) -> int:
         """Run a statement that changes rows, and return how many it did."""
         compiled = statement.compiled(self.dialect)
-        _, count = self._watched(compiled.text, compiled, compiled.values(parameters))
+        _, count = self._observed(compiled.text, compiled, compiled.values(parameters))
         return count
 
     def send(self, statement: Statement, parameters: Mapping[str, Any] = _NOTHING) -> None:
         """Run a statement of a transaction and do not wait for its end: what it raises, a later one may raise."""
         compiled = statement.compiled(self.dialect)
-        self._watched(compiled.text, compiled, compiled.values(parameters), wait=False)
+        self._observed(compiled.text, compiled, compiled.values(parameters), wait=False)
 
     def run(self, text: str, *, wait: bool = True) -> Sequence[Sequence[Any]]:
         """Run SQL that has no parameters, and return its rows; do not wait for them if `wait` is false."""
-        return self._watched(text, None, (), wait)[0]
+        return self._observed(text, None, (), wait)[0]
 
     # Transactions
 
     @abstractmethod
     def begin(self) -> None:
-        """Begin a transaction that changes something. Raises CallOver."""
+        """Begin a transaction; on SQLite, one that writes. Raises CallOver."""
 
     @abstractmethod
     def require_connected(self) -> None:
@@ -124,17 +124,17 @@ class Session(ABC):
         """Whether the database has begun a transaction and not ended it."""
 
     @property
-    @abstractmethod
-    def is_pooled(self) -> bool:
+    def is_behind_pooler(self) -> bool:
         """Whether a pooler stands before the database, so that nothing that is set lasts longer than a transaction."""
+        return False
 
     @abstractmethod
     def wait_for_standbys(self) -> None:
         """Let the COMMIT to come wait until standbys, if there are any, have all that is committed by now."""
 
-    @abstractmethod
     def was_warned(self) -> bool:
         """Whether the database warned of something at the last COMMIT."""
+        return False
 
     def close(self) -> None:
         """Close the connection, which rolls back what was not committed."""
@@ -147,9 +147,9 @@ class Session(ABC):
     def interrupt(self) -> None:
         """Have what the connection does for another thread fail, soon, if it does anything."""
 
-    @abstractmethod
     def is_lost(self, error: Exception) -> bool:
         """Whether the connection is of no use any more, now that this error was raised."""
+        return False
 
     @abstractmethod
     def _execute(
@@ -157,10 +157,10 @@ class Session(ABC):
     ) -> tuple[Sequence[Sequence[Any]], int]:
         """Run SQL by the driver, and return its rows, and how many were changed; neither if `wait` is false."""
 
-    def _watched(
+    def _observed(
         self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool = True
     ) -> tuple[Sequence[Sequence[Any]], int]:
-        end = None if self._watch is None else self._watch(text)
+        end = None if self._observer is None else self._observer(text)
         try:
             result = self._execute(text, compiled, values, wait)
         except BaseException as error:
@@ -174,12 +174,12 @@ class Session(ABC):
         return result
 
 
-def unfailing(watch: StatementWatch) -> StatementWatch:
-    """Return a watch that raises nothing: a statement that has worked must not fail for what observes it."""
+def unfailing(observer: StatementObserver) -> StatementObserver:
+    """Return an observer that raises nothing: a statement that has worked must not fail for what observes it."""
 
     def begin(statement: str) -> Callable[[BaseException | None], None] | None:
         try:
-            end = watch(statement)
+            end = observer(statement)
         except Exception:
             _warn()
             return None

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.engine import Dialect
 
 from server.core.cancellation import LOOK_SECONDS, require_wanted
-from server.storage.contract import StatementWatch
+from server.storage.contract import StatementObserver
 from server.storage.sql.session import WAIT_SECONDS, Failure, Session
 from server.storage.sql.statements import Compiled
 from server.storage.unavailable import DatabaseUnsuitable
@@ -36,8 +36,8 @@ class SqliteSession(Session):
     dialect: ClassVar[Dialect] = sqlite_dialect()
     has_row_locks = False
 
-    def __init__(self, driver: sqlite3.Connection, watch: StatementWatch | None):
-        super().__init__(driver, watch)
+    def __init__(self, driver: sqlite3.Connection, observer: StatementObserver | None):
+        super().__init__(driver, observer)
         _log_ahead(driver)
         driver.execute("PRAGMA synchronous = FULL")
         driver.execute("PRAGMA foreign_keys = ON")
@@ -73,21 +73,8 @@ class SqliteSession(Session):
         in_transaction: bool = self.driver.in_transaction
         return in_transaction
 
-    def is_lost(self, error: Exception) -> bool:
-        """A file does not go away."""
-        return False
-
-    @property
-    def is_pooled(self) -> bool:
-        """There is no pooler before a file."""
-        return False
-
     def wait_for_standbys(self) -> None:
         """There are none."""
-
-    def was_warned(self) -> bool:
-        """SQLite does not warn."""
-        return False
 
     def interrupt(self) -> None:
         """Have what the connection does for another thread fail, if it does anything."""
@@ -112,16 +99,16 @@ def failure_of(error: Exception) -> Failure:
     return Failure.AWAY if isinstance(error, sqlite3.OperationalError | sqlite3.InterfaceError) else Failure.DEFECT
 
 
-def opener(url: URL) -> Callable[[StatementWatch | None], SqliteSession]:
+def opener(url: URL) -> Callable[[StatementObserver | None], SqliteSession]:
     """Return what opens a database. Raises ValueError for a URL that names no file."""
     file = url.database
     if not file or file == ":memory:" or url.query:
         raise ValueError("an SQLite database must be a file, without parameters: sqlite:///FILE")
 
-    def open_file(watch: StatementWatch | None) -> SqliteSession:
+    def open_file(observer: StatementObserver | None) -> SqliteSession:
         # The driver's own BEGINs come too late for BEGIN IMMEDIATE, and commit DDL behind our back.
         driver = sqlite3.connect(file, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-        return SqliteSession.over(driver, watch)
+        return SqliteSession.over(driver, observer)
 
     return open_file
 

@@ -39,7 +39,7 @@ class Compiled:
         self.names: tuple[str, ...] = tuple(compiled.positiontup)
         # What a server calls it that keeps it prepared.
         self.name = f"s{next(_serial)}".encode()
-        # Whether the best plan depends on the values: for a page, that is how long it is.
+        # Whether the best plan depends on the values. Of a page it does: on `count`, how long the page is.
         self.is_page = "count" in self.names
         # Values that are part of the statement.
         self._fixed = {name: value for name, value in compiled.params.items() if value is not None}

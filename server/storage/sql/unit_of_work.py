@@ -24,5 +24,5 @@ class UnitOfWork:
         self.versions = versions
         self.clock_ms = clock_ms
         # What it read of versions, and the kind of each promotion that it recorded: both hold once it has committed.
-        self.read: list[StoredVersion] = []
+        self.versions_read: list[StoredVersion] = []
         self.promoted: list[PromotionKind.ValueType] = []

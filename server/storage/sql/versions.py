@@ -169,7 +169,7 @@ def _stored(work: UnitOfWork, row: AnyRow | None) -> StoredVersion | None:
     if row is None:
         return None
     version = to_stored_version(row)
-    work.read.append(version)
+    work.versions_read.append(version)
     return version
 
 

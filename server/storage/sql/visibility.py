@@ -1,6 +1,7 @@
 """What a caller may see, as a part of each statement: a revoked grant refuses the very next call.
 
-Lists are made from the grants, so that no statement walks past rows that the caller may not see.
+Lists of models are made from the grants, so that no statement walks past models that the caller may not see. The list
+of promotions can walk past some: `promotion_records._choose`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from server.storage.sql.statements import for_callers, numbered, padded, princip
 from server.storage.sql.tables import grants, models
 
 # Fewer than these are named in a statement; the rest is looked for.
-MANY = 1000
+MAX_NAMED = 1000
 
 
 def role_on(caller: Caller, *resource_rids: str | ColumnElement[str]) -> ColumnElement[int | None]:
@@ -64,11 +65,11 @@ def granted_folders(caller: Caller) -> Select[str]:
 
 
 def visible_model_keys(session: Session, caller: Caller) -> Sequence[int]:
-    """Return the keys of the models that a caller who is no administrator sees; if it is MANY, there may be more."""
+    """Return the keys of the models that a caller who is no administrator sees; if MAX_NAMED, there may be more."""
     # By name as long as they are few enough for a statement. With the folders as values each is a seek in an index; as
     # a subquery, PostgreSQL would expect to find some models soon, and walk past all that are invisible.
     folders = [row.resource_rid for row in session.all(_folders(caller), principals(caller))]
-    if not 0 < len(folders) < MANY:
+    if not 0 < len(folders) < MAX_NAMED:
         return [row.id for row in session.all(_visible_keys(caller, None), principals(caller))]
     folders = padded(folders)
     rows = session.all(_visible_keys(caller, len(folders)), principals(caller) | numbered("folder", folders))
@@ -92,15 +93,15 @@ def first_of_each(
 
 @for_callers
 def _folders(caller: Caller) -> Select[str]:
-    return granted_folders(caller).limit(MANY)
+    return granted_folders(caller).limit(MAX_NAMED)
 
 
 @for_callers
 def _visible_keys(caller: Caller, folder_count: int | None) -> Select[int]:
     folders = granted_folders(caller) if folder_count is None else several("folder", folder_count)
     ways = (models.c.rid.in_(granted_resources(caller)), models.c.parent_folder_rid.in_(folders))
-    keys = union(*(select(select(models.c.id).where(way).limit(MANY).subquery()) for way in ways)).subquery()
-    return select(keys.c.id).limit(MANY)
+    keys = union(*(select(select(models.c.id).where(way).limit(MAX_NAMED).subquery()) for way in ways)).subquery()
+    return select(keys.c.id).limit(MAX_NAMED)
 
 
 def _grants_to(caller: Caller, *resource_rids: str | ColumnElement[str]) -> Select[int]:

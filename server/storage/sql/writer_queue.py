@@ -45,7 +45,7 @@ class WriterQueue:
         """
         try:
             files = self._files = self._files or self._open()
-            if self._left is not None or not _is_free(files):
+            if self._left is not None or not _took_turn(files):
                 self._wait(files)
         except OSError as error:
             raise unavailable(error) from error
@@ -92,7 +92,7 @@ class WriterQueue:
         return turn, place
 
 
-def _is_free(files: tuple[int, int]) -> bool:
+def _took_turn(files: tuple[int, int]) -> bool:
     """Take the turn if no process has it, and none waits for it."""
     return _line_up(files, fcntl.LOCK_NB)
 

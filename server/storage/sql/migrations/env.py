@@ -1,4 +1,4 @@
-"""Runs migrations on the connection, and in the transaction, of `server.storage.sql.schema`."""
+"""Runs migrations on the connection, and in the transaction, of `server.storage.sql.migrate`."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""The function with which a promotion takes one round trip to PostgreSQL. It changes no table."""
+"""The function with which servers of one release promoted in one round trip. Later ones do not call it."""
 
 from alembic import op
 

@@ -46,7 +46,7 @@ def statements() -> Statements:
 
 @pytest.fixture
 def watched(migrated_url: str, open_repository: OpenRepository, statements: Statements) -> SqlRepository:
-    return open_repository(migrated_url, watch=statements)
+    return open_repository(migrated_url, observer=statements)
 
 
 def test_each_statement_of_a_read_is_seen(watched: SqlRepository, statements: Statements) -> None:
