@@ -67,9 +67,7 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
     limits = dataclasses.replace(
         settings.limits, max_connections=min(settings.limits.max_connections, share_of_files())
     )
-    chain = Chain(
-        credentials, observers.of_calls, settings.threads, limits.receive_timeout, settings.max_message_bytes
-    )
+    chain = Chain(credentials, observers.of_calls, settings.threads, limits.receive_timeout, settings.max_message_bytes)
     repository = open_repository(
         settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes, observers
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import grpc
 
@@ -17,14 +18,33 @@ T = TypeVar("T")
 WAITING = 96
 
 
-def first_to_end(calls: Iterable[T], connection_of: Callable[[T], str]) -> T:
-    """Return which of these calls, in the order in which they came, makes room for a new one.
+# For how long a call is young: by then, one that means well has sent its message, or has its answer.
+YOUNG_SECONDS = 3.0
 
-    That is the oldest on the connection with the most of them, so that no one client can push the others out.
+
+class Place(NamedTuple):
+    """The place that a call holds: the address and port of its client, and since when, by the monotonic clock."""
+
+    connection: str
+    since: float
+
+    @classmethod
+    def taken_by(cls, connection: str) -> Place:
+        """Return a place that is taken now."""
+        return cls(connection, time.monotonic())
+
+
+def first_to_end(places: Mapping[T, Place]) -> T:
+    """Return which of these calls, in the order in which they came, ends for another one.
+
+    That is the oldest, unless all are young: then it is the oldest on the connection with the most of them, so that one
+    client that comes again and again ends its own.
     """
-    calls = tuple(calls)
-    counts = Counter(map(connection_of, calls))
-    return max(calls, key=lambda call: counts[connection_of(call)])
+    oldest, place = next(iter(places.items()))
+    if time.monotonic() - place.since > YOUNG_SECONDS:
+        return oldest
+    counts = Counter(place.connection for place in places.values())
+    return max(places, key=lambda call: counts[places[call].connection])
 
 
 class CallThreads(ThreadPoolExecutor):
@@ -64,28 +84,38 @@ class OpenStreams:
     def __init__(self, most: int | None = None) -> None:
         """Beyond `most`, if given, one is cancelled for one more."""
         self._most = most
-        self._contexts: dict[grpc.ServicerContext, None] = {}
+        self._places: dict[grpc.ServicerContext, Place] = {}
+        self._taking = threading.Lock()
         self._closing = False
 
     def __len__(self) -> int:
         """How many are open."""
-        return len(self._contexts)
+        return len(self._places)
 
     def add(self, context: grpc.ServicerContext) -> None:
         """Take one that has begun."""
-        self._contexts[context] = None
-        still_open = context.add_callback(lambda: self._contexts.pop(context, None))
-        if not still_open:
-            self._contexts.pop(context, None)
-        elif self._closing:
+        place = Place.taken_by(context.peer())
+        ended = None
+        with self._taking:
+            self._places[context] = place
+            if self._most is not None and len(self._places) > self._most:
+                ended = first_to_end(self._places)
+                del self._places[ended]
+        if not context.add_callback(lambda: self._remove(context)):
+            self._remove(context)
+        if self._closing:
             context.cancel()
-        elif self._most is not None and len(contexts := tuple(self._contexts)) > self._most:
-            ended = first_to_end(contexts, grpc.ServicerContext.peer)
-            self._contexts.pop(ended, None)
+        if ended is not None:
             ended.cancel()
 
     def cancel_all(self) -> None:
         """End those that are open, and those that begin from now on."""
         self._closing = True
-        for context in tuple(self._contexts):
+        with self._taking:
+            contexts = tuple(self._places)
+        for context in contexts:
             context.cancel()
+
+    def _remove(self, context: grpc.ServicerContext) -> None:
+        with self._taking:
+            self._places.pop(context, None)

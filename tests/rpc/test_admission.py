@@ -18,7 +18,7 @@ from server.auth import tokens
 from server.auth.credentials import VERIFIERS
 from server.core.config import Limits
 from server.core.permissions import MODELS_READ
-from server.rpc import chain
+from server.rpc import chain, threads
 from server.rpc.admission.receiving import SHARE, STRANGERS
 from server.rpc.health import SERVING
 from tests.conftest import NewDatabase, OpenRepository
@@ -192,7 +192,10 @@ def test_reflection_answers_whoever_holds_its_streams_open(registry: Registry) -
 
 
 @pytest.mark.parametrize("has_begun", [False, True], ids=["before its message", "behind it"])
-def test_one_client_does_not_end_the_reflection_of_another(registry: Registry, has_begun: bool) -> None:
+def test_one_client_does_not_end_the_reflection_of_another(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, has_begun: bool
+) -> None:
+    monkeypatch.setattr(threads, "YOUNG_SECONDS", SECONDS)
     path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     requests: queue.Queue[Any] = queue.Queue()
@@ -203,11 +206,13 @@ def test_one_client_does_not_end_the_reflection_of_another(registry: Registry, h
         assert next(answers).list_services_response.service
     most, sent = (chain.STREAMS, (request.SerializeToString(),)) if has_begun else (STRANGERS, ())
     with half_open(registry, path, count=2 * most, sent=sent) as streams:
-        first_codes(streams, most)
+        assert set(first_codes(streams, most)) == {grpc.StatusCode.CANCELLED}
         requests.put(request)
         assert next(answers).list_services_response.service
         requests.put(None)
         assert list(answers) == []
+        [answer] = reflect(iter([request]), timeout=SECONDS)
+        assert answer.list_services_response.service
 
 
 def test_watchers_beyond_the_bound_are_told_that_there_is_nothing_to_watch(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from modelregistry.v1.model_pb2 import ModelVersion
 from server.core import cancellation as deadline
 from server.core.cancellation import Call, CallOver
 from server.core.errors import Overloaded, StorageUnavailable
+from server.storage.sql import postgres as postgres_driver
 from server.storage.sql import writer_queue
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.sqlite import SqliteSession
@@ -278,6 +281,80 @@ def test_each_change_of_a_group_is_told_what_the_database_says_to_it_alone(
         assert first.result(60).version_number == 2
         assert {type(each.exception(60)) for each in others} == {StorageUnavailable}
     assert len(runs) <= 2 * len(others)
+
+
+def test_a_change_that_loses_its_connection_takes_no_other_along(
+    postgres: str, open_repository: OpenRepository
+) -> None:
+    repository = open_repository(postgres)
+    model = add_model(repository)
+    append(repository, builders.version(model.rid))
+    held = Held()
+
+    def lose(tx: Any) -> None:
+        builders.lock(tx, model.rid)
+        break_connection(postgres, tx.session)
+        builders.branch_end(tx, model.rid)
+
+    branch = (model.rid, "master")
+    with ThreadPoolExecutor(WRITERS) as threads:
+        first = threads.submit(extend, repository, model.rid, held)
+        held.wait_until_begun()
+        losing = [threads.submit(repository.write, lose, branch=branch) for _ in range(2)]
+        extended = [threads.submit(extend, repository, model.rid) for _ in range(WRITERS - 3)]
+        until(lambda: waiting(repository) == WRITERS - 1)
+        held.go_on()
+        numbers = [each.result(60).version_number for each in (first, *extended)]
+        assert {type(each.exception(60)) for each in losing} == {StorageUnavailable}
+    assert sorted(numbers) == [*range(2, WRITERS)]
+
+
+def test_a_change_that_waits_for_too_long_lets_the_others_of_its_group_go_on(
+    postgres: str, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(postgres_driver._TIMEOUTS, "lock_timeout", 1)
+    repository = open_repository(postgres)
+    model = add_model(repository)
+    append(repository, builders.version(model.rid))
+    held, runs = Held(), []
+
+    def wait_for_a_lock(tx: Any) -> None:
+        runs.append(None)
+        tx.session.run("SELECT pg_advisory_xact_lock(1)")
+
+    with ThreadPoolExecutor(WRITERS) as threads, psycopg.connect(postgres) as other:
+        other.execute("SELECT pg_advisory_lock(1)")
+        first = threads.submit(extend, repository, model.rid, held)
+        held.wait_until_begun()
+        late = threads.submit(extend, repository, model.rid, wait_for_a_lock)
+        until(lambda: waiting(repository) == 1)
+        extended = [threads.submit(extend, repository, model.rid) for _ in range(4)]
+        until(lambda: waiting(repository) == 5)
+        held.go_on()
+        assert isinstance(late.exception(60), Overloaded)
+        assert sorted(each.result(60).version_number for each in (first, *extended)) == [*range(2, 7)]
+    assert len(runs) == 1
+
+
+def test_a_change_that_failed_leaves_nothing_to_the_garbage_collector(
+    url: str, open_repository: OpenRepository
+) -> None:
+    repository = open_repository(url)
+
+    class Change:
+        def __call__(self, tx: object) -> None:
+            raise GivenUp
+
+    gc.disable()
+    try:
+        change = Change()
+        with pytest.raises(GivenUp):
+            repository.write(change)
+        gone = weakref.ref(change)
+        del change
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_call_that_is_over_while_it_waits_for_another_replica_leaves_the_lead(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc.aio
 
 from modelregistry.v1.access_service_pb2_grpc import AccessServiceStub
-from modelregistry.v1.model_service_pb2 import DownloadModelFilesRequest, UploadModelFilesResponse
+from modelregistry.v1.model_service_pb2 import (
+    DownloadModelFilesRequest,
+    UploadModelFilesRequest,
+    UploadModelFilesResponse,
+)
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceStub
 from modelregistry_client.channels import channel_credentials, channel_options
-from modelregistry_client.errors import RegistryError, failures_typed
+from modelregistry_client.errors import InvalidArgument, RegistryError, failures_typed
 from modelregistry_client.files import TRANSFER_SECONDS, Download, DownloadedFiles, Upload
 from modelregistry_client.requests import with_request_id, with_token
 
@@ -27,8 +31,8 @@ if TYPE_CHECKING:
     from modelregistry.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceAsyncStub
 
-# Of refused uploads, a twentieth hides why when many run at once; another attempt is as likely to.
-_UPLOAD_ATTEMPTS = 5
+# How long to wait for the reason of a refusal.
+_REFUSAL_SECONDS = 10.0
 
 Token = str | Callable[[], str | Awaitable[str]] | None
 
@@ -69,17 +73,22 @@ class Registry:
         self, model_rid: str, file: str | PathLike[str], *, timeout: float = TRANSFER_SECONDS
     ) -> UploadModelFilesResponse:
         """Upload a file, as `modelregistry_client.Registry.upload_files` does."""
-        for attempt in range(_UPLOAD_ATTEMPTS):
-            with Path(file).open("rb") as source:
-                upload = Upload(model_rid, source)
-                try:
-                    return await self.models.UploadModelFiles(_from_thread(upload), timeout=timeout)
-                except (RegistryError, asyncio.CancelledError) as error:  # The latter is how gRPC ends it then.
-                    if upload.read_error:
-                        raise upload.read_error from None
-                    if not _hides_a_refusal(error) or attempt + 1 == _UPLOAD_ATTEMPTS:
-                        raise
-        raise AssertionError("the last attempt returns or raises")
+        with Path(file).open("rb") as source:
+            upload = Upload(model_rid, source)
+            try:
+                return await self.models.UploadModelFiles(_from_thread(upload), timeout=timeout)
+            except (RegistryError, asyncio.CancelledError) as error:  # The latter is how gRPC ends it then.
+                if upload.read_error:
+                    raise upload.read_error from None
+                if _hides_a_refusal(error):
+                    await self._raise_refusal(model_rid, min(timeout, _REFUSAL_SECONDS))
+                raise
+
+    async def _raise_refusal(self, model_rid: str, timeout: float) -> None:
+        """Raise what the server refuses an upload to this model with, if it does so before anything of the file."""
+        begun = UploadModelFilesRequest(model_rid=model_rid)
+        with suppress(InvalidArgument):  # It is not complete.
+            await self.models.UploadModelFiles(_from_thread([begun]), timeout=timeout)
 
     async def download_files(
         self,

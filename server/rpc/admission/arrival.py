@@ -60,7 +60,8 @@ class Arrival:
     @property
     def connection(self) -> str:
         """The address and port of the client, as `ServicerContext.peer` has them."""
-        return str(self._event.call.peer())
+        connection: str = self._event.call.peer().decode()
+        return connection
 
     @property
     def is_active(self) -> bool:

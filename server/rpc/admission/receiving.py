@@ -13,7 +13,7 @@ from collections import deque
 from typing import Protocol
 
 from server.core.errors import Overloaded, RegistryError, RequestTimeout
-from server.rpc.threads import first_to_end
+from server.rpc.threads import Place, first_to_end
 
 # How many messages of callers with credentials may be on their way, and how many of each of these callers.
 PLACES = 32
@@ -69,7 +69,7 @@ class _Line:
 class Receiving:
     """Lets the messages of calls come in, within bounds; safe to share between threads.
 
-    A stranger whose message does not come makes room for the next one: the oldest on the connection with most of them.
+    A stranger whose message does not come ends for the next one: see `first_to_end`.
     """
 
     def __init__(self, timeout_seconds: float, max_message_bytes: int) -> None:
@@ -79,7 +79,7 @@ class Receiving:
         self._lock = threading.Lock()
         # In the order in which they came, until their message is there: when each has to be.
         self._due: dict[Incoming, float] = {}
-        self._strangers: dict[Incoming, None] = {}
+        self._strangers: dict[Incoming, Place] = {}
         # Of each caller; all strangers share one, for what has arrived.
         self._lines: dict[str | None, _Line] = {}
         # The callers with calls that wait, the next in turn first.
@@ -100,8 +100,8 @@ class Receiving:
         """Let the message of a call come in, now or when it is its caller's turn."""
         with self._lock:
             if call.caller is None:
+                self._strangers[call] = Place.taken_by(call.connection)
                 begins, dropped = True, self._make_room()
-                self._strangers[call] = None
             else:
                 line = self._lines.setdefault(call.caller, _Line())
                 begins, dropped = self._take_place(line), None
@@ -171,10 +171,10 @@ class Receiving:
                         queue.extend(self._give_place_back(call.caller))
 
     def _make_room(self) -> Incoming | None:
-        """Return the stranger's call that has to end for a new one, if one has to."""
-        if len(self._strangers) < STRANGERS:
+        """Return the stranger's call that has to end for the one that has just come, if one has to."""
+        if len(self._strangers) <= STRANGERS:
             return None
-        ended = first_to_end(self._strangers, lambda call: call.connection)
+        ended = first_to_end(self._strangers)
         del self._strangers[ended], self._due[ended]
         return ended
 

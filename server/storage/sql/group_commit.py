@@ -6,16 +6,17 @@ lock. fsync dominates the cost of a COMMIT, and a branch stays locked until its 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
-from server.core.cancellation import CallOver, acquire, current_call
+from server.core.cancellation import CallOver, acquire, current_call, require_wanted
 from server.core.errors import Overloaded
-from server.storage.sql.pool import Pool
-from server.storage.sql.session import WAIT_SECONDS, Session
+from server.storage.sql.pool import ConnectionLost, Pool
+from server.storage.sql.session import WAIT_SECONDS, Failure, Session
 
 T = TypeVar("T")
 
@@ -29,8 +30,8 @@ class GroupCommit:
     The first change of a line leads. Once it has run, and its transaction holds all locks, those that wait in the line
     run in the same transaction, on the same thread. `turn` is what the leader has to have meanwhile.
 
-    The database may tell of one change what another one has sent. So what a group fails with is told to nobody: each of
-    its changes is run again, alone.
+    The database may tell of one change what another one has sent. So what a group fails with is told to nobody, and
+    each of its changes is run again, alone; but for one that has waited for too long already.
     """
 
     def __init__(self, pool: Pool, turn: Callable[[], AbstractContextManager[None]]):
@@ -46,10 +47,10 @@ class GroupCommit:
         Raises what the change raises, Overloaded if its turn does not come in time, and CallOver if its call is over
         before.
         """
-        try:
+        with contextlib.suppress(_GroupFailed):
             return self._run(_Job(change), line)
-        except _GroupFailed:
-            return self._run(_Job(change, is_alone=True), line)
+        require_wanted()
+        return self._run(_Job(change, is_alone=True), line)
 
     def _run(self, job: _Job[T], line: Hashable) -> T:
         with self._deciding:
@@ -89,13 +90,17 @@ class GroupCommit:
         try:
             with self._turn():
                 return self._pool.write(job.change, also=run_others)
-        except BaseException as error:
-            told = _GroupFailed() if others and isinstance(error, self._pool.errors) else error
-            for other in others:
-                other.fail(told)
-            if told is error:
+        except (self._pool.errors, ConnectionLost) as error:
+            if not others:
                 raise
-            raise told from error
+            is_busy = self._pool.failure_of(error) is Failure.BUSY
+            for other in others:
+                other.fail(error if is_busy and other.is_running else _GroupFailed())
+            raise _GroupFailed from error
+        except BaseException as error:
+            for other in others:
+                other.fail(error)
+            raise
         finally:
             for next_leader in self._handed_over(line):
                 next_leader.woken.release()
@@ -131,6 +136,7 @@ class _Job(Generic[T]):
     def __init__(self, change: Callable[[Session], T], is_alone: bool = False):
         self.change = change
         self.is_alone = is_alone
+        self.is_running = False
         self.is_done = False
         # Held until the job is done, or its thread shall lead.
         self.woken = threading.Lock()
@@ -145,6 +151,7 @@ class _Job(Generic[T]):
         if self._call is not None and self._call.is_over:
             self._error = CallOver()
             return
+        self.is_running = True
         session.run("SAVEPOINT change", wait=False)
         try:
             self._returned = self.change(session)
@@ -154,6 +161,7 @@ class _Job(Generic[T]):
             self._error = error
             session.run("ROLLBACK TO change", wait=False)
         session.run("RELEASE change", wait=False)
+        self.is_running = False
 
     def fail(self, error: BaseException) -> None:
         """Fail with the whole transaction. What the change itself raised may rest on what others did in it."""

@@ -40,8 +40,9 @@ class Pool:
     """Lends sessions of one database, at most `size` at a time; safe to share between threads."""
 
     def __init__(self, database: Database, size: int, observer: StatementObserver | None = None):
-        # What statements raise.
+        # What statements raise, and what that means.
         self.errors = database.errors
+        self.failure_of = database.failure_of
         self._database = database
         self._size = size
         self._observer = observer
