@@ -98,9 +98,12 @@ class Receiving:
 
     def enter(self, call: Incoming) -> None:
         """Let the message of a call come in, now or when it is its caller's turn."""
+        # Only strangers are told apart by their connections, and outside of the lock.
+        place = None if call.caller is not None else Place.taken_by(call.connection)
         with self._lock:
             if call.caller is None:
-                self._strangers[call] = Place.taken_by(call.connection)
+                assert place is not None
+                self._strangers[call] = place
                 begins, dropped = True, self._make_room()
             else:
                 line = self._lines.setdefault(call.caller, _Line())
