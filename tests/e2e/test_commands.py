@@ -1,0 +1,58 @@
+"""Each client command in a process of its own: it succeeds, ends, and says nothing but its answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import grpc
+
+from server.cli import build_app
+from tests.cli.stages import new_stages
+from tests.processes import Server, run
+
+OFFLINE = {"serve", "migrate", "token", "import", "gc", "demo", "protos"}
+
+
+def test_each_command_succeeds_and_warns_of_nothing(server: Server, tmp_path: Path) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        stages = new_stages(server, channel)
+    model, target, version = stages.staging, stages.production, stages.first
+    (tmp_path / "file").write_bytes(b"files")
+    (tmp_path / "version.json").write_text('{"modelApi": {"inputs": [], "outputs": []}}')
+    batch = {"promotions": [{"modelRid": target, "sourceModelVersionRid": version}]}
+    (tmp_path / "batch.json").write_text(json.dumps(batch))
+    create = ("create-version", model, "--file", tmp_path / "version.json")
+    called: set[str] = set()
+
+    def succeeds(command: str, *arguments: str | Path) -> str:
+        called.add(command)
+        done = server.run(command, *arguments, call=run)
+        assert (done.returncode, done.stderr) == (0, ""), command
+        return done.stdout
+
+    folder = json.loads(succeeds("get-model", model))["parentFolderRid"]
+    succeeds("create-model", "another", "--folder", folder)
+    succeeds("list-models", "--folder", folder)
+    with_files = json.loads(succeeds(*create, "--model-files", tmp_path / "file"))["rid"]
+    called.add("download-files")
+    fetched = server.run("download-files", model, with_files, "--to", tmp_path / "fetched", call=run)
+    assert (fetched.returncode, (tmp_path / "fetched").read_bytes()) == (0, b"files")
+    succeeds("upload-files", model, tmp_path / "file")
+    succeeds("check", version, target)
+    promoted = json.loads(succeeds("promote", version, target))
+    succeeds("promote-batch", "--file", tmp_path / "batch.json")
+    succeeds("rollback", target, "--to", str(promoted["versionNumber"]))
+    succeeds("set-policy", target, "warn")
+    succeeds("get-policy", target)
+    [promotion] = json.loads(succeeds("list-promotions", "--version", promoted["rid"]))["data"]
+    succeeds("get-promotion", promotion["rid"])
+    succeeds("lineage", promoted["rid"])
+    succeeds("get-version", target, promoted["rid"])
+    succeeds("get-branch", target)
+    succeeds("list-branches", target)
+    succeeds("list-versions", target)
+    succeeds("grant", target, "user:jane", "viewer")
+    succeeds("grants", target)
+    succeeds("revoke", target, "user:jane")
+    assert called == {command.name for command in build_app().registered_commands} - OFFLINE
