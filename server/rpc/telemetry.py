@@ -19,6 +19,7 @@ import grpc
 from server.core.caller import Caller
 from server.core.errors import RegistryError
 from server.core.logs import request_id_of
+from server.core.observers import unfailing, warn
 from server.rpc.status import grpc_code, message_of
 
 # A deadline travels as the time that is left, rounded up; so here it is later by that, and by the time on the way.
@@ -71,15 +72,7 @@ class CallRecord:
         for key, value in metadata:
             if key == "traceparent":
                 self.trace_id = _trace_id(str(value))
-        self._ends = [*self._begin(observers, context)] if observers else ()
-
-    def _begin(self, observers: Sequence[CallObserver], context: grpc.ServicerContext) -> Iterator[CallEnd]:
-        """Tell the observers, and return what ends each."""
-        for observer in observers:
-            try:
-                yield observer(self, context)
-            except Exception:
-                _warn()
+        self._ends = [end for observer in observers if (end := observer(self, context)) is not None]
 
     def end(self, context: grpc.ServicerContext, is_probe: bool) -> None:
         """Log the call, which has ended; a probe that went well is not worth a line. Raises nothing.
@@ -89,7 +82,7 @@ class CallRecord:
         try:
             self._end(context, is_probe)
         except Exception:
-            _warn()
+            warn()
         # It holds the frames that it was raised through, these hold the record, and both would wait for the garbage
         # collector, with all that gRPC keeps for a call.
         error, self.error = self.error, None
@@ -104,10 +97,7 @@ class CallRecord:
         else:
             self.code = grpc_code(self.error) if self.error is not None else "OK"
         for end in self._ends:
-            try:
-                end(self)
-            except Exception:
-                _warn()
+            end(self)
         if self.error is not None or not is_probe:
             self._log()
 
@@ -127,7 +117,7 @@ class CallRecord:
 
 CallEnd: TypeAlias = Callable[[CallRecord], None]
 # Sees a call begin, and returns what sees it end. One for each method, made before its first call.
-CallObserver: TypeAlias = Callable[[CallRecord, grpc.ServicerContext], CallEnd]
+CallObserver: TypeAlias = Callable[[CallRecord, grpc.ServicerContext], CallEnd | None]
 # Returns the observer of a method, which is given as `/package.Service/Method`; None if its calls are not worth it.
 ObserverOf: TypeAlias = Callable[[str], CallObserver | None]
 
@@ -138,10 +128,10 @@ def observers_for(method: str, observers_of: Iterable[ObserverOf]) -> Iterator[C
         try:
             observer = observer_of(method)
         except Exception:
-            _warn()
+            warn()
         else:
             if observer is not None:
-                yield observer
+                yield unfailing(observer)
 
 
 def _code_of_cancelled(context: grpc.ServicerContext, seconds: float) -> str:
@@ -150,10 +140,6 @@ def _code_of_cancelled(context: grpc.ServicerContext, seconds: float) -> str:
     # A client whose time is up cancels the call, and that often is here before the time is up for us.
     is_up = left is not None and left <= DEADLINE_SLACK_SECONDS + DEADLINE_SLACK * seconds
     return "DEADLINE_EXCEEDED" if is_up else "CANCELLED"
-
-
-def _warn() -> None:
-    log.warning("an observer of calls failed, and the call goes on", exc_info=True)
 
 
 def _trace_id(trace_parent: str) -> str | None:

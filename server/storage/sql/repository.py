@@ -14,11 +14,12 @@ from sqlalchemy import select
 from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.core.cancellation import require_wanted
 from server.core.errors import Overloaded, RegistryError, StorageUnavailable
+from server.core.observers import unfailing
 from server.storage.contract import ConnectionUse, Reader, StatementObserver, Transaction
 from server.storage.sql.database import Database
 from server.storage.sql.group_commit import GroupCommit
 from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
-from server.storage.sql.session import Conflict, Failure, Session, unfailing
+from server.storage.sql.session import Conflict, Failure, Session
 from server.storage.sql.statements import Statement
 from server.storage.sql.tables import models
 from server.storage.sql.transaction import SqlReader, SqlTransaction

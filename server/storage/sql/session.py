@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from itertools import starmap
 from typing import Any, ClassVar, Self
@@ -19,8 +18,6 @@ from server.storage.sql.statements import Compiled, Statement
 WAIT_SECONDS = 10
 
 _NOTHING: Mapping[str, Any] = {}
-
-log = logging.getLogger(__name__)
 
 
 class Failure(Enum):
@@ -172,29 +169,3 @@ class Session(ABC):
         if end is not None:
             end(None)
         return result
-
-
-def unfailing(observer: StatementObserver) -> StatementObserver:
-    """Return an observer that raises nothing: a statement that has worked must not fail for what observes it."""
-
-    def begin(statement: str) -> Callable[[BaseException | None], None] | None:
-        try:
-            end = observer(statement)
-        except Exception:
-            _warn()
-            return None
-
-        def told(error: BaseException | None) -> None:
-            try:
-                if end is not None:
-                    end(error)
-            except Exception:
-                _warn()
-
-        return told
-
-    return begin
-
-
-def _warn() -> None:
-    log.warning("the observer of statements failed, and the statement goes on", exc_info=True)
