@@ -20,7 +20,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from sqlalchemy import make_url
 
 from modelregistry.v1.model_pb2 import Model, ModelVersion
-from server.rpc.threads import WAITING
+from server.rpc.admission.receiving import SHARE, WAITING
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.session import WAIT_SECONDS
 from tests.builders import file_store
@@ -163,8 +163,8 @@ def test_among_many_who_give_up_the_others_are_served(scene: Scene) -> None:
     """Whenever an interruption comes, it hits no call but its own; and what was given up is there as a whole or not."""
     rpcs = itertools.cycle(["PromoteVersion", "BatchPromoteVersions", "PromoteVersion"])
     patient, hasty = [], []
-    # No more calls in all than may wait for a thread.
-    for number in range(WAITING // 3):
+    # No more calls in all than a caller may have whose messages are on their way.
+    for number in range((SHARE + WAITING) // 3):
         patient.append(scene.begin_write(next(rpcs), DEADLINE_SECONDS))
         # From one that is over on its way here to one that may just be answered.
         hasty.append(scene.begin_write(next(rpcs), 0.001 * (1 + number % 20)))

@@ -22,6 +22,7 @@ from server.storage.contract import Reader, Transaction
 from server.storage.sql.repository import SqlRepository
 from tests.builders import add_model
 from tests.conftest import NewDatabase, OpenRepository
+from tests.processes import until
 from tests.rpc.harness import THREADS, failure_of, file_store, serving
 
 T = TypeVar("T")
@@ -54,9 +55,12 @@ def test_calls_beyond_the_bound_are_refused_at_once_and_the_others_are_answered(
         admin = registry.user("admin")
         get_model = ModelServiceStub(registry.channel).GetModel
         ended: queue.SimpleQueue[grpc.Future[Model]] = queue.SimpleQueue()
-        for _ in range(PLACES + TOO_MANY):
+        for number in range(PLACES + TOO_MANY):
             call = get_model.future(GetModelRequest(model_rid=model.rid), metadata=admin.metadata, timeout=180)
             call.add_done_callback(ended.put)
+            # One behind the other: of messages that are on their way, a caller may have fewer.
+            taken = min(number + 1, PLACES)
+            until(lambda: registry.chain.threads._taken == taken)  # noqa: B023 - it is asked here and now
         for _ in range(TOO_MANY):
             failure = failure_of(ended.get(timeout=DEADLINE_SECONDS).exception())
             assert (failure.code, failure.name) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded")
