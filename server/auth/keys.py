@@ -148,11 +148,7 @@ class _Index:
         self._serves_any_id = len(distinct) == 1 and not next(iter(distinct)).key_id
 
     def find(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...]:
-        """The keys that may have signed a token, each bound to the algorithm; none if there is none.
-
-        For a kid that is one key, without a kid all of the algorithm, if they are at most 8. A key without a kid that
-        is the only one of its set is found by any.
-        """
+        """The keys that may have signed a token with this kid and algorithm."""
         if kid is None or self._serves_any_id:
             return self._for_tokens_without_id.get(algorithm, ())
         return self._by_id.get((kid, algorithm), ())

@@ -1,4 +1,4 @@
-"""What every other package may use: errors, callers, RIDs, branches, permissions, cancellation, settings, logs.
+"""What every other package may use. It imports no other package.
 
-It imports no other package.
+Errors, callers, RIDs, branches, permissions, cancellation, observers, settings, logs.
 """

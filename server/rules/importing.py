@@ -93,7 +93,7 @@ class ImportLineError(Exception):
 
 
 class VersionRow(NamedTuple):
-    """A version, with what its line leaves to storage unset, and the text of a source that is none of ours."""
+    """A version, with what its line leaves to storage unset, and the text of its legacy source, if it has one."""
 
     version: ModelVersion
     legacy_source: str | None

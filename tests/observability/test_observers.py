@@ -17,9 +17,9 @@ METHOD = "/modelregistry.v1.ModelService/GetModel"
 def test_by_default_there_is_nobody_to_be_told() -> None:
     settings = Settings()
     assert not settings.serves_metrics
-    nobody = Observers(otlp=settings.otlp)
-    assert list(nobody.of_calls) == []
-    assert (nobody.promoted, nobody.statements_of("sqlite")) == (None, None)
+    none = Observers(otlp=settings.otlp)
+    assert list(none.of_calls) == []
+    assert (none.promoted, none.statements_of("sqlite")) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -163,8 +163,11 @@ def test_among_many_who_give_up_the_others_are_served(scene: Scene) -> None:
     """Whenever an interruption comes, it hits no call but its own; and what was given up is there as a whole or not."""
     rpcs = itertools.cycle(["PromoteVersion", "BatchPromoteVersions", "PromoteVersion"])
     patient, hasty = [], []
-    # No more calls in all than a caller may have whose messages are on their way.
-    for number in range((SHARE + WAITING) // 3):
+    # At a time no more calls than a caller may have whose messages are on their way.
+    at_once = (SHARE + WAITING) // 3
+    for number in range(40):
+        if number >= at_once:
+            assert patient[number - at_once].exception(timeout=DEADLINE_SECONDS) is None
         patient.append(scene.begin_write(next(rpcs), DEADLINE_SECONDS))
         # From one that is over on its way here to one that may just be answered.
         hasty.append(scene.begin_write(next(rpcs), 0.001 * (1 + number % 20)))

@@ -30,8 +30,8 @@ class GroupCommit:
     The first change of a line leads. Once it has run, and its transaction holds all locks, those that wait in the line
     run in the same transaction, on the same thread. `turn` is what the leader has to have meanwhile.
 
-    The database may tell of one change what another one has sent. So what a group fails with is told to nobody, and
-    each of its changes is run again, alone; but for one that has waited for too long already.
+    The database may tell of one change what another one has sent. So if a group fails, each of its changes is run
+    again, alone, and its caller is told what comes of that; one that has waited for too long already is not run again.
     """
 
     def __init__(self, pool: Pool, turn: Callable[[], AbstractContextManager[None]]):
@@ -118,7 +118,7 @@ class GroupCommit:
             return taken
 
     def _handed_over(self, line: Hashable) -> list[_Job[Any]]:
-        """Return who leads the line from now on; if nobody waits, it ends."""
+        """Return who leads the line from now on; if no change waits, the line ends."""
         with self._deciding:
             if self._lines[line]:
                 return [self._lines[line].popleft()]
