@@ -9,7 +9,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -228,57 +228,75 @@ def test_changes_of_one_branch_go_together_and_those_of_another_on_their_own(
     assert numbers_of(repository, hot.rid) == [*range(10, 0, -1)]
 
 
+class Line:
+    """A branch with a version, and changes that wait in its line until the first one, which is held, goes on."""
+
+    def __init__(self, repository: SqlRepository, threads: ThreadPoolExecutor):
+        self.model_rid = add_model(repository).rid
+        append(repository, builders.version(self.model_rid))
+        self._repository = repository
+        self._threads = threads
+        self._held = Held()
+        self._length = 0
+        self.first = threads.submit(extend, repository, self.model_rid, self._held)
+        self._held.wait_until_begun()
+
+    def extend(self, then: Callable[[Any], None] = lambda tx: None) -> Future[ModelVersion]:
+        """Let a change wait that extends the branch."""
+        return self._waiting(lambda: extend(self._repository, self.model_rid, then))
+
+    def write(self, change: Callable[[Any], None]) -> Future[None]:
+        """Let any change wait."""
+        return self._waiting(lambda: self._repository.write(change, branch=(self.model_rid, "master")))
+
+    def go_on(self) -> None:
+        self._held.go_on()
+
+    def _waiting(self, run: Callable[[], Any]) -> Future[Any]:
+        self._length += 1
+        running = self._threads.submit(run)
+        until(lambda: waiting(self._repository) == self._length)
+        return running
+
+
 def test_what_the_database_says_to_one_of_several_is_told_to_none_of_the_others(
     postgres: str, open_repository: OpenRepository
 ) -> None:
     """Statements are sent without waiting for their end, so an error comes when another change may be at work."""
     repository = open_repository(postgres)
-    model = add_model(repository)
-    append(repository, builders.version(model.rid))
-    held = Held()
 
     def break_it(tx: Any) -> None:
         tx.session.run("SELECT 1/0", wait=False)
 
     with ThreadPoolExecutor(WRITERS) as threads:
-        first = threads.submit(extend, repository, model.rid, held)
-        held.wait_until_begun()
-        before = [threads.submit(extend, repository, model.rid) for _ in range(2)]
-        until(lambda: waiting(repository) == 2)
-        broken = threads.submit(extend, repository, model.rid, break_it)
-        until(lambda: waiting(repository) == 3)
-        after = [threads.submit(extend, repository, model.rid) for _ in range(2)]
-        until(lambda: waiting(repository) == 5)
-        held.go_on()
-        numbers = [each.result(60).version_number for each in (first, *before, *after)]
+        line = Line(repository, threads)
+        before = [line.extend() for _ in range(2)]
+        broken = line.extend(break_it)
+        after = [line.extend() for _ in range(2)]
+        line.go_on()
+        numbers = [each.result(60).version_number for each in (line.first, *before, *after)]
         assert isinstance(broken.exception(60), psycopg.errors.DivisionByZero)
     assert sorted(numbers) == [2, 3, 4, 5, 6]
-    assert numbers_of(repository, model.rid) == [*range(6, 0, -1)]
+    assert numbers_of(repository, line.model_rid) == [*range(6, 0, -1)]
 
 
 def test_each_change_of_a_group_is_told_what_the_database_says_to_it_alone(
     postgres: str, open_repository: OpenRepository
 ) -> None:
-    repository = open_repository(postgres)
-    model = add_model(repository)
-    append(repository, builders.version(model.rid))
-    held, runs = Held(), []
+    runs = []
 
     def find_no_room(tx: Any) -> None:
         runs.append(None)
-        builders.lock(tx, model.rid)
+        builders.lock(tx, line.model_rid)
         # So that others come to wait for it.
         tx.session.run("SELECT pg_sleep(0.05)")
         tx.session.run("DO $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = 'disk_full'; END $$", wait=False)
 
-    branch = (model.rid, "master")
     with ThreadPoolExecutor(WRITERS) as threads:
-        first = threads.submit(extend, repository, model.rid, held)
-        held.wait_until_begun()
-        others = [threads.submit(repository.write, find_no_room, branch=branch) for _ in range(WRITERS - 1)]
-        until(lambda: waiting(repository) == WRITERS - 1)
-        held.go_on()
-        assert first.result(60).version_number == 2
+        line = Line(open_repository(postgres), threads)
+        others = [line.write(find_no_room) for _ in range(WRITERS - 1)]
+        line.go_on()
+        assert line.first.result(60).version_number == 2
         assert {type(each.exception(60)) for each in others} == {StorageUnavailable}
     assert len(runs) <= 2 * len(others)
 
@@ -286,25 +304,17 @@ def test_each_change_of_a_group_is_told_what_the_database_says_to_it_alone(
 def test_a_change_that_loses_its_connection_takes_no_other_along(
     postgres: str, open_repository: OpenRepository
 ) -> None:
-    repository = open_repository(postgres)
-    model = add_model(repository)
-    append(repository, builders.version(model.rid))
-    held = Held()
-
     def lose(tx: Any) -> None:
-        builders.lock(tx, model.rid)
+        builders.lock(tx, line.model_rid)
         break_connection(postgres, tx.session)
-        builders.branch_end(tx, model.rid)
+        builders.branch_end(tx, line.model_rid)
 
-    branch = (model.rid, "master")
     with ThreadPoolExecutor(WRITERS) as threads:
-        first = threads.submit(extend, repository, model.rid, held)
-        held.wait_until_begun()
-        losing = [threads.submit(repository.write, lose, branch=branch) for _ in range(2)]
-        extended = [threads.submit(extend, repository, model.rid) for _ in range(WRITERS - 3)]
-        until(lambda: waiting(repository) == WRITERS - 1)
-        held.go_on()
-        numbers = [each.result(60).version_number for each in (first, *extended)]
+        line = Line(open_repository(postgres), threads)
+        losing = [line.write(lose) for _ in range(2)]
+        extended = [line.extend() for _ in range(WRITERS - 3)]
+        line.go_on()
+        numbers = [each.result(60).version_number for each in (line.first, *extended)]
         assert {type(each.exception(60)) for each in losing} == {StorageUnavailable}
     assert sorted(numbers) == [*range(2, WRITERS)]
 
@@ -313,10 +323,7 @@ def test_a_change_that_waits_for_too_long_lets_the_others_of_its_group_go_on(
     postgres: str, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(postgres_driver._TIMEOUTS, "lock_timeout", 1)
-    repository = open_repository(postgres)
-    model = add_model(repository)
-    append(repository, builders.version(model.rid))
-    held, runs = Held(), []
+    runs = []
 
     def wait_for_a_lock(tx: Any) -> None:
         runs.append(None)
@@ -324,15 +331,12 @@ def test_a_change_that_waits_for_too_long_lets_the_others_of_its_group_go_on(
 
     with ThreadPoolExecutor(WRITERS) as threads, psycopg.connect(postgres) as other:
         other.execute("SELECT pg_advisory_lock(1)")
-        first = threads.submit(extend, repository, model.rid, held)
-        held.wait_until_begun()
-        late = threads.submit(extend, repository, model.rid, wait_for_a_lock)
-        until(lambda: waiting(repository) == 1)
-        extended = [threads.submit(extend, repository, model.rid) for _ in range(4)]
-        until(lambda: waiting(repository) == 5)
-        held.go_on()
+        line = Line(open_repository(postgres), threads)
+        late = line.extend(wait_for_a_lock)
+        extended = [line.extend() for _ in range(4)]
+        line.go_on()
         assert isinstance(late.exception(60), Overloaded)
-        assert sorted(each.result(60).version_number for each in (first, *extended)) == [*range(2, 7)]
+        assert sorted(each.result(60).version_number for each in (line.first, *extended)) == [*range(2, 7)]
     assert len(runs) == 1
 
 
