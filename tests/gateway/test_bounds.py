@@ -88,8 +88,8 @@ def test_more_requests_than_a_connection_to_the_server_may_have_calls(monkeypatc
         running.backend.may_answer.set()
 
 
-def test_others_go_on_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    with gateway(monkeypatch, answer_seconds=0.5) as running, running.connect() as hoarder:
+def test_others_go_on_meanwhile(running: Gateway) -> None:
+    with running.connect() as hoarder:
         running.backend.answer = LARGE
         reader = connected(running)
         assert LARGE.name.encode() in get(reader)
@@ -97,9 +97,21 @@ def test_others_go_on_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(2):
             running.backend.asked.get(timeout=DEADLINE_SECONDS)
         assert LARGE.name.encode() in get(reader)
+        reader.close()
+
+
+def test_the_connections_of_others_stay_when_one_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    with gateway(monkeypatch, answer_seconds=0.5) as running, running.connect() as hoarder:
+        small, running.backend.answer = running.backend.answer, LARGE
+        hoarder.sendall(GET)
+        running.backend.over.get(timeout=DEADLINE_SECONDS)
+        # It has room in the buffers of the sockets, so that no time runs until it is read.
+        running.backend.answer = small
+        reader = connected(running)
+        assert small.name.encode() in get(reader)
         running.wait_for_the_end_of(hoarder.getsockname())
         # Its connection is still the one of before.
-        assert LARGE.name.encode() in get(reader)
+        assert small.name.encode() in get(reader)
         reader.close()
 
 
@@ -242,7 +254,7 @@ def test_a_body_has_its_time_too(monkeypatch: pytest.MonkeyPatch, chunked: bool)
 def test_requests_that_came_at_once_are_answered_one_by_one(running: Gateway) -> None:
     """However many: those behind the first wait as bytes."""
     many = 5000
-    asking = b"GET /healthz HTTP/1.1\r\n\r\n"
+    asking = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
     with running.connect() as connection:
         sending = threading.Thread(
