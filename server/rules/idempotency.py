@@ -77,7 +77,7 @@ def replayed_version(reader: Reader, caller: Caller, model_rid: str, version_rid
     found = reader.find_version(version_rid, caller)
     if found is None:
         raise ModelNotFound(model_rid=model_rid)
-    return found.version
+    return found.as_seen()
 
 
 def _results(request: Repeatable, earlier: RequestRecord | None) -> tuple[str, ...] | None:

@@ -118,7 +118,7 @@ def _file_digest(tx: Transaction, caller: Caller, model_rid: str, upload_id: str
 
 def get_model_version(reader: Reader, caller: Caller, request: GetModelVersionRequest) -> ModelVersion:
     """Return a version of that very model. Raises ModelVersionNotFound and UnsupportedModelSource."""
-    return find_model_version(reader, caller, request.model_rid, request.model_version_rid).version
+    return find_model_version(reader, caller, request.model_rid, request.model_version_rid).as_seen()
 
 
 def find_model_version(reader: Reader, caller: Caller, model_rid: str, model_version_rid: str) -> StoredVersion:

@@ -319,7 +319,9 @@ def _carry_out(
         )
         tx.add_promotion(_record_of(source.version, attempt, copy), verdict)
         ends[attempt.model_rid, attempt.branch] = _after(facts.stored.branch, copy, source.content_digest)
-        promoted.append(copy)
+        # Who promotes has seen the source, and not always the root.
+        seen = StoredVersion(copy, source.content_digest, None, hides_root=source.hides_root)
+        promoted.append(seen.as_seen())
     return promoted
 
 

@@ -34,12 +34,32 @@ class StoredVersion(NamedTuple):
     """A version as it is stored.
 
     `content_digest` is the SHA-256 under which its immutable content is shared. `legacy_source` is the source as JSON
-    text where ModelVersionSource cannot express it; the version's `source` is unset then.
+    text where ModelVersionSource cannot express it; the version's `source` is unset then. `hides_source` and
+    `hides_root` say that the caller who asked may not see the version that it was promoted from, or its root, or that
+    these are not stored.
     """
 
     version: ModelVersion
     content_digest: bytes
     legacy_source: str | None
+    hides_source: bool = False
+    hides_root: bool = False
+
+    def as_seen(self) -> ModelVersion:
+        """Return the version as its caller may see it: RIDs of a hidden source and a hidden root are empty.
+
+        The message may be shared: copy it before changing it.
+        """
+        if not self.hides_source and not self.hides_root:
+            return self.version
+        seen = ModelVersion()
+        seen.CopyFrom(self.version)
+        if self.hides_source and seen.source.HasField("promoted"):
+            seen.source.promoted.Clear()
+            seen.source.promoted.SetInParent()
+        if self.hides_root:
+            seen.ClearField("root_model_version_rid")
+        return seen
 
 
 class VisibleModel(NamedTuple):
@@ -177,23 +197,26 @@ class Reader(Protocol):
     def find_version(self, model_version_rid: str, caller: Caller) -> StoredVersion | None:
         """Return the version, of whichever model; None if it is absent or the caller may not see its model.
 
-        The message is shared with other callers of this method: copy it before changing it.
+        Absent and invisible ones take the same statements, whatever was read before, and nothing is read of a content
+        that the caller may not see. The message is shared with other callers: copy it before changing it.
         """
 
     def get_branch(self, model_rid: str, branch: str, caller: Caller) -> Branch:
-        """Return the branch with its head; a head with a legacy source has `source` unset.
+        """Return the branch with its head, as `as_seen` shows it; one with a legacy source has `source` unset.
 
         Raises ModelNotFound as get_model does, BranchNotFound if the model has no such branch.
         """
 
     def list_branches(self, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
-        """Return the branches by name, in the order of code points. Raises ModelNotFound as get_model does.
+        """Return the branches by name, in the order of code points, heads as in get_branch.
+
+        Raises ModelNotFound as get_model does.
 
         A page ends early, but never empty, where its versions would not fit into one message.
         """
 
     def list_versions(self, model_rid: str, branch: str, caller: Caller, page: PageRequest) -> Page[ModelVersion]:
-        """Return the versions of one branch, newest first; none if the model has no such branch.
+        """Return the versions of one branch, newest first, as in get_branch; none if the model has no such branch.
 
         Raises ModelNotFound as get_model does. Versions that others add meanwhile neither shift nor repeat an item of
         a later page. A page ends early, but never empty, where its versions would not fit into one message.
@@ -203,7 +226,10 @@ class Reader(Protocol):
         """Raise RequestTooLarge if `put_content` would refuse the content of this version."""
 
     def get_promotion_facts(self, wanted: WantedPromotion, caller: Caller) -> PromotionFacts:
-        """Return what decides a promotion, all of it as of one moment."""
+        """Return what decides a promotion, all of it as of one moment.
+
+        A source that is absent and one that is invisible take the same statements, as in find_version.
+        """
 
     def find_numbered_version(
         self, model_rid: str, branch: str, version_number: int, caller: Caller

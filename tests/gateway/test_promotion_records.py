@@ -8,8 +8,9 @@ from urllib.parse import urlencode
 
 import pytest
 
+from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from tests.gateway.registry import PROMOTIONS, Registry, good, made
-from tests.gateway.test_refusals import ask
+from tests.gateway.test_refusals import MODELS, ask
 from tests.processes import Server
 
 # Records
@@ -37,6 +38,21 @@ def test_a_promotion_is_on_record(registry: Registry) -> None:
         "createdTime": version["createdTime"],
     }
     assert good(registry.get(f"{PROMOTIONS}/{promotion['rid']}")) == promotion
+
+
+def test_a_version_has_empty_rids_in_place_of_origins_that_its_caller_may_not_see(registry: Registry) -> None:
+    made = good(registry.promote())
+    registry.admin("GrantRole", resource_rid=registry.target.rid, principal="user:jane", role=ROLE_VIEWER)
+    path = f"{MODELS}/{registry.target.rid}/versions/{made['rid']}"
+
+    seen = good(ask(registry.server, "GET", path, token=registry.server.token("jane")))
+
+    nothing = {"type": "promoted", "previousModelRid": "", "previousModelVersionRid": ""}
+    assert seen == {**made, "source": nothing, "rootModelVersionRid": ""}
+    assert made["source"] == nothing | {
+        "previousModelRid": registry.source.model_rid,
+        "previousModelVersionRid": registry.source.rid,
+    }
 
 
 def test_a_promotion_that_is_not_there_is_told_by_its_rid(registry: Registry) -> None:

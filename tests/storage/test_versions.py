@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from modelregistry.v1.model_api_pb2 import ModelApiInput, UnsupportedType
 from modelregistry.v1.model_pb2 import Branch, ModelVersion
 from server.core.errors import BranchNotFound, ModelNotFound
-from server.storage.contract import Transaction
+from server.storage.contract import StoredVersion, Transaction
 from server.storage.paging import PageRequest
 from server.storage.sql import tables
 from server.storage.sql.repository import SqlRepository
@@ -89,7 +89,7 @@ def test_a_version_is_found_as_it_was_appended(timed: SqlRepository) -> None:
 
     digest = timed.write(lambda tx: tx.put_content(given))
     assert timed.write(lambda tx: tx.append_version(given, digest)) == expected
-    assert timed.read(lambda reader: reader.find_version(given.rid, ADMIN)) == (expected, digest, None)
+    assert timed.read(lambda reader: reader.find_version(given.rid, ADMIN)) == StoredVersion(expected, digest, None)
     assert timed.read(lambda reader: reader.list_versions(model.rid, "staging", ADMIN, PAGE)) == ([expected], None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, insert, literal, literal_column, select
+from sqlalchemy import Select, and_, bindparam, insert, literal, select, true
 from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.access_service_pb2 import Role
@@ -19,9 +19,11 @@ from server.storage.contract import (
     PromotionFacts,
     RequestKey,
     RequestRecord,
+    StoredVersion,
     Verdict,
     WantedPromotion,
 )
+from server.storage.sql.origins import hides_root
 from server.storage.sql.rows import AnyColumns, AnyRow, timestamp
 from server.storage.sql.statements import Statement, for_callers, principals, upsert
 from server.storage.sql.tables import (
@@ -35,25 +37,19 @@ from server.storage.sql.tables import (
     versions,
 )
 from server.storage.sql.unit_of_work import UnitOfWork
-from server.storage.sql.versions import find_version
-from server.storage.sql.visibility import model_is_visible, role_on_model
-
-_source_model = models.alias("source_model")
+from server.storage.sql.versions import find_version, visible_versions
+from server.storage.sql.visibility import role_on_model
 
 
 def get_promotion_facts(work: UnitOfWork, wanted: WantedPromotion, caller: Caller) -> PromotionFacts:
     """See the contract."""
-    # What is known of a version never changes, so only whether it is visible is asked again.
-    source = None
-    if wanted.source_rid is not None:
-        source = work.versions.get(wanted.source_rid) or find_version(work, wanted.source_rid, caller)
     row = work.session.one_or_none(
         _facts(caller),
         {
             "model_rid": wanted.model_rid,
             "branch": wanted.branch,
-            "source_model": source.version.model_rid if source else "",
-            "candidate_digest": source.content_digest if source else b"",
+            # No RID is empty.
+            "source_rid": wanted.source_rid or "",
             "rules": wanted.rules,
         }
         | principals(caller),
@@ -62,7 +58,7 @@ def get_promotion_facts(work: UnitOfWork, wanted: WantedPromotion, caller: Calle
         return PromotionFacts(None, None, BranchEnd(1, None, COMPATIBILITY_MODE_WARN), None)
     return PromotionFacts(
         role=row.role,
-        source=source if source is not None and row.source_is_visible else None,
+        source=_source_of(work, wanted, row, caller),
         branch=_branch_end(row),
         verdict=None if row.verdict_id is None else Verdict(row.verdict_id, row.error_count),
     )
@@ -148,6 +144,16 @@ def _as_parameters(key: RequestKey) -> dict[str, Any]:
     return {"request_caller": key.caller, "request_rpc": key.rpc, "request_id": key.request_id}
 
 
+def _source_of(work: UnitOfWork, wanted: WantedPromotion, row: AnyRow, caller: Caller) -> StoredVersion | None:
+    """Return the source, which is read only if it is visible, and only if it was not read before."""
+    if wanted.source_rid is None or row.source_key is None:
+        return None
+    known = work.versions.get(wanted.source_rid)
+    if known is None:
+        return find_version(work, wanted.source_rid, caller)
+    return known._replace(hides_root=bool(row.hides_root))
+
+
 def _branch_end(row: AnyRow) -> BranchEnd:
     head = None if row.head_rid is None else Head(row.head_rid, row.head_digest, row.head_created_time)
     compatibility = row.compatibility or COMPATIBILITY_MODE_WARN
@@ -164,20 +170,21 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
         .limit(1)
         .scalar_subquery()
     )
-    source_is_visible = (
-        select(literal_column("1"))
-        .where(_source_model.c.rid == bindparam("source_model"), model_is_visible(caller, _source_model))
-        .scalar_subquery()
+    source = (
+        visible_versions(caller, versions.c.id, versions.c.content_digest, hides_root(caller))
+        .where(versions.c.rid == bindparam("source_rid"))
+        .subquery("source")
     )
     is_verdict = and_(
         verdicts.c.head_digest == versions.c.content_digest,
-        verdicts.c.candidate_digest == bindparam("candidate_digest"),
+        verdicts.c.candidate_digest == source.c.content_digest,
         verdicts.c.rules == bindparam("rules"),
     )
     return (
         select(
             role_on_model(caller).label("role"),
-            source_is_visible.label("source_is_visible"),
+            source.c.id.label("source_key"),
+            source.c.hides_root,
             branches.c.id.label("branch_key"),
             branches.c.version_count,
             versions.c.rid.label("head_rid"),
@@ -190,6 +197,7 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
         .select_from(models)
         .outerjoin(branches, and_(branches.c.model_id == models.c.id, branches.c.name == bindparam("branch")))
         .outerjoin(versions, is_head)
+        .outerjoin(source, true())
         .outerjoin(verdicts, is_verdict)
         .where(models.c.rid == bindparam("model_rid"))
         # The same verdict may be stored twice.

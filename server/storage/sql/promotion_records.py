@@ -18,6 +18,7 @@ from server.core.caller import Caller
 from server.storage.contract import PromotionFilter, Verdict
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import Cursors
+from server.storage.sql.origins import version_is_visible
 from server.storage.sql.pages import that_fit, with_payloads
 from server.storage.sql.rows import MAX_BYTES_A_CHARACTER, AnyRow
 from server.storage.sql.session import Session
@@ -27,9 +28,6 @@ from server.storage.sql.unit_of_work import UnitOfWork
 from server.storage.sql.visibility import MAX_NAMED, first_of_each, model_is_visible, visible_model_keys
 
 _replaced = versions.alias("replaced")
-_source = versions.alias("source_version")
-_source_branch = branches.alias("source_branch")
-_source_model = models.alias("source_model")
 
 # The first look fetches so many times as many rows as are lacking, each next one so many times more again; and at most
 # how many.
@@ -192,7 +190,7 @@ def _keys(caller: Caller) -> Select[Any]:
     return select(
         opaque_keys.c.key.label("secret"),
         _key(select(models.c.id).where(models.c.rid == bindparam("model_rid"), model_is_visible(caller)), "model"),
-        _key(stored.where(versions.c.rid == bindparam("version_rid")), "version"),
+        _key(stored.where(versions.c.rid == bindparam("version_rid"), model_is_visible(caller)), "version"),
         _key(stored.where(versions.c.rid == bindparam("source_rid"), model_is_visible(caller)), "source"),
     )
 
@@ -305,7 +303,6 @@ _rid_of = Statement(
 
 def _promotions(caller: Caller) -> Select[Any]:
     """Return the query for promotions, with what a caller may see of each who may see its target."""
-    source_is_visible = and_(_source_model.c.id.is_not(None), model_is_visible(caller, _source_model))
     # Not by a join, of which PostgreSQL expects more rows the larger the branches are, and plans the rest for them.
     replaced_rid = (
         select(_replaced.c.rid)
@@ -325,7 +322,7 @@ def _promotions(caller: Caller) -> Select[Any]:
             promotions.c.created_time,
             promotions.c.created_by,
             promotions.c.verdict_id,
-            source_is_visible.label("source_is_visible"),
+            version_is_visible(caller, promotions.c.source_rid).label("source_is_visible"),
             models.c.rid.label("model_rid"),
             branches.c.name.label("branch"),
             versions.c.rid.label("version_rid"),
@@ -335,9 +332,6 @@ def _promotions(caller: Caller) -> Select[Any]:
         .join_from(promotions, versions, versions.c.id == promotions.c.version_id)
         .join(branches, branches.c.id == versions.c.branch_id)
         .join(models, models.c.id == promotions.c.model_id)
-        .outerjoin(_source, _source.c.rid == promotions.c.source_rid)
-        .outerjoin(_source_branch, _source_branch.c.id == _source.c.branch_id)
-        .outerjoin(_source_model, _source_model.c.id == _source_branch.c.model_id)
     )
 
 

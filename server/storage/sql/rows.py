@@ -98,13 +98,23 @@ def to_version(row: AnyRow) -> ModelVersion:
 
 
 def to_stored_version(row: AnyRow) -> StoredVersion:
-    """Return the version of a row with how it is stored."""
+    """Return the version of a row with how it is stored, for any caller."""
     return StoredVersion(to_version(row), row.content_digest, row.legacy_source)
+
+
+def for_caller(stored: StoredVersion, row: AnyRow) -> StoredVersion:
+    """Return a version for the caller of a row with the columns of `origins.hidden_origins`."""
+    return stored._replace(hides_source=bool(row.hides_source), hides_root=bool(row.hides_root))
+
+
+def to_seen_version(row: AnyRow) -> ModelVersion:
+    """Return the version of a row as the row's caller may see it."""
+    return for_caller(to_stored_version(row), row).as_seen()
 
 
 def to_branch(row: AnyRow) -> Branch:
     """Return the branch whose head is the version of the row."""
-    return Branch(name=row.branch, head=to_version(row), version_count=row.version_number)
+    return Branch(name=row.branch, head=to_seen_version(row), version_count=row.version_number)
 
 
 def timestamp(milliseconds: int) -> Timestamp:

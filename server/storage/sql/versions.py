@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from sqlalchemy import (
     BindParameter,
@@ -11,7 +12,6 @@ from sqlalchemy import (
     Subquery,
     and_,
     bindparam,
-    exists,
     func,
     insert,
     select,
@@ -25,6 +25,7 @@ from server.core.caller import Caller
 from server.core.errors import BranchNotFound, ModelNotFound, RequestTooLarge
 from server.storage.contract import BranchEnd, StoredVersion
 from server.storage.paging import Page, PageRequest
+from server.storage.sql.origins import hidden_origins
 from server.storage.sql.pages import page_of, that_fit, with_payloads
 from server.storage.sql.rows import (
     MAX_BYTES_A_CHARACTER,
@@ -32,9 +33,10 @@ from server.storage.sql.rows import (
     AnyColumns,
     AnyRow,
     content_of,
+    for_caller,
     to_branch,
+    to_seen_version,
     to_stored_version,
-    to_version,
     version_bytes,
 )
 from server.storage.sql.session import Conflict
@@ -48,16 +50,16 @@ AFTER_ALL = 2**31 - 1
 
 _model_rid: BindParameter[str] = bindparam("model_rid")
 _branch_name: BindParameter[str] = bindparam("branch")
+_version_rid: BindParameter[str] = bindparam("version_rid")
 
 
 def find_version(work: UnitOfWork, model_version_rid: str, caller: Caller) -> StoredVersion | None:
     """See the contract."""
     known = work.versions.get(model_version_rid)
-    parameters = {"version_rid": model_version_rid} | principals(caller)
-    if known is not None:
-        parameters["model_rid"] = known.version.model_rid
-        return known if work.session.all(_visible_version(caller), parameters) else None
-    return _stored(work, work.session.one_or_none(_version(caller), parameters))
+    # What is known of a version never changes, so only whether it is visible is asked again.
+    statement = _version(caller) if known is None else _sight(caller)
+    row = work.session.one_or_none(statement, {"version_rid": model_version_rid} | principals(caller))
+    return _stored(work, row, known)
 
 
 def find_numbered_version(
@@ -75,10 +77,11 @@ def get_branch(work: UnitOfWork, model_rid: str, branch: str, caller: Caller) ->
         raise ModelNotFound(model_rid=model_rid)
     if row.head_rid is None:
         raise BranchNotFound(model_rid=model_rid, branch_name=branch)
-    head = work.versions.get(row.head_rid) or find_version(work, row.head_rid, caller)
+    known = work.versions.get(row.head_rid)
+    head = find_version(work, row.head_rid, caller) if known is None else for_caller(known, row)
     if head is None:  # Hidden from the caller since the statement before.
         raise ModelNotFound(model_rid=model_rid)
-    return Branch(name=branch, head=head.version, version_count=row.version_count)
+    return Branch(name=branch, head=head.as_seen(), version_count=row.version_count)
 
 
 def list_branches(work: UnitOfWork, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
@@ -93,7 +96,7 @@ def list_versions(
     """See the contract."""
     before = AFTER_ALL if page.after is None else page.after
     rows = _listed(work, _versions_of_branch, model_rid, caller, page, branch=branch, before=before)
-    return page_of(rows, that_fit(rows[: page.size]), "version_number", to_version)
+    return page_of(rows, that_fit(rows[: page.size]), "version_number", to_seen_version)
 
 
 def get_model_api(work: UnitOfWork, content_digest: bytes) -> ModelApi:
@@ -164,13 +167,14 @@ def _extend(work: UnitOfWork, model_rid: str, branch: str, end: BranchEnd | None
     return row.id, row.version_count, previous.created_time if previous else 0
 
 
-def _stored(work: UnitOfWork, row: AnyRow | None) -> StoredVersion | None:
-    """Return the version of a row, if there is one."""
+def _stored(work: UnitOfWork, row: AnyRow | None, known: StoredVersion | None = None) -> StoredVersion | None:
+    """Return the version of a row, if there is one; `known` if its content was not asked for."""
     if row is None:
         return None
-    version = to_stored_version(row)
-    work.versions_read.append(version)
-    return version
+    if known is None:
+        known = to_stored_version(row)
+        work.versions_read.append(known)
+    return for_caller(known, row)
 
 
 def _require_fitting(work: UnitOfWork, payload: bytes) -> None:
@@ -194,20 +198,28 @@ def _listed(
     return [row for row in rows if row.rid is not None]
 
 
+def visible_versions(caller: Caller, *columns: ColumnElement[Any]) -> Select[*AnyColumns]:
+    """The versions that the caller may see, with these columns of each."""
+    return select(*columns).join_from(versions, branches).join(models).where(model_is_visible(caller))
+
+
 def _stored_versions(caller: Caller) -> Select[*AnyColumns]:
     """The versions that the caller may see, each with its content."""
-    return (
-        select(*VERSION_COLUMNS, models.c.rid.label("model_rid"), branches.c.name.label("branch"), contents.c.payload)
-        .join_from(versions, branches)
-        .join(models)
-        .join(contents, contents.c.digest == versions.c.content_digest)
-        .where(model_is_visible(caller))
-    )
+    # By a subquery and not by a join: it is read of what is visible, and of nothing else.
+    payload = select(contents.c.payload).where(contents.c.digest == versions.c.content_digest).scalar_subquery()
+    names = (models.c.rid.label("model_rid"), branches.c.name.label("branch"), payload.label("payload"))
+    return visible_versions(caller, *VERSION_COLUMNS, *names, *hidden_origins(caller))
 
 
 @for_callers
 def _version(caller: Caller) -> Select[*AnyColumns]:
-    return _stored_versions(caller).where(versions.c.rid == bindparam("version_rid"))
+    return _stored_versions(caller).where(versions.c.rid == _version_rid)
+
+
+@for_callers
+def _sight(caller: Caller) -> Select[*AnyColumns]:
+    """A row if a version is there and visible: from the same tables as `_version`, which then takes no longer."""
+    return visible_versions(caller, *hidden_origins(caller)).where(versions.c.rid == _version_rid)
 
 
 @for_callers
@@ -218,17 +230,10 @@ def _numbered_version(caller: Caller) -> Select[*AnyColumns]:
 
 
 @for_callers
-def _visible_version(caller: Caller) -> Select[*AnyColumns]:
-    """A row if a version is there, and its model visible."""
-    is_stored = exists().where(versions.c.rid == bindparam("version_rid"))
-    return select(models.c.id).where(models.c.rid == _model_rid, is_stored, model_is_visible(caller))
-
-
-@for_callers
 def _branch(caller: Caller) -> Select[*AnyColumns]:
     """The RID of a branch's head, or NULL; no row if the model is absent or invisible."""
     return (
-        select(versions.c.rid.label("head_rid"), branches.c.version_count)
+        select(versions.c.rid.label("head_rid"), branches.c.version_count, *hidden_origins(caller))
         .select_from(models)
         .outerjoin(branches, and_(branches.c.model_id == models.c.id, branches.c.name == _branch_name))
         .outerjoin(versions, is_head)
@@ -245,6 +250,7 @@ def _versions_of_branch(caller: Caller) -> Select[*AnyColumns]:
             _model_rid.label("model_rid"),
             _branch_name.label("branch"),
             version_bytes(_model_rid, MAX_BYTES_A_CHARACTER * func.length(_branch_name)).label("size"),
+            *hidden_origins(caller),
         )
         .join_from(versions, contents, contents.c.digest == versions.c.content_digest)
         # As a value and not as a join: only then does PostgreSQL walk the index instead of sorting the branch.
@@ -271,6 +277,7 @@ def _branches_of_model(caller: Caller) -> Select[*AnyColumns]:
             _model_rid.label("model_rid"),
             branches.c.name.label("branch"),
             version_bytes(_model_rid, names).label("size"),
+            *hidden_origins(caller),
         )
         .join_from(branches, versions, is_head)
         .join(contents, contents.c.digest == versions.c.content_digest)

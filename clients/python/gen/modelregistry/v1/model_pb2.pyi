@@ -92,7 +92,7 @@ class ModelVersion(_message.Message):
     """Output only. The principal who created or promoted the version, such as `user:jane`."""
     root_model_version_rid: _builtins.str
     """Output only. The RID of the version at which the chain of promotions began: this version itself
-    if it was not promoted.
+    if it was not promoted. Empty if the caller may not see that version.
     """
     @_builtins.property
     def model_api(self) -> _model_api_pb2.ModelApi:
@@ -351,9 +351,9 @@ class PromotedSource(_message.Message):
     PREVIOUS_MODEL_RID_FIELD_NUMBER: _builtins.int
     PREVIOUS_MODEL_VERSION_RID_FIELD_NUMBER: _builtins.int
     previous_model_rid: _builtins.str
-    """Output only. The RID of the model that the source version belongs to."""
+    """Output only. The RID of the model that the source version belongs to. Empty if the caller may not see that model."""
     previous_model_version_rid: _builtins.str
-    """Output only. The RID of the source version."""
+    """Output only. The RID of the source version. Empty if the caller may not see its model."""
     def __init__(
         self,
         *,

@@ -1,0 +1,38 @@
+"""Where a version came from, as far as a caller may know: one rule, wherever versions and promotions are told."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, and_, exists, not_, select
+
+from server.core.caller import Caller
+from server.storage.sql.tables import branches, models, promotions, versions
+from server.storage.sql.visibility import model_is_visible
+
+_origin = versions.alias("origin")
+_origin_branch = branches.alias("origin_branch")
+_origin_model = models.alias("origin_model")
+
+
+def version_is_visible(caller: Caller, version_rid: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a version is stored, and in a model that the caller may see."""
+    return (
+        select(_origin.c.id)
+        .join_from(_origin, _origin_branch, _origin_branch.c.id == _origin.c.branch_id)
+        .join(_origin_model, _origin_model.c.id == _origin_branch.c.model_id)
+        .where(_origin.c.rid == version_rid, model_is_visible(caller, _origin_model))
+        .exists()
+    )
+
+
+def hidden_origins(caller: Caller) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """What a StoredVersion says of the row of `versions`: `hides_source` and `hides_root`."""
+    hides_source = exists().where(
+        promotions.c.version_id == versions.c.id, not_(version_is_visible(caller, promotions.c.source_rid))
+    )
+    return hides_source.label("hides_source"), hides_root(caller)
+
+
+def hides_root(caller: Caller) -> ColumnElement[bool]:
+    """Whether the root of the row of `versions` is hidden from the caller. Most are their own, and ask for no other."""
+    is_hidden = not_(version_is_visible(caller, versions.c.root_rid))
+    return and_(versions.c.root_rid != versions.c.rid, is_hidden).label("hides_root")
