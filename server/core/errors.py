@@ -217,6 +217,15 @@ class AccessPermissionDenied(RegistryError):
     resource_rid: str
 
 
+class ResourceNeedsOwner(RegistryError):
+    """The last owner of a resource would lose that role."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = "The resource would have no owner: make another principal its owner first, or ask an administrator."
+    resource_rid: str
+    principal: str
+
+
 # What is there
 
 

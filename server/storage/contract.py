@@ -285,6 +285,9 @@ class Reader(Protocol):
         An administrator owns everything.
         """
 
+    def owners(self, resource_rid: str) -> list[str]:
+        """Return the principals that own this very RID, by name."""
+
     def list_grants(self, resource_rid: str, page: PageRequest) -> Page[Grant]:
         """Return the grants on this very RID, by principal, in the order of code points."""
 
@@ -369,6 +372,9 @@ class Transaction(Reader, Protocol):
     def remove_grant(self, resource_rid: str, principal: str, changed_by: str) -> None:
         """Take a principal's role on a resource away, and record who did so and when; nothing if there is none."""
 
+    def lock_owners(self, resource_rid: str) -> None:
+        """Make other transactions that lock the owners of this RID wait until this one ends, and wait for theirs."""
+
     def begin_upload(self, upload: UploadKey, object_name: str, lifetime: timedelta) -> Timestamp:
         """Record that an object is about to be written, and return until when its upload can be found.
 
@@ -436,7 +442,11 @@ class Repository(Protocol):
         """
 
     def ping(self) -> None:
-        """Return if the storage answers. Raises StorageUnavailable."""
+        """Return if the storage answers. Raises StorageUnavailable.
+
+        What this repository writes down from now on is not timed before the newest promotion that was stored by then,
+        unless that was timed more than a day ahead. Nor is it ever before what it wrote down itself.
+        """
 
     def connections(self) -> ConnectionUse:
         """Return how the connections are used at the moment. Raises nothing, and does not wait."""

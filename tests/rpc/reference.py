@@ -182,6 +182,17 @@ class Reference:
         version = self.versions.get(version_rid)
         return version if version is not None and self._sees(person, version.model_rid) else None
 
+    def _as_seen(self, person: Person, version: ModelVersion, names_source: bool = False) -> ModelVersion:
+        """The version without RIDs of a source and of a root that the person may not see, but for one just named."""
+        seen = ModelVersion()
+        seen.CopyFrom(version)
+        source = seen.source.promoted.previous_model_version_rid
+        if source and not names_source and self._seen_version(person, source) is None:
+            seen.source.CopyFrom(ModelVersionSource(promoted=PromotedSource()))
+        if self._seen_version(person, seen.root_model_version_rid) is None:
+            seen.root_model_version_rid = ""
+        return seen
+
     def _require_promoter(self, person: Person, model_rid: str) -> None:
         if self._role_on_model(person, model_rid) < ROLE_PROMOTER:
             raise Refused("PromoteVersionModelPermissionDenied", modelRid=model_rid)
@@ -193,6 +204,16 @@ class Reference:
         role = self._role_on_model(person, resource_rid) if is_model else self._role(person, resource_rid)
         if role < ROLE_OWNER:
             raise Refused("AccessPermissionDenied", resourceRid=resource_rid)
+
+    def _require_another_owner(self, person: Person, resource_rid: str, principal: str) -> None:
+        """Only an administrator may take the last owner's role: on the resource, or on the folder of a model."""
+        self._require_owner(person, resource_rid)
+        folder = self.models[resource_rid].parent_folder_rid if resource_rid in self.models else None
+        owners = {
+            pair for pair, role in self.grants.items() if role == ROLE_OWNER and pair[0] in {resource_rid, folder}
+        }
+        if not person.is_admin and not owners - {(resource_rid, principal)}:
+            raise Refused("ResourceNeedsOwner", resourceRid=resource_rid, principal=principal)
 
     # Requests with an id
 
@@ -263,11 +284,11 @@ class Reference:
         self._seen_model(person, request.model_rid)
         earlier = self._earlier(person, request)
         if earlier is not None:
-            return self.versions[earlier[0]]
+            return self._as_seen(person, self.versions[earlier[0]])
         self._require_promoter(person, request.model_rid)
         version = self._promote(person, request, self._source(person, request), made)
         self._remember(person, request, version.rid)
-        return version
+        return self._as_seen(person, version, names_source=True)
 
     def _batch_promote(
         self, person: Person, request: BatchPromoteVersionsRequest, made: Iterator[Made]
@@ -303,7 +324,7 @@ class Reference:
         self._seen_model(person, request.model_rid)
         earlier = self._earlier(person, request)
         if earlier is not None:
-            return self.versions[earlier[0]]
+            return self._as_seen(person, self.versions[earlier[0]])
         self._require_promoter(person, request.model_rid)
         place, number = {"modelRid": request.model_rid, "branchName": branch_of(request)}, request.to_version_number
         versions = self.branch(request.model_rid, branch_of(request))
@@ -317,7 +338,7 @@ class Reference:
         source = versions[number - 1]
         version = self._copy(person, request, PROMOTION_KIND_ROLLBACK, source, made, self._findings(request, source))
         self._remember(person, request, version.rid)
-        return version
+        return self._as_seen(person, version)
 
     def _source(self, person: Person, request: Any) -> ModelVersion:
         source = self._seen_version(person, request.source_model_version_rid)
@@ -453,7 +474,10 @@ class Reference:
         return policy
 
     def _grant_role(self, person: Person, request: GrantRoleRequest, _made: Iterator[Made]) -> Grant:
-        self._require_owner(person, request.resource_rid)
+        if request.role < ROLE_OWNER:
+            self._require_another_owner(person, request.resource_rid, request.principal)
+        else:
+            self._require_owner(person, request.resource_rid)
         self._grant(person, request.resource_rid, request.principal, request.role)
         return Grant(resource_rid=request.resource_rid, principal=request.principal, role=request.role)
 
@@ -462,7 +486,7 @@ class Reference:
         self.grant_changes.append((resource_rid, principal, role, person.principals[0]))
 
     def _revoke_role(self, person: Person, request: RevokeRoleRequest, _made: Iterator[Made]) -> RevokeRoleResponse:
-        self._require_owner(person, request.resource_rid)
+        self._require_another_owner(person, request.resource_rid, request.principal)
         pair = request.resource_rid, request.principal
         if self.grants.pop(pair, None) is not None:
             self.grant_changes.append((*pair, None, person.principals[0]))
@@ -483,14 +507,15 @@ class Reference:
         if version is None or version.model_rid != request.model_rid:
             rids = {"modelRid": request.model_rid, "modelVersionRid": request.model_version_rid}
             raise Refused("ModelVersionNotFound", **rids)
-        return version
+        return self._as_seen(person, version)
 
     def _get_branch(self, person: Person, request: GetBranchRequest, _made: Iterator[Made]) -> Branch:
         self._seen_model(person, request.model_rid)
         versions = self.branch(request.model_rid, branch_of(request))
         if not versions:
             raise Refused("BranchNotFound", modelRid=request.model_rid, branchName=branch_of(request))
-        return Branch(name=branch_of(request), head=versions[-1], version_count=len(versions))
+        head = self._as_seen(person, versions[-1])
+        return Branch(name=branch_of(request), head=head, version_count=len(versions))
 
     def _list_branches(
         self, person: Person, request: ListBranchesRequest, _made: Iterator[Made]
@@ -500,7 +525,10 @@ class Reference:
             version.branch: version for version in self.versions.values() if version.model_rid == request.model_rid
         }
         return ListBranchesResponse(
-            branches=[Branch(name=b, head=heads[b], version_count=heads[b].version_number) for b in sorted(heads)]
+            branches=[
+                Branch(name=name, head=self._as_seen(person, head), version_count=head.version_number)
+                for name, head in sorted(heads.items())
+            ]
         )
 
     def _list_versions(
@@ -508,7 +536,7 @@ class Reference:
     ) -> ListModelVersionsResponse:
         self._seen_model(person, request.model_rid)
         versions = self.branch(request.model_rid, branch_of(request))
-        return ListModelVersionsResponse(model_versions=reversed(versions))
+        return ListModelVersionsResponse(model_versions=[self._as_seen(person, each) for each in reversed(versions)])
 
     def _told(self, person: Person, promotion: Promotion) -> Promotion:
         """What a person who sees the target is told of a promotion."""

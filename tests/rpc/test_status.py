@@ -34,6 +34,7 @@ TABLE = {
     "CreateModelVersionPermissionDenied": ("PERMISSION_DENIED", 403, ("modelRid",)),
     "CreateModelPermissionDenied": ("PERMISSION_DENIED", 403, ()),
     "AccessPermissionDenied": ("PERMISSION_DENIED", 403, ("resourceRid",)),
+    "ResourceNeedsOwner": ("FAILED_PRECONDITION", 400, ("resourceRid", "principal")),
     "ModelNotFound": ("NOT_FOUND", 404, ("modelRid",)),
     "ModelVersionNotFound": ("NOT_FOUND", 404, ("modelRid", "modelVersionRid")),
     "UploadNotFound": ("NOT_FOUND", 404, ("modelRid", "uploadId")),

@@ -157,6 +157,13 @@ class AccessPermissionDenied(RegistryError):
     resource_rid = Parameter(str)
 
 
+class ResourceNeedsOwner(RegistryError):
+    """The last owner of a resource would lose that role."""
+
+    resource_rid = Parameter(str)
+    principal = Parameter(str)
+
+
 class ModelNotFound(RegistryError):
     """No such model, or none that the caller may see."""
 

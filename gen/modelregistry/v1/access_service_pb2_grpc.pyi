@@ -42,14 +42,16 @@ class AccessServiceStub:
     GrantRole: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.GrantRoleRequest, _access_service_pb2.Grant]
     """Gives a principal a role on a resource, in place of the role that it had there.
 
-    Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-    (AccessPermissionDenied).
+    Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound), PERMISSION_DENIED
+    (AccessPermissionDenied) and FAILED_PRECONDITION (ResourceNeedsOwner: the principal is the last owner, and the
+    caller no administrator).
     """
     RevokeRole: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.RevokeRoleRequest, _access_service_pb2.RevokeRoleResponse]
     """Takes a principal's role on a resource away, from the very next call on. Succeeds if there was none.
 
-    Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-    (AccessPermissionDenied).
+    Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound), PERMISSION_DENIED
+    (AccessPermissionDenied) and FAILED_PRECONDITION (ResourceNeedsOwner: the principal is the last owner, and the
+    caller no administrator).
     """
     ListGrants: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListGrantsRequest, _access_service_pb2.ListGrantsResponse]
     """Lists the grants on a resource, by principal.
@@ -72,14 +74,16 @@ class AccessServiceAsyncStub(AccessServiceStub):
     GrantRole: _aio.UnaryUnaryMultiCallable[_access_service_pb2.GrantRoleRequest, _access_service_pb2.Grant]  # type: ignore[assignment]
     """Gives a principal a role on a resource, in place of the role that it had there.
 
-    Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-    (AccessPermissionDenied).
+    Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound), PERMISSION_DENIED
+    (AccessPermissionDenied) and FAILED_PRECONDITION (ResourceNeedsOwner: the principal is the last owner, and the
+    caller no administrator).
     """
     RevokeRole: _aio.UnaryUnaryMultiCallable[_access_service_pb2.RevokeRoleRequest, _access_service_pb2.RevokeRoleResponse]  # type: ignore[assignment]
     """Takes a principal's role on a resource away, from the very next call on. Succeeds if there was none.
 
-    Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-    (AccessPermissionDenied).
+    Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound), PERMISSION_DENIED
+    (AccessPermissionDenied) and FAILED_PRECONDITION (ResourceNeedsOwner: the principal is the last owner, and the
+    caller no administrator).
     """
     ListGrants: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListGrantsRequest, _access_service_pb2.ListGrantsResponse]  # type: ignore[assignment]
     """Lists the grants on a resource, by principal.
@@ -105,8 +109,9 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_access_service_pb2.Grant, _abc.Awaitable[_access_service_pb2.Grant]]:
         """Gives a principal a role on a resource, in place of the role that it had there.
 
-        Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-        (AccessPermissionDenied).
+        Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound), PERMISSION_DENIED
+        (AccessPermissionDenied) and FAILED_PRECONDITION (ResourceNeedsOwner: the principal is the last owner, and the
+        caller no administrator).
         """
 
     @_abc_1.abstractmethod
@@ -117,8 +122,9 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_access_service_pb2.RevokeRoleResponse, _abc.Awaitable[_access_service_pb2.RevokeRoleResponse]]:
         """Takes a principal's role on a resource away, from the very next call on. Succeeds if there was none.
 
-        Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-        (AccessPermissionDenied).
+        Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound), PERMISSION_DENIED
+        (AccessPermissionDenied) and FAILED_PRECONDITION (ResourceNeedsOwner: the principal is the last owner, and the
+        caller no administrator).
         """
 
     @_abc_1.abstractmethod

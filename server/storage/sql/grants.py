@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Select, bindparam, delete, insert, select
+import hashlib
 
-from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED, Grant, Role
+from sqlalchemy import BigInteger, Select, bindparam, delete, func, insert, literal_column, select
+
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_UNSPECIFIED, Grant, Role
 from server.core.caller import Caller
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.pages import page_of
@@ -26,6 +28,20 @@ def list_grants(work: UnitOfWork, resource_rid: str, page: PageRequest) -> Page[
     parameters = {"resource": resource_rid, "after": page.after or "", "count": page.size + 1}
     rows = work.session.all(_list, parameters)
     return page_of(rows, rows[: page.size], "principal", _to_grant)
+
+
+def owners(work: UnitOfWork, resource_rid: str) -> list[str]:
+    """See the contract."""
+    return [row.principal for row in work.session.all(_owners, {"resource": resource_rid})]
+
+
+def lock_owners(work: UnitOfWork, resource_rid: str) -> None:
+    """See the contract."""
+    if not work.session.has_row_locks:
+        return
+    # Not a lock of rows: what has no owner has none, and a server need not have the right to lock those of grants.
+    digest = hashlib.sha256(f"owners of {resource_rid}".encode()).digest()
+    work.session.send(_lock, {"lock_key": int.from_bytes(digest[:8], signed=True)})
 
 
 def set_grant(work: UnitOfWork, grant: Grant, changed_by: str) -> None:
@@ -55,6 +71,12 @@ _list = Statement(
     .order_by(grants.c.principal)
     .limit(bindparam("count"))
 )
+_owners = Statement(
+    select(grants.c.principal)
+    .where(grants.c.resource_rid == bindparam("resource"), grants.c.role == literal_column(str(int(ROLE_OWNER))))
+    .order_by(grants.c.principal)
+)
+_lock = Statement(select(func.pg_advisory_xact_lock(bindparam("lock_key", type_=BigInteger)).label("locked")))
 _set = Statement(
     lambda dialect: (
         upsert(dialect, grants)

@@ -9,19 +9,20 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.core.cancellation import require_wanted
 from server.core.errors import Overloaded, RegistryError, StorageUnavailable
 from server.core.observers import unfailing
 from server.storage.contract import ConnectionUse, Reader, StatementObserver, Transaction
+from server.storage.sql.clock import SteadyClock
 from server.storage.sql.database import Database
 from server.storage.sql.group_commit import GroupCommit
 from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
 from server.storage.sql.session import Conflict, Failure, Session
 from server.storage.sql.statements import Statement
-from server.storage.sql.tables import models
+from server.storage.sql.tables import promotions
 from server.storage.sql.transaction import SqlReader, SqlTransaction
 from server.storage.sql.version_cache import VersionCache
 from server.storage.sql.writer_queue import WriterQueue
@@ -32,7 +33,12 @@ T = TypeVar("T")
 ATTEMPTS = 5
 BACKOFF_SECONDS = 0.01
 
-_any_model = Statement(select(models.c.id).limit(1))
+_newest = Statement(
+    select(promotions.c.created_time)
+    .where(promotions.c.created_time <= bindparam("bound_ms"))
+    .order_by(promotions.c.created_time.desc())
+    .limit(1)
+)
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +62,15 @@ class SqlRepository:
     ):
         """Open at most `pool_size` connections, when they are first used.
 
-        `promoted` is told of each promotion once it is committed, `observer` of each statement.
+        `clock_ms` may go back: `SteadyClock`. `promoted` is told of each promotion once it is committed, `observer` of
+        each statement.
         """
         self._database = database
         self._promoted = promoted
         self._pool = Pool(database, pool_size, unfailing(observer) if observer else None)
         self._versions = VersionCache()
         self._max_message_bytes = max_message_bytes
-        self._clock_ms = clock_ms
+        self._clock_ms = SteadyClock(clock_ms)
         self._queue = WriterQueue(database.file) if database.file else None
         self._group_commit = GroupCommit(self._pool, self._queue.turn if self._queue else nullcontext)
 
@@ -83,7 +90,10 @@ class SqlRepository:
 
     def ping(self) -> None:
         """See the contract."""
-        self._with_retries(lambda: self._pool.read(lambda session: session.all(_any_model)))
+        bound = {"bound_ms": self._clock_ms.bound_ms()}
+        newest = self._with_retries(lambda: self._pool.read(lambda session: session.one_or_none(_newest, bound)))
+        if newest is not None:
+            self._clock_ms.not_before(newest.created_time)
 
     def connections(self) -> ConnectionUse:
         """See the contract."""

@@ -31,6 +31,7 @@ class SqlReader(UnitOfWork):
     get_lineage = lineage.get_lineage
 
     get_role = grants.get_role
+    owners = grants.owners
     list_grants = grants.list_grants
 
     find_file = files.find_file
@@ -56,6 +57,7 @@ class SqlTransaction(SqlReader):
 
     set_grant = grants.set_grant
     remove_grant = grants.remove_grant
+    lock_owners = grants.lock_owners
 
     begin_upload = files.begin_upload
     finish_upload = files.finish_upload

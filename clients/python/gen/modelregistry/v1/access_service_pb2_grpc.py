@@ -69,8 +69,9 @@ class AccessServiceServicer(object):
     def GrantRole(self, request, context):
         """Gives a principal a role on a resource, in place of the role that it had there.
 
-        Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-        (AccessPermissionDenied).
+        Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound), PERMISSION_DENIED
+        (AccessPermissionDenied) and FAILED_PRECONDITION (ResourceNeedsOwner: the principal is the last owner, and the
+        caller no administrator).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,8 +80,9 @@ class AccessServiceServicer(object):
     def RevokeRole(self, request, context):
         """Takes a principal's role on a resource away, from the very next call on. Succeeds if there was none.
 
-        Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-        (AccessPermissionDenied).
+        Scope api:models-write; owner on the resource. Fails with NOT_FOUND (ModelNotFound), PERMISSION_DENIED
+        (AccessPermissionDenied) and FAILED_PRECONDITION (ResourceNeedsOwner: the principal is the last owner, and the
+        caller no administrator).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
