@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.growth.fill import BRANCH, DEPTH, NEW_FOLDER, Filled
 from bench.stock import CALLER, FOLDER, api_of
-from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
+from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_CREATOR, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
 from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest
 from server.rules.promotion_records import filter_of
@@ -152,4 +152,12 @@ CALLS = (
     Call("GrantRole", "GrantRole",
          lambda f, c: {"resource_rid": _some_model(f, c), "principal": "group:growth", "role": ROLE_VIEWER}),
     Call("RevokeRole", "RevokeRole", lambda f, c: {"resource_rid": _some_model(f, c), "principal": "group:growth"}),
+    Call("SetFolderPolicy", "SetFolderPolicy",
+         lambda f, c: {"folder_rid": FOLDER, "new_model_owner": NEW_MODEL_OWNER_CREATOR}),
+    Call("GetFolderPolicy", "GetFolderPolicy", lambda f, c: {"folder_rid": FOLDER}),
+    Call("TransferOwnership", "TransferOwnership",
+         lambda f, c: {"resource_rid": _some_model(f, c), "principal": "group:growth"}),
+    Call("DisablePrincipal", "DisablePrincipal", lambda f, c: {"principal": "user:growth", "reason": "growth"}),
+    Call("ListDisabledPrincipals", "ListDisabledPrincipals", lambda f, c: {"page_size": FEW}),
+    Call("EnablePrincipal", "EnablePrincipal", lambda f, c: {"principal": "user:growth"}),
 )  # fmt: skip

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from server.auth.disabled import DisabledPrincipals
 from server.auth.tokens import TokenVerifier
 from server.core.caller import Caller
-from server.core.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials, RegistryError
+from server.core.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials, PrincipalDisabled, RegistryError
 from server.core.permissions import RPC_SCOPES
 
 # gRPC and HTTP have so many threads each that verify unknown tokens; no more than 2 of them wait for the issuer's keys.
@@ -27,16 +28,20 @@ class Authentication(NamedTuple):
 
 
 class Credentials:
-    """Judges the `authorization` of calls, and whether the token is meant for the RPC."""
+    """Judges the `authorization` of calls, whether its user may call, and whether the token is meant for the RPC.
+
+    `disabled` are the principals that may not; what has been judged before is judged by what it is now.
+    """
 
     def __init__(self, verifier: TokenVerifier) -> None:
         self._verifier = verifier
+        self.disabled = DisabledPrincipals()
 
     def from_cache(self, rpc: str, authorization: str | None) -> Authentication | None:
         """Judge a call of an RPC, `/package.Service/Method`; None if the token is not known yet: ask `verified`.
 
         It neither waits nor logs, and verifies no signature. Errors: MissingCredentials, InvalidCredentials for what is
-        no token at all, and ApiUsageDenied.
+        no token at all, PrincipalDisabled and ApiUsageDenied.
         """
         if authorization is None:
             return Authentication(None, MissingCredentials())
@@ -44,21 +49,32 @@ class Credentials:
             caller = self._verifier.cached(authorization)
         except InvalidCredentials as error:
             return Authentication(None, error)
-        return None if caller is None else _for_rpc(caller, rpc)
+        return None if caller is None else self._for_rpc(caller, rpc)
 
     def verified(self, rpc: str, authorization: str | None) -> Authentication:
         """Judge a call of an RPC. It may wait for the issuer's keys, and logs why a token is refused.
 
-        Errors: MissingCredentials, InvalidCredentials and ApiUsageDenied.
+        Errors: MissingCredentials, InvalidCredentials, PrincipalDisabled and ApiUsageDenied.
         """
         if authorization is None:
             return Authentication(None, MissingCredentials())
         try:
-            return _for_rpc(self._verifier.verify(authorization), rpc)
+            return self._for_rpc(self._verifier.verify(authorization), rpc)
         except InvalidCredentials as error:
             return Authentication(None, error)
 
+    def require_enabled(self, caller: Caller) -> None:
+        """Return if a caller that was judged before may go on. Raises PrincipalDisabled."""
+        if self.disabled.names(caller):
+            raise PrincipalDisabled(principal=caller.user)
 
-def _for_rpc(caller: Caller, rpc: str) -> Authentication:
-    scope = RPC_SCOPES[rpc]
-    return Authentication(caller, None if scope in caller.scopes else ApiUsageDenied(missing_scope=scope))
+    def _for_rpc(self, caller: Caller, rpc: str) -> Authentication:
+        try:
+            self.require_enabled(caller)
+        except PrincipalDisabled as error:
+            return Authentication(caller, error)
+        enabled = self.disabled.enabled_principals(caller)
+        if enabled != caller.principals:
+            caller = self._verifier.caller_of(enabled, caller.scopes)
+        scope = RPC_SCOPES[rpc]
+        return Authentication(caller, None if scope in caller.scopes else ApiUsageDenied(missing_scope=scope))

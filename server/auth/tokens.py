@@ -82,6 +82,10 @@ class TokenVerifier:
         self._verified[digest] = verified
         return verified.caller
 
+    def caller_of(self, principals: tuple[str, ...], scopes: frozenset[str]) -> Caller:
+        """The caller that has these principals: an administrator, if one of them is."""
+        return Caller(principals, scopes, is_admin=not self._admins.isdisjoint(principals))
+
     def _verify(self, authorization: str) -> _Verified:
         try:
             token = _token(authorization)
@@ -91,8 +95,7 @@ class TokenVerifier:
             claims, key = self._claims(token, header)
             principals = self._rules.principals_of(claims)
             scopes = self._rules.scopes_of(claims)
-            caller = Caller(principals, scopes, is_admin=not self._admins.isdisjoint(principals))
-            return _Verified(caller, claims["exp"] + self._rules.leeway, header, key)
+            return _Verified(self.caller_of(principals, scopes), claims["exp"] + self._rules.leeway, header, key)
         except (jwt.PyJWTError, ValueError) as reason:
             refusal = InvalidCredentials()
             # As a literal and cut, because parts of a forged token may be in it.

@@ -52,6 +52,12 @@ def build_app() -> typer.Typer:
         access_commands.grant,
         access_commands.revoke,
         access_commands.grants,
+        access_commands.set_folder_policy,
+        access_commands.get_folder_policy,
+        access_commands.transfer_ownership,
+        access_commands.disable_principal,
+        access_commands.enable_principal,
+        access_commands.disabled_principals,
         model_commands.upload_files,
         model_commands.download_files,
     )

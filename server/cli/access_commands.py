@@ -7,12 +7,29 @@ from typing import Annotated, Literal
 import typer
 from google.protobuf.message import Message
 
-from modelregistry.v1.access_service_pb2 import GrantRoleRequest, ListGrantsRequest, RevokeRoleRequest, Role
+from modelregistry.v1.access_service_pb2 import (
+    DisablePrincipalRequest,
+    EnablePrincipalRequest,
+    GetFolderPolicyRequest,
+    GrantRoleRequest,
+    ListDisabledPrincipalsRequest,
+    ListGrantsRequest,
+    NewModelOwner,
+    RevokeRoleRequest,
+    Role,
+    SetFolderPolicyRequest,
+    TransferOwnershipRequest,
+)
 from modelregistry_client import Registry
-from server.cli.options import PageSize, PageToken
+from server.cli.options import DisablingReason, PageSize, PageToken
 
 Resource = Annotated[str, typer.Argument(help="The RID of a model or folder.")]
 Principal = Annotated[str, typer.Argument(help="user:NAME or group:NAME.")]
+Folder = Annotated[str, typer.Argument(help="The RID of a folder.")]
+Owner = Annotated[
+    Literal["creator", "folder"],
+    typer.Argument(help="Who owns a new model: the principal that creates it, or the folder's owners alone."),
+]
 RoleName = Annotated[
     Literal["viewer", "promoter", "editor", "owner"],
     typer.Argument(help="What the principal may do; each role includes the ones before."),
@@ -45,3 +62,54 @@ def grants(
     """
     request = ListGrantsRequest(resource_rid=resource_rid, page_size=page_size, page_token=page_token)
     return registry.access.ListGrants(request)
+
+
+def set_folder_policy(registry: Registry, folder_rid: Folder, new_model_owner: Owner) -> Message:
+    """Say who owns the models that are created in a folder from now on.
+
+    [bold]modelregistry set-folder-policy ri.compass.main.folder.… folder[/bold]
+    """
+    owner = NewModelOwner.Value(f"NEW_MODEL_OWNER_{new_model_owner.upper()}")
+    return registry.access.SetFolderPolicy(SetFolderPolicyRequest(folder_rid=folder_rid, new_model_owner=owner))
+
+
+def get_folder_policy(registry: Registry, folder_rid: Folder) -> Message:
+    """Print who owns the models that are created in a folder.
+
+    [bold]modelregistry get-folder-policy ri.compass.main.folder.…[/bold]
+    """
+    return registry.access.GetFolderPolicy(GetFolderPolicyRequest(folder_rid=folder_rid))
+
+
+def transfer_ownership(registry: Registry, resource_rid: Resource, principal: Principal) -> Message:
+    """Make a principal the one owner of a model or folder; for administrators.
+
+    [bold]modelregistry transfer-ownership ri.models.main.model.… group:ml-release[/bold]
+    """
+    request = TransferOwnershipRequest(resource_rid=resource_rid, principal=principal)
+    return registry.access.TransferOwnership(request)
+
+
+def disable_principal(registry: Registry, principal: Principal, reason: DisablingReason) -> Message:
+    """Serve a user no more, or let a group give its members nothing; for administrators.
+
+    [bold]modelregistry disable-principal user:jane --reason "has left"[/bold]
+    """
+    return registry.access.DisablePrincipal(DisablePrincipalRequest(principal=principal, reason=reason))
+
+
+def enable_principal(registry: Registry, principal: Principal) -> Message:
+    """Serve a user or a group again; for administrators.
+
+    [bold]modelregistry enable-principal user:jane[/bold]
+    """
+    return registry.access.EnablePrincipal(EnablePrincipalRequest(principal=principal))
+
+
+def disabled_principals(registry: Registry, page_size: PageSize = 0, page_token: PageToken = None) -> Message:
+    """List the principals that are disabled; for administrators.
+
+    [bold]modelregistry disabled-principals --output table[/bold]
+    """
+    request = ListDisabledPrincipalsRequest(page_size=page_size, page_token=page_token)
+    return registry.access.ListDisabledPrincipals(request)

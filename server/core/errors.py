@@ -217,6 +217,21 @@ class AccessPermissionDenied(RegistryError):
     resource_rid: str
 
 
+class PrincipalDisabled(RegistryError):
+    """The token is good, and an administrator has disabled its user; when and why is in the log of changes."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = "An administrator has disabled this user; another one can enable it."
+    principal: str
+
+
+class AdministratorRequired(RegistryError):
+    """The caller is no administrator."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = "Only administrators of the registry may do this."
+
+
 class ResourceNeedsOwner(RegistryError):
     """The last owner of a resource would lose that role."""
 

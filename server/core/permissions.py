@@ -36,6 +36,12 @@ RPC_SCOPES = {
     _ACCESS + "GrantRole": MODELS_WRITE,
     _ACCESS + "RevokeRole": MODELS_WRITE,
     _ACCESS + "ListGrants": MODELS_READ,
+    _ACCESS + "SetFolderPolicy": MODELS_WRITE,
+    _ACCESS + "GetFolderPolicy": MODELS_READ,
+    _ACCESS + "TransferOwnership": MODELS_WRITE,
+    _ACCESS + "DisablePrincipal": MODELS_WRITE,
+    _ACCESS + "EnablePrincipal": MODELS_WRITE,
+    _ACCESS + "ListDisabledPrincipals": MODELS_READ,
 }
 
 # Roles are numbers, each including the smaller ones, so the rules ask `role < TO_PROMOTE`. To read takes any role: a

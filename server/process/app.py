@@ -77,16 +77,17 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
         repository.close()
         raise
     health = Health(SERVICES)
-    server = build_server(
-        repository,
-        files,
-        chain,
-        health,
-        max_message_bytes=settings.max_message_bytes,
-        limits=limits,
-        reflection=settings.reflection,
-    )
     try:
+        with _explained():
+            server = build_server(
+                repository,
+                files,
+                chain,
+                health,
+                max_message_bytes=settings.max_message_bytes,
+                limits=limits,
+                reflection=settings.reflection,
+            )
         listen_for_grpc(server, ports, settings)
         private = listen_privately(server)
     except ConfigError:

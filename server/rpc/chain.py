@@ -7,7 +7,8 @@ there; if too many calls wait for threads, one more is refused at once.
                    outside to see what the others refuse.
 2. errors          whatever is raised further in becomes a status; nothing leaves as UNKNOWN.
 3. deadlines       what is done for a call ends with it, and nothing is begun for one that is over.
-4. authentication  what admission found is raised here, or becomes the current caller.
+4. authentication  what admission found is raised here, or becomes the current caller; a stream asks again, part by
+                   part, whether its caller was disabled.
 5. validation      bytes become a request here and not in grpcio, whose own answer to bad ones is INTERNAL; then
                    `preview`, then the shape of every field.
 
@@ -85,6 +86,7 @@ class Chain(grpc.ServerInterceptor):
         max_message_bytes: int,
     ):
         self._credentials = credentials
+        self.disabled = credentials.disabled
         self.admission = Admission(credentials, receive_timeout_seconds, max_message_bytes)
         # The server's own: all calls that have no others, which are those that only read.
         self.threads = CallThreads(threads, "rpc")
@@ -148,8 +150,15 @@ class Chain(grpc.ServerInterceptor):
         follows = not handler.request_streaming
         observers = () if method == SELF_CHECK_METHOD else tuple(observers_for(method, self._observers_of))
 
+        require_enabled = self._credentials.require_enabled
+
+        def parse_part(part: bytes) -> Any:
+            if not probe:
+                require_enabled(current_caller())
+            return parse_one(part)
+
         def parse(request: Any) -> Any:
-            return map(parse_one, request) if handler.request_streaming else parse_one(request)
+            return map(parse_part, request) if handler.request_streaming else parse_one(request)
 
         # `call`, `stream` and `watch` differ in little: `stream` is a generator, whose calls end by themselves; `watch`
         # returns while its call goes on. A context manager for each layer would be shorter, and take as long as the
@@ -172,7 +181,12 @@ class Chain(grpc.ServerInterceptor):
                 authenticate(record, context)
                 if probe:
                     self._streams.add(context)
-                yield from behaviour(parse(request), context)
+                    yield from behaviour(parse(request), context)
+                    return
+                caller = current_caller()
+                for part in behaviour(parse(request), context):
+                    require_enabled(caller)
+                    yield part
             except Exception as raised:
                 _answer(raised, context, record)
             finally:

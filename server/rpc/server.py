@@ -54,7 +54,19 @@ def build_server(
     limits: Limits,
     reflection: bool = True,
 ) -> grpc.Server:
-    """Return a server that serves everything but has no port yet and is not started."""
+    """Return a server that serves everything but has no port yet and is not started.
+
+    Raises StorageUnavailable where it cannot be read who is disabled.
+    """
+
+    def refresh_disabled() -> None:
+        chain.disabled.refresh(lambda: repository.read(lambda reader: reader.disabled_principals()))
+
+    def check() -> None:
+        repository.ping()
+        refresh_disabled()
+
+    refresh_disabled()
     server = grpc.server(
         chain.threads,
         interceptors=[chain],
@@ -85,9 +97,11 @@ def build_server(
     promotion_service_pb2_grpc.add_PromotionServiceServicer_to_server(
         PromotionService(repository, current_caller), server
     )
-    access_service_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(repository, current_caller), server)
+    access_service_pb2_grpc.add_AccessServiceServicer_to_server(
+        AccessService(repository, current_caller, chain.disabled), server
+    )
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    chain.self_check.add_to(server, repository.ping)
+    chain.self_check.add_to(server, check)
     if reflection:
         add_reflection(server, (*SERVICES, HEALTH))
     return server

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar, cast
 
-from modelregistry.v1.access_service_pb2 import ROLE_OWNER, Grant
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, FolderPolicy, Grant
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion, ModelVersionSource
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, Promotion
 from server.codec.json_form import from_json, json_path, loads, to_json
@@ -421,6 +421,10 @@ class DryRun:
         names.add(model.name)
         self._models[model.rid] = self._keep()
         return model
+
+    def get_folder_policy(self, folder_rid: str) -> FolderPolicy:
+        """Return one that says nothing: grants are not looked at."""
+        return FolderPolicy(folder_rid=folder_rid)
 
     def set_grant(self, grant: Grant, changed_by: str) -> None:
         """Do nothing: an import asks for no grant."""

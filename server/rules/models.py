@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelregistry.v1.access_service_pb2 import ROLE_OWNER, Grant
+from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWNER, Grant
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.model_service_pb2 import (
     CreateModelRequest,
@@ -25,7 +25,7 @@ from server.storage.contract import Reader, StoredVersion, Transaction, UploadKe
 
 
 def create_model(tx: Transaction, caller: Caller, request: CreateModelRequest) -> Model:
-    """Store a model with no versions, and make the caller its owner.
+    """Store a model with no versions, and make the caller its owner, if its folder's policy is so.
 
     The same request, by its id, is carried out once: it returns the same model again, or ModelNotFound where the caller
     may see it no more. Raises RequestIdAlreadyUsed, CreateModelPermissionDenied and ResourceNameAlreadyExists.
@@ -45,9 +45,13 @@ def create_model(tx: Transaction, caller: Caller, request: CreateModelRequest) -
 
 
 def add_owned_model(tx: Transaction, model: Model) -> Model:
-    """Store a model and make its creator the owner. Raises ResourceNameAlreadyExists."""
+    """Store a model and make its creator the owner, unless its folder wants no other owners than its own.
+
+    Raises ResourceNameAlreadyExists.
+    """
     stored = tx.add_model(model)
-    tx.set_grant(Grant(resource_rid=stored.rid, principal=stored.created_by, role=ROLE_OWNER), stored.created_by)
+    if tx.get_folder_policy(stored.parent_folder_rid).new_model_owner != NEW_MODEL_OWNER_FOLDER:
+        tx.set_grant(Grant(resource_rid=stored.rid, principal=stored.created_by, role=ROLE_OWNER), stored.created_by)
     return stored
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from modelregistry.v1.access_service_pb2 import Grant, Role
+from modelregistry.v1.access_service_pb2 import DisabledPrincipal, FolderPolicy, Grant, NewModelOwner, Role
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
@@ -285,6 +285,15 @@ class Reader(Protocol):
         An administrator owns everything.
         """
 
+    def get_folder_policy(self, folder_rid: str) -> FolderPolicy:
+        """Return the newest policy of a folder; NEW_MODEL_OWNER_CREATOR and nothing else if it has none."""
+
+    def disabled_principals(self) -> frozenset[str]:
+        """Return all principals that are disabled."""
+
+    def list_disabled_principals(self, page: PageRequest) -> Page[DisabledPrincipal]:
+        """Return the principals that are disabled, in the order of code points."""
+
     def owners(self, resource_rid: str) -> list[str]:
         """Return the principals that own this very RID, by name."""
 
@@ -371,6 +380,17 @@ class Transaction(Reader, Protocol):
 
     def remove_grant(self, resource_rid: str, principal: str, changed_by: str) -> None:
         """Take a principal's role on a resource away, and record who did so and when; nothing if there is none."""
+
+    def add_folder_policy(
+        self, folder_rid: str, new_model_owner: NewModelOwner.ValueType, changed_by: str
+    ) -> FolderPolicy:
+        """Record a policy of a folder, by whom and when, and return it. Earlier ones stay."""
+
+    def disable_principal(self, principal: str, reason: str, changed_by: str) -> DisabledPrincipal:
+        """Record that a principal is disabled, by whom, when and why, and return that. What was before stays."""
+
+    def enable_principal(self, principal: str, changed_by: str) -> None:
+        """Record that a principal is enabled, by whom and when."""
 
     def lock_owners(self, resource_rid: str) -> None:
         """Make other transactions that lock the owners of this RID wait until this one ends, and wait for theirs."""

@@ -116,6 +116,12 @@ def reason(value: str) -> Iterable[Broken]:
     return text_on_lines(value)
 
 
+@says({**keywords_of(reason), "minLength": 1})
+def required_reason(value: str) -> Iterable[Broken]:
+    """Free text of a person, who has to give some."""
+    return reason(value) if value else (IS_REQUIRED,)
+
+
 @says({"minLength": 1, "maxLength": MAX_DISPLAY_NAME, "pattern": f"^[^/{_CONTROLS}]*$", "not": {"enum": [".", ".."]}})
 def display_name(value: str) -> Iterable[Broken]:
     """The name of a model in its folder."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from modelregistry.v1.access_service_pb2 import Role
+from modelregistry.v1.access_service_pb2 import NewModelOwner, Role
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_api_pb2 import TabularFormat
 from server.core.rids import FOLDER, MODEL, MODEL_VERSION, PROMOTION
@@ -33,6 +33,7 @@ from server.validation.rules import (
     page_size,
     principal,
     reason,
+    required_reason,
     required_text,
     rid,
     sha256,
@@ -51,6 +52,7 @@ OF_REQUESTS: Final[Mapping[str, Rule]] = {
     "expected_head_version_rid": rid(MODEL_VERSION, required=False),
     "promotion_rid": rid(PROMOTION),
     "parent_folder_rid": rid(FOLDER),
+    "folder_rid": rid(FOLDER),
     "resource_rid": rid(MODEL, FOLDER),
     "name": display_name,
     "branch": branch_name,
@@ -90,6 +92,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "SetBranchPolicyRequest.compatibility": known(CompatibilityMode.DESCRIPTOR, required=True),
     # AccessService's requests
     "GrantRoleRequest.role": known(Role.DESCRIPTOR, required=True),
+    "SetFolderPolicyRequest.new_model_owner": known(NewModelOwner.DESCRIPTOR, required=True),
+    "DisablePrincipalRequest.reason": required_reason,
     # Resources, which arrive through import; it checks itself what must be there
     "Model.rid": unless_empty(rid(MODEL)),
     "Model.name": display_name,

@@ -122,6 +122,29 @@ def test_models_are_listed_page_by_page(server: Server, example: Example) -> Non
     assert "nextPageToken" not in pages[1]
 
 
+def test_an_administrator_says_who_owns_what_and_who_is_served(server: Server) -> None:
+    folder = new_folder()
+    policy = server.json("set-folder-policy", folder, "folder")
+    assert policy["newModelOwner"] == "FOLDER"
+    assert server.json("get-folder-policy", folder) == policy
+    model = server.json("create-model", "owned by its folder", "--folder", folder)["rid"]
+    assert server.json("grants", model)["data"] == []
+    jane = {"resourceRid": model, "principal": "user:jane-who-leaves", "role": "OWNER"}
+    assert server.json("transfer-ownership", model, jane["principal"]) == jane
+
+    disabled = server.json("disable-principal", jane["principal"], "--reason", "has left")
+    assert (disabled["principal"], disabled["reason"], disabled["disabledBy"]) == (
+        "user:jane-who-leaves",
+        "has left",
+        "user:admin",
+    )
+    assert disabled in server.json("disabled-principals")["data"]
+    refused = failure(server.run("get-model", model, token=server.token("jane-who-leaves")), PERMISSION_DENIED)
+    assert refused.startswith("PrincipalDisabled")
+    server.json("enable-principal", jane["principal"])
+    assert server.json("get-model", model, token=server.token("jane-who-leaves"))["rid"] == model
+
+
 def test_grants_are_given_listed_and_taken_away(server: Server) -> None:
     model = server.json("create-model", "granted", "--folder", new_folder())["rid"]
     jane = {"resourceRid": model, "principal": "user:jane", "role": "VIEWER"}

@@ -91,6 +91,12 @@ CLIENT_COMMANDS: dict[str, set[str]] = {
     "grant": set(),
     "revoke": set(),
     "grants": PAGE_OPTIONS,
+    "set-folder-policy": set(),
+    "get-folder-policy": set(),
+    "transfer-ownership": set(),
+    "disable-principal": {"--reason"},
+    "enable-principal": set(),
+    "disabled-principals": PAGE_OPTIONS,
 }
 OPTIONS |= {name: own | CLIENT_OPTIONS | {"--output"} for name, own in CLIENT_COMMANDS.items()}
 

@@ -55,4 +55,10 @@ def test_each_command_succeeds_and_warns_of_nothing(server: Server, tmp_path: Pa
     succeeds("grant", target, "user:jane", "viewer")
     succeeds("grants", target)
     succeeds("revoke", target, "user:jane")
+    succeeds("set-folder-policy", folder, "folder")
+    succeeds("get-folder-policy", folder)
+    succeeds("transfer-ownership", target, "user:admin")
+    succeeds("disable-principal", "user:mallory", "--reason", "has left")
+    succeeds("disabled-principals")
+    succeeds("enable-principal", "user:mallory")
     assert called == {command.name for command in build_app().registered_commands} - OFFLINE

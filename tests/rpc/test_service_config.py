@@ -82,7 +82,8 @@ def test_the_config_has_one_entry_for_each_rpc() -> None:
 def test_what_may_have_been_carried_out_is_repeated_only_where_that_does_no_harm(rpc: str) -> None:
     is_read = RPC_SCOPES[path_of(rpc)] == "api:models-read"
     has_id = "request_id" in METHODS[rpc].input_type.fields_by_name
-    sets = rpc in {"SetBranchPolicy", "GrantRole", "RevokeRole"}
+    sets = rpc in {"SetBranchPolicy", "GrantRole", "RevokeRole", "SetFolderPolicy", "TransferOwnership"}
+    sets |= rpc in {"DisablePrincipal", "EnablePrincipal"}
     if is_read or has_id or sets:
         assert retried_codes(rpc) == {"UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED"}
     else:

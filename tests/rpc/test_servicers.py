@@ -10,6 +10,7 @@ import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from modelregistry.v1.model_pb2 import Model
+from server.auth.disabled import DisabledPrincipals
 from server.core import errors
 from server.core.caller import Caller
 from server.rpc.services.access import AccessService
@@ -31,7 +32,7 @@ class Bench:
         servicers = (
             ModelService(repository, file_store(repository, folder), lambda: self.caller),
             PromotionService(repository, lambda: self.caller),
-            AccessService(repository, lambda: self.caller),
+            AccessService(repository, lambda: self.caller, DisabledPrincipals()),
         )
         recording = dict(zip(SERVICES, (_Recording(servicer, self._errors) for servicer in servicers), strict=True))
         self._server = grpc_testing.server_from_dictionary(recording, grpc_testing.strict_real_time())

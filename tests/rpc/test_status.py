@@ -34,6 +34,8 @@ TABLE = {
     "CreateModelVersionPermissionDenied": ("PERMISSION_DENIED", 403, ("modelRid",)),
     "CreateModelPermissionDenied": ("PERMISSION_DENIED", 403, ()),
     "AccessPermissionDenied": ("PERMISSION_DENIED", 403, ("resourceRid",)),
+    "PrincipalDisabled": ("PERMISSION_DENIED", 403, ("principal",)),
+    "AdministratorRequired": ("PERMISSION_DENIED", 403, ()),
     "ResourceNeedsOwner": ("FAILED_PRECONDITION", 400, ("resourceRid", "principal")),
     "ModelNotFound": ("NOT_FOUND", 404, ("modelRid",)),
     "ModelVersionNotFound": ("NOT_FOUND", 404, ("modelRid", "modelVersionRid")),

@@ -157,6 +157,16 @@ class AccessPermissionDenied(RegistryError):
     resource_rid = Parameter(str)
 
 
+class PrincipalDisabled(RegistryError):
+    """The token is good, and an administrator has disabled its user."""
+
+    principal = Parameter(str)
+
+
+class AdministratorRequired(RegistryError):
+    """The caller is no administrator."""
+
+
 class ResourceNeedsOwner(RegistryError):
     """The last owner of a resource would lose that role."""
 

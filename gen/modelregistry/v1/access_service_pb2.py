@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%modelregistry/v1/access_service.proto\x12\x10modelregistry.v1\"V\n\x05Grant\x12\x14\n\x0cresource_rid\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12$\n\x04role\x18\x03 \x01(\x0e\x32\x16.modelregistry.v1.Role\"a\n\x10GrantRoleRequest\x12\x14\n\x0cresource_rid\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12$\n\x04role\x18\x03 \x01(\x0e\x32\x16.modelregistry.v1.Role\"<\n\x11RevokeRoleRequest\x12\x14\n\x0cresource_rid\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\"\x14\n\x12RevokeRoleResponse\"d\n\x11ListGrantsRequest\x12\x14\n\x0cresource_rid\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x17\n\npage_token\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_page_token\"u\n\x12ListGrantsResponse\x12-\n\x06grants\x18\x01 \x03(\x0b\x32\x17.modelregistry.v1.GrantR\x04\x64\x61ta\x12\x1c\n\x0fnext_page_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_next_page_token*a\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x11\n\rROLE_PROMOTER\x10\x02\x12\x0f\n\x0bROLE_EDITOR\x10\x03\x12\x0e\n\nROLE_OWNER\x10\x04\x32\x8b\x02\n\rAccessService\x12H\n\tGrantRole\x12\".modelregistry.v1.GrantRoleRequest\x1a\x17.modelregistry.v1.Grant\x12W\n\nRevokeRole\x12#.modelregistry.v1.RevokeRoleRequest\x1a$.modelregistry.v1.RevokeRoleResponse\x12W\n\nListGrants\x12#.modelregistry.v1.ListGrantsRequest\x1a$.modelregistry.v1.ListGrantsResponseB\x87\x01\n\x13io.modelregistry.v1B\x12\x41\x63\x63\x65ssServiceProtoP\x01Z modelregistry/v1;modelregistryv1\xaa\x02\x10ModelRegistry.V1\xca\x02\x10ModelRegistry\\V1\xea\x02\x11ModelRegistry::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%modelregistry/v1/access_service.proto\x12\x10modelregistry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"V\n\x05Grant\x12\x14\n\x0cresource_rid\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12$\n\x04role\x18\x03 \x01(\x0e\x32\x16.modelregistry.v1.Role\"a\n\x10GrantRoleRequest\x12\x14\n\x0cresource_rid\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12$\n\x04role\x18\x03 \x01(\x0e\x32\x16.modelregistry.v1.Role\"<\n\x11RevokeRoleRequest\x12\x14\n\x0cresource_rid\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\"\x14\n\x12RevokeRoleResponse\"d\n\x11ListGrantsRequest\x12\x14\n\x0cresource_rid\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x17\n\npage_token\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_page_token\"u\n\x12ListGrantsResponse\x12-\n\x06grants\x18\x01 \x03(\x0b\x32\x17.modelregistry.v1.GrantR\x04\x64\x61ta\x12\x1c\n\x0fnext_page_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_next_page_token\"\xb6\x01\n\x0c\x46olderPolicy\x12\x12\n\nfolder_rid\x18\x01 \x01(\t\x12\x38\n\x0fnew_model_owner\x18\x02 \x01(\x0e\x32\x1f.modelregistry.v1.NewModelOwner\x12\x17\n\nchanged_by\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x30\n\x0c\x63hanged_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\r\n\x0b_changed_by\"f\n\x16SetFolderPolicyRequest\x12\x12\n\nfolder_rid\x18\x01 \x01(\t\x12\x38\n\x0fnew_model_owner\x18\x02 \x01(\x0e\x32\x1f.modelregistry.v1.NewModelOwner\",\n\x16GetFolderPolicyRequest\x12\x12\n\nfolder_rid\x18\x01 \x01(\t\"C\n\x18TransferOwnershipRequest\x12\x14\n\x0cresource_rid\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\"~\n\x11\x44isabledPrincipal\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x13\n\x0b\x64isabled_by\x18\x03 \x01(\t\x12\x31\n\rdisabled_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x17\x44isablePrincipalRequest\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"+\n\x16\x45nablePrincipalRequest\x12\x11\n\tprincipal\x18\x01 \x01(\t\"\x19\n\x17\x45nablePrincipalResponse\"Z\n\x1dListDisabledPrincipalsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x17\n\npage_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_page_token\"\x9a\x01\n\x1eListDisabledPrincipalsResponse\x12\x46\n\x13\x64isabled_principals\x18\x01 \x03(\x0b\x32#.modelregistry.v1.DisabledPrincipalR\x04\x64\x61ta\x12\x1c\n\x0fnext_page_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_next_page_token*a\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x11\n\rROLE_PROMOTER\x10\x02\x12\x0f\n\x0bROLE_EDITOR\x10\x03\x12\x0e\n\nROLE_OWNER\x10\x04*i\n\rNewModelOwner\x12\x1f\n\x1bNEW_MODEL_OWNER_UNSPECIFIED\x10\x00\x12\x1b\n\x17NEW_MODEL_OWNER_CREATOR\x10\x01\x12\x1a\n\x16NEW_MODEL_OWNER_FOLDER\x10\x02\x32\xe8\x06\n\rAccessService\x12H\n\tGrantRole\x12\".modelregistry.v1.GrantRoleRequest\x1a\x17.modelregistry.v1.Grant\x12W\n\nRevokeRole\x12#.modelregistry.v1.RevokeRoleRequest\x1a$.modelregistry.v1.RevokeRoleResponse\x12W\n\nListGrants\x12#.modelregistry.v1.ListGrantsRequest\x1a$.modelregistry.v1.ListGrantsResponse\x12[\n\x0fSetFolderPolicy\x12(.modelregistry.v1.SetFolderPolicyRequest\x1a\x1e.modelregistry.v1.FolderPolicy\x12[\n\x0fGetFolderPolicy\x12(.modelregistry.v1.GetFolderPolicyRequest\x1a\x1e.modelregistry.v1.FolderPolicy\x12X\n\x11TransferOwnership\x12*.modelregistry.v1.TransferOwnershipRequest\x1a\x17.modelregistry.v1.Grant\x12\x62\n\x10\x44isablePrincipal\x12).modelregistry.v1.DisablePrincipalRequest\x1a#.modelregistry.v1.DisabledPrincipal\x12\x66\n\x0f\x45nablePrincipal\x12(.modelregistry.v1.EnablePrincipalRequest\x1a).modelregistry.v1.EnablePrincipalResponse\x12{\n\x16ListDisabledPrincipals\x12/.modelregistry.v1.ListDisabledPrincipalsRequest\x1a\x30.modelregistry.v1.ListDisabledPrincipalsResponseB\x87\x01\n\x13io.modelregistry.v1B\x12\x41\x63\x63\x65ssServiceProtoP\x01Z modelregistry/v1;modelregistryv1\xaa\x02\x10ModelRegistry.V1\xca\x02\x10ModelRegistry\\V1\xea\x02\x11ModelRegistry::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,20 +33,42 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelregistry.v1.access_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\023io.modelregistry.v1B\022AccessServiceProtoP\001Z modelregistry/v1;modelregistryv1\252\002\020ModelRegistry.V1\312\002\020ModelRegistry\\V1\352\002\021ModelRegistry::V1'
-  _globals['_ROLE']._serialized_start=551
-  _globals['_ROLE']._serialized_end=648
-  _globals['_GRANT']._serialized_start=59
-  _globals['_GRANT']._serialized_end=145
-  _globals['_GRANTROLEREQUEST']._serialized_start=147
-  _globals['_GRANTROLEREQUEST']._serialized_end=244
-  _globals['_REVOKEROLEREQUEST']._serialized_start=246
-  _globals['_REVOKEROLEREQUEST']._serialized_end=306
-  _globals['_REVOKEROLERESPONSE']._serialized_start=308
-  _globals['_REVOKEROLERESPONSE']._serialized_end=328
-  _globals['_LISTGRANTSREQUEST']._serialized_start=330
-  _globals['_LISTGRANTSREQUEST']._serialized_end=430
-  _globals['_LISTGRANTSRESPONSE']._serialized_start=432
-  _globals['_LISTGRANTSRESPONSE']._serialized_end=549
-  _globals['_ACCESSSERVICE']._serialized_start=651
-  _globals['_ACCESSSERVICE']._serialized_end=918
+  _globals['_ROLE']._serialized_start=1499
+  _globals['_ROLE']._serialized_end=1596
+  _globals['_NEWMODELOWNER']._serialized_start=1598
+  _globals['_NEWMODELOWNER']._serialized_end=1703
+  _globals['_GRANT']._serialized_start=92
+  _globals['_GRANT']._serialized_end=178
+  _globals['_GRANTROLEREQUEST']._serialized_start=180
+  _globals['_GRANTROLEREQUEST']._serialized_end=277
+  _globals['_REVOKEROLEREQUEST']._serialized_start=279
+  _globals['_REVOKEROLEREQUEST']._serialized_end=339
+  _globals['_REVOKEROLERESPONSE']._serialized_start=341
+  _globals['_REVOKEROLERESPONSE']._serialized_end=361
+  _globals['_LISTGRANTSREQUEST']._serialized_start=363
+  _globals['_LISTGRANTSREQUEST']._serialized_end=463
+  _globals['_LISTGRANTSRESPONSE']._serialized_start=465
+  _globals['_LISTGRANTSRESPONSE']._serialized_end=582
+  _globals['_FOLDERPOLICY']._serialized_start=585
+  _globals['_FOLDERPOLICY']._serialized_end=767
+  _globals['_SETFOLDERPOLICYREQUEST']._serialized_start=769
+  _globals['_SETFOLDERPOLICYREQUEST']._serialized_end=871
+  _globals['_GETFOLDERPOLICYREQUEST']._serialized_start=873
+  _globals['_GETFOLDERPOLICYREQUEST']._serialized_end=917
+  _globals['_TRANSFEROWNERSHIPREQUEST']._serialized_start=919
+  _globals['_TRANSFEROWNERSHIPREQUEST']._serialized_end=986
+  _globals['_DISABLEDPRINCIPAL']._serialized_start=988
+  _globals['_DISABLEDPRINCIPAL']._serialized_end=1114
+  _globals['_DISABLEPRINCIPALREQUEST']._serialized_start=1116
+  _globals['_DISABLEPRINCIPALREQUEST']._serialized_end=1176
+  _globals['_ENABLEPRINCIPALREQUEST']._serialized_start=1178
+  _globals['_ENABLEPRINCIPALREQUEST']._serialized_end=1221
+  _globals['_ENABLEPRINCIPALRESPONSE']._serialized_start=1223
+  _globals['_ENABLEPRINCIPALRESPONSE']._serialized_end=1248
+  _globals['_LISTDISABLEDPRINCIPALSREQUEST']._serialized_start=1250
+  _globals['_LISTDISABLEDPRINCIPALSREQUEST']._serialized_end=1340
+  _globals['_LISTDISABLEDPRINCIPALSRESPONSE']._serialized_start=1343
+  _globals['_LISTDISABLEDPRINCIPALSRESPONSE']._serialized_end=1497
+  _globals['_ACCESSSERVICE']._serialized_start=1706
+  _globals['_ACCESSSERVICE']._serialized_end=2578
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ The service that keeps who may do what."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -50,6 +51,38 @@ ROLE_EDITOR: Role.ValueType  # 3
 ROLE_OWNER: Role.ValueType  # 4
 """May manage grants."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
+
+class _NewModelOwner:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NewModelOwnerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NewModelOwner.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NEW_MODEL_OWNER_UNSPECIFIED: _NewModelOwner.ValueType  # 0
+    """Not given."""
+    NEW_MODEL_OWNER_CREATOR: _NewModelOwner.ValueType  # 1
+    """The principal that creates a model owns it, also once it has no role on the folder any more. What holds until a
+    policy is set.
+    """
+    NEW_MODEL_OWNER_FOLDER: _NewModelOwner.ValueType  # 2
+    """The folder's owners, and they alone: its creator gets no role on the model. What a principal may do with it, its
+    roles on the folder say.
+    """
+
+class NewModelOwner(_NewModelOwner, metaclass=_NewModelOwnerEnumTypeWrapper):
+    """Who owns the models that are created in a folder."""
+
+NEW_MODEL_OWNER_UNSPECIFIED: NewModelOwner.ValueType  # 0
+"""Not given."""
+NEW_MODEL_OWNER_CREATOR: NewModelOwner.ValueType  # 1
+"""The principal that creates a model owns it, also once it has no role on the folder any more. What holds until a
+policy is set.
+"""
+NEW_MODEL_OWNER_FOLDER: NewModelOwner.ValueType  # 2
+"""The folder's owners, and they alone: its creator gets no role on the model. What a principal may do with it, its
+roles on the folder say.
+"""
+Global___NewModelOwner: _TypeAlias = NewModelOwner  # noqa: Y015
 
 @_typing.final
 class Grant(_message.Message):
@@ -215,3 +248,274 @@ class ListGrantsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page_token) -> _WhichOneofReturnType__next_page_token | None: ...
 
 Global___ListGrantsResponse: _TypeAlias = ListGrantsResponse  # noqa: Y015
+
+@_typing.final
+class FolderPolicy(_message.Message):
+    """What holds for the models that are created in a folder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDER_RID_FIELD_NUMBER: _builtins.int
+    NEW_MODEL_OWNER_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    CHANGED_TIME_FIELD_NUMBER: _builtins.int
+    folder_rid: _builtins.str
+    """Output only. The RID of the folder."""
+    new_model_owner: Global___NewModelOwner.ValueType
+    """Output only. Who owns a new model."""
+    changed_by: _builtins.str
+    """Output only. The principal who set the policy; unset if none has been set."""
+    @_builtins.property
+    def changed_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the policy was set, in whole milliseconds; unset if none has been set."""
+
+    def __init__(
+        self,
+        *,
+        folder_rid: _builtins.str = ...,
+        new_model_owner: Global___NewModelOwner.ValueType = ...,
+        changed_by: _builtins.str | None = ...,
+        changed_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "changed_by", b"changed_by", "changed_time", b"changed_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "changed_by", b"changed_by", "changed_time", b"changed_time", "folder_rid", b"folder_rid", "new_model_owner", b"new_model_owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__changed_by: _TypeAlias = _typing.Literal["changed_by"]  # noqa: Y015
+    _WhichOneofArgType__changed_by: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__changed_by) -> _WhichOneofReturnType__changed_by | None: ...
+
+Global___FolderPolicy: _TypeAlias = FolderPolicy  # noqa: Y015
+
+@_typing.final
+class SetFolderPolicyRequest(_message.Message):
+    """The request of SetFolderPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDER_RID_FIELD_NUMBER: _builtins.int
+    NEW_MODEL_OWNER_FIELD_NUMBER: _builtins.int
+    folder_rid: _builtins.str
+    """Required. The RID of the folder."""
+    new_model_owner: Global___NewModelOwner.ValueType
+    """Required. Who owns a new model."""
+    def __init__(
+        self,
+        *,
+        folder_rid: _builtins.str = ...,
+        new_model_owner: Global___NewModelOwner.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["folder_rid", b"folder_rid", "new_model_owner", b"new_model_owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetFolderPolicyRequest: _TypeAlias = SetFolderPolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetFolderPolicyRequest(_message.Message):
+    """The request of GetFolderPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDER_RID_FIELD_NUMBER: _builtins.int
+    folder_rid: _builtins.str
+    """Required. The RID of the folder."""
+    def __init__(
+        self,
+        *,
+        folder_rid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["folder_rid", b"folder_rid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFolderPolicyRequest: _TypeAlias = GetFolderPolicyRequest  # noqa: Y015
+
+@_typing.final
+class TransferOwnershipRequest(_message.Message):
+    """The request of TransferOwnership."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_RID_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    resource_rid: _builtins.str
+    """Required. The RID of a model or folder."""
+    principal: _builtins.str
+    """Required. The new owner: `user:<sub>` or `group:<name>`, at most 255 bytes."""
+    def __init__(
+        self,
+        *,
+        resource_rid: _builtins.str = ...,
+        principal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "resource_rid", b"resource_rid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferOwnershipRequest: _TypeAlias = TransferOwnershipRequest  # noqa: Y015
+
+@_typing.final
+class DisabledPrincipal(_message.Message):
+    """A principal that is disabled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DISABLED_BY_FIELD_NUMBER: _builtins.int
+    DISABLED_TIME_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Output only. Who: `user:<sub>` or `group:<name>`."""
+    reason: _builtins.str
+    """Output only. Why, in the administrator's words."""
+    disabled_by: _builtins.str
+    """Output only. The principal who disabled it."""
+    @_builtins.property
+    def disabled_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When it was disabled, in whole milliseconds."""
+
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        disabled_by: _builtins.str = ...,
+        disabled_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["disabled_time", b"disabled_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disabled_by", b"disabled_by", "disabled_time", b"disabled_time", "principal", b"principal", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisabledPrincipal: _TypeAlias = DisabledPrincipal  # noqa: Y015
+
+@_typing.final
+class DisablePrincipalRequest(_message.Message):
+    """The request of DisablePrincipal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Required. Who: `user:<sub>` or `group:<name>`, at most 255 bytes."""
+    reason: _builtins.str
+    """Required. Why: text of any number of lines, at most 4096 bytes."""
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisablePrincipalRequest: _TypeAlias = DisablePrincipalRequest  # noqa: Y015
+
+@_typing.final
+class EnablePrincipalRequest(_message.Message):
+    """The request of EnablePrincipal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Required. Who: `user:<sub>` or `group:<name>`, at most 255 bytes."""
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnablePrincipalRequest: _TypeAlias = EnablePrincipalRequest  # noqa: Y015
+
+@_typing.final
+class EnablePrincipalResponse(_message.Message):
+    """The response of EnablePrincipal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnablePrincipalResponse: _TypeAlias = EnablePrincipalResponse  # noqa: Y015
+
+@_typing.final
+class ListDisabledPrincipalsRequest(_message.Message):
+    """The request of ListDisabledPrincipals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Optional. How many principals to return at most, 1 to 1000; 0 means 100."""
+    page_token: _builtins.str
+    """Optional. The `next_page_token` of the page before; absent for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_token", b"_page_token", "page_token", b"page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_token", b"_page_token", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_token: _TypeAlias = _typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = _typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+
+Global___ListDisabledPrincipalsRequest: _TypeAlias = ListDisabledPrincipalsRequest  # noqa: Y015
+
+@_typing.final
+class ListDisabledPrincipalsResponse(_message.Message):
+    """A page of disabled principals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISABLED_PRINCIPALS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Output only. Where the next page begins; absent on the last page."""
+    @_builtins.property
+    def disabled_principals(self) -> _containers.RepeatedCompositeFieldContainer[Global___DisabledPrincipal]:
+        """Output only. The principals."""
+
+    def __init__(
+        self,
+        *,
+        disabled_principals: _abc.Iterable[Global___DisabledPrincipal] | None = ...,
+        next_page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "disabled_principals", b"disabled_principals", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_page_token: _TypeAlias = _typing.Literal["next_page_token"]  # noqa: Y015
+    _WhichOneofArgType__next_page_token: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page_token) -> _WhichOneofReturnType__next_page_token | None: ...
+
+Global___ListDisabledPrincipalsResponse: _TypeAlias = ListDisabledPrincipalsResponse  # noqa: Y015

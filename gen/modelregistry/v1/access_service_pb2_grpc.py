@@ -29,9 +29,10 @@ class AccessServiceStub:
     """Keeps the grants that say who may do what. A grant gives a principal a role on a model, or on a folder and then on
     every model in it.
 
-    The failures common to every RPC are those of ModelService. Each RPC here needs owner on the resource, and fails with
+    The failures common to every RPC are those of ModelService. Each RPC that needs owner on the resource fails with
     NOT_FOUND (ModelNotFound) where the resource is a model that is absent or that the caller may not see, and with
-    PERMISSION_DENIED (AccessPermissionDenied) where the caller is not an owner.
+    PERMISSION_DENIED (AccessPermissionDenied) where the caller is not an owner. Each one that only administrators may
+    call fails with PERMISSION_DENIED (AdministratorRequired) for all others, whatever it is about.
     """
 
     def __init__(self, channel):
@@ -55,15 +56,46 @@ class AccessServiceStub:
                 request_serializer=modelregistry_dot_v1_dot_access__service__pb2.ListGrantsRequest.SerializeToString,
                 response_deserializer=modelregistry_dot_v1_dot_access__service__pb2.ListGrantsResponse.FromString,
                 _registered_method=True)
+        self.SetFolderPolicy = channel.unary_unary(
+                '/modelregistry.v1.AccessService/SetFolderPolicy',
+                request_serializer=modelregistry_dot_v1_dot_access__service__pb2.SetFolderPolicyRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_access__service__pb2.FolderPolicy.FromString,
+                _registered_method=True)
+        self.GetFolderPolicy = channel.unary_unary(
+                '/modelregistry.v1.AccessService/GetFolderPolicy',
+                request_serializer=modelregistry_dot_v1_dot_access__service__pb2.GetFolderPolicyRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_access__service__pb2.FolderPolicy.FromString,
+                _registered_method=True)
+        self.TransferOwnership = channel.unary_unary(
+                '/modelregistry.v1.AccessService/TransferOwnership',
+                request_serializer=modelregistry_dot_v1_dot_access__service__pb2.TransferOwnershipRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_access__service__pb2.Grant.FromString,
+                _registered_method=True)
+        self.DisablePrincipal = channel.unary_unary(
+                '/modelregistry.v1.AccessService/DisablePrincipal',
+                request_serializer=modelregistry_dot_v1_dot_access__service__pb2.DisablePrincipalRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_access__service__pb2.DisabledPrincipal.FromString,
+                _registered_method=True)
+        self.EnablePrincipal = channel.unary_unary(
+                '/modelregistry.v1.AccessService/EnablePrincipal',
+                request_serializer=modelregistry_dot_v1_dot_access__service__pb2.EnablePrincipalRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_access__service__pb2.EnablePrincipalResponse.FromString,
+                _registered_method=True)
+        self.ListDisabledPrincipals = channel.unary_unary(
+                '/modelregistry.v1.AccessService/ListDisabledPrincipals',
+                request_serializer=modelregistry_dot_v1_dot_access__service__pb2.ListDisabledPrincipalsRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_access__service__pb2.ListDisabledPrincipalsResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServiceServicer:
     """Keeps the grants that say who may do what. A grant gives a principal a role on a model, or on a folder and then on
     every model in it.
 
-    The failures common to every RPC are those of ModelService. Each RPC here needs owner on the resource, and fails with
+    The failures common to every RPC are those of ModelService. Each RPC that needs owner on the resource fails with
     NOT_FOUND (ModelNotFound) where the resource is a model that is absent or that the caller may not see, and with
-    PERMISSION_DENIED (AccessPermissionDenied) where the caller is not an owner.
+    PERMISSION_DENIED (AccessPermissionDenied) where the caller is not an owner. Each one that only administrators may
+    call fails with PERMISSION_DENIED (AdministratorRequired) for all others, whatever it is about.
     """
 
     def GrantRole(self, request, context):
@@ -98,6 +130,66 @@ class AccessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetFolderPolicy(self, request, context):
+        """Says who owns the models that are created in a folder from now on. Models that are there stay as they are.
+
+        Scope api:models-write; owner on the folder. Fails with PERMISSION_DENIED (AccessPermissionDenied).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFolderPolicy(self, request, context):
+        """Returns who owns the models that are created in a folder, and since when.
+
+        Scope api:models-read; owner on the folder. Fails with PERMISSION_DENIED (AccessPermissionDenied).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TransferOwnership(self, request, context):
+        """Makes a principal the one owner of a resource: all others who have that role on this very RID lose it, each with a
+        record of its own. Roles on a model's folder stay.
+
+        Scope api:models-write; administrator on the registry. Fails with NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
+        (AdministratorRequired).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisablePrincipal(self, request, context):
+        """Disables a principal, until it is enabled again: no call of such a user is served, whatever its groups, its tokens
+        and its rights are, and such a group gives its members nothing. It holds for the very next call at the server's
+        process that answered, and within about a second at all others. Grants stay as they are.
+
+        Scope api:models-write; administrator on the registry. Fails with INVALID_ARGUMENT (InvalidArgument: the principal
+        is the caller, or one of its groups) and PERMISSION_DENIED (AdministratorRequired).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnablePrincipal(self, request, context):
+        """Enables a principal again, with the same delays. Succeeds if it was not disabled.
+
+        Scope api:models-write; administrator on the registry. Fails with PERMISSION_DENIED (AdministratorRequired).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDisabledPrincipals(self, request, context):
+        """Lists the principals that are disabled, by name.
+
+        Scope api:models-read; administrator on the registry. Fails with INVALID_ARGUMENT (InvalidPageSize,
+        InvalidPageToken) and PERMISSION_DENIED (AdministratorRequired).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +208,36 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     request_deserializer=modelregistry_dot_v1_dot_access__service__pb2.ListGrantsRequest.FromString,
                     response_serializer=modelregistry_dot_v1_dot_access__service__pb2.ListGrantsResponse.SerializeToString,
             ),
+            'SetFolderPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetFolderPolicy,
+                    request_deserializer=modelregistry_dot_v1_dot_access__service__pb2.SetFolderPolicyRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_access__service__pb2.FolderPolicy.SerializeToString,
+            ),
+            'GetFolderPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFolderPolicy,
+                    request_deserializer=modelregistry_dot_v1_dot_access__service__pb2.GetFolderPolicyRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_access__service__pb2.FolderPolicy.SerializeToString,
+            ),
+            'TransferOwnership': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferOwnership,
+                    request_deserializer=modelregistry_dot_v1_dot_access__service__pb2.TransferOwnershipRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_access__service__pb2.Grant.SerializeToString,
+            ),
+            'DisablePrincipal': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisablePrincipal,
+                    request_deserializer=modelregistry_dot_v1_dot_access__service__pb2.DisablePrincipalRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_access__service__pb2.DisabledPrincipal.SerializeToString,
+            ),
+            'EnablePrincipal': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnablePrincipal,
+                    request_deserializer=modelregistry_dot_v1_dot_access__service__pb2.EnablePrincipalRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_access__service__pb2.EnablePrincipalResponse.SerializeToString,
+            ),
+            'ListDisabledPrincipals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDisabledPrincipals,
+                    request_deserializer=modelregistry_dot_v1_dot_access__service__pb2.ListDisabledPrincipalsRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_access__service__pb2.ListDisabledPrincipalsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'modelregistry.v1.AccessService', rpc_method_handlers)
@@ -128,9 +250,10 @@ class AccessService:
     """Keeps the grants that say who may do what. A grant gives a principal a role on a model, or on a folder and then on
     every model in it.
 
-    The failures common to every RPC are those of ModelService. Each RPC here needs owner on the resource, and fails with
+    The failures common to every RPC are those of ModelService. Each RPC that needs owner on the resource fails with
     NOT_FOUND (ModelNotFound) where the resource is a model that is absent or that the caller may not see, and with
-    PERMISSION_DENIED (AccessPermissionDenied) where the caller is not an owner.
+    PERMISSION_DENIED (AccessPermissionDenied) where the caller is not an owner. Each one that only administrators may
+    call fails with PERMISSION_DENIED (AdministratorRequired) for all others, whatever it is about.
     """
 
     @staticmethod
@@ -204,6 +327,168 @@ class AccessService:
             '/modelregistry.v1.AccessService/ListGrants',
             modelregistry_dot_v1_dot_access__service__pb2.ListGrantsRequest.SerializeToString,
             modelregistry_dot_v1_dot_access__service__pb2.ListGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetFolderPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.AccessService/SetFolderPolicy',
+            modelregistry_dot_v1_dot_access__service__pb2.SetFolderPolicyRequest.SerializeToString,
+            modelregistry_dot_v1_dot_access__service__pb2.FolderPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFolderPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.AccessService/GetFolderPolicy',
+            modelregistry_dot_v1_dot_access__service__pb2.GetFolderPolicyRequest.SerializeToString,
+            modelregistry_dot_v1_dot_access__service__pb2.FolderPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferOwnership(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.AccessService/TransferOwnership',
+            modelregistry_dot_v1_dot_access__service__pb2.TransferOwnershipRequest.SerializeToString,
+            modelregistry_dot_v1_dot_access__service__pb2.Grant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisablePrincipal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.AccessService/DisablePrincipal',
+            modelregistry_dot_v1_dot_access__service__pb2.DisablePrincipalRequest.SerializeToString,
+            modelregistry_dot_v1_dot_access__service__pb2.DisabledPrincipal.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnablePrincipal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.AccessService/EnablePrincipal',
+            modelregistry_dot_v1_dot_access__service__pb2.EnablePrincipalRequest.SerializeToString,
+            modelregistry_dot_v1_dot_access__service__pb2.EnablePrincipalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDisabledPrincipals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.AccessService/ListDisabledPrincipals',
+            modelregistry_dot_v1_dot_access__service__pb2.ListDisabledPrincipalsRequest.SerializeToString,
+            modelregistry_dot_v1_dot_access__service__pb2.ListDisabledPrincipalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,9 +30,10 @@ class AccessServiceStub:
     """Keeps the grants that say who may do what. A grant gives a principal a role on a model, or on a folder and then on
     every model in it.
 
-    The failures common to every RPC are those of ModelService. Each RPC here needs owner on the resource, and fails with
+    The failures common to every RPC are those of ModelService. Each RPC that needs owner on the resource fails with
     NOT_FOUND (ModelNotFound) where the resource is a model that is absent or that the caller may not see, and with
-    PERMISSION_DENIED (AccessPermissionDenied) where the caller is not an owner.
+    PERMISSION_DENIED (AccessPermissionDenied) where the caller is not an owner. Each one that only administrators may
+    call fails with PERMISSION_DENIED (AdministratorRequired) for all others, whatever it is about.
     """
 
     @_typing.overload
@@ -59,15 +60,52 @@ class AccessServiceStub:
     Scope api:models-read; owner on the resource. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken),
     NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
     """
+    SetFolderPolicy: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.SetFolderPolicyRequest, _access_service_pb2.FolderPolicy]
+    """Says who owns the models that are created in a folder from now on. Models that are there stay as they are.
+
+    Scope api:models-write; owner on the folder. Fails with PERMISSION_DENIED (AccessPermissionDenied).
+    """
+    GetFolderPolicy: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.GetFolderPolicyRequest, _access_service_pb2.FolderPolicy]
+    """Returns who owns the models that are created in a folder, and since when.
+
+    Scope api:models-read; owner on the folder. Fails with PERMISSION_DENIED (AccessPermissionDenied).
+    """
+    TransferOwnership: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.TransferOwnershipRequest, _access_service_pb2.Grant]
+    """Makes a principal the one owner of a resource: all others who have that role on this very RID lose it, each with a
+    record of its own. Roles on a model's folder stay.
+
+    Scope api:models-write; administrator on the registry. Fails with NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
+    (AdministratorRequired).
+    """
+    DisablePrincipal: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.DisablePrincipalRequest, _access_service_pb2.DisabledPrincipal]
+    """Disables a principal, until it is enabled again: no call of such a user is served, whatever its groups, its tokens
+    and its rights are, and such a group gives its members nothing. It holds for the very next call at the server's
+    process that answered, and within about a second at all others. Grants stay as they are.
+
+    Scope api:models-write; administrator on the registry. Fails with INVALID_ARGUMENT (InvalidArgument: the principal
+    is the caller, or one of its groups) and PERMISSION_DENIED (AdministratorRequired).
+    """
+    EnablePrincipal: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.EnablePrincipalRequest, _access_service_pb2.EnablePrincipalResponse]
+    """Enables a principal again, with the same delays. Succeeds if it was not disabled.
+
+    Scope api:models-write; administrator on the registry. Fails with PERMISSION_DENIED (AdministratorRequired).
+    """
+    ListDisabledPrincipals: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListDisabledPrincipalsRequest, _access_service_pb2.ListDisabledPrincipalsResponse]
+    """Lists the principals that are disabled, by name.
+
+    Scope api:models-read; administrator on the registry. Fails with INVALID_ARGUMENT (InvalidPageSize,
+    InvalidPageToken) and PERMISSION_DENIED (AdministratorRequired).
+    """
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
     """Keeps the grants that say who may do what. A grant gives a principal a role on a model, or on a folder and then on
     every model in it.
 
-    The failures common to every RPC are those of ModelService. Each RPC here needs owner on the resource, and fails with
+    The failures common to every RPC are those of ModelService. Each RPC that needs owner on the resource fails with
     NOT_FOUND (ModelNotFound) where the resource is a model that is absent or that the caller may not see, and with
-    PERMISSION_DENIED (AccessPermissionDenied) where the caller is not an owner.
+    PERMISSION_DENIED (AccessPermissionDenied) where the caller is not an owner. Each one that only administrators may
+    call fails with PERMISSION_DENIED (AdministratorRequired) for all others, whatever it is about.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -91,14 +129,51 @@ class AccessServiceAsyncStub(AccessServiceStub):
     Scope api:models-read; owner on the resource. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken),
     NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
     """
+    SetFolderPolicy: _aio.UnaryUnaryMultiCallable[_access_service_pb2.SetFolderPolicyRequest, _access_service_pb2.FolderPolicy]  # type: ignore[assignment]
+    """Says who owns the models that are created in a folder from now on. Models that are there stay as they are.
+
+    Scope api:models-write; owner on the folder. Fails with PERMISSION_DENIED (AccessPermissionDenied).
+    """
+    GetFolderPolicy: _aio.UnaryUnaryMultiCallable[_access_service_pb2.GetFolderPolicyRequest, _access_service_pb2.FolderPolicy]  # type: ignore[assignment]
+    """Returns who owns the models that are created in a folder, and since when.
+
+    Scope api:models-read; owner on the folder. Fails with PERMISSION_DENIED (AccessPermissionDenied).
+    """
+    TransferOwnership: _aio.UnaryUnaryMultiCallable[_access_service_pb2.TransferOwnershipRequest, _access_service_pb2.Grant]  # type: ignore[assignment]
+    """Makes a principal the one owner of a resource: all others who have that role on this very RID lose it, each with a
+    record of its own. Roles on a model's folder stay.
+
+    Scope api:models-write; administrator on the registry. Fails with NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
+    (AdministratorRequired).
+    """
+    DisablePrincipal: _aio.UnaryUnaryMultiCallable[_access_service_pb2.DisablePrincipalRequest, _access_service_pb2.DisabledPrincipal]  # type: ignore[assignment]
+    """Disables a principal, until it is enabled again: no call of such a user is served, whatever its groups, its tokens
+    and its rights are, and such a group gives its members nothing. It holds for the very next call at the server's
+    process that answered, and within about a second at all others. Grants stay as they are.
+
+    Scope api:models-write; administrator on the registry. Fails with INVALID_ARGUMENT (InvalidArgument: the principal
+    is the caller, or one of its groups) and PERMISSION_DENIED (AdministratorRequired).
+    """
+    EnablePrincipal: _aio.UnaryUnaryMultiCallable[_access_service_pb2.EnablePrincipalRequest, _access_service_pb2.EnablePrincipalResponse]  # type: ignore[assignment]
+    """Enables a principal again, with the same delays. Succeeds if it was not disabled.
+
+    Scope api:models-write; administrator on the registry. Fails with PERMISSION_DENIED (AdministratorRequired).
+    """
+    ListDisabledPrincipals: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListDisabledPrincipalsRequest, _access_service_pb2.ListDisabledPrincipalsResponse]  # type: ignore[assignment]
+    """Lists the principals that are disabled, by name.
+
+    Scope api:models-read; administrator on the registry. Fails with INVALID_ARGUMENT (InvalidPageSize,
+    InvalidPageToken) and PERMISSION_DENIED (AdministratorRequired).
+    """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the grants that say who may do what. A grant gives a principal a role on a model, or on a folder and then on
     every model in it.
 
-    The failures common to every RPC are those of ModelService. Each RPC here needs owner on the resource, and fails with
+    The failures common to every RPC are those of ModelService. Each RPC that needs owner on the resource fails with
     NOT_FOUND (ModelNotFound) where the resource is a model that is absent or that the caller may not see, and with
-    PERMISSION_DENIED (AccessPermissionDenied) where the caller is not an owner.
+    PERMISSION_DENIED (AccessPermissionDenied) where the caller is not an owner. Each one that only administrators may
+    call fails with PERMISSION_DENIED (AdministratorRequired) for all others, whatever it is about.
     """
 
     @_abc_1.abstractmethod
@@ -137,6 +212,78 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Scope api:models-read; owner on the resource. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken),
         NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+        """
+
+    @_abc_1.abstractmethod
+    def SetFolderPolicy(
+        self,
+        request: _access_service_pb2.SetFolderPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.FolderPolicy, _abc.Awaitable[_access_service_pb2.FolderPolicy]]:
+        """Says who owns the models that are created in a folder from now on. Models that are there stay as they are.
+
+        Scope api:models-write; owner on the folder. Fails with PERMISSION_DENIED (AccessPermissionDenied).
+        """
+
+    @_abc_1.abstractmethod
+    def GetFolderPolicy(
+        self,
+        request: _access_service_pb2.GetFolderPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.FolderPolicy, _abc.Awaitable[_access_service_pb2.FolderPolicy]]:
+        """Returns who owns the models that are created in a folder, and since when.
+
+        Scope api:models-read; owner on the folder. Fails with PERMISSION_DENIED (AccessPermissionDenied).
+        """
+
+    @_abc_1.abstractmethod
+    def TransferOwnership(
+        self,
+        request: _access_service_pb2.TransferOwnershipRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.Grant, _abc.Awaitable[_access_service_pb2.Grant]]:
+        """Makes a principal the one owner of a resource: all others who have that role on this very RID lose it, each with a
+        record of its own. Roles on a model's folder stay.
+
+        Scope api:models-write; administrator on the registry. Fails with NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
+        (AdministratorRequired).
+        """
+
+    @_abc_1.abstractmethod
+    def DisablePrincipal(
+        self,
+        request: _access_service_pb2.DisablePrincipalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.DisabledPrincipal, _abc.Awaitable[_access_service_pb2.DisabledPrincipal]]:
+        """Disables a principal, until it is enabled again: no call of such a user is served, whatever its groups, its tokens
+        and its rights are, and such a group gives its members nothing. It holds for the very next call at the server's
+        process that answered, and within about a second at all others. Grants stay as they are.
+
+        Scope api:models-write; administrator on the registry. Fails with INVALID_ARGUMENT (InvalidArgument: the principal
+        is the caller, or one of its groups) and PERMISSION_DENIED (AdministratorRequired).
+        """
+
+    @_abc_1.abstractmethod
+    def EnablePrincipal(
+        self,
+        request: _access_service_pb2.EnablePrincipalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.EnablePrincipalResponse, _abc.Awaitable[_access_service_pb2.EnablePrincipalResponse]]:
+        """Enables a principal again, with the same delays. Succeeds if it was not disabled.
+
+        Scope api:models-write; administrator on the registry. Fails with PERMISSION_DENIED (AdministratorRequired).
+        """
+
+    @_abc_1.abstractmethod
+    def ListDisabledPrincipals(
+        self,
+        request: _access_service_pb2.ListDisabledPrincipalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.ListDisabledPrincipalsResponse, _abc.Awaitable[_access_service_pb2.ListDisabledPrincipalsResponse]]:
+        """Lists the principals that are disabled, by name.
+
+        Scope api:models-read; administrator on the registry. Fails with INVALID_ARGUMENT (InvalidPageSize,
+        InvalidPageToken) and PERMISSION_DENIED (AdministratorRequired).
         """
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -142,6 +142,30 @@ grant_changes = Table(
     Index("ix_grant_changes_resource_rid_id", "resource_rid", "id"),
 )
 
+# Append-only: who said what holds for the models that are created in a folder, and when. The newest one holds.
+folder_policies = Table(
+    "folder_policies",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("folder_rid", CodePointText, nullable=False),
+    Column("new_model_owner", SmallInteger, nullable=False),
+    Column("changed_by", CodePointText, nullable=False),
+    Column("changed_time", BigInteger, nullable=False),
+    Index("ix_folder_policies_folder_rid_id", "folder_rid", "id"),
+)
+
+# Append-only: who disabled which principal, when and why; no reason means that it was enabled. The newest one holds.
+principal_changes = Table(
+    "principal_changes",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("principal", CodePointText, nullable=False),
+    Column("reason", CodePointText),
+    Column("changed_by", CodePointText, nullable=False),
+    Column("changed_time", BigInteger, nullable=False),
+    Index("ix_principal_changes_principal_id", "principal", "id"),
+)
+
 # What the comparison of two contents found, by the rules of that time: a serialized Promotion with nothing but findings
 # and their counts. Two transactions may store the same verdict, since neither waits for the other.
 verdicts = Table(

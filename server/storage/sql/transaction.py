@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from server.storage.sql import files, grants, lineage, models, promotion_facts, promotion_records, versions
+from server.storage.sql import (
+    disabling,
+    files,
+    folder_policies,
+    grants,
+    lineage,
+    models,
+    promotion_facts,
+    promotion_records,
+    versions,
+)
 from server.storage.sql.unit_of_work import UnitOfWork
 
 
@@ -32,6 +42,9 @@ class SqlReader(UnitOfWork):
 
     get_role = grants.get_role
     owners = grants.owners
+    get_folder_policy = folder_policies.get_folder_policy
+    disabled_principals = disabling.disabled_principals
+    list_disabled_principals = disabling.list_disabled_principals
     list_grants = grants.list_grants
 
     find_file = files.find_file
@@ -58,6 +71,9 @@ class SqlTransaction(SqlReader):
     set_grant = grants.set_grant
     remove_grant = grants.remove_grant
     lock_owners = grants.lock_owners
+    add_folder_policy = folder_policies.add_folder_policy
+    disable_principal = disabling.disable_principal
+    enable_principal = disabling.enable_principal
 
     begin_upload = files.begin_upload
     finish_upload = files.finish_upload
