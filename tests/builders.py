@@ -30,6 +30,7 @@ from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from server.core import rids
 from server.core.caller import Caller
 from server.rules.promotion import promote_version
+from server.rules.verdicts import write_with_verdicts
 from server.storage.blobs import FileStore, open_file_store
 from server.storage.contract import BranchEnd, Reader, Repository, Transaction, WantedPromotion
 from server.storage.paging import PageRequest, Position
@@ -194,4 +195,4 @@ def promote(
 ) -> ModelVersion:
     """Promote a version into a model, as PromoteVersion does."""
     request = PromoteVersionRequest(model_rid=model_rid, source_model_version_rid=source.rid, preview=True, **fields)
-    return repository.write(lambda tx: promote_version(tx, by, request))
+    return write_with_verdicts(repository, lambda tx: promote_version(tx, by, request))

@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # How often a wait that nothing can wake looks whether it is still wanted.
 LOOK_SECONDS = 0.05
@@ -68,6 +71,13 @@ def require_wanted() -> None:
     call = _call.get()
     if call is not None and call.is_over:
         raise CallOver
+
+
+def while_wanted(items: Iterable[T]) -> Iterator[T]:
+    """Yield the items, as long as the current call is not over. Raises CallOver."""
+    for item in items:
+        require_wanted()
+        yield item
 
 
 def acquire(lock: threading.Lock | threading.Semaphore, seconds: float) -> bool:

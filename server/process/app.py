@@ -24,7 +24,7 @@ from server.gateway.server import HttpServer
 from server.observability.observers import Observers
 from server.process.ports import Ports, PrivateSocket, listen_for_grpc, listen_privately, tls_context
 from server.process.resources import share_of_files
-from server.rpc.chain import CREATION_THREADS, WRITE_THREADS, Chain
+from server.rpc.chain import COMPARISON_THREADS, CREATION_THREADS, WRITE_THREADS, Chain
 from server.rpc.health import Health, Readiness
 from server.rpc.server import SERVICES, build_server
 from server.storage.blobs import FileStore, open_file_store
@@ -132,8 +132,8 @@ def open_repository(
     """
     observers = observers or Observers()
     with _explained():
-        # One connection for each thread that reads, writes or creates versions, and one for the self-check; transfers
-        # need one for moments.
+        # One connection for each thread that reads, writes, creates versions or compares, and one for the self-check;
+        # transfers need one for moments.
         database = _database(database_url, data_dir)
         if database.file is not None:
             migrate(open_engine(database))
@@ -141,7 +141,7 @@ def open_repository(
             check(open_engine(database))
         repository = SqlRepository(
             database,
-            pool_size=threads + WRITE_THREADS + CREATION_THREADS + 1,
+            pool_size=threads + WRITE_THREADS + CREATION_THREADS + COMPARISON_THREADS + 1,
             max_message_bytes=max_message_bytes,
             promoted=observers.promoted,
             observer=observers.statements_of(database.url.get_backend_name()),

@@ -37,7 +37,7 @@ from server.rpc.health import METHOD as SELF_CHECK_METHOD
 from server.rpc.health import WATCH, SelfCheck
 from server.rpc.status import abort
 from server.rpc.telemetry import CallRecord, ObserverOf, note_arrival, observers_for
-from server.rpc.threads import CallThreads, OpenStreams
+from server.rpc.threads import CallThreads, OpenStreams, run_on
 from server.validation import validate
 
 PROBE_THREADS = 2
@@ -53,6 +53,10 @@ WRITE_THREADS = 8
 # CreateModelVersion may bring files, and then waits for the file store, as no other unary call does.
 CREATE_MODEL_VERSION = "/modelregistry.v1.ModelService/CreateModelVersion"
 CREATION_THREADS = 4
+# Comparisons take long and hold the interpreter's lock, so there are few of them at a time. CheckPromotion makes its
+# own there; the changes that need one wait for it on their threads.
+CHECK_PROMOTION = "/modelregistry.v1.PromotionService/CheckPromotion"
+COMPARISON_THREADS = 2
 
 Behaviour: TypeAlias = Callable[..., Any]
 
@@ -103,6 +107,7 @@ class Chain(grpc.ServerInterceptor):
         # However many wait for a branch, reads are answered.
         self._write_threads = CallThreads(WRITE_THREADS, "writes")
         self._creation_threads = CallThreads(CREATION_THREADS, "creations")
+        self._comparison_threads = CallThreads(COMPARISON_THREADS, "comparisons")
         # The server's calls of itself, and a thread that nothing else keeps busy.
         self.self_check = SelfCheck()
         self._self_check_threads = ThreadPoolExecutor(1, thread_name_prefix="self-check")
@@ -128,6 +133,13 @@ class Chain(grpc.ServerInterceptor):
         if is_open(name) or self.admission.judge(name, handler_call_details.invocation_metadata):
             return method.serving
         return method.dropping if self.admission.refusals.is_full else method.refusing
+
+    def compare(self, work: Callable[[], None]) -> None:
+        """Let a thread for comparisons do work for the current call, and return when it is done.
+
+        Raises what the work raises, CallOver, and Overloaded if too many wait for these threads.
+        """
+        run_on(self._comparison_threads, work)
 
     def close(self) -> None:
         """Stop enforcing the time limit for messages."""
@@ -231,6 +243,8 @@ class Chain(grpc.ServerInterceptor):
             return self._stream_threads if handler.request_streaming else self._probes
         if method == CREATE_MODEL_VERSION:
             return self._creation_threads
+        if method == CHECK_PROMOTION:
+            return self._comparison_threads
         if handler.request_streaming or handler.response_streaming:
             return self._transfer_threads
         return self._write_threads if RPC_SCOPES[method] == MODELS_WRITE else self.threads

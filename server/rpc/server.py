@@ -93,9 +93,11 @@ def build_server(
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(repository, files, current_caller), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+        ModelService(repository, files, current_caller, chain.compare), server
+    )
     promotion_service_pb2_grpc.add_PromotionServiceServicer_to_server(
-        PromotionService(repository, current_caller), server
+        PromotionService(repository, current_caller, chain.compare), server
     )
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(
         AccessService(repository, current_caller, chain.disabled), server

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import grpc
+
+from server.core.cancellation import LOOK_SECONDS, CallOver, require_wanted
+from server.core.errors import Overloaded
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,6 +80,28 @@ class CallThreads(ThreadPoolExecutor):
     def _end(self, _: object) -> None:
         with self._counting:
             self._taken -= 1
+
+
+def run_on(threads: CallThreads, work: Callable[[], T]) -> T:
+    """Let other threads do work for the current call, and return what it returns.
+
+    Raises what the work raises, which notices itself when the call is over; CallOver if the call is over before a
+    thread is free, and Overloaded if too many wait for one.
+    """
+    if threads.is_full:
+        raise Overloaded
+    doing = threads.submit(contextvars.copy_context().run, work)
+    try:
+        while not wait([doing], LOOK_SECONDS).done:
+            if not doing.running():
+                require_wanted()
+        return doing.result()
+    except CallOver:
+        doing.cancel()
+        raise
+    finally:
+        # It holds what was raised, which holds this frame.
+        del doing
 
 
 class OpenStreams:

@@ -7,6 +7,7 @@ gives what it returns, and consumers expect what the head returned. What is give
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from modelregistry.v1.model_api_pb2 import (
     TabularType,
     UnsupportedType,
 )
+from modelregistry.v1.promotion_pb2 import Promotion
+from server.core.cancellation import require_wanted
 
 # Data types
 
@@ -105,6 +108,15 @@ def quoted(name: str) -> str:
 # A verdict that was stored belongs to the rules that it was made by: raise this whenever a verdict can change.
 RULES_VERSION: Final = 1
 
+# How much of the findings is kept, in bytes of a message, and what one adds to its own bytes there.
+MAX_FINDINGS_BYTES: Final = 2**20
+_TAG_BYTES: Final = 8
+
+# After so many parts, a comparison ends if it is not wanted any more, and lets other threads go on: these wait 0.4 ms
+# for the interpreter then, and otherwise 5 ms each time. It takes a third longer itself.
+PARTS_AT_A_TIME: Final = 64
+_PAUSE_SECONDS: Final = 50e-6
+
 _T = TypeVar("_T")
 _Rule: TypeAlias = "CompatibilityRule.ValueType"
 _Item: TypeAlias = TabularType | ParameterType | UnsupportedType
@@ -115,14 +127,44 @@ _Findings: TypeAlias = Iterator[CompatibilityFinding]
 _FORMATS: Final[Mapping[int, str]] = {TABULAR_FORMAT_PANDAS: "pandas", TABULAR_FORMAT_SPARK: "Spark"}
 
 
-def compare(head: ModelApi, candidate: ModelApi) -> list[CompatibilityFinding]:
-    """Return what can break when the candidate replaces the head: errors first, then warnings.
+def compare(head: ModelApi, candidate: ModelApi) -> Promotion:
+    """Return what can break when the candidate replaces the head, as a message with findings and their counts.
 
-    Each of the two in the order of the Model API: inputs before outputs, what the head has in its order, then what is
-    new. The head and the candidate are valid.
+    Errors come first, then warnings, as many as MAX_FINDINGS_BYTES have room for; all are counted. Each of the two in
+    the order of the Model API: inputs before outputs, what the head has in its order, then what is new. The head and
+    the candidate are valid. Raises CallOver.
     """
-    found = [*_items(_INPUTS, head.inputs, candidate.inputs), *_items(_OUTPUTS, head.outputs, candidate.outputs)]
-    return sorted(found, key=lambda finding: finding.severity, reverse=True)
+    kept, warnings, counts = _Record(), _Record(), Counter[int]()
+    for side, before, after in ((_INPUTS, head.inputs, candidate.inputs), (_OUTPUTS, head.outputs, candidate.outputs)):
+        for finding in _items(side, before, after):
+            counts[finding.severity] += 1
+            (kept if finding.severity == ERROR else warnings).add(finding)
+    for finding in warnings.findings:
+        kept.add(finding)
+    return Promotion(findings=kept.findings, error_count=counts[ERROR], warning_count=counts[WARN])
+
+
+class _Record:
+    """As many findings as a record has room for: from the first that does not fit, none is kept."""
+
+    def __init__(self) -> None:
+        self.findings: list[CompatibilityFinding] = []
+        self._bytes = 0
+
+    def add(self, finding: CompatibilityFinding) -> None:
+        if self._bytes <= MAX_FINDINGS_BYTES:
+            self._bytes += finding.ByteSize() + _TAG_BYTES
+        if self._bytes <= MAX_FINDINGS_BYTES:
+            self.findings.append(finding)
+
+
+def _paced(parts: Iterable[_T]) -> Iterator[_T]:
+    """Yield the parts; every now and then, see that they are wanted, and let other threads go on. Raises CallOver."""
+    for number, part in enumerate(parts, 1):
+        yield part
+        if number % PARTS_AT_A_TIME == 0:
+            require_wanted()
+            time.sleep(_PAUSE_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -216,14 +258,14 @@ def _lists(
     removed: Severity.ValueType,
 ) -> _Findings:
     """Compare two lists whose parts are matched by their keys."""
-    for key, part in head.items():
+    for key, part in _paced(head.items()):
         if key in candidate:
             yield from _parts(side, place(part), part, candidate[key])
         else:
             yield _finding(side, REMOVED, place(part), removed)
     # No consumer reads a new output yet.
     if side is _INPUTS:
-        for key, part in candidate.items():
+        for key, part in _paced(candidate.items()):
             if key not in head and _is_required(part):
                 yield _finding(side, REQUIRED_ADDED, place(part), demand=_demand(part))
 
@@ -262,6 +304,8 @@ def _data_types(side: _Side, place: _Place, head: DataType, candidate: DataType,
     was, now = kind_of(head), kind_of(candidate)
     if was == now and was != UNSUPPORTED:
         for field, values in INNER_TYPES.get(was, {}).items():
+            # One column can have as many types in it as there are columns otherwise.
+            require_wanted()
             inner_head, inner_candidate = inner_type(head, field), inner_type(candidate, field)
             yield from _data_types(side, place.at(field), inner_head, inner_candidate, f" for its {values}")
         return

@@ -33,6 +33,7 @@ from modelregistry.v1.promotion_service_pb2 import (
 from server.core import rids
 from server.core.branches import branch_of
 from server.core.caller import Caller
+from server.core.cancellation import while_wanted
 from server.core.errors import (
     BranchHeadChanged,
     BranchNotFound,
@@ -49,15 +50,18 @@ from server.core.errors import (
 from server.core.permissions import TO_PROMOTE
 from server.rules.compatibility import RULES_VERSION
 from server.rules.idempotency import Claim, claim_of, replayed_version
-from server.rules.verdicts import findings_on, incompatible, verdict_on
+from server.rules.verdicts import ComparisonsNeeded, comparison_of, findings_on, incompatible
 from server.storage.contract import (
     BranchEnd,
+    Comparison,
     Head,
     PromotionFacts,
     Reader,
+    Repository,
     RequestRecord,
     StoredVersion,
     Transaction,
+    Verdict,
     WantedPromotion,
 )
 
@@ -73,6 +77,11 @@ class Attempt(NamedTuple):
     to_version_number: int | None
     expected_head_rid: str | None
     reason: str | None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The RID of the target model, and the name of the branch."""
+        return self.model_rid, self.branch
 
 
 class Facts(NamedTuple):
@@ -92,6 +101,20 @@ class Facts(NamedTuple):
     def is_repeated(self) -> bool:
         """Whether the very same request was carried out before, so that nothing is left to do."""
         return self.claim is not None and self.earlier is not None and self.earlier.digest == self.claim.request.digest
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """What has to be compared for the source to replace the head; None if nothing has to be."""
+        return None if self.stored.source is None else comparison_of(self.stored.branch, self.stored.source)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The verdict on that comparison, if it is stored."""
+        return None if self.comparison is None else self.stored.verdict
+
+    def with_findings(self, error_count: int, findings: Callable[[], Promotion]) -> Facts:
+        """Return the facts with what the comparison found."""
+        return self._replace(error_count=error_count, findings=findings)
 
 
 # What speaks against an attempt, in order
@@ -159,8 +182,9 @@ Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]
 # whatever those before it said: the role may be too low and the source None.
 _OF_THE_REQUEST: tuple[Obstacle, ...] = (_request_id_used,)
 _OF_THE_SOURCE: tuple[Obstacle, ...] = (_role_too_low, _source_not_found, _source_unsupported)
-_OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head, _model_api_incompatible)
-OBSTACLES = (*_OF_THE_REQUEST, *_OF_THE_SOURCE, *_OF_THE_BRANCH)
+_OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head)
+_OF_THE_CONTENT: tuple[Obstacle, ...] = (_model_api_incompatible,)
+OBSTACLES = (*_OF_THE_REQUEST, *_OF_THE_SOURCE, *_OF_THE_BRANCH, *_OF_THE_CONTENT)
 
 
 def obstacles(attempt: Attempt, facts: Facts, among: Sequence[Obstacle] = OBSTACLES) -> Iterator[RegistryError]:
@@ -185,7 +209,7 @@ def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequ
 
     The same request, by its id, is carried out once: it returns the same copy again. Raises ModelNotFound,
     RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, ModelVersionNotFound, UnsupportedModelSource,
-    BranchHeadChanged and ModelApiIncompatible.
+    BranchHeadChanged and ModelApiIncompatible; and ComparisonsNeeded, for which there is `write_with_verdicts`.
     """
     rid = rids.new_model_version_rid()
     [promoted] = _carry_out(tx, caller, [_attempt(request)], [rid], claim_of(caller, request, [rid]))
@@ -196,7 +220,7 @@ def rollback_branch(tx: Transaction, caller: Caller, request: RollbackBranchRequ
     """Promote an earlier version of a branch onto the same branch, record that, and return the copy.
 
     Raises ModelNotFound, RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, BranchNotFound,
-    VersionNumberNotFound, UnsupportedModelSource, BranchHeadChanged and VersionAlreadyHead.
+    VersionNumberNotFound, UnsupportedModelSource, BranchHeadChanged, VersionAlreadyHead and ComparisonsNeeded.
     """
     branch, number = branch_of(request), request.to_version_number
     source = tx.find_numbered_version(request.model_rid, branch, number, caller)
@@ -238,11 +262,10 @@ def batch_promote_versions(
     )
 
 
-def check_promotion(reader: Reader, caller: Caller, request: PromoteVersionRequest) -> CheckPromotionResponse:
+def check_promotion(repository: Repository, caller: Caller, request: PromoteVersionRequest) -> CheckPromotionResponse:
     """Return everything that would decide the promotion, as far as the caller may know it."""
     attempt, claim = _attempt(request), claim_of(caller, request, [])
-    earlier = None if claim is None else reader.find_request(claim.key)
-    facts = Facts(reader.get_promotion_facts(_wanted(attempt), caller), claim, earlier)
+    facts, stored = repository.read(lambda reader: _facts_of_check(reader, caller, attempt, claim))
     answer, branch = CheckPromotionResponse(), facts.stored.branch
     if facts.stored.role is not None and facts.is_repeated:
         assert facts.earlier is not None
@@ -252,11 +275,11 @@ def check_promotion(reader: Reader, caller: Caller, request: PromoteVersionReque
         answer.version_number = branch.next_number
         if branch.head is not None:
             answer.head_version_rid = branch.head.rid
-        if facts.stored.source is not None:
-            findings = findings_on(reader, branch, facts.stored.source, facts.stored.verdict)
-            facts = facts._replace(error_count=findings.error_count, findings=lambda: findings)
-            answer.findings.extend(findings.findings)
-            answer.error_count, answer.warning_count = findings.error_count, findings.warning_count
+        if facts.comparison is not None:
+            found = stored or findings_on(repository, facts.comparison)
+            facts = facts.with_findings(found.error_count, lambda: found)
+            answer.findings.extend(found.findings)
+            answer.error_count, answer.warning_count = found.error_count, found.warning_count
     answer.obstacles.extend(
         PromotionObstacle(error_name=error.name, description=error.description, parameters=error.parameters)
         for error in obstacles(attempt, facts)
@@ -268,6 +291,15 @@ def check_promotion(reader: Reader, caller: Caller, request: PromoteVersionReque
 # How it is done
 
 
+def _facts_of_check(
+    reader: Reader, caller: Caller, attempt: Attempt, claim: Claim | None
+) -> tuple[Facts, Promotion | None]:
+    """Return the facts of an attempt, and the findings of their verdict if there is one."""
+    earlier = None if claim is None else reader.find_request(claim.key)
+    facts = Facts(reader.get_promotion_facts(_wanted(attempt), caller), claim, earlier)
+    return facts, None if facts.verdict is None else reader.get_findings(facts.verdict)
+
+
 def _carry_out(
     tx: Transaction,
     caller: Caller,
@@ -276,53 +308,78 @@ def _carry_out(
     claim: Claim | None,
     names_entries: bool = False,
 ) -> list[ModelVersion]:
-    """Carry out all attempts of one request, or return what it made before. Raises the first obstacle."""
+    """Carry out all attempts of one request, or return what it made before.
 
-    def require(number: int, facts: Facts, among: Sequence[Obstacle]) -> None:
-        with _naming(number if names_entries else None):
-            for error in obstacles(attempts[number], facts, among):
-                raise error
+    Raises the first obstacle, and ComparisonsNeeded if nothing else speaks against them.
+    """
+
+    def require(found: Sequence[Facts], among: Sequence[Obstacle]) -> None:
+        for number, (attempt, facts) in enumerate(zip(attempts, found, strict=True)):
+            with _naming(number if names_entries else None):
+                for error in obstacles(attempt, facts, among):
+                    raise error
 
     # Locked first, so that what is read of a branch holds until the end of the transaction. A new branch may be made by
     # another one meanwhile: `append_version` notices.
     tx.lock_branches({(attempt.model_rid, attempt.branch) for attempt in attempts}, caller, TO_PROMOTE)
     earlier = None if claim is None else tx.claim_request(claim.key, claim.request)
-    found = [Facts(tx.get_promotion_facts(_wanted(attempt), caller), claim, earlier) for attempt in attempts]
-    for number, facts in enumerate(found):
-        require(number, facts, ())
+    found = [Facts(tx.get_promotion_facts(_wanted(each), caller), claim, earlier) for each in while_wanted(attempts)]
+    require(found, ())
     for error in obstacles(attempts[0], found[0], _OF_THE_REQUEST):
         raise error
-    for number, facts in enumerate(found):
-        require(number, facts, _OF_THE_SOURCE)
+    require(found, _OF_THE_SOURCE)
     if earlier is not None:
         return [
             replayed_version(tx, caller, attempt.model_rid, rid)
             for attempt, rid in zip(attempts, earlier.results, strict=True)
         ]
+    found = _one_after_another(tx, attempts, found, new_rids)
+    require(found, _OF_THE_BRANCH)
+    found = _compared(tx, found)
+    require(found, _OF_THE_CONTENT)
     promoted = []
     ends: dict[tuple[str, str], BranchEnd] = {}
-    for number, (attempt, facts) in enumerate(zip(attempts, found, strict=True)):
-        end = ends.get((attempt.model_rid, attempt.branch))
-        if end is not None:
-            facts = facts._replace(stored=facts.stored._replace(branch=end, verdict=None))
-        require(number, facts, _OF_THE_BRANCH)
-        source = _source(facts)
-        # Only what nothing else speaks against is compared, which may take long.
-        verdict = verdict_on(tx, facts.stored.branch, source, facts.stored.verdict)
-        if verdict is not None:
-            compared = facts._replace(error_count=verdict.error_count, findings=partial(tx.get_findings, verdict))
-            require(number, compared, _OF_THE_BRANCH)
-        copy = tx.append_version(
-            _copy_of(source.version, attempt, new_rids[number], caller),
-            source.content_digest,
-            branch=facts.stored.branch,
-        )
-        tx.add_promotion(_record_of(source.version, attempt, copy), verdict)
-        ends[attempt.model_rid, attempt.branch] = _after(facts.stored.branch, copy, source.content_digest)
+    for attempt, facts, rid in zip(while_wanted(attempts), found, new_rids, strict=True):
+        source, end = _source(facts), ends.get(attempt.place, facts.stored.branch)
+        copy = tx.append_version(_copy_of(source.version, attempt, rid, caller), source.content_digest, branch=end)
+        tx.add_promotion(_record_of(source.version, attempt, copy), facts.verdict)
+        ends[attempt.place] = _after(end, Head(rid, source.content_digest, copy.created_time.ToMilliseconds()))
         # Who promotes has seen the source, and not always the root.
         seen = StoredVersion(copy, source.content_digest, None, hides_root=source.hides_root)
         promoted.append(seen.as_seen())
     return promoted
+
+
+def _one_after_another(
+    tx: Transaction, attempts: Sequence[Attempt], found: Sequence[Facts], new_rids: Sequence[str]
+) -> list[Facts]:
+    """Return the facts of each attempt where those before it have been carried out."""
+    ends: dict[tuple[str, str], BranchEnd] = {}
+    following = []
+    for attempt, facts, rid in zip(while_wanted(attempts), found, new_rids, strict=True):
+        source, end = _source(facts), ends.get(attempt.place)
+        if end is not None:
+            comparison = comparison_of(end, source)
+            verdict = None if comparison is None else tx.find_verdict(comparison)
+            facts = facts._replace(stored=facts.stored._replace(branch=end, verdict=verdict))
+        # When it is created will be known once it is.
+        ends[attempt.place] = _after(facts.stored.branch, Head(rid, source.content_digest, created_ms=0))
+        following.append(facts)
+    return following
+
+
+def _compared(tx: Transaction, found: Sequence[Facts]) -> list[Facts]:
+    """Return facts with what their verdicts say. Raises ComparisonsNeeded, with all that are not stored."""
+    compared, lacking = [], []
+    for facts in found:
+        if facts.verdict is not None:
+            facts = facts.with_findings(facts.verdict.error_count, partial(tx.get_findings, facts.verdict))
+        elif facts.comparison is not None:
+            lacking.append(facts.comparison)
+        compared.append(facts)
+    if lacking:
+        raise ComparisonsNeeded(tuple(dict.fromkeys(lacking)))
+    return compared
 
 
 def _attempt(request: PromoteVersionRequest | BatchPromotion) -> Attempt:
@@ -381,9 +438,8 @@ def _record_of(source: ModelVersion, attempt: Attempt, copy: ModelVersion) -> Pr
     )
 
 
-def _after(end: BranchEnd, copy: ModelVersion, content_digest: bytes) -> BranchEnd:
-    """Return where a branch goes on behind a version that was appended."""
-    head = Head(copy.rid, content_digest, copy.created_time.ToMilliseconds())
+def _after(end: BranchEnd, head: Head) -> BranchEnd:
+    """Return where a branch goes on behind a new head."""
     return end._replace(next_number=end.next_number + 1, head=head)
 
 

@@ -1,36 +1,83 @@
-"""Verdicts on compatibility: one for each pair of contents, made when it is first needed, and kept."""
+"""Verdicts on compatibility: one for each pair of contents, made when it is first needed, and kept.
+
+A comparison takes up to a third of a second, and more of what was stored before Model APIs had a bound. So no
+transaction is open meanwhile and no branch locked: a change that lacks verdicts is rolled back, they are made and
+stored one by one, and the change begins anew, perhaps upon another head.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from typing import TypeAlias, TypeVar
+
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF, SEVERITY_ERROR
 from modelregistry.v1.promotion_pb2 import Promotion
-from server.core.errors import FieldViolation, ModelApiIncompatible
+from server.core.cancellation import while_wanted
+from server.core.errors import FieldViolation, ModelApiIncompatible, Overloaded
 from server.rules.compatibility import RULES_VERSION, compare
-from server.storage.contract import BranchEnd, Comparison, Reader, StoredVersion, Transaction, Verdict
+from server.storage.contract import BranchEnd, Comparison, Repository, StoredVersion, Transaction
 
-MAX_FINDINGS_BYTES = 2**20
-# What one finding adds to its bytes in a message.
-_TAG_BYTES = 8
+T = TypeVar("T")
+
+# How often a change begins anew: the head may be another each time. In each round, one of those that wait for a branch
+# is committed, so of a hundred each has its turn.
+ROUNDS = 100
 
 
-def verdict_on(tx: Transaction, end: BranchEnd, candidate: StoredVersion, known: Verdict | None) -> Verdict | None:
-    """Return what replacing the head of a branch with the candidate means; None if there is nothing to compare.
+class ComparisonsNeeded(Exception):
+    """A change lacks verdicts, and has changed nothing: they have to be made, and then it is to be run again."""
 
-    `known` is the verdict if it is known already. One that is made here is stored.
+    def __init__(self, comparisons: Collection[Comparison]):
+        super().__init__(f"{len(comparisons)} verdicts are not stored yet")
+        self.comparisons = comparisons
+
+
+# Does work where comparisons have their place, and returns when it is done. Raises what that raises, and Overloaded.
+Run: TypeAlias = Callable[[Callable[[], None]], None]
+
+
+def here(work: Callable[[], None]) -> None:
+    """Do work at once, in this thread."""
+    work()
+
+
+def write_with_verdicts(
+    repository: Repository,
+    change: Callable[[Transaction], T],
+    run: Run = here,
+    *,
+    repeatable: bool = False,
+    branch: tuple[str, str] | None = None,
+) -> T:
+    """Run a change as `repository.write` does, and make the verdicts that it lacks, each by `run`.
+
+    Raises what these raise, and Overloaded if there are others to be made again and again.
     """
-    comparison = _comparison(end, candidate)
-    if comparison is None:
+    for _ in range(ROUNDS):
+        try:
+            return repository.write(change, repeatable=repeatable, branch=branch)
+        except ComparisonsNeeded as needed:
+            comparisons = needed.comparisons
+        for comparison in while_wanted(comparisons):
+            run(lambda comparison=comparison: _make_verdict(repository, comparison))  # type: ignore[misc]
+    raise Overloaded
+
+
+def comparison_of(end: BranchEnd, candidate: StoredVersion) -> Comparison | None:
+    """Return what has to be compared for a candidate to replace the head of a branch; None if nothing has to be."""
+    if end.compatibility == COMPATIBILITY_MODE_OFF or end.head is None:
         return None
-    verdict = known or tx.find_verdict(comparison)
-    return verdict or tx.add_verdict(comparison, _findings(tx, comparison, candidate))
+    if end.head.content_digest == candidate.content_digest:
+        return None
+    return Comparison(end.head.content_digest, candidate.content_digest, RULES_VERSION)
 
 
-def findings_on(reader: Reader, end: BranchEnd, candidate: StoredVersion, known: Verdict | None) -> Promotion:
-    """Return the same as a message with findings and their counts, and store nothing."""
-    comparison = _comparison(end, candidate)
-    if comparison is None:
-        return Promotion()
-    return _findings(reader, comparison, candidate) if known is None else reader.get_findings(known)
+def findings_on(repository: Repository, comparison: Comparison) -> Promotion:
+    """Compare two contents, and return the findings and their counts. Nothing is stored."""
+    head, candidate = repository.read(
+        lambda reader: (reader.get_model_api(comparison.head_digest), reader.get_model_api(comparison.candidate_digest))
+    )
+    return compare(head, candidate)
 
 
 def incompatible(findings: Promotion, model_rid: str, branch: str) -> ModelApiIncompatible:
@@ -44,22 +91,8 @@ def incompatible(findings: Promotion, model_rid: str, branch: str) -> ModelApiIn
     )
 
 
-def _comparison(end: BranchEnd, candidate: StoredVersion) -> Comparison | None:
-    if end.compatibility == COMPATIBILITY_MODE_OFF or end.head is None:
-        return None
-    if end.head.content_digest == candidate.content_digest:
-        return None
-    return Comparison(end.head.content_digest, candidate.content_digest, RULES_VERSION)
-
-
-def _findings(reader: Reader, comparison: Comparison, candidate: StoredVersion) -> Promotion:
-    """Compare, and return as many of the findings as a record has room for, with the counts of all."""
-    found = compare(reader.get_model_api(comparison.head_digest), candidate.version.model_api)
-    error_count = sum(finding.severity == SEVERITY_ERROR for finding in found)
-    kept, size = [], 0
-    for finding in found:
-        size += finding.ByteSize() + _TAG_BYTES
-        if size > MAX_FINDINGS_BYTES:
-            break
-        kept.append(finding)
-    return Promotion(findings=kept, error_count=error_count, warning_count=len(found) - error_count)
+def _make_verdict(repository: Repository, comparison: Comparison) -> None:
+    """Store the verdict on a comparison, unless another call has done so meanwhile."""
+    if repository.read(lambda reader: reader.find_verdict(comparison)) is None:
+        findings = findings_on(repository, comparison)
+        repository.write(lambda tx: tx.add_verdict(comparison, findings))

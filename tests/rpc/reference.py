@@ -148,6 +148,9 @@ class Reference:
         try:
             answer = carry_out(trial, person, request, iter(made))
         except Refused as refused:
+            if refused.refusal.name == "ModelApiIncompatible":
+                # What was compared stays, and nothing else.
+                self.verdicts = trial.verdicts
             return refused.refusal
         vars(self).update(vars(trial))
         return answer
@@ -286,7 +289,8 @@ class Reference:
         if earlier is not None:
             return self._as_seen(person, self.versions[earlier[0]])
         self._require_promoter(person, request.model_rid)
-        version = self._promote(person, request, self._source(person, request), made)
+        version, findings = self._promote(person, request, self._source(person, request), made)
+        self._require_compatible(request, findings)
         self._remember(person, request, version.rid)
         return self._as_seen(person, version, names_source=True)
 
@@ -302,10 +306,15 @@ class Reference:
                 with _naming(index):
                     self._require_promoter(person, entry.model_rid)
                     self._source(person, entry)
-            rids = ()
+            rids, found = (), []
             for index, entry in enumerate(request.promotions):
                 with _naming(index):
-                    rids += (self._promote(person, entry, self._source(person, entry), made).rid,)
+                    version, findings = self._promote(person, entry, self._source(person, entry), made)
+                    rids += (version.rid,)
+                    found.append(findings)
+            for index, (entry, findings) in enumerate(zip(request.promotions, found, strict=True)):
+                with _naming(index):
+                    self._require_compatible(entry, findings)
             self._remember(person, request, *rids)
         return BatchPromoteVersionsResponse(
             promoted=[
@@ -368,7 +377,7 @@ class Reference:
         policy = self._policy(request.model_rid, branch_of(request)).compatibility
         if head is None or policy == COMPATIBILITY_MODE_OFF or content_of(head) == content_of(source):
             return None
-        return compare(head.model_api, source.model_api)
+        return list(compare(head.model_api, source.model_api).findings)
 
     def _require_compatible(self, request: Any, findings: list[CompatibilityFinding] | None) -> None:
         errors = [each.path for each in findings or () if each.severity == SEVERITY_ERROR]
@@ -377,11 +386,13 @@ class Reference:
             place = {"modelRid": request.model_rid, "branchName": branch}
             raise Refused("ModelApiIncompatible", *errors, **place, errorCount=len(errors))
 
-    def _promote(self, person: Person, request: Any, source: ModelVersion, made: Iterator[Made]) -> ModelVersion:
+    def _promote(
+        self, person: Person, request: Any, source: ModelVersion, made: Iterator[Made]
+    ) -> tuple[ModelVersion, list[CompatibilityFinding] | None]:
+        """Promote a version, whatever is found, and return what was found, too."""
         self._require_head(request)
         findings = self._findings(request, source)
-        self._require_compatible(request, findings)
-        return self._copy(person, request, PROMOTION_KIND_PROMOTION, source, made, findings)
+        return self._copy(person, request, PROMOTION_KIND_PROMOTION, source, made, findings), findings
 
     def _copy(
         self,

@@ -104,7 +104,7 @@ CASES = [
 
 
 class Storage:
-    """Says what a case wants it to say, as reader and as transaction, and keeps what is appended."""
+    """Says what a case wants it to say, as repository, reader and transaction, and keeps what is appended."""
 
     def __init__(self, case: Case, request: Any):
         self.case = case
@@ -112,6 +112,9 @@ class Storage:
         self.recorded: list[Promotion] = []
         claim = claim_of(JANE, request, [MADE.rid])
         self._claimed = claim and claim.request
+
+    def read(self, query: Callable[[Any], Any]) -> Any:
+        return query(self)
 
     def lock_branches(self, *_: object) -> None: ...
 

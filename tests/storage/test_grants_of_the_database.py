@@ -19,6 +19,7 @@ from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, BatchPromotion, RollbackBranchRequest
 from server.rules.promotion import batch_promote_versions, promote_version, rollback_branch
+from server.rules.verdicts import write_with_verdicts
 from server.storage.contract import PromotionFilter, StoredFile, Transaction, UploadKey
 from server.storage.paging import PageRequest
 from server.storage.sql import migrate as schema
@@ -73,8 +74,9 @@ def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_reposit
 
     first = repository.write(lambda tx: promote_version(tx, ADMIN, promotion))
     again = repository.write(lambda tx: promote_version(tx, ADMIN, promotion))
-    repository.write(lambda tx: batch_promote_versions(tx, ADMIN, BatchPromoteVersionsRequest(promotions=entries)))
-    back = repository.write(lambda tx: rollback_branch(tx, ADMIN, rollback))
+    batch = BatchPromoteVersionsRequest(promotions=entries)
+    write_with_verdicts(repository, lambda tx: batch_promote_versions(tx, ADMIN, batch))
+    back = write_with_verdicts(repository, lambda tx: rollback_branch(tx, ADMIN, rollback))
     repository.write(lambda tx: tx.add_policy(production.rid, "master", COMPATIBILITY_MODE_ENFORCE, ADMIN.user))
     builders.revoke(repository, staging.rid, "user:jane")
 

@@ -33,18 +33,23 @@ from server.rules.idempotency import is_repeatable
 from server.rules.model_files import download_model_files, upload_model_files, uploaded_id
 from server.rules.models import create_model, create_model_version, find_replayed_version, get_model_version
 from server.rules.promotion import promote_version
+from server.rules.verdicts import Run, here, write_with_verdicts
 from server.storage.blobs import FileStore
 from server.storage.contract import Repository
 from server.storage.paging import Paging
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """Serves modelregistry.v1.ModelService; requests are validated, `caller` tells whose they are."""
+    """Serves modelregistry.v1.ModelService; requests are validated, `caller` tells whose they are.
 
-    def __init__(self, repository: Repository, files: FileStore, caller: Callable[[], Caller]):
+    What a promotion has to compare is compared by `compare`.
+    """
+
+    def __init__(self, repository: Repository, files: FileStore, caller: Callable[[], Caller], compare: Run = here):
         self._repository = repository
         self._files = files
         self._caller = caller
+        self._compare = compare
         self._transfers = Transfers()
 
     def CreateModel(self, request: CreateModelRequest, context: grpc.ServicerContext) -> Model:
@@ -109,8 +114,10 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def PromoteVersion(self, request: PromoteVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Copy a version into the target model as the new head of a branch."""
         caller = self._caller()
-        return self._repository.write(
+        return write_with_verdicts(
+            self._repository,
             lambda tx: promote_version(tx, caller, request),
+            self._compare,
             repeatable=is_repeatable(request),
             branch=(request.model_rid, branch_of(request)),
         )

@@ -29,36 +29,46 @@ from server.rules.branch_policies import get_branch_policy, set_branch_policy
 from server.rules.idempotency import is_repeatable
 from server.rules.promotion import batch_promote_versions, check_promotion, rollback_branch
 from server.rules.promotion_records import filter_of, get_promotion, list_promotions
+from server.rules.verdicts import Run, here, write_with_verdicts
 from server.storage.contract import Repository
 from server.storage.paging import Paging
 
 
 class PromotionService(promotion_service_pb2_grpc.PromotionServiceServicer):
-    """Serves modelregistry.v1.PromotionService; requests are validated, `caller` tells whose they are."""
+    """Serves modelregistry.v1.PromotionService; requests are validated, `caller` tells whose they are.
 
-    def __init__(self, repository: Repository, caller: Callable[[], Caller]):
+    What changes have to compare is compared by `compare`, and CheckPromotion compares in the thread that it has.
+    """
+
+    def __init__(self, repository: Repository, caller: Callable[[], Caller], compare: Run = here):
         self._repository = repository
         self._caller = caller
+        self._compare = compare
 
     def CheckPromotion(self, request: PromoteVersionRequest, context: grpc.ServicerContext) -> CheckPromotionResponse:
         """Say what PromoteVersion would do."""
         caller = self._caller()
-        return self._repository.read(lambda reader: check_promotion(reader, caller, request))
+        return check_promotion(self._repository, caller, request)
 
     def BatchPromoteVersions(
         self, request: BatchPromoteVersionsRequest, context: grpc.ServicerContext
     ) -> BatchPromoteVersionsResponse:
         """Promote many versions, or none."""
         caller = self._caller()
-        return self._repository.write(
-            lambda tx: batch_promote_versions(tx, caller, request), repeatable=is_repeatable(request)
+        return write_with_verdicts(
+            self._repository,
+            lambda tx: batch_promote_versions(tx, caller, request),
+            self._compare,
+            repeatable=is_repeatable(request),
         )
 
     def RollbackBranch(self, request: RollbackBranchRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Make an earlier version of a branch its head again."""
         caller = self._caller()
-        return self._repository.write(
+        return write_with_verdicts(
+            self._repository,
             lambda tx: rollback_branch(tx, caller, request),
+            self._compare,
             repeatable=is_repeatable(request),
             branch=(request.model_rid, branch_of(request)),
         )

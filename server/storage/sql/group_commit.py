@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from typing import Any, Generic, TypeVar
 
 from server.core.cancellation import CallOver, acquire, current_call, require_wanted
@@ -143,6 +144,7 @@ class _Job(Generic[T]):
         self.woken.acquire()
         # Others may run it, and for them the call is another.
         self._call = current_call()
+        self._context = copy_context()
         self._returned: T
         self._error: BaseException | None = None
 
@@ -154,7 +156,7 @@ class _Job(Generic[T]):
         self.is_running = True
         session.run("SAVEPOINT change", wait=False)
         try:
-            self._returned = self.change(session)
+            self._returned = self._context.run(self.change, session)
         except errors:
             raise
         except BaseException as error:
