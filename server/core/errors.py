@@ -125,9 +125,9 @@ class InvalidArgument(RegistryError):
 
 
 class InvalidModelApi(RegistryError):
-    """A Model API that contradicts itself.
+    """A Model API that contradicts itself, or is too large.
 
-    `error_type`: DUPLICATE_NAME, EMPTY_NAME, INVALID_NAME, TYPE_MISSING, NESTING_TOO_DEEP.
+    `error_type`: DUPLICATE_NAME, EMPTY_NAME, INVALID_NAME, TYPE_MISSING, NESTING_TOO_DEEP, TOO_LARGE.
     """
 
     code = code_pb2.INVALID_ARGUMENT

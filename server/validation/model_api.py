@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from modelregistry.v1.model_api_pb2 import Column, ModelApiInput, ModelApiOutput
+from modelregistry.v1.model_api_pb2 import Column, DataType, ModelApi, ModelApiInput, ModelApiOutput
 from server.core.errors import FieldViolation, InvalidModelApi
 from server.validation.keywords import keywords_of, says
 from server.validation.rules import IS_REQUIRED, Broken, shown, text_on_lines
 
 MAX_DATA_TYPE_DEPTH = 32
+# Inputs, outputs, columns, and types in arrays and maps. The promotion of one takes as long as two of them take to be
+# compared: at most some 0.3 s.
+MAX_PARTS = 20_000
 
 _Item = TypeVar("_Item")
 
@@ -37,6 +40,14 @@ def name(value: str) -> Iterable[Broken]:
         yield _broken("INVALID_NAME", f"{broken.sentence}; rename it in the data, too")
 
 
+def bounded(api: ModelApi) -> Iterable[Broken]:
+    """A Model API that can be compared in a moment."""
+    parts = sum(map(_parts_of, api.inputs)) + sum(map(_parts_of, api.outputs))
+    if parts > MAX_PARTS:
+        sentence = f"must have at most {MAX_PARTS} inputs, outputs, columns and types in types together, not {parts}"
+        yield _broken("TOO_LARGE", sentence)
+
+
 def unique_columns(columns: Sequence[Column]) -> Iterable[Broken]:
     """Columns that can be told apart."""
     return _unique(columns, lambda column: ("name", column.name))
@@ -50,6 +61,31 @@ def unique_inputs(inputs: Sequence[ModelApiInput]) -> Iterable[Broken]:
 def unique_outputs(outputs: Sequence[ModelApiOutput]) -> Iterable[Broken]:
     """Outputs that can be told apart, whatever their kind; an unsupported one has no name."""
     return _unique(outputs, _named)
+
+
+def _parts_of(item: ModelApiInput | ModelApiOutput) -> int:
+    """Return how many parts an input or an output is, with itself."""
+    match item.WhichOneof("type"):
+        case "tabular":
+            return 1 + len(item.tabular.columns) + sum(_types_in(column.data_type) for column in item.tabular.columns)
+        case "parameter":
+            return 1 + _types_in(item.parameter.data_type)
+        case _:
+            return 1
+
+
+def _types_in(data_type: DataType) -> int:
+    """Return of how many other types a type is made, at all levels, however deep they are."""
+    count, unseen = 0, [data_type]
+    while unseen:
+        match (one := unseen.pop()).WhichOneof("type"):
+            case "array":
+                unseen.append(one.array.item_type)
+                count += 1
+            case "map":
+                unseen += [one.map.key_type, one.map.value_type]
+                count += 2
+    return count
 
 
 def _named(item: ModelApiInput | ModelApiOutput) -> tuple[str, str]:

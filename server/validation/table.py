@@ -66,6 +66,7 @@ OF_REQUESTS: Final[Mapping[str, Rule]] = {
 RULES: Final[Mapping[str, Rule]] = {
     # ModelService's requests
     "ListModelsRequest.parent_folder_rid": rid(FOLDER, required=False),
+    "CreateModelVersionRequest.model_api": model_api.bounded,
     "CreateModelVersionRequest.conda_requirements": each(text),
     "CreateModelVersionRequest.backing_repositories": each(rid()),
     "CreateModelVersionRequest.source": claimable_source,
@@ -101,6 +102,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "Model.created_time": whole_milliseconds,
     "Model.created_by": unless_empty(principal),
     "ModelVersion.rid": unless_empty(rid(MODEL_VERSION)),
+    "ModelVersion.model_api": model_api.bounded,
     "ModelVersion.conda_requirements": each(text),
     "ModelVersion.backing_repositories": each(rid()),
     "ModelVersion.created_time": whole_milliseconds,

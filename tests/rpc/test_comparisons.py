@@ -19,6 +19,8 @@ from modelregistry.v1.promotion_pb2 import Promotion
 from server.core.cancellation import current_call
 from server.rpc.chain import COMPARISON_THREADS
 from server.rules import verdicts
+from server.validation.model_api import MAX_PARTS
+from tests import builders
 from tests.builders import model_api
 from tests.conftest import OpenRepository
 from tests.processes import until
@@ -95,8 +97,8 @@ def apis(*versions: ModelVersion) -> tuple[ModelApi, ...]:
     return tuple(version.model_api for version in versions)
 
 
-def wide_api(label: str) -> ModelApi:
-    """A Model API of as many parameters as it takes for a comparison to give way."""
+def wide_api(label: str, count: int = 500) -> ModelApi:
+    """A Model API of so many parameters: by default, enough for a comparison to see that its call is over."""
     kind = model_api().outputs[0].parameter.data_type
     return ModelApi(
         inputs=[
@@ -231,6 +233,22 @@ def test_what_was_refused_for_its_findings_is_not_compared_again(
     assert admin("CheckPromotion", **stages.promotion(stages.sources[2]), preview=True).error_count == 2
     # A check stores nothing.
     assert row_counts(migrated_url)["verdicts"] == 1
+
+
+def test_what_is_larger_than_a_model_api_may_be_now_is_promoted_where_it_is_stored(
+    admin: User, registry: Registry, stages: Stages
+) -> None:
+    old = builders.version(stages.staging.rid)
+    old.model_api.CopyFrom(wide_api("old", MAX_PARTS + 1))
+    refused = admin.failure("CreateModelVersion", model_rid=stages.staging.rid, model_api=old.model_api)
+    assert (refused.name, refused.parameters["errorType"]) == ("InvalidModelApi", "TOO_LARGE")
+    stored = builders.append(registry.repository, old)
+
+    assert admin.promote(stored, stages.production).version_number == 2
+    assert admin.promote(stages.sources[0], stages.production).version_number == 3
+
+    # What it takes anew; and back, what it took, and the output.
+    assert [each.error_count for each in records(admin, stages.production)] == [0, MAX_PARTS + 3, MAX_PARTS + 2]
 
 
 # With their call

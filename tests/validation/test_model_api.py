@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from modelregistry.v1.model_api_pb2 import Column, DataType, MapType, ModelApi, ModelApiInput, ModelApiOutput
+from modelregistry.v1.model_api_pb2 import (
+    Column,
+    DataType,
+    MapType,
+    ModelApi,
+    ModelApiInput,
+    ModelApiOutput,
+    ParameterType,
+    TabularType,
+)
+from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import CreateModelVersionRequest
 from server.core.errors import FieldViolation, InvalidArgument, InvalidModelApi
 from server.validation import validate
@@ -195,6 +205,46 @@ def test_empty_names_are_no_duplicates_of_each_other() -> None:
     error = failure(ModelApi(inputs=[tabular(""), tabular("")]))
 
     assert [violation.description for violation in error.violations] == ["must not be empty"] * 2
+
+
+def sized(inputs: int, columns: int, outputs: int, levels: int = 1) -> ModelApi:
+    """A Model API of so many tables, each with so many columns, whose types are so deep, and of so many values."""
+    made = [Column(name=f"c{number}", data_type=arrays(levels)) for number in range(columns)]
+    return ModelApi(
+        inputs=[ModelApiInput(tabular=TabularType(name=f"t{number}", columns=made)) for number in range(inputs)],
+        outputs=[
+            ModelApiOutput(parameter=ParameterType(name=f"p{number}", data_type=arrays(1))) for number in range(outputs)
+        ],
+    )
+
+
+def test_a_model_api_has_at_most_20000_parts() -> None:
+    for api in (sized(1, 19_999, 0), sized(0, 0, 20_000), sized(20, 998, 20), sized(20, 249, 0, levels=4)):
+        validate(create_version(model_api=api))
+
+
+def test_one_of_more_parts_is_refused_and_told_how_many_it_has() -> None:
+    for api, parts in ((sized(1, 20_000, 0), 20_001), (sized(20, 998, 21), 20_001), (sized(20, 250, 0, 4), 20_020)):
+        for request in (create_version(model_api=api), ModelVersion(model_api=api, branch="master")):
+            error = failure(request)
+            assert isinstance(error, InvalidModelApi)
+            assert error.error_type == "TOO_LARGE"
+            assert error.message == (
+                f"model_api must have at most 20000 inputs, outputs, columns and types in types together, not {parts}."
+            )
+            assert [violation.field for violation in error.violations] == ["model_api"]
+
+
+def test_types_in_maps_are_parts_too() -> None:
+    def full(levels: int) -> DataType:
+        if levels == 1:
+            return arrays(1)
+        return DataType(map=MapType(key_type=full(levels - 1), value_type=full(levels - 1)))
+
+    error = failure(with_data_type(full(15)))
+    assert isinstance(error, InvalidModelApi)
+    # The table, its column, and all types but the outermost.
+    assert error.message.endswith(f"not {2 + 2**15 - 2}.")
 
 
 def test_a_data_type_may_be_32_levels_deep() -> None:

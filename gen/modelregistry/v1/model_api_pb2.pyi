@@ -52,6 +52,9 @@ class ModelApi(_message.Message):
     without width and marks of direction count wherever they stand, and two names are the same if all their code points
     are. It may have tabs, line feeds and carriage returns, as headers of spreadsheets have, but no other control
     characters (Unicode category Cc): InvalidModelApi names the path of such a name.
+
+    Inputs, outputs, columns and the types within arrays and maps are at most 20,000 together: a new version with more is
+    InvalidModelApi.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
