@@ -27,6 +27,7 @@ from modelregistry.v1.model_api_pb2 import (
 )
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
+from modelregistry.v1.promotion_pb2 import Promotion
 from server.core import rids
 from server.core.caller import Caller
 from server.rules.promotion import promote_version
@@ -114,6 +115,13 @@ def add_model(
 def append(repository: Repository, new: ModelVersion, legacy_source: str | None = None) -> ModelVersion:
     """Store a version with its content as the head of its branch, and return it as it is stored."""
     return repository.write(lambda tx: tx.append_version(new, tx.put_content(new), legacy_source))
+
+
+def append_imported(repository: Repository, new: ModelVersion, promotion: Promotion) -> ModelVersion:
+    """Store a version as one that was promoted elsewhere, and return it as it is stored."""
+    return repository.write(
+        lambda tx: tx.append_promoted(new, tx.put_content(new), promotion, None, was_imported=True).version
+    )
 
 
 def add_versions(repository: Repository, model_rid: str, count: int, branch: str = "master") -> list[ModelVersion]:

@@ -30,7 +30,7 @@ from server.rpc.server import SERVICES, build_server
 from server.storage.blobs import FileStore, open_file_store
 from server.storage.contract import Repository
 from server.storage.sql.database import Database, database_of, embedded_database
-from server.storage.sql.migrate import SchemaOutdated, check, migrate, open_engine
+from server.storage.sql.migrate import SchemaOutdated, chain_promotions, check, migrate, open_engine
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.sqlite import require_writable
 from server.storage.unavailable import DatabaseUnsuitable
@@ -177,9 +177,11 @@ def open_existing_repository(database_url: str | None, data_dir: Path) -> Reposi
 
 
 def migrate_database(database_url: str | None, data_dir: Path) -> None:
-    """Bring the schema of a database to this release. Raises ConfigError."""
+    """Bring the schema of a database to this release, and chain what earlier ones recorded. Raises ConfigError."""
     with _explained():
-        migrate(open_engine(_database(database_url, data_dir)))
+        engine = open_engine(_database(database_url, data_dir))
+        migrate(engine)
+        chain_promotions(engine)
 
 
 def _database(database_url: str | None, data_dir: Path) -> Database:

@@ -35,7 +35,7 @@ from server.core.errors import (
     ResourceNameAlreadyExists,
 )
 from server.rules.models import add_owned_model
-from server.storage.contract import Repository, StoredVersion, Transaction, VisibleModel
+from server.storage.contract import Promoted, Repository, StoredVersion, Transaction, VisibleModel
 from server.storage.paging import Page, PageRequest
 from server.validation import validate
 
@@ -227,11 +227,13 @@ def _store_version(tx: Transaction, row: ModelVersion, legacy_source: str | None
     version = _completed(row, number, row.root_model_version_rid or _root_of(tx, row))
     if version.version_number != number:
         raise _invalid("versionNumber", f"must be {number}, the next number on the branch, or absent")
-    stored = tx.append_version(version, tx.put_content(version), legacy_source)
+    digest = tx.put_content(version)
+    if version.source.HasField("promoted"):
+        stored = tx.append_promoted(version, digest, _promotion(version), None, was_imported=True).version
+    else:
+        stored = tx.append_version(version, digest, legacy_source)
     if stored.version_number != number:
         raise _BranchMoved
-    if version.source.HasField("promoted"):
-        tx.add_promotion(_promotion(version), None)
     return ImportSummary(versions=1, legacy=int(legacy_source is not None))
 
 
@@ -261,7 +263,6 @@ def _promotion(version: ModelVersion) -> Promotion:
         kind=PROMOTION_KIND_PROMOTION,
         source_model_rid=version.source.promoted.previous_model_rid,
         source_model_version_rid=version.source.promoted.previous_model_version_rid,
-        model_version_rid=version.rid,
     )
 
 
@@ -460,8 +461,11 @@ class DryRun:
         self._versions[version.rid] = kept
         return version
 
-    def add_promotion(self, promotion: Promotion, verdict: None) -> None:
-        """Do nothing: it follows from its version."""
+    def append_promoted(
+        self, version: ModelVersion, digest: bytes, promotion: Promotion, verdict: None, *, was_imported: bool
+    ) -> Promoted:
+        """Keep the row: its record follows from the version."""
+        return Promoted(self.append_version(version, digest), b"")
 
     def _names_in(self, folder_rid: str) -> set[str]:
         """Return the names in a folder, which grow with those that would be stored."""

@@ -341,11 +341,17 @@ def _carry_out(
     ends: dict[tuple[str, str], BranchEnd] = {}
     for attempt, facts, rid in zip(while_wanted(attempts), found, new_rids, strict=True):
         source, end = _source(facts), ends.get(attempt.place, facts.stored.branch)
-        copy = tx.append_version(_copy_of(source.version, attempt, rid, caller), source.content_digest, branch=end)
-        tx.add_promotion(_record_of(source.version, attempt, copy), facts.verdict)
-        ends[attempt.place] = _after(end, Head(rid, source.content_digest, copy.created_time.ToMilliseconds()))
+        made = tx.append_promoted(
+            _copy_of(source.version, attempt, rid, caller),
+            source.content_digest,
+            _record_of(source.version, attempt),
+            facts.verdict,
+            end,
+        )
+        head = Head(rid, source.content_digest, made.version.created_time.ToMilliseconds())
+        ends[attempt.place] = _after(end, head)._replace(chain=made.chain)
         # Who promotes has seen the source, and not always the root.
-        seen = StoredVersion(copy, source.content_digest, None, hides_root=source.hides_root)
+        seen = StoredVersion(made.version, source.content_digest, None, hides_root=source.hides_root)
         promoted.append(seen.as_seen())
     return promoted
 
@@ -426,14 +432,13 @@ def _copy_of(source: ModelVersion, attempt: Attempt, rid: str, caller: Caller) -
     return copy
 
 
-def _record_of(source: ModelVersion, attempt: Attempt, copy: ModelVersion) -> Promotion:
+def _record_of(source: ModelVersion, attempt: Attempt) -> Promotion:
     """Return what is recorded of a promotion, but for what its version says."""
     return Promotion(
         rid=rids.new_promotion_rid(),
         kind=attempt.kind,
         source_model_rid=source.model_rid,
         source_model_version_rid=source.rid,
-        model_version_rid=copy.rid,
         reason=attempt.reason,
     )
 

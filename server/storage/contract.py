@@ -21,6 +21,7 @@ from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import BranchPolicy, LineageNode, Promotion
 from server.core.caller import Caller
+from server.core.promotion_chain import BEGINNING
 from server.storage.paging import Page, PageRequest
 
 T = TypeVar("T")
@@ -80,13 +81,22 @@ class Head(NamedTuple):
 class BranchEnd(NamedTuple):
     """Where a branch goes on: the number that its next version gets, its head if it has one, and its policy.
 
-    `key` is what storage finds the branch by; None if there is no such branch yet.
+    `key` is what storage finds the branch by; None if there is no such branch yet. `chain` is the hash of the promotion
+    that its next one is chained to.
     """
 
     next_number: int
     head: Head | None
     compatibility: CompatibilityMode.ValueType
     key: int | None = None
+    chain: bytes = BEGINNING
+
+
+class Promoted(NamedTuple):
+    """A version that a promotion made, and the hash of the promotion in the chain of its branch."""
+
+    version: ModelVersion
+    chain: bytes
 
 
 class Comparison(NamedTuple):
@@ -348,6 +358,22 @@ class Transaction(Reader, Protocol):
         `branch` another has extended meanwhile is run again. Nothing of the content is stored again, whatever its size.
         """
 
+    def append_promoted(
+        self,
+        version: ModelVersion,
+        content_digest: bytes,
+        promotion: Promotion,
+        verdict: Verdict | None,
+        branch: BranchEnd | None = None,
+        *,
+        was_imported: bool = False,
+    ) -> Promoted:
+        """Store a version as append_version does, with the record of the promotion that makes it, and return it.
+
+        The version says who made it and when; the record, which needs no more than its RID, kind, source and reason, is
+        chained to the one before on the branch. Its source need not be stored where it was imported.
+        """
+
     def lock_branches(self, branch_names: Collection[tuple[str, str]], caller: Caller, role: Role.ValueType) -> None:
         """Make other transactions that would extend these branches wait until this one ends, and wait for theirs.
 
@@ -366,9 +392,6 @@ class Transaction(Reader, Protocol):
         Transactions that claim one key wait for each other here. What was returned lasts once the transaction has
         committed, even if the COMMIT that carried it out was interrupted.
         """
-
-    def add_promotion(self, promotion: Promotion, verdict: Verdict | None) -> None:
-        """Record a promotion; its version, which says who made it and when, must be stored, and its source need not."""
 
     def add_policy(
         self, model_rid: str, branch: str, mode: CompatibilityMode.ValueType, changed_by: str

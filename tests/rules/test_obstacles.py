@@ -39,6 +39,7 @@ from server.rules.promotion import (
 from server.storage.contract import (
     BranchEnd,
     Head,
+    Promoted,
     PromotionFacts,
     RequestRecord,
     StoredVersion,
@@ -157,16 +158,16 @@ class Storage:
         assert rid == MADE.rid
         return StoredVersion(MADE, b"", None)
 
-    def append_version(self, version: ModelVersion, digest: bytes, branch: BranchEnd) -> ModelVersion:
+    def append_promoted(
+        self, version: ModelVersion, digest: bytes, promotion: Promotion, _: object, branch: BranchEnd
+    ) -> Promoted:
         assert digest == b"candidate"
         self.appended.append(version)
+        self.recorded.append(promotion)
         stored = ModelVersion()
         stored.CopyFrom(version)
         stored.version_number = branch.next_number
-        return stored
-
-    def add_promotion(self, promotion: Promotion, _: object) -> None:
-        self.recorded.append(promotion)
+        return Promoted(stored, b"")
 
     def get_promotion_rid(self, _: str) -> str:
         return rids.new_promotion_rid()

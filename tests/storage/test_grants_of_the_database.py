@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import uuid
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import make_url
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER, Grant
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
@@ -26,28 +22,11 @@ from server.storage.sql import migrate as schema
 from server.storage.sql.tables import metadata
 from tests import builders
 from tests.builders import ADMIN, add_model, append
-from tests.conftest import NewDatabase, OpenRepository
+from tests.conftest import OpenRepository
 from tests.storage.inspection import open_engine, rows
-
-DOCUMENT = (Path(__file__).parents[2] / "docs/operations.md").read_text()
-ROLE_IN_THE_DOCUMENT = "modelregistry_server"
 
 # What nobody who serves may rewrite.
 ON_RECORD = ["promotions", "verdicts", "versions", "contents", "grant_changes", "branch_policies", "requests", "models"]
-
-
-@pytest.fixture
-def server_url(new_database: NewDatabase) -> Iterator[str]:
-    """A migrated database, through the eyes of the role that the document describes."""
-    owner_url = new_database("postgresql", migrated=True)
-    role = f"server_{uuid.uuid4().hex}"
-    (grants,) = re.findall(r"```sql\n(.*?)```", DOCUMENT, re.DOTALL)
-    with psycopg.connect(owner_url, autocommit=True) as owner:
-        owner.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
-        for statement in filter(str.strip, grants.replace(ROLE_IN_THE_DOCUMENT, role).split(";")):
-            owner.execute(statement.encode())
-        yield make_url(owner_url).set(username=role, password=None).render_as_string(hide_password=False)
-        owner.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(role)))
 
 
 def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_repository: OpenRepository) -> None:

@@ -200,16 +200,13 @@ def imported(repository: SqlRepository, model_rid: str, rid: str, previous_rid: 
     version.rid = rid
     promoted = PromotedSource(previous_model_rid=model_rid, previous_model_version_rid=previous_rid)
     version.source.CopyFrom(ModelVersionSource(promoted=promoted))
-    stored = append(repository, version)
     promotion = Promotion(
         rid=rids.new_promotion_rid(),
         kind=PROMOTION_KIND_PROMOTION,
         source_model_rid=model_rid,
         source_model_version_rid=previous_rid,
-        model_version_rid=rid,
     )
-    repository.write(lambda tx: tx.add_promotion(promotion, None))
-    return stored
+    return builders.append_imported(repository, version, promotion)
 
 
 def test_the_lineage_of_an_imported_version_begins_where_the_registry_knows_nothing(

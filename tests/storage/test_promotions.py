@@ -284,17 +284,16 @@ def test_a_promotion_is_found_with_all_that_is_known_of_it(timed: SqlRepository)
 
 
 def record(repository: SqlRepository, version: ModelVersion, verdict: Verdict | None, reason: str | None = None) -> str:
-    """Record a rollback that made a version, and return its RID."""
+    """Store a version that a rollback to itself made, and return the RID of that."""
     rid = rids.new_promotion_rid()
     promotion = Promotion(
         rid=rid,
         kind=PROMOTION_KIND_ROLLBACK,
         source_model_rid=version.model_rid,
         source_model_version_rid=version.rid,
-        model_version_rid=version.rid,
         reason=reason,
     )
-    repository.write(lambda tx: tx.add_promotion(promotion, verdict))
+    repository.write(lambda tx: tx.append_promoted(version, tx.put_content(version), promotion, verdict))
     return rid
 
 
@@ -303,7 +302,7 @@ def test_a_promotion_has_the_findings_of_its_verdict(repository: SqlRepository) 
     digest = repository.read(lambda reader: reader.find_version(version.rid, ADMIN)).content_digest
     verdict = repository.write(lambda tx: tx.add_verdict(Comparison(digest, digest, 1), findings()))
 
-    rid = record(repository, version, verdict)
+    rid = record(repository, builders.version(version.model_rid), verdict)
 
     found = repository.read(lambda reader: reader.find_promotion(rid, ADMIN))
     assert found is not None
@@ -340,16 +339,14 @@ def test_a_source_that_is_not_stored_is_unset(repository: SqlRepository) -> None
         previous_model_rid=rids.new_model_rid(), previous_model_version_rid=rids.new_model_version_rid()
     )
     version.source.CopyFrom(ModelVersionSource(promoted=absent))
-    append(repository, version)
     promotion = Promotion(
         rid=rids.new_promotion_rid(),
         kind=PROMOTION_KIND_PROMOTION,
         source_model_rid=absent.previous_model_rid,
         source_model_version_rid=absent.previous_model_version_rid,
-        model_version_rid=version.rid,
     )
 
-    repository.write(lambda tx: tx.add_promotion(promotion, None))
+    builders.append_imported(repository, version, promotion)
 
     [found] = listed(repository)
     assert (found.model_version_rid, found.HasField("source_model_version_rid")) == (version.rid, False)
@@ -443,8 +440,7 @@ def test_a_page_of_large_promotions_ends_early_but_never_empty(
     for size in sizes:
         found = findings("x" * size)
         verdict = repository.write(lambda tx, found=found: tx.add_verdict(Comparison(digest, digest, 1), found))
-        made_version = append(repository, builders.version(model.rid))
-        expected.append(record(repository, made_version, verdict, reason="\U0001d4b3" * 1024))
+        expected.append(record(repository, builders.version(model.rid), verdict, reason="\U0001d4b3" * 1024))
 
     pages = []
     after = None

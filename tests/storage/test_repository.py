@@ -37,16 +37,15 @@ def record(tx: Transaction, model_rid: str) -> None:
     source, copy = builders.version(model_rid), builders.version(model_rid)
     digest = tx.put_content(source)
     tx.append_version(source, digest)
-    tx.append_version(copy, digest, branch=builders.branch_end(tx, model_rid))
     comparison = Comparison(digest, digest, 1)
     promotion = Promotion(
         rid=rids.new_promotion_rid(),
         kind=PROMOTION_KIND_PROMOTION,
         source_model_rid=model_rid,
         source_model_version_rid=source.rid,
-        model_version_rid=copy.rid,
     )
-    tx.add_promotion(promotion, tx.add_verdict(comparison, Promotion()))
+    verdict = tx.add_verdict(comparison, Promotion())
+    tx.append_promoted(copy, digest, promotion, verdict, builders.branch_end(tx, model_rid))
     tx.add_policy(model_rid, "master", COMPATIBILITY_MODE_OFF, ADMIN.user)
     tx.claim_request(RequestKey(ADMIN.user, "PromoteVersion", copy.rid), RequestRecord(b"digest", (copy.rid,)))
 

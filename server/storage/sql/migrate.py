@@ -6,14 +6,18 @@ Alembic takes longer to load than all the rest of a start. It is loaded only whe
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, NullPool, bindparam, create_engine, event, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError
 
+from server.core.promotion_chain import BEGINNING, ChainedRecord, link
 from server.storage.sql.database import Database
 from server.storage.sql.session import WAIT_SECONDS
+from server.storage.sql.tables import branches, models, promotions, versions
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -28,6 +32,11 @@ _IN_USE = {"40P01", "55P03"}
 
 # Any constant will do that no other program uses for an advisory lock in this database.
 _MIGRATION_LOCK = 6_044_121_873_905
+
+# How many promotions are chained in one transaction, which keeps others out of their branches for milliseconds.
+_CHAINED_AT_ONCE = 200
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -56,23 +65,42 @@ def migrate(engine: Engine) -> None:
     Each is carried out whole or not at all, and is tried again if what servers do meanwhile stands in its way. A schema
     that is newer than this server stays as it is.
     """
+    is_changed = False
     while _run_next(engine):
-        pass
+        is_changed = True
+    if is_changed:
+        chain_promotions(engine)
+
+
+def chain_promotions(engine: Engine) -> None:
+    """Chain the promotions that are not chained yet: those of releases that knew no chain.
+
+    They come behind what is chained already on their branch, in the order in which they were recorded. It can be run
+    again: servers of the release before go on recording such promotions until the last of them has ended.
+    """
+    last: int | None = 0
+    while last is not None:
+        last = _retried(engine, partial(_chain_next, behind=last))
 
 
 def _run_next(engine: Engine) -> bool:
     """Run the first migration that is missing, and return whether there was one."""
+    return _retried(engine, _try_next)
+
+
+def _retried(engine: Engine, step: Callable[[Connection], T]) -> T:
+    """Run a step in a transaction of its own, and again if what servers do meanwhile stands in its way."""
     for _ in range(ATTEMPTS - 1):
         try:
-            return _try_next(engine)
+            return _alone(engine, step)
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) not in _IN_USE:
                 raise
             log.info("running a migration again after %s", error.orig)
-    return _try_next(engine)
+    return _alone(engine, step)
 
 
-def _try_next(engine: Engine) -> bool:
+def _alone(engine: Engine, step: Callable[[Connection], T]) -> T:
     # A transaction each, so that no migration keeps the tables of another one locked: calls lock them in other orders.
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
@@ -81,12 +109,68 @@ def _try_next(engine: Engine) -> bool:
             connection.execute(text("SELECT set_config('lock_timeout', '0', true)"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             connection.execute(text(f"SELECT set_config('lock_timeout', '{WAIT_SECONDS}s', true)"))
-        if not _is_outdated(connection):
-            return False
-        from alembic import command
+        return step(connection)
 
-        command.upgrade(_config(connection), "+1")
-        return True
+
+def _try_next(connection: Connection) -> bool:
+    if not _is_outdated(connection):
+        return False
+    from alembic import command
+
+    command.upgrade(_config(connection), "+1")
+    return True
+
+
+def _chain_next(connection: Connection, behind: int) -> int | None:
+    """Chain some promotions behind one, by key, and return the last one's key; None if there are none."""
+    records = connection.execute(
+        select(promotions, versions.c.rid.label("version_rid"), versions.c.version_number, versions.c.content_digest)
+        .add_columns(branches.c.id.label("branch_key"), branches.c.name, models.c.rid.label("model_rid"))
+        .join_from(promotions, versions, versions.c.id == promotions.c.version_id)
+        .join(branches)
+        .join(models, models.c.id == branches.c.model_id)
+        .where(promotions.c.hash.is_(None), promotions.c.id > behind)
+        .order_by(promotions.c.id)
+        .limit(_CHAINED_AT_ONCE)
+    ).all()
+    if not records:
+        return None
+    # Locked, so that what servers promote meanwhile comes before these or behind them.
+    keys = {record.branch_key for record in records}
+    locked = select(branches.c.id, branches.c.chain).where(branches.c.id.in_(keys)).order_by(branches.c.id)
+    chains = {row.id: row.chain or BEGINNING for row in connection.execute(locked.with_for_update())}
+    links = []
+    for record in records:
+        previous = chains[record.branch_key]
+        chains[record.branch_key] = link(
+            previous,
+            ChainedRecord(
+                rid=record.rid,
+                kind=record.kind,
+                version_rid=record.version_rid,
+                model_rid=record.model_rid,
+                branch=record.name,
+                version_number=record.version_number,
+                source_model_rid=record.source_model_rid,
+                source_rid=record.source_rid,
+                content_digest=record.content_digest,
+                reason=record.reason,
+                created_ms=record.created_time,
+                created_by=record.created_by,
+            ),
+        )
+        links.append({"key": record.id, "chained_to": previous, "chain_end": chains[record.branch_key]})
+    connection.execute(
+        update(promotions)
+        .where(promotions.c.id == bindparam("key"))
+        .values(previous_hash=bindparam("chained_to"), hash=bindparam("chain_end")),
+        links,
+    )
+    connection.execute(
+        update(branches).where(branches.c.id == bindparam("key")).values(chain=bindparam("chain_end")),
+        [{"key": key, "chain_end": chain} for key, chain in chains.items()],
+    )
+    return int(records[-1].id)
 
 
 def check(engine: Engine) -> None:

@@ -12,6 +12,7 @@ from modelregistry.v1.access_service_pb2 import Role
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN, CompatibilityMode
 from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
 from server.core.caller import Caller
+from server.core.promotion_chain import BEGINNING
 from server.storage.contract import (
     BranchEnd,
     Comparison,
@@ -157,7 +158,7 @@ def _source_of(work: UnitOfWork, wanted: WantedPromotion, row: AnyRow, caller: C
 def _branch_end(row: AnyRow) -> BranchEnd:
     head = None if row.head_rid is None else Head(row.head_rid, row.head_digest, row.head_created_time)
     compatibility = row.compatibility or COMPATIBILITY_MODE_WARN
-    return BranchEnd((row.version_count or 0) + 1, head, compatibility, row.branch_key)
+    return BranchEnd((row.version_count or 0) + 1, head, compatibility, row.branch_key, row.chain or BEGINNING)
 
 
 @for_callers
@@ -187,6 +188,7 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
             source.c.hides_root,
             branches.c.id.label("branch_key"),
             branches.c.version_count,
+            branches.c.chain,
             versions.c.rid.label("head_rid"),
             versions.c.content_digest.label("head_digest"),
             versions.c.created_time.label("head_created_time"),

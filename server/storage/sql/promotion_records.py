@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, insert, select, true, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, insert, select, true, tuple_, update
 from sqlalchemy.engine import Dialect
 
+from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.promotion_pb2 import Promotion
 from server.core.caller import Caller
-from server.storage.contract import PromotionFilter, Verdict
+from server.core.promotion_chain import ChainedRecord, link
+from server.storage.contract import BranchEnd, Promoted, PromotionFilter, Verdict
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import Cursors
 from server.storage.sql.origins import version_is_visible
@@ -25,6 +27,7 @@ from server.storage.sql.session import Session
 from server.storage.sql.statements import Statement, for_callers, numbered, padded, principals, several
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, verdicts, versions
 from server.storage.sql.unit_of_work import UnitOfWork
+from server.storage.sql.versions import APPEND, as_parameters, next_place, placed
 from server.storage.sql.visibility import MAX_NAMED, first_of_each, model_is_visible, visible_model_keys
 
 _replaced = versions.alias("replaced")
@@ -44,19 +47,55 @@ _REPLACED_RID_BYTES = 255
 _Place = tuple[int, int]
 
 
-def add_promotion(work: UnitOfWork, promotion: Promotion, verdict: Verdict | None) -> None:
+def append_promoted(
+    work: UnitOfWork,
+    version: ModelVersion,
+    content_digest: bytes,
+    promotion: Promotion,
+    verdict: Verdict | None,
+    branch: BranchEnd | None = None,
+    *,
+    was_imported: bool = False,
+) -> Promoted:
     """See the contract."""
-    values = {
-        "promotion_rid": promotion.rid,
-        "promotion_kind": promotion.kind,
-        "source_model": promotion.source_model_rid,
-        "source_version": promotion.source_model_version_rid,
-        "verdict_key": None if verdict is None else verdict.key,
-        "given_reason": promotion.reason if promotion.HasField("reason") else None,
-        "version": promotion.model_version_rid,
-    }
-    work.session.send(_record, values)
+    place = next_place(work, version, branch)
+    stored = placed(work, version, place)
+    of_version = as_parameters(stored, place, content_digest)
+    reason = promotion.reason if promotion.HasField("reason") else None
+    record = ChainedRecord(
+        rid=promotion.rid,
+        kind=promotion.kind,
+        version_rid=stored.rid,
+        model_rid=stored.model_rid,
+        branch=stored.branch,
+        version_number=place.number,
+        source_model_rid=promotion.source_model_rid,
+        source_rid=promotion.source_model_version_rid,
+        content_digest=content_digest,
+        reason=reason,
+        created_ms=of_version["created_ms"],
+        created_by=stored.created_by,
+    )
+    chain = link(place.chain, record)
+    work.session.send(_set_end, {"branch_key": place.branch_key, "number": place.number, "chain_end": chain})
+    work.session.send(APPEND, of_version)
+    work.session.send(
+        _record,
+        {
+            "promotion_rid": promotion.rid,
+            "promotion_kind": promotion.kind,
+            "source_model": promotion.source_model_rid,
+            "source_version": promotion.source_model_version_rid,
+            "verdict_key": None if verdict is None else verdict.key,
+            "given_reason": reason,
+            "version": stored.rid,
+            "chained_to": place.chain,
+            "chain_end": chain,
+            "imported": was_imported,
+        },
+    )
     work.promoted.append(promotion.kind)
+    return Promoted(stored, chain)
 
 
 def find_promotion(work: UnitOfWork, promotion_rid: str, caller: Caller) -> Promotion | None:
@@ -279,6 +318,9 @@ _given = {
     "source_rid": "source_version",
     "verdict_id": "verdict_key",
     "reason": "given_reason",
+    "previous_hash": "chained_to",
+    "hash": "chain_end",
+    "was_imported": "imported",
 }
 _made = {
     "version_id": versions.c.id,
@@ -286,6 +328,11 @@ _made = {
     "created_time": versions.c.created_time,
     "created_by": versions.c.created_by,
 }
+_set_end = Statement(
+    update(branches)
+    .where(branches.c.id == bindparam("branch_key"))
+    .values(version_count=bindparam("number"), chain=bindparam("chain_end"))
+)
 _record = Statement(
     insert(promotions).from_select(
         [*_given, *_made],

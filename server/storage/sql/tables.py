@@ -11,6 +11,7 @@ from typing import TypeAlias
 from sqlalchemy import (
     BigInteger,
     BindParameter,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -61,6 +62,8 @@ branches = Table(
     Column("name", CodePointText, nullable=False),
     # Also the number of the head; the row is the lock of the branch.
     Column("version_count", Integer, nullable=False),
+    # The hash of the promotion that was chained last; None before the first.
+    Column("chain", LargeBinary),
     UniqueConstraint("model_id", "name"),
 )
 
@@ -197,6 +200,12 @@ promotions = Table(
     Column("reason", CodePointText),
     Column("created_time", BigInteger, nullable=False),
     Column("created_by", CodePointText, nullable=False),
+    # Its place in the chain of its branch: `server.core.promotion_chain`. None of what servers of earlier releases
+    # recorded, until `migrate` chains it.
+    Column("previous_hash", LargeBinary),
+    Column("hash", LargeBinary),
+    # Whether an import brought it, whose source need not be stored. None of what was recorded before this was asked.
+    Column("was_imported", Boolean),
     Index("ix_promotions_created_time_id", "created_time", "id"),
     Index("ix_promotions_model_id_created_time", "model_id", "created_time", "id"),
     Index("ix_promotions_created_by_created_time", "created_by", "created_time", "id"),

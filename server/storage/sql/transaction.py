@@ -65,7 +65,7 @@ class SqlTransaction(SqlReader):
     lock_branches = promotion_facts.lock_branches
     add_verdict = promotion_facts.add_verdict
     claim_request = promotion_facts.claim_request
-    add_promotion = promotion_records.add_promotion
+    append_promoted = promotion_records.append_promoted
     add_policy = promotion_facts.add_policy
 
     set_grant = grants.set_grant

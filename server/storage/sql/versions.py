@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BindParameter,
@@ -23,6 +23,7 @@ from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Branch, ModelVersion
 from server.core.caller import Caller
 from server.core.errors import BranchNotFound, ModelNotFound, RequestTooLarge
+from server.core.promotion_chain import BEGINNING
 from server.storage.contract import BranchEnd, StoredVersion
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.origins import hidden_origins
@@ -126,45 +127,72 @@ def append_version(
     branch: BranchEnd | None = None,
 ) -> ModelVersion:
     """See the contract."""
-    stored = ModelVersion()
-    stored.CopyFrom(version)
-    stored.DiscardUnknownFields()
-    key, number, previous_ms = _extend(work, version.model_rid, version.branch, branch)
-    stored.version_number = number
-    # The clock is read when the branch is locked, and one that was set back does not show.
-    created_ms = (
-        version.created_time.ToMilliseconds() if version.HasField("created_time") else max(work.clock_ms(), previous_ms)
-    )
-    stored.created_time.FromMilliseconds(created_ms)
-    work.session.send(
-        _append,
-        {
-            "branch_key": key,
-            "new_rid": stored.rid,
-            "number": number,
-            "digest": content_digest,
-            "source_message": None if legacy_source else stored.source.SerializeToString(deterministic=True),
-            "legacy": legacy_source,
-            "root": stored.root_model_version_rid,
-            "created_ms": created_ms,
-            "creator": stored.created_by,
-        },
-    )
+    place = next_place(work, version, branch)
+    if not place.is_counted:
+        work.session.send(_set_count, {"branch_key": place.branch_key, "number": place.number})
+    stored = placed(work, version, place)
+    work.session.send(APPEND, as_parameters(stored, place, content_digest, legacy_source))
     return stored
 
 
-def _extend(work: UnitOfWork, model_rid: str, branch: str, end: BranchEnd | None) -> tuple[int, int, int]:
-    """Take the next number of a branch, and return its key, the number, and the time of the version before in ms."""
+class Place(NamedTuple):
+    """Where a branch goes on: its key, the next number, the time of the version before in ms, and the chain's end.
+
+    `is_counted` is whether the branch counts the number already.
+    """
+
+    branch_key: int
+    number: int
+    previous_ms: int
+    chain: bytes
+    is_counted: bool
+
+
+def next_place(work: UnitOfWork, version: ModelVersion, end: BranchEnd | None) -> Place:
+    """Return where a version goes on its branch, which is locked from then on. Raises Conflict."""
     session = work.session
     if end is not None and end.key is not None:
-        session.send(_set_count, {"branch_key": end.key, "number": end.next_number})
-        return end.key, end.next_number, end.head.created_ms if end.head else 0
+        return Place(end.key, end.next_number, end.head.created_ms if end.head else 0, end.chain, is_counted=False)
     # Transactions that extend one branch wait for each other here.
-    row = session.one(_take_number, {"model_rid": model_rid, "branch": branch})
+    row = session.one(_take_number, {"model_rid": version.model_rid, "branch": version.branch})
     if end is not None and row.version_count != end.next_number:
         raise Conflict
     previous = session.one_or_none(_created_time, {"branch_key": row.id, "number": row.version_count - 1})
-    return row.id, row.version_count, previous.created_time if previous else 0
+    previous_ms = previous.created_time if previous else 0
+    return Place(row.id, row.version_count, previous_ms, row.chain or BEGINNING, is_counted=True)
+
+
+def placed(work: UnitOfWork, version: ModelVersion, place: Place) -> ModelVersion:
+    """Return a version as it is stored at a place."""
+    stored = ModelVersion()
+    stored.CopyFrom(version)
+    stored.DiscardUnknownFields()
+    stored.version_number = place.number
+    # The clock is read when the branch is locked, and one that was set back does not show.
+    created_ms = (
+        version.created_time.ToMilliseconds()
+        if version.HasField("created_time")
+        else max(work.clock_ms(), place.previous_ms)
+    )
+    stored.created_time.FromMilliseconds(created_ms)
+    return stored
+
+
+def as_parameters(
+    stored: ModelVersion, place: Place, content_digest: bytes, legacy_source: str | None = None
+) -> dict[str, Any]:
+    """Return the parameters of APPEND."""
+    return {
+        "branch_key": place.branch_key,
+        "new_rid": stored.rid,
+        "number": place.number,
+        "digest": content_digest,
+        "source_message": None if legacy_source else stored.source.SerializeToString(deterministic=True),
+        "legacy": legacy_source,
+        "root": stored.root_model_version_rid,
+        "created_ms": stored.created_time.ToMilliseconds(),
+        "creator": stored.created_by,
+    }
 
 
 def _stored(work: UnitOfWork, row: AnyRow | None, known: StoredVersion | None = None) -> StoredVersion | None:
@@ -323,13 +351,13 @@ _take_number = Statement(
             index_elements=[branches.c.model_id, branches.c.name],
             set_={"version_count": branches.c.version_count + 1},
         )
-        .returning(branches.c.id, branches.c.version_count)
+        .returning(branches.c.id, branches.c.version_count, branches.c.chain)
     )
 )
 _set_count = Statement(
     update(branches).where(branches.c.id == bindparam("branch_key")).values(version_count=bindparam("number"))
 )
-_append = Statement(
+APPEND = Statement(
     insert(versions).values(
         rid=bindparam("new_rid"),
         branch_id=bindparam("branch_key"),

@@ -1,0 +1,40 @@
+"""The chain of a branch's promotions: the hash of each covers its record, and the hash of the one before.
+
+docs/operations.md says how an auditor computes it in any language, and what it proves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import NamedTuple
+
+# What the first promotion of a branch has in place of the hash of one before.
+BEGINNING = bytes(32)
+
+
+class ChainedRecord(NamedTuple):
+    """What the hash of a promotion covers, in this order; the time is in ms since the epoch."""
+
+    rid: str
+    kind: int
+    version_rid: str
+    model_rid: str
+    branch: str
+    version_number: int
+    source_model_rid: str
+    source_rid: str
+    content_digest: bytes
+    reason: str | None
+    created_ms: int
+    created_by: str
+
+
+def link(previous: bytes, record: ChainedRecord) -> bytes:
+    """Return the hash of a promotion that comes behind the one with this hash.
+
+    It is the SHA-256 of the previous hash and the JSON of the record as RFC 8785 writes it, the digest in hexadecimal.
+    """
+    fields = record._replace(content_digest=record.content_digest.hex())  # type: ignore[arg-type]
+    canonical = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(previous + canonical.encode()).digest()

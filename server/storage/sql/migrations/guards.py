@@ -1,0 +1,42 @@
+"""Triggers of PostgreSQL that hold records against the role of the servers, as migrations make them.
+
+They bind every role but those that may act as the owner of the table, whose business repairs and imports are. A
+function runs with the rights of the role that it binds, and names what it needs by a search path of its own, on which
+nothing of that role can come first. Nothing in it depends on a setting that such a role may change.
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+# How far a server's clock may be off the database's.
+MAX_SKEW_MS = 600_000
+
+_IS_OWNER = "pg_has_role((SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'MEMBER')"
+
+
+def is_postgres() -> bool:
+    """Whether the database that is migrated has triggers in PL/pgSQL; SQLite has no roles to bind."""
+    return op.get_bind().dialect.name == "postgresql"
+
+
+def add_guard(name: str, *, declare: str = "", ask: str, holds: str, refusal: str) -> None:
+    """Make a function for triggers, which refuses what does not hold unless the table's owner does it.
+
+    `ask` are statements, `holds` is a condition, and `refusal` an expression for what the caller is told.
+    """
+    connection = op.get_bind()
+    schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
+    op.execute(
+        f"""
+        CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, {schema}, pg_temp AS $$
+        DECLARE
+            {declare}
+        BEGIN
+            {ask}
+            IF {holds} THEN RETURN NULL; END IF;
+            IF {_IS_OWNER} THEN RETURN NULL; END IF;
+            RAISE insufficient_privilege USING MESSAGE = {refusal};
+        END $$
+        """
+    )

@@ -1,0 +1,44 @@
+"""Promotions are chained, and recorded when they happen."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from server.storage.sql.migrations.guards import MAX_SKEW_MS, add_guard, is_postgres
+
+revision = "0013"
+down_revision = "0012"
+
+
+def upgrade() -> None:
+    """Add the columns, which `migrate` fills afterwards, and the trigger.
+
+    A promotion is that of the version which its branch has just got. One without a hash is of a server of the release
+    before.
+    """
+    op.add_column("promotions", sa.Column("previous_hash", sa.LargeBinary))
+    op.add_column("promotions", sa.Column("hash", sa.LargeBinary))
+    op.add_column("promotions", sa.Column("was_imported", sa.Boolean))
+    if not is_postgres():
+        return
+    # In another isolation, the branch would be that of the past.
+    add_guard(
+        "guard_promotions",
+        declare="now_ms bigint := floor(extract(epoch FROM clock_timestamp()) * 1000);",
+        ask="",
+        holds=f"""
+            NEW.created_time >= now_ms - {MAX_SKEW_MS} AND current_setting('transaction_isolation') = 'read committed'
+            AND EXISTS (
+                SELECT FROM versions v JOIN branches b ON b.id = v.branch_id
+                WHERE v.id = NEW.version_id AND v.version_number = b.version_count AND b.model_id = NEW.model_id
+                AND v.created_time = NEW.created_time AND v.created_by = NEW.created_by
+                AND (NEW.hash IS NULL OR NEW.hash = b.chain)
+            )
+        """,
+        refusal="""
+            format('promotion %s: it is not the one that made the head of its branch just now, or its time, %s ms since'
+            ' the epoch, is long past by the clock of the database (%s)', NEW.rid, NEW.created_time, now_ms)
+        """,
+    )
+    op.execute(
+        "CREATE TRIGGER guard_promotions AFTER INSERT ON promotions FOR EACH ROW EXECUTE FUNCTION guard_promotions()"
+    )
