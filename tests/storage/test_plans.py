@@ -19,6 +19,7 @@ from server.storage.paging import Page, PageRequest, Position
 from server.storage.sql import tables
 from server.storage.sql.database import database_of
 from server.storage.sql.repository import SqlRepository
+from server.storage.sql.rows import content_of
 from tests import builders
 from tests.builders import ADMIN, add_model, append, caller, promote
 from tests.conftest import NewDatabase
@@ -45,8 +46,10 @@ class Filled:
         self.model_rid = add_model(self.repository).rid
         for branch in ("master", "staging"):
             append(self.repository, builders.version(self.model_rid, branch))
-        [content] = [dict(row._mapping) for row in rows(url, tables.contents)]
-        contents = [{**content, "digest": uuid.uuid4().bytes} for _ in range(VERSIONS // 2)]
+        made = [
+            content_of(builders.version(self.model_rid, label=f"number {number}")) for number in range(VERSIONS // 2)
+        ]
+        contents = [{**content._asdict(), "size": len(content.payload)} for content in made]
         versions = [
             {
                 **dict(first._mapping),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, NamedTuple, TypeAlias
 
 from google.protobuf.message import Message
@@ -10,10 +9,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import ColumnElement, Row, func
 
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
+from server.core.content_digest import content_digest
+from server.core.errors import StorageUnavailable
 from server.storage.contract import StoredVersion
 from server.storage.sql.tables import contents, versions
+from server.storage.unavailable import DatabaseUnsuitable
 
-# What `to_version` reads of a row, beside `model_rid`, `branch` and the content's `payload`.
+# What `to_version` reads of a row, beside `model_rid`, `branch`, and the content's `payload` and `file_digest`.
 VERSION_COLUMNS = (
     versions.c.rid,
     versions.c.version_number,
@@ -58,9 +60,7 @@ def content_of(version: ModelVersion, file_digest: bytes | None = None) -> Conte
             content.ClearField(field.name)
     content.DiscardUnknownFields()
     payload = content.SerializeToString(deterministic=True)
-    # No message begins with a zero byte, so nothing without files has the digest of something with files.
-    addressed = payload if file_digest is None else b"\0" + file_digest + payload
-    return Content(hashlib.sha256(addressed).digest(), payload)
+    return Content(content_digest(payload, file_digest), payload)
 
 
 def version_bytes(model_rid: ColumnElement[str], branch_bytes: ColumnElement[int]) -> ColumnElement[int]:
@@ -82,9 +82,22 @@ def to_model(row: AnyRow) -> Model:
     )
 
 
+def verified_content(row: AnyRow) -> ModelVersion:
+    """Return the content of a row with `content_digest`, `payload` and `file_digest`.
+
+    Raises StorageUnavailable if it is not the one that was stored: then it is of no use to any caller.
+    """
+    if content_digest(row.payload, row.file_digest) != row.content_digest:
+        raise StorageUnavailable(retry_after=None) from DatabaseUnsuitable(
+            f"the content {row.content_digest.hex()} was altered: it does not fit its digest. Restore it from a backup;"
+            " `modelregistry fsck` says what else is wrong"
+        )
+    return ModelVersion.FromString(row.payload)
+
+
 def to_version(row: AnyRow) -> ModelVersion:
-    """Return the version of a row with VERSION_COLUMNS, `model_rid`, `branch` and `payload`."""
-    version = ModelVersion.FromString(row.payload)
+    """Return the version of a row with VERSION_COLUMNS and its names and content. Raises StorageUnavailable."""
+    version = verified_content(row)
     version.rid = row.rid
     version.model_rid = row.model_rid
     version.branch = row.branch

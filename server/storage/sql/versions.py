@@ -38,6 +38,7 @@ from server.storage.sql.rows import (
     to_branch,
     to_seen_version,
     to_stored_version,
+    verified_content,
     version_bytes,
 )
 from server.storage.sql.session import Conflict
@@ -102,7 +103,7 @@ def list_versions(
 
 def get_model_api(work: UnitOfWork, content_digest: bytes) -> ModelApi:
     """See the contract."""
-    return ModelVersion.FromString(work.session.one(_content, {"content_digest": content_digest}).payload).model_api
+    return verified_content(work.session.one(_content, {"digest": content_digest})).model_api
 
 
 def require_fitting(work: UnitOfWork, version: ModelVersion) -> None:
@@ -234,9 +235,12 @@ def visible_versions(caller: Caller, *columns: ColumnElement[Any]) -> Select[*An
 def _stored_versions(caller: Caller) -> Select[*AnyColumns]:
     """The versions that the caller may see, each with its content."""
     # By a subquery and not by a join: it is read of what is visible, and of nothing else.
-    payload = select(contents.c.payload).where(contents.c.digest == versions.c.content_digest).scalar_subquery()
-    names = (models.c.rid.label("model_rid"), branches.c.name.label("branch"), payload.label("payload"))
-    return visible_versions(caller, *VERSION_COLUMNS, *names, *hidden_origins(caller))
+    content = [
+        select(column).where(contents.c.digest == versions.c.content_digest).scalar_subquery().label(column.name)
+        for column in (contents.c.payload, contents.c.file_digest)
+    ]
+    names = (models.c.rid.label("model_rid"), branches.c.name.label("branch"))
+    return visible_versions(caller, *VERSION_COLUMNS, *names, *content, *hidden_origins(caller))
 
 
 @for_callers
@@ -278,6 +282,7 @@ def _versions_of_branch(caller: Caller) -> Select[*AnyColumns]:
             _model_rid.label("model_rid"),
             _branch_name.label("branch"),
             version_bytes(_model_rid, MAX_BYTES_A_CHARACTER * func.length(_branch_name)).label("size"),
+            contents.c.file_digest,
             *hidden_origins(caller),
         )
         .join_from(versions, contents, contents.c.digest == versions.c.content_digest)
@@ -305,6 +310,7 @@ def _branches_of_model(caller: Caller) -> Select[*AnyColumns]:
             _model_rid.label("model_rid"),
             branches.c.name.label("branch"),
             version_bytes(_model_rid, names).label("size"),
+            contents.c.file_digest,
             *hidden_origins(caller),
         )
         .join_from(branches, versions, is_head)
@@ -324,7 +330,11 @@ def _visible_model(caller: Caller) -> Subquery:
     return select(models.c.id).where(models.c.rid == _model_rid, model_is_visible(caller)).subquery("visible")
 
 
-_content = Statement(select(contents.c.payload).where(contents.c.digest == bindparam("content_digest")))
+_content = Statement(
+    select(contents.c.digest.label("content_digest"), contents.c.payload, contents.c.file_digest).where(
+        contents.c.digest == bindparam("digest")
+    )
+)
 _created_time = Statement(
     select(versions.c.created_time).where(
         versions.c.branch_id == bindparam("branch_key"), versions.c.version_number == bindparam("number")
