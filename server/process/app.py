@@ -29,6 +29,7 @@ from server.rpc.health import Health, Readiness
 from server.rpc.server import SERVICES, build_server
 from server.storage.blobs import FileStore, open_file_store
 from server.storage.contract import Repository
+from server.storage.file_identity import FileIdentity
 from server.storage.sql.database import Database, database_of, embedded_database
 from server.storage.sql.migrate import SchemaOutdated, chain_promotions, check, migrate, open_engine
 from server.storage.sql.repository import SqlRepository
@@ -55,22 +56,26 @@ class Application:
     observers: Observers
 
 
-def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) -> Application:
+def build(
+    settings: Settings, ports: Ports, metrics_folder: Path | None = None, file: FileIdentity | None = None
+) -> Application:
     """Build a server on its ports from settings, ready to be started.
 
-    Processes that serve the same ports count in the same folder.
+    Processes that serve the same ports count in the same folder. `file` is the database that it must be, if that is a
+    file and another process of the same server has opened it before.
 
     Raises ConfigError for settings that cannot work here.
     """
+    # Before anything else: what is not there any more, such as the data folder, is not to be made again.
+    with _explained():
+        database = _database(settings.database_url, settings.data_dir, file)
     observers = Observers(ports.metrics, metrics_folder, settings.otlp)
     credentials = Credentials(_verifier(settings))
     limits = dataclasses.replace(
         settings.limits, max_connections=min(settings.limits.max_connections, share_of_files())
     )
     chain = Chain(credentials, observers.of_calls, settings.threads, limits.receive_timeout, settings.max_message_bytes)
-    repository = open_repository(
-        settings.database_url, settings.data_dir, settings.threads, settings.max_message_bytes, observers
-    )
+    repository = _open_repository(database, settings.threads, settings.max_message_bytes, observers)
     try:
         files = open_files(repository, settings.files_url, settings.data_dir)
     except ConfigError:
@@ -123,18 +128,27 @@ def build(settings: Settings, ports: Ports, metrics_folder: Path | None = None) 
     )
 
 
-def open_repository(
-    database_url: str | None, data_dir: Path, threads: int, max_message_bytes: int, observers: Observers | None = None
-) -> Repository:
+def open_repository(database_url: str | None, data_dir: Path, threads: int, max_message_bytes: int) -> Repository:
     """Open the storage behind a URL, or in a file of the data folder; such a database is created and migrated.
 
     Raises ConfigError if there is no such database or its schema is older than this server.
     """
-    observers = observers or Observers()
+    with _explained():
+        database = _database(database_url, data_dir)
+    return _open_repository(database, threads, max_message_bytes, Observers())
+
+
+def database_file(settings: Settings) -> FileIdentity | None:
+    """Return which file the database of a server is; None if it is none. Raises ConfigError if it is not there."""
+    with _explained():
+        file = _database_of(settings.database_url, settings.data_dir).file
+        return None if file is None else FileIdentity.of(file)
+
+
+def _open_repository(database: Database, threads: int, max_message_bytes: int, observers: Observers) -> Repository:
     with _explained():
         # One connection for each thread that reads, writes, creates versions or compares, and one for the self-check;
         # transfers need one for moments.
-        database = _database(database_url, data_dir)
         if database.file is not None:
             migrate(open_engine(database))
         else:
@@ -184,13 +198,21 @@ def migrate_database(database_url: str | None, data_dir: Path) -> None:
         chain_promotions(engine)
 
 
-def _database(database_url: str | None, data_dir: Path) -> Database:
-    """Return the database of a URL, or of a file in the data folder; the folder of an embedded one is created."""
-    database = database_of(database_url or embedded_database(data_dir / DATABASE_FILE))
+def _database(database_url: str | None, data_dir: Path, identity: FileIdentity | None = None) -> Database:
+    """Return the database of a URL, or of a file in the data folder.
+
+    The folder of an embedded one is created, unless it must be a certain file.
+    """
+    database = _database_of(database_url, data_dir, identity)
     if database.file is not None:
-        database.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if identity is None:
+            database.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_writable(database.file)
     return database
+
+
+def _database_of(database_url: str | None, data_dir: Path, identity: FileIdentity | None = None) -> Database:
+    return database_of(database_url or embedded_database(data_dir / DATABASE_FILE), identity)
 
 
 @contextlib.contextmanager

@@ -17,9 +17,10 @@ from server.auth import local_keys
 from server.core.config import Settings, host_of, is_loopback
 from server.core.logs import start_log_thread
 from server.process import resources
-from server.process.app import Application, build
+from server.process.app import Application, build, database_file
 from server.process.ports import Ports
 from server.process.supervisor import Supervisor
+from server.storage.file_identity import FileIdentity
 
 # Below the ten seconds after which container engines kill.
 DRAIN_SECONDS = 8.0
@@ -35,17 +36,23 @@ def run_server(settings: Settings, ports: Ports, workers: int, announce: Callabl
         key = settings.data_dir / local_keys.KEY_FILE
         log.warning("read access to %s is full access: --local-keys is for trying things out", key)
     resources.raise_file_limit()
+    # The database of the first worker, if it is a file: later workers neither make nor take another one.
+    file: FileIdentity | None = None
     with contextlib.closing(ports), _metrics_folder(settings) as metrics_folder:
 
         def work(number: int, ready: Callable[[], None]) -> None:
             resources.pin_to_processor(number, workers)
             resources.trim_memory()
             start_log_thread()
-            application = build(settings, ports, metrics_folder)
+            application = build(settings, ports, metrics_folder, file)
             _freeze_garbage_collector()
             _serve(application, ready)
 
-        Supervisor(workers, work).run(announce, ports.close)
+        def remember_database() -> None:
+            nonlocal file
+            file = database_file(settings)
+
+        Supervisor(workers, work).run(announce, ports.close, remember_database)
 
 
 def _serve(application: Application, announce: Callable[[], None]) -> None:

@@ -63,16 +63,22 @@ class Supervisor:
         for end in (self._woken, self._wake):
             os.set_blocking(end, False)
 
-    def run(self, announce: Callable[[], None], close_ports: Callable[[], None]) -> None:
+    def run(
+        self, announce: Callable[[], None], close_ports: Callable[[], None], first_is_ready: Callable[[], None]
+    ) -> None:
         """Serve until SIGTERM or SIGINT, then let the workers finish; SIGHUP replaces them one by one.
 
-        `announce` is called once all take calls, `close_ports` before the workers finish: as long as one process holds
-        a port, the system takes connections there. Raises ConfigError if the first worker cannot take calls.
+        `first_is_ready` is called once the first worker takes calls, and before there are others: what it remembers,
+        they know. `announce` is called once all take calls, `close_ports` before the workers finish: as long as one
+        process holds a port, the system takes connections there. Raises ConfigError if the first worker cannot take
+        calls, and what `first_is_ready` raises.
         """
         with self._handling_signals():
             # One before the others: what it makes, such as a database, is there for them.
             self._start(0)
             self._await_ready(0)
+            if not self._told_to_stop():
+                first_is_ready()
             for number in range(1, self._count):
                 self._start(number)
             for number in range(1, self._count):

@@ -147,7 +147,7 @@ def work(number, ready):
     ready()
     os._exit(3)
 
-Supervisor(1, work).run(lambda: None, lambda: None)
+Supervisor(1, work).run(*[lambda: None] * 3)
 """
 
 

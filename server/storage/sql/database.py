@@ -9,6 +9,8 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 
 from server.storage.contract import StatementObserver
+from server.storage.file_identity import FileIdentity
+from server.storage.sql.database_file import DatabaseFile
 from server.storage.sql.session import Failure, Session
 
 
@@ -25,10 +27,11 @@ class Database:
     file: Path | None = None
 
 
-def database_of(url: str | URL) -> Database:
+def database_of(url: str | URL, identity: FileIdentity | None = None) -> Database:
     """Return the database of `sqlite:///FILE` or `postgresql://…`. Connects not yet.
 
-    Raises ValueError for any other URL.
+    `identity` is that of the file that it must be, if it is a file. Raises DatabaseUnsuitable if that is not there, and
+    ValueError for any other URL.
     """
     parsed = make_url(url)
     # Of the two drivers, a server needs one, and starts sooner without the other.
@@ -36,8 +39,9 @@ def database_of(url: str | URL) -> Database:
         case "sqlite":
             from server.storage.sql import sqlite
 
-            file = Path(parsed.database or "")
-            return Database(parsed, sqlite.opener(parsed), sqlite.Error, sqlite.failure_of, file)
+            file = sqlite.file_of(parsed)
+            opener = sqlite.opener(DatabaseFile(file, identity))
+            return Database(parsed, opener, sqlite.Error, sqlite.failure_of, file)
         case "postgresql" | "postgres":  # as many platforms write it
             from server.storage.sql import postgres
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import bindparam, select
 
@@ -91,7 +91,7 @@ class SqlRepository:
     def ping(self) -> None:
         """See the contract."""
         bound = {"bound_ms": self._clock_ms.bound_ms()}
-        newest = self._with_retries(lambda: self._pool.read(lambda session: session.one_or_none(_newest, bound)))
+        newest = self._with_retries(lambda: self._pool.read(lambda session: _newest_promotion(session, bound)))
         if newest is not None:
             self._clock_ms.not_before(newest.created_time)
 
@@ -181,6 +181,12 @@ class SqlRepository:
             case Overloaded():
                 return Failure.BUSY
         return self._database.failure_of(error)
+
+
+def _newest_promotion(session: Session, bound: Mapping[str, Any]) -> Any | None:
+    newest = session.one_or_none(_newest, bound)
+    session.require_connected()
+    return newest
 
 
 def _error_for_caller(failure: Failure) -> RegistryError | None:

@@ -55,10 +55,10 @@ class Session(ABC):
         self._observer = observer
 
     @classmethod
-    def over(cls, driver: Any, observer: StatementObserver | None) -> Self:
+    def over(cls, driver: Any, observer: StatementObserver | None, *more: Any) -> Self:
         """Return a session over a new connection, which is closed if that cannot be."""
         try:
-            return cls(driver, observer)
+            return cls(driver, observer, *more)
         except BaseException:
             driver.close()
             raise
@@ -104,7 +104,7 @@ class Session(ABC):
 
     @abstractmethod
     def require_connected(self) -> None:
-        """Return if the connection can carry a COMMIT. Raises the driver's error."""
+        """Return if the connection can carry a COMMIT. Raises DatabaseUnsuitable, and the driver's error."""
 
     @abstractmethod
     def commit(self) -> None:

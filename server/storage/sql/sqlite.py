@@ -15,6 +15,7 @@ from sqlalchemy.engine import Dialect
 
 from server.core.cancellation import LOOK_SECONDS, require_wanted
 from server.storage.contract import StatementObserver
+from server.storage.sql.database_file import DatabaseFile, FilesBeside
 from server.storage.sql.session import WAIT_SECONDS, Failure, Session
 from server.storage.sql.statements import Compiled
 from server.storage.unavailable import DatabaseUnsuitable
@@ -31,16 +32,18 @@ Error = sqlite3.Error
 
 
 class SqliteSession(Session):
-    """A session over a connection of sqlite3 that begins no transactions of its own."""
+    """A session over a new connection to a file."""
 
     dialect: ClassVar[Dialect] = sqlite_dialect()
     has_row_locks = False
 
-    def __init__(self, driver: sqlite3.Connection, observer: StatementObserver | None):
+    def __init__(self, driver: sqlite3.Connection, observer: StatementObserver | None, file: DatabaseFile):
         super().__init__(driver, observer)
         _log_ahead(driver)
         driver.execute("PRAGMA synchronous = FULL")
         driver.execute("PRAGMA foreign_keys = ON")
+        self._file = file
+        self._beside = FilesBeside(driver)
 
     def begin(self) -> None:
         """Begin a transaction that writes."""
@@ -61,11 +64,15 @@ class SqliteSession(Session):
             _wait_for_others(self.driver, WAIT_SECONDS)
 
     def require_connected(self) -> None:
-        """A file does not go away."""
+        """Return if the file is the one that was opened. Raises DatabaseUnsuitable."""
+        self._file.require_same()
+        self._beside.require_same()
 
     def commit(self) -> None:
-        """Commit."""
+        """Commit, to a file that can be found again. Raises DatabaseUnsuitable."""
         self.run("COMMIT")
+        # What went to a file without a name is lost, whatever SQLite says.
+        self.require_connected()
 
     @property
     def has_transaction(self) -> bool:
@@ -99,18 +106,17 @@ def failure_of(error: Exception) -> Failure:
     return Failure.AWAY if isinstance(error, sqlite3.OperationalError | sqlite3.InterfaceError) else Failure.DEFECT
 
 
-def opener(url: URL) -> Callable[[StatementObserver | None], SqliteSession]:
-    """Return what opens a database. Raises ValueError for a URL that names no file."""
+def file_of(url: URL) -> Path:
+    """Return the file of a URL. Raises ValueError for a URL that names none."""
     file = url.database
     if not file or file == ":memory:" or url.query:
         raise ValueError("an SQLite database must be a file, without parameters: sqlite:///FILE")
+    return Path(file)
 
-    def open_file(observer: StatementObserver | None) -> SqliteSession:
-        # The driver's own BEGINs come too late for BEGIN IMMEDIATE, and commit DDL behind our back.
-        driver = sqlite3.connect(file, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-        return SqliteSession.over(driver, observer)
 
-    return open_file
+def opener(file: DatabaseFile) -> Callable[[StatementObserver | None], SqliteSession]:
+    """Return what opens a database."""
+    return lambda observer: SqliteSession.over(file.connect(), observer, file)
 
 
 def require_writable(file: Path) -> None:
