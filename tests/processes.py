@@ -156,6 +156,8 @@ class Server:
                         "MODELREGISTRY_HTTP_LISTEN": "127.0.0.1:0",
                         # More take longer to start; the tests that are about them, or about crashes, say how many.
                         "MODELREGISTRY_WORKERS": "1",
+                        # So that hundreds of servers take up no disk.
+                        "MODELREGISTRY_DISK_RESERVE": str(2**20),
                         **variables,
                     }
                 ),

@@ -161,6 +161,17 @@ MaxMessageBytes = Annotated[
         metavar="BYTES",
     ),
 ]
+DiskReserve = Annotated[
+    int,
+    option(
+        "--disk-reserve",
+        "What to hold beside an SQLite database, so that roles can be taken away and branches rolled back on a full"
+        " disk; twice as much stays free of model files. 0 for neither.",
+        min=0,
+        max=2**40,
+        metavar="BYTES",
+    ),
+]
 MaxConnectionAge = Annotated[
     int,
     option(

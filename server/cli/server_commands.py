@@ -32,6 +32,7 @@ from server.cli.options import (
     DatabaseUrl,
     DataDir,
     DefaultScope,
+    DiskReserve,
     FilesUrl,
     GroupsClaim,
     HttpIdleTimeout,
@@ -61,6 +62,7 @@ from server.cli.output import fail, require_unix, say, show
 from server.codec.json_form import from_json, loads
 from server.core.claims import AUDIENCE_CLAIM, LEEWAY, ClaimRules
 from server.core.config import (
+    DEFAULT_DISK_RESERVE,
     DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
     DEFAULT_HTTP_LISTEN,
     DEFAULT_LISTEN,
@@ -150,6 +152,7 @@ def serve(
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
     max_message_bytes: MaxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
+    disk_reserve: DiskReserve = DEFAULT_DISK_RESERVE,
     max_connection_age: MaxConnectionAge = int(Limits.max_connection_age),
     max_connections: MaxConnections = Limits.max_connections,
     max_streams: MaxStreams = Limits.max_streams,
@@ -199,6 +202,7 @@ def serve(
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
             max_message_bytes=max_message_bytes,
+            disk_reserve=disk_reserve,
             limits=Limits(
                 max_connection_age=max_connection_age,
                 max_connections=max_connections,
@@ -332,7 +336,7 @@ def _throw_away_server() -> Iterator[Registry]:
     from server.process import app, ports, serve
 
     with tempfile.TemporaryDirectory(prefix="modelregistry-demo-") as folder:
-        settings = Settings(listen="127.0.0.1:0", http_listen=NOWHERE, data_dir=Path(folder))
+        settings = Settings(listen="127.0.0.1:0", http_listen=NOWHERE, data_dir=Path(folder), disk_reserve=0)
         bound = ports.bind(settings)
         application = app.build(settings, bound)
         serve.start(application)

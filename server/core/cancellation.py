@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -78,6 +78,16 @@ def while_wanted(items: Iterable[T]) -> Iterator[T]:
     for item in items:
         require_wanted()
         yield item
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """Return what work returns, of which no more is done after so many seconds. Raises CallOver."""
+
+    def run() -> T:
+        begin(Call(seconds))
+        return work()
+
+    return copy_context().run(run)
 
 
 def acquire(lock: threading.Lock | threading.Semaphore, seconds: float) -> bool:

@@ -17,6 +17,7 @@ NOWHERE = "none"
 TRACES = "traces"
 METRICS = "metrics"
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
+DEFAULT_DISK_RESERVE = 64 * 2**20
 # Longer than clients and most load balancers keep a connection: what ends it should not be the server, since a request
 # that is then on its way has an unknown end.
 DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS = 75
@@ -79,6 +80,8 @@ class Settings:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    # What is held beside an SQLite database for changes that must not wait for room on a full disk.
+    disk_reserve: int = DEFAULT_DISK_RESERVE
     limits: Limits = field(default_factory=Limits)
     http_idle_timeout_seconds: int = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS
     # The networks of proxies whose X-Forwarded-For is true.

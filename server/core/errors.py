@@ -49,6 +49,8 @@ class RegistryError(Exception):
     description: ClassVar[str]
 
     violations: tuple[FieldViolation, ...] = ()
+    # What people should know beside the description; clients do not switch on it.
+    explanation: str = ""
     # When a retry can help; None where it cannot, or where the call may have been executed.
     retry_after: timedelta | None = None
     instance_id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -71,9 +73,10 @@ class RegistryError(Exception):
         return {lower_camel(f.name): str(getattr(self, f.name)) for f in fields(self) if f.name in own}
 
     def __str__(self) -> str:
+        text = f"{self.description} {self.explanation}".rstrip()
         details = [f"{key}: {value}" for key, value in self.parameters.items()]
         details += [f"{violation.field}: {violation.description}" for violation in self.violations]
-        return self.description + (f" ({'; '.join(details)})" if details else "")
+        return text + (f" ({'; '.join(details)})" if details else "")
 
 
 def lower_camel(snake: str) -> str:

@@ -30,6 +30,7 @@ from server.rpc.server import SERVICES, build_server
 from server.storage.blobs import FileStore, open_file_store
 from server.storage.contract import Repository
 from server.storage.file_identity import FileIdentity
+from server.storage.room import ROOM
 from server.storage.sql.database import Database, database_of, embedded_database
 from server.storage.sql.migrate import SchemaOutdated, chain_promotions, check, migrate, open_engine
 from server.storage.sql.repository import SqlRepository
@@ -75,9 +76,11 @@ def build(
         settings.limits, max_connections=min(settings.limits.max_connections, share_of_files())
     )
     chain = Chain(credentials, observers.of_calls, settings.threads, limits.receive_timeout, settings.max_message_bytes)
-    repository = _open_repository(database, settings.threads, settings.max_message_bytes, observers)
+    repository = _open_repository(
+        database, settings.threads, settings.max_message_bytes, observers, settings.disk_reserve
+    )
     try:
-        files = open_files(repository, settings.files_url, settings.data_dir)
+        files = open_files(repository, settings.files_url, settings.data_dir, ROOM * settings.disk_reserve)
     except ConfigError:
         repository.close()
         raise
@@ -145,7 +148,9 @@ def database_file(settings: Settings) -> FileIdentity | None:
         return None if file is None else FileIdentity.of(file)
 
 
-def _open_repository(database: Database, threads: int, max_message_bytes: int, observers: Observers) -> Repository:
+def _open_repository(
+    database: Database, threads: int, max_message_bytes: int, observers: Observers, disk_reserve: int | None = None
+) -> Repository:
     with _explained():
         # One connection for each thread that reads, writes, creates versions or compares, and one for the self-check;
         # transfers need one for moments.
@@ -159,19 +164,21 @@ def _open_repository(database: Database, threads: int, max_message_bytes: int, o
             max_message_bytes=max_message_bytes,
             promoted=observers.promoted,
             observer=observers.statements_of(database.url.get_backend_name()),
+            disk_reserve=disk_reserve,
         )
-        repository.ping()
+        # It answers; that it can be written is not asked of a database on a full disk.
+        repository.read(lambda reader: reader.registry_id())
     return repository
 
 
-def open_files(repository: Repository, files_url: str | None, data_dir: Path) -> FileStore:
-    """Open the store of the model files of a registry.
+def open_files(repository: Repository, files_url: str | None, data_dir: Path, keep_free: int = 0) -> FileStore:
+    """Open the store of the model files of a registry, which leaves so many bytes of a disk of this machine free.
 
     Raises ConfigError if there is no such store, or if it is not the one that has this registry's files.
     """
     try:
         registry_id = repository.read(lambda reader: reader.registry_id())
-        store = open_file_store(files_url, data_dir, registry_id)
+        store = open_file_store(files_url, data_dir, registry_id, keep_free)
         some = repository.read(lambda reader: reader.some_files(SAMPLE_FILES))
         lost = some and not any(store.has(file.object_name, file.size) for file in some)
     except Exception as error:

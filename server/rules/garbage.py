@@ -31,9 +31,12 @@ def collect(repository: Repository, store: FileStore) -> Collected:
     """Remove the garbage, and return what it was. Raises StorageUnavailable; again does no harm."""
     collected = Collected()
     listed = dict.fromkeys(store.names())
-    collected.uploads = repository.write(lambda tx: tx.remove_expired_uploads())
+    collected.uploads = repository.write(lambda tx: tx.remove_expired_uploads(), may_use_reserve=True)
     for digest in repository.read(lambda reader: reader.unnamed_files()):
-        file = repository.write(lambda tx, digest=digest: tx.remove_unnamed_file(digest))  # type: ignore[misc]
+        file = repository.write(
+            lambda tx, digest=digest: tx.remove_unnamed_file(digest),  # type: ignore[misc]
+            may_use_reserve=True,
+        )
         if file is not None:
             store.remove(file.object_name)
             listed.pop(file.object_name, None)

@@ -8,6 +8,7 @@ stored one by one, and the change begins anew, perhaps upon another head.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF, SEVERITY_ERROR
@@ -48,6 +49,7 @@ def write_with_verdicts(
     *,
     repeatable: bool = False,
     branch: tuple[str, str] | None = None,
+    may_use_reserve: bool = False,
 ) -> T:
     """Run a change as `repository.write` does, and make the verdicts that it lacks, each by `run`.
 
@@ -55,11 +57,11 @@ def write_with_verdicts(
     """
     for _ in range(ROUNDS):
         try:
-            return repository.write(change, repeatable=repeatable, branch=branch)
+            return repository.write(change, repeatable=repeatable, branch=branch, may_use_reserve=may_use_reserve)
         except ComparisonsNeeded as needed:
             comparisons = needed.comparisons
         for comparison in while_wanted(comparisons):
-            run(lambda comparison=comparison: _make_verdict(repository, comparison))  # type: ignore[misc]
+            run(partial(_make_verdict, repository, comparison, may_use_reserve))
     raise Overloaded
 
 
@@ -91,8 +93,8 @@ def incompatible(findings: Promotion, model_rid: str, branch: str) -> ModelApiIn
     )
 
 
-def _make_verdict(repository: Repository, comparison: Comparison) -> None:
+def _make_verdict(repository: Repository, comparison: Comparison, may_use_reserve: bool) -> None:
     """Store the verdict on a comparison, unless another call has done so meanwhile."""
     if repository.read(lambda reader: reader.find_verdict(comparison)) is None:
         findings = findings_on(repository, comparison)
-        repository.write(lambda tx: tx.add_verdict(comparison, findings))
+        repository.write(lambda tx: tx.add_verdict(comparison, findings), may_use_reserve=may_use_reserve)

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -24,7 +24,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from server.core.errors import RegistryError
-from server.storage.unavailable import unavailable
+from server.storage.room import free_bytes
+from server.storage.unavailable import no_room_for_files, unavailable
 
 READ_BYTES = 2**20
 # What an object store gets at a time: no less than S3 takes, and more once an object is large, as S3 takes 10,000 parts
@@ -43,12 +44,16 @@ log = logging.getLogger(__name__)
 class FileStore:
     """The objects of one registry, in a folder of its own; safe to share between threads."""
 
-    def __init__(self, system: AbstractFileSystem, folder: str, registry_id: str):
-        """`folder` is a path of the file system. Raises what the file system raises if it cannot be used."""
+    def __init__(self, system: AbstractFileSystem, folder: str, registry_id: str, keep_free: int = 0):
+        """`folder` is a path of the file system. Raises what the file system raises if it cannot be used.
+
+        Of a disk of this machine, so many bytes stay free.
+        """
         self._system = system
         self._folder = f"{folder.rstrip('/')}/{registry_id}"
         self._removing = ThreadPoolExecutor(1, thread_name_prefix="files")
         self._is_local = isinstance(system, LocalFileSystem)
+        self._keep_free = keep_free if self._is_local else 0
         # What a folder takes is not in our memory.
         self._writers: AbstractContextManager[object] = nullcontext() if self._is_local else BoundedSemaphore(WRITERS)
         if self._is_local:
@@ -68,9 +73,10 @@ class FileStore:
         If the block raises, nothing of the object stays. Raises StorageUnavailable.
         """
         with _explained():
+            self._require_room(0)
             file = self._system.open(self._path(name), "wb", block_size=WRITE_BYTES)
         try:
-            yield Target(file, self._writers)
+            yield Target(file, self._writers, self._require_room)
             with _explained(), self._writers:
                 self._close(file)
         except BaseException:
@@ -123,6 +129,10 @@ class FileStore:
             self._removing.submit(lambda: None).result(CLOSE_SECONDS)
         self._removing.shutdown(wait=False, cancel_futures=True)
 
+    def _require_room(self, size: int) -> None:
+        if self._keep_free and free_bytes(self._folder) < self._keep_free + size:
+            raise no_room_for_files()
+
     def _remove(self, name: str) -> None:
         try:
             self.remove(name)
@@ -154,32 +164,40 @@ class FileStore:
 class Target:
     """An object that is being written."""
 
-    def __init__(self, file: IO[bytes], writers: AbstractContextManager[object]):
-        """`writers` has room for as many objects as may take in bytes at a time."""
+    def __init__(
+        self, file: IO[bytes], writers: AbstractContextManager[object], require_room: Callable[[int], None]
+    ) -> None:
+        """`writers` has room for as many objects as may take in bytes at a time.
+
+        `require_room` is asked for so many bytes more, and raises StorageUnavailable if there is no room for them.
+        """
         self._file = file
         self._writers = writers
+        self._require_room = require_room
 
     def write(self, data: bytes) -> None:
         """Add bytes to the object, and return when the store has room for more. Raises StorageUnavailable."""
         with _explained(), self._writers:
+            self._require_room(len(data))
             self._file.write(data)
             if isinstance(self._file, AbstractBufferedFile) and self._file.tell() >= LARGE_OBJECT_BYTES:
                 self._file.blocksize = WRITE_BYTES_OF_LARGE_OBJECTS
 
 
-def open_file_store(url: str | None, data_dir: Path, registry_id: str) -> FileStore:
+def open_file_store(url: str | None, data_dir: Path, registry_id: str, keep_free: int = 0) -> FileStore:
     """Open the store at a URL that fsspec knows, such as `s3://bucket/folder`; by default a folder in the data folder.
 
-    Raises ValueError, ImportError, OSError, or what else the file system raises, if there is no such store.
+    Of a disk of this machine, `keep_free` bytes stay free. Raises ValueError, ImportError, OSError, or what else the
+    file system raises, if there is no such store.
     """
     if url is None:
         folder = data_dir.absolute() / "files"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return FileStore(LocalFileSystem(), str(folder), registry_id)
+        return FileStore(LocalFileSystem(), str(folder), registry_id, keep_free)
     if not url:
         raise ValueError("the URL is empty")
     system, path = url_to_fs(url)
-    return FileStore(system, path, registry_id)
+    return FileStore(system, path, registry_id, keep_free)
 
 
 def new_object_name() -> str:

@@ -473,6 +473,7 @@ class Repository(Protocol):
         *,
         repeatable: bool = False,
         branch: tuple[str, str] | None = None,
+        may_use_reserve: bool = False,
     ) -> T:
         """Run a change in one transaction: commit when it returns, roll back when it raises.
 
@@ -482,13 +483,18 @@ class Repository(Protocol):
         The change is run again after a conflict or a lost connection, so it has no effects of its own. A COMMIT whose
         outcome is unknown raises StorageUnavailable, unless the change is repeatable, that is, notices itself that it
         was carried out before: then it is run again too.
+
+        Where the disk of the database is full, a change that `may_use_reserve` has a reserve given up for it: one that
+        takes something away or makes room, and must not wait. As long as that is given up, all others raise
+        StorageUnavailable. A database that is no file of this machine has no reserve.
         """
 
     def ping(self) -> None:
-        """Return if the storage answers. Raises StorageUnavailable.
+        """Return if the storage answers and, if it is a file of this machine, can be written, which is tried at times.
 
-        What this repository writes down from now on is not timed before the newest promotion that was stored by then,
-        unless that was timed more than a day ahead. Nor is it ever before what it wrote down itself.
+        Takes the reserve back when there is room for it. What this repository writes down from now on is not timed
+        before the newest promotion that was stored by then, unless that was timed more than a day ahead. Nor is it ever
+        before what it wrote down itself. Raises StorageUnavailable.
         """
 
     def connections(self) -> ConnectionUse:

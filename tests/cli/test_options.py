@@ -41,6 +41,7 @@ OPTIONS: dict[str, set[str]] = {
         "--tls-key",
         "--tls-client-ca",
         "--max-message-bytes",
+        "--disk-reserve",
         "--max-connection-age",
         "--max-connections",
         "--max-streams",

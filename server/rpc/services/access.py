@@ -58,7 +58,7 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
     def RevokeRole(self, request: RevokeRoleRequest, context: grpc.ServicerContext) -> RevokeRoleResponse:
         """Take a principal's role on a resource away."""
         caller = self._caller()
-        self._repository.write(lambda tx: revoke_role(tx, caller, request))
+        self._repository.write(lambda tx: revoke_role(tx, caller, request), may_use_reserve=True)
         return RevokeRoleResponse()
 
     def ListGrants(self, request: ListGrantsRequest, context: grpc.ServicerContext) -> ListGrantsResponse:

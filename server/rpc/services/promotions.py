@@ -71,6 +71,7 @@ class PromotionService(promotion_service_pb2_grpc.PromotionServiceServicer):
             self._compare,
             repeatable=is_repeatable(request),
             branch=(request.model_rid, branch_of(request)),
+            may_use_reserve=True,
         )
 
     def GetPromotion(self, request: GetPromotionRequest, context: grpc.ServicerContext) -> Promotion:

@@ -159,7 +159,8 @@ class Pool:
             session.commit()
         except self.errors as error:
             # One that has failed before the COMMIT, or was refused there.
-            if session.has_transaction or self._database.failure_of(error) in (Failure.CONFLICT, Failure.FORBIDDEN):
+            failure = self._database.failure_of(error)
+            if session.has_transaction or failure in (Failure.CONFLICT, Failure.FORBIDDEN, Failure.FULL):
                 _roll_back(session)
                 raise
             raise OutcomeUnknown from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,12 +13,13 @@ from typing import Any, TypeVar
 from sqlalchemy import bindparam, select
 
 from modelregistry.v1.promotion_pb2 import PromotionKind
-from server.core.cancellation import require_wanted
+from server.core.cancellation import CallOver, require_wanted, within
 from server.core.errors import Overloaded, RegistryError, StorageUnavailable
 from server.core.observers import unfailing
 from server.storage.contract import ConnectionUse, Reader, StatementObserver, Transaction
 from server.storage.sql.clock import SteadyClock
 from server.storage.sql.database import Database
+from server.storage.sql.disk_reserve import DiskReserve
 from server.storage.sql.group_commit import GroupCommit
 from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
 from server.storage.sql.session import Conflict, Failure, Session
@@ -26,12 +28,16 @@ from server.storage.sql.tables import promotions
 from server.storage.sql.transaction import SqlReader, SqlTransaction
 from server.storage.sql.version_cache import VersionCache
 from server.storage.sql.writer_queue import WriterQueue
-from server.storage.unavailable import DatabaseUnsuitable
+from server.storage.unavailable import DatabaseUnsuitable, no_room_for_database
 
 T = TypeVar("T")
 
 ATTEMPTS = 5
 BACKOFF_SECONDS = 0.01
+# How often to try whether a file can be written, and how long to wait for others meanwhile: less than the server's call
+# to itself does.
+PROBE_SECONDS = 5.0
+PROBE_PATIENCE_SECONDS = 1.0
 
 _newest = Statement(
     select(promotions.c.created_time)
@@ -59,11 +65,13 @@ class SqlRepository:
         clock_ms: Callable[[], int] = now_ms,
         promoted: Callable[[PromotionKind.ValueType], None] | None = None,
         observer: StatementObserver | None = None,
+        disk_reserve: int | None = None,
     ):
         """Open at most `pool_size` connections, when they are first used.
 
         `clock_ms` may go back: `SteadyClock`. `promoted` is told of each promotion once it is committed, `observer` of
-        each statement.
+        each statement. Of a database that is a file, `disk_reserve` bytes are held beside it; None leaves what is held
+        as it is. Raises OSError.
         """
         self._database = database
         self._promoted = promoted
@@ -72,6 +80,10 @@ class SqlRepository:
         self._max_message_bytes = max_message_bytes
         self._clock_ms = SteadyClock(clock_ms)
         self._queue = WriterQueue(database.file) if database.file else None
+        self._reserve = DiskReserve(database.file) if database.file else None
+        if self._reserve is not None and disk_reserve is not None:
+            self._reserve.keep(disk_reserve)
+        self._probed_at = -math.inf
         self._group_commit = GroupCommit(self._pool, self._queue.turn if self._queue else nullcontext)
 
     def read(self, query: Callable[[Reader], T]) -> T:
@@ -84,9 +96,12 @@ class SqlRepository:
         *,
         repeatable: bool = False,
         branch: tuple[str, str] | None = None,
+        may_use_reserve: bool = False,
     ) -> T:
         """See the contract."""
-        return self._with_retries(lambda: self._write(change, branch), repeatable)
+        return self._with_retries(
+            lambda: self._write(change, branch, may_use_reserve), repeatable, may_use_reserve=may_use_reserve
+        )
 
     def ping(self) -> None:
         """See the contract."""
@@ -94,6 +109,13 @@ class SqlRepository:
         newest = self._with_retries(lambda: self._pool.read(lambda session: _newest_promotion(session, bound)))
         if newest is not None:
             self._clock_ms.not_before(newest.created_time)
+        if self._reserve is not None and time.monotonic() - self._probed_at >= PROBE_SECONDS:
+            self._reserve.take_back()
+            try:
+                within(PROBE_PATIENCE_SECONDS, self._probe)
+            except (Overloaded, CallOver):
+                return  # Others write.
+            self._probed_at = time.monotonic()
 
     def connections(self) -> ConnectionUse:
         """See the contract."""
@@ -105,6 +127,9 @@ class SqlRepository:
             self._queue.close()
         self._pool.close()
 
+    def _probe(self) -> None:
+        self._with_retries(lambda: self._write(_leave_a_mark, None, False))
+
     def _read(self, query: Callable[[Reader], T]) -> T:
         def run(session: Session) -> T:
             reader = SqlReader(session, self._max_message_bytes, self._versions, self._clock_ms)
@@ -115,8 +140,10 @@ class SqlRepository:
 
         return self._pool.read(run)
 
-    def _write(self, change: Callable[[Transaction], T], branch: tuple[str, str] | None) -> T:
+    def _write(self, change: Callable[[SqlTransaction], T], branch: tuple[str, str] | None, may_use_reserve: bool) -> T:
         def run(session: Session) -> tuple[T, SqlTransaction]:
+            if self._reserve is not None and not may_use_reserve:
+                self._reserve.require_held()
             transaction = SqlTransaction(session, self._max_message_bytes, self._versions, self._clock_ms)
             return change(transaction), transaction
 
@@ -139,11 +166,11 @@ class SqlRepository:
             except Exception:  # What is committed is no failure for its caller.
                 log.warning("what counts promotions failed", exc_info=True)
 
-    def _with_retries(self, run: Callable[[], T], repeatable: bool = False) -> T:
+    def _with_retries(self, run: Callable[[], T], repeatable: bool = False, may_use_reserve: bool = False) -> T:
         """Run, and run again after a conflict or a lost connection: neither leaves anything behind.
 
-        After a COMMIT that may have been applied, only what is repeatable is run again. Nothing is run for a call that
-        is over.
+        What may use the reserve is run again where it has found no room, once that is given up. After a COMMIT that may
+        have been applied, only what is repeatable is run again. Nothing is run for a call that is over.
         """
         may_be_done = False
         for attempt in range(1, ATTEMPTS + 1):
@@ -161,7 +188,10 @@ class SqlRepository:
                 _pause(attempt, error.__cause__)
             except (Conflict, ConnectionLost, Overloaded, self._database.errors) as error:
                 failure = self._classify(error)
-                if attempt == ATTEMPTS or not (isinstance(error, ConnectionLost) or failure is Failure.CONFLICT):
+                again = isinstance(error, ConnectionLost) or failure is Failure.CONFLICT
+                if failure is Failure.FULL and may_use_reserve and self._reserve is not None:
+                    again = self._reserve.give_up()
+                if attempt == ATTEMPTS or not again:
                     told = _error_for_caller(failure)
                     if told is None:
                         raise
@@ -183,6 +213,11 @@ class SqlRepository:
         return self._database.failure_of(error)
 
 
+def _leave_a_mark(tx: SqlTransaction) -> None:
+    """Write the one number that SQLite keeps in a file for its applications, and that this one does not read."""
+    tx.session.run("PRAGMA user_version = 0")
+
+
 def _newest_promotion(session: Session, bound: Mapping[str, Any]) -> Any | None:
     newest = session.one_or_none(_newest, bound)
     session.require_connected()
@@ -194,6 +229,8 @@ def _error_for_caller(failure: Failure) -> RegistryError | None:
     match failure:
         case Failure.CONFLICT | Failure.BUSY:
             return Overloaded()
+        case Failure.FULL:
+            return no_room_for_database()
         case Failure.FORBIDDEN:
             return StorageUnavailable(retry_after=None)
         case Failure.AWAY:

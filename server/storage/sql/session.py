@@ -27,7 +27,9 @@ class Failure(Enum):
     CONFLICT = "conflict"
     # A wait for others took too long; nothing was done.
     BUSY = "busy"
-    # The database is not there, or has no room.
+    # There is no room for the change; nothing was stored.
+    FULL = "full"
+    # The database is not there.
     AWAY = "away"
     # The database does not let us, until an operator changes something.
     FORBIDDEN = "forbidden"

@@ -101,6 +101,8 @@ def failure_of(error: Exception) -> Failure:
         return Failure.CONFLICT
     if _is_busy(error):
         return Failure.BUSY
+    if code == sqlite3.SQLITE_FULL:
+        return Failure.FULL
     if code & 0xFF in _LASTING:
         return Failure.FORBIDDEN
     return Failure.AWAY if isinstance(error, sqlite3.OperationalError | sqlite3.InterfaceError) else Failure.DEFECT
