@@ -74,6 +74,7 @@ from server.core.config import (
 )
 from server.core.logs import configure_logs
 from server.core.permissions import SCOPES
+from server.core.unwaiting import write_at_once
 
 if TYPE_CHECKING:
     from server.process.ports import Ports
@@ -297,20 +298,18 @@ def _duration(text: str) -> timedelta:
 
 
 def _announce(bound: Ports, settings: Settings) -> None:
-    # The reader of the output can be gone.
-    with contextlib.suppress(OSError):
-        print(f"listening on {bound.grpc_address}", flush=True)
-        if bound.http_address is not None:
-            print(f"listening on {'https' if settings.tls_cert else 'http'}://{bound.http_address}", flush=True)
-        if bound.metrics_address is not None:
-            print(f"metrics on http://{bound.metrics_address}/metrics", flush=True)
-        _announce_example(bound.grpc_address, settings)
-
-
-def _announce_example(address: str, settings: Settings) -> None:
+    lines = [f"listening on {bound.grpc_address}"]
+    if bound.http_address is not None:
+        lines.append(f"listening on {'https' if settings.tls_cert else 'http'}://{bound.http_address}")
+    if bound.metrics_address is not None:
+        lines.append(f"metrics on http://{bound.metrics_address}/metrics")
     # Which certificate a client would show is not ours to know.
     if settings.uses_local_keys and not settings.tls_client_ca:
-        print(f"try a promotion, in another terminal:\n\n  {_promotion_to_paste(address, settings)}\n", flush=True)
+        example = _promotion_to_paste(bound.grpc_address, settings)
+        lines.append(f"try a promotion, in another terminal:\n\n  {example}\n")
+    # The reader of the output can be gone, or have stalled.
+    with contextlib.suppress(OSError):
+        write_at_once(sys.stdout, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _promotion_to_paste(address: str, settings: Settings) -> str:

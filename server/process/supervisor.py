@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from server.core.config import ConfigError
-from server.core.logs import stop_log_thread
+from server.core.logs import stop_log_thread, write_waiting_lines
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ FIRST_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 30.0
 # A worker that lived for so long did not die of how it was started: its backoff begins anew.
 SETTLED_SECONDS = 60.0
+# How often the supervisor tries again to write lines whose reader has stalled.
+LOG_SECONDS = 1.0
 # Beyond what workers take to finish their calls; below that after which container engines kill.
 STOP_SECONDS = 9.0
 
@@ -99,8 +101,10 @@ class Supervisor:
                 if due <= time.monotonic():
                     del self._due[number]
                     self._start(number)
-            soonest = min(self._due.values(), default=None)
-            self._sleep(None if soonest is None else max(0.0, soonest - time.monotonic()))
+            waits = [max(0.0, due - time.monotonic()) for due in self._due.values()]
+            if not write_waiting_lines():
+                waits.append(LOG_SECONDS)
+            self._sleep(min(waits, default=None))
             for number in self._ended():
                 self._start_later(number)
 

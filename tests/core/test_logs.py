@@ -8,6 +8,7 @@ import fcntl
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -155,6 +156,33 @@ def test_calls_wait_for_no_reader_and_are_told_how_many_lines_were_dropped(pipe:
     assert last["message"] == "last"
 
 
+def test_what_was_dropped_is_told_also_when_no_line_follows(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    fill(write)
+    told: list[int] = []
+
+    def read_until_told(dropped: int) -> None:
+        with open(os.dup(read)) as reader:
+            while sum(told) < dropped:
+                line = reader.readline()
+                if found := re.search(r"(\d+) lines were dropped", line):
+                    told.append(int(found[1]))
+
+    with open(write, "w", closefd=False) as stream:
+        handler = LogHandler(stream)
+        logger = logger_of(handler)
+        handler.start()
+        for number in range(MAX_WAITING + 1000):
+            logger.info("%d", number)
+        dropped = handler.dropped
+        reading = threading.Thread(target=read_until_told, args=(dropped,), daemon=True)
+        reading.start()
+        reading.join(60)
+        assert dropped > 0
+        assert sum(told) == dropped == handler.dropped
+        handler.stop()
+
+
 def test_the_end_waits_little_for_a_reader_that_has_stalled(pipe: tuple[int, int]) -> None:
     read, write = pipe
     fill(write)
@@ -186,6 +214,60 @@ def test_a_process_without_the_thread_waits_for_no_reader_and_writes_later_what_
         while reading.is_alive():
             logger.warning("last")
     assert [line["message"] for line in received[:-1]] == sent
+
+
+def test_a_process_without_the_thread_does_not_wait_for_the_rest_of_a_long_line(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, 4 * 4096)
+    fill(write)
+    os.read(read, 4096)
+    with open(write, "w") as stream:
+        handler = LogHandler(stream)
+        logging_ = threading.Thread(target=logger_of(handler).warning, args=("x" * 100_000,), daemon=True)
+        logging_.start()
+        logging_.join(60)
+        is_blocked = logging_.is_alive()
+        received: list[dict[str, Any]] = []
+        reading = threading.Thread(target=lambda: received.extend(read_lines(read, "x" * 100_000)), daemon=True)
+        reading.start()
+        while not is_blocked and not handler.write_waiting():
+            pass
+        reading.join(60)
+    assert not is_blocked
+    assert len(received) == 1
+
+
+def test_lines_that_cannot_be_written_are_counted() -> None:
+    with open("/dev/full", "w") as full:
+        handler = LogHandler(full)
+        for _ in range(3):
+            logger_of(handler).warning("lost")
+    assert handler.dropped == 3
+
+
+PRINTING = """
+import sys, threading, warnings
+from server.core.logs import configure_logs, start_log_thread, stop_log_thread
+
+configure_logs()
+start_log_thread()
+print("printed", "in parts", file=sys.stderr)
+warnings.warn("a warning of Python")
+failing = threading.Thread(target=lambda: 1 / 0)
+failing.start()
+failing.join()
+stop_log_thread()
+"""
+
+
+def test_what_is_printed_to_standard_error_becomes_lines_of_the_log() -> None:
+    process = subprocess.run([sys.executable, "-c", PRINTING], stderr=subprocess.PIPE, timeout=60, check=True)
+    lines = [orjson.loads(line) for line in process.stderr.splitlines()]
+    assert {(line["logger"], line["level"]) for line in lines} == {("stderr", "WARNING")}
+    printed = [line["message"] for line in lines]
+    assert printed[0] == "printed in parts"
+    assert "a warning of Python" in printed[1]
+    assert printed[-1] == "ZeroDivisionError: division by zero"
 
 
 PROCESSES = """
