@@ -8,7 +8,14 @@ from typing import NamedTuple
 from server.auth.disabled import DisabledPrincipals
 from server.auth.tokens import TokenVerifier
 from server.core.caller import Caller
-from server.core.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials, PrincipalDisabled, RegistryError
+from server.core.errors import (
+    ApiUsageDenied,
+    InvalidCredentials,
+    KeysUnavailable,
+    MissingCredentials,
+    PrincipalDisabled,
+    RegistryError,
+)
 from server.core.permissions import RPC_SCOPES
 
 # gRPC and HTTP have so many threads each that verify unknown tokens; no more than 2 of them wait for the issuer's keys.
@@ -54,13 +61,13 @@ class Credentials:
     def verified(self, rpc: str, authorization: str | None) -> Authentication:
         """Judge a call of an RPC. It may wait for the issuer's keys, and logs why a token is refused.
 
-        Errors: MissingCredentials, InvalidCredentials, PrincipalDisabled and ApiUsageDenied.
+        Errors: MissingCredentials, InvalidCredentials, KeysUnavailable, PrincipalDisabled and ApiUsageDenied.
         """
         if authorization is None:
             return Authentication(None, MissingCredentials())
         try:
             return self._for_rpc(self._verifier.verify(authorization), rpc)
-        except InvalidCredentials as error:
+        except (InvalidCredentials, KeysUnavailable) as error:
             return Authentication(None, error)
 
     def require_enabled(self, caller: Caller) -> None:

@@ -1,4 +1,4 @@
-"""The keys that verify tokens: a JWKS in a file or at a URL, cached and refreshed."""
+"""The keys that verify tokens: a JWKS in a file or at a URL, cached and refreshed; none lets anybody in for ever."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import jwt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from server.core.config import DEFAULT_JWKS_MAX_AGE_SECONDS, JWKS_REFRESH_SECONDS
+from server.core.errors import KeysUnavailable
+
 # Gives the JWKS document; raises OSError or ValueError if it cannot.
 Loader = Callable[[], bytes | str]
 
-MAX_AGE = 300.0  # Seconds after which a key that its issuer has withdrawn stops working.
+MAX_AGE = JWKS_REFRESH_SECONDS  # After which a key that its issuer has withdrawn stops working.
 MIN_REFRESH_INTERVAL = 30.0  # Seconds; whatever the tokens name, the issuer is asked no more often.
+# The age of the keys from which a refresh that fails is warned of again, and how much older they are each time.
+WARNING_AGE = 900.0
+WARNING_INTERVAL = 3600.0
 FETCH_TIMEOUT = 5.0  # Seconds, for the connection and for all of the document.
 PATIENCE = 1.0  # Seconds that a call waits for a refresh.
 MAX_WAITERS = 2  # Fewer than the threads that verify tokens, so that others are verified meanwhile.
@@ -40,19 +46,27 @@ class JwksKeySet:
     """The keys of a JWKS, loaded at once and refreshed when a token names an unknown one or when they are old.
 
     A refresh runs in a thread of its own, for which few calls wait, and not for long: made-up key ids delay no other
-    call, however slowly the issuer answers.
+    call, however slowly the issuer answers. Keys that could not be refreshed for `max_age` seconds let nobody in.
     """
 
-    def __init__(self, load: Loader, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        load: Loader,
+        clock: Callable[[], float] = time.monotonic,
+        max_age: float = DEFAULT_JWKS_MAX_AGE_SECONDS,
+    ) -> None:
         """Raises ValueError if the keys cannot be loaded, or none of them can ever be found."""
         self._load = load
         self._clock = clock
+        self._max_age = max_age
         self._lock = threading.Lock()
         self._refreshed = threading.Event()
         self._refreshed.set()
         self._waiters = threading.Semaphore(MAX_WAITERS)
         self._attempted_at = -math.inf
         self._loaded_at = clock()
+        self._next_warning_age = 0.0
+        self._stopping = threading.Event()
         try:
             self._keys = _Index(parse_jwks(load()))
         except (OSError, ValueError) as error:
@@ -62,30 +76,55 @@ class JwksKeySet:
             raise ValueError(" ".join([f"The JWKS has no usable key: {usable}.", *self._keys.problems]))
         self._keys.warn_of_problems()
 
+    @property
+    def loaded_at(self) -> float:
+        """When these keys were the issuer's, by the clock."""
+        return self._loaded_at
+
+    def start(self) -> None:
+        """Refresh old keys from now on also while no token asks for them, until `stop`."""
+        threading.Thread(target=self._keep_fresh, name="jwks-age", daemon=True).start()
+
+    def stop(self) -> None:
+        """Refresh keys only for tokens that ask for them."""
+        self._stopping.set()
+
     def find(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...]:
         """The keys that may have signed a token, each bound to the algorithm; none if there is none.
 
         For a kid that is one key, without a kid all of the algorithm, if they are at most 8. A key without a kid that
-        is the only one of its set is found by any.
+        is the only one of its set is found by any. Raises KeysUnavailable if they are too old to tell.
         """
         keys = self._keys.find(kid, algorithm)
         unknown = kid is not None and not keys
-        if unknown or self._clock() - self._loaded_at > MAX_AGE:
+        if unknown or self._age > MAX_AGE:
             self._await_refresh(unknown)
             keys = self._keys.find(kid, algorithm)
+        if self._age > self._max_age:
+            raise KeysUnavailable
         return keys
 
     def find_without_refresh(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...] | None:
-        """What `find` returns, without waiting; None if it would refresh the keys."""
-        if self._clock() - self._loaded_at > MAX_AGE and self._may_refresh():
+        """What `find` returns, without waiting; None if it would refresh the keys, or raise."""
+        age = self._age
+        if age > self._max_age or (age > MAX_AGE and self._may_refresh()):
             return None
         return self._keys.find(kid, algorithm)
+
+    @property
+    def _age(self) -> float:
+        return self._clock() - self._loaded_at
+
+    def _keep_fresh(self) -> None:
+        while not self._stopping.wait(MIN_REFRESH_INTERVAL):
+            if self._age > MAX_AGE:
+                self._begin_refresh()
 
     def _may_refresh(self) -> bool:
         return self._refreshed.is_set() and self._clock() - self._attempted_at >= MIN_REFRESH_INTERVAL
 
-    def _await_refresh(self, unknown: bool) -> None:
-        """Start a refresh if one is due; wait a little for it, or for one that runs if the key is unknown."""
+    def _begin_refresh(self) -> bool:
+        """Start a refresh, and return whether one was due."""
         with self._lock:
             due = self._may_refresh()
             if due:
@@ -95,6 +134,11 @@ class JwksKeySet:
                     threading.Thread(target=self._refresh, name="jwks", daemon=True).start()
                 except RuntimeError:  # No thread is to be had just now.
                     self._refreshed.set()
+        return due
+
+    def _await_refresh(self, unknown: bool) -> None:
+        """Start a refresh if one is due; wait a little for it, or for one that runs if the key is unknown."""
+        due = self._begin_refresh()
         # But few: made-up key ids must not keep all threads waiting.
         if (due or unknown) and self._waiters.acquire(blocking=False):
             try:
@@ -109,10 +153,25 @@ class JwksKeySet:
                 keys.warn_of_problems()
             self._keys = keys
             self._loaded_at = self._clock()
+            self._next_warning_age = 0.0
         except (OSError, ValueError) as error:
-            logger.warning("The JWKS cannot be refreshed, so the keys at hand stay: %s", error)
+            self._warn(error)
         finally:
             self._refreshed.set()
+
+    def _warn(self, error: Exception) -> None:
+        """Log that a refresh failed: the first time, when the keys get old, then hourly, and when they are too old."""
+        age = self._age
+        if age < self._next_warning_age:
+            return
+        if age > self._max_age:
+            logger.error("The JWKS cannot be refreshed for %.0f s, so no token is let in until it can: %s", age, error)
+        else:
+            left = self._max_age - age
+            text = "The JWKS cannot be refreshed, so the keys at hand stay, %.0f s old, for %.0f s more: %s"
+            logger.warning(text, age, left, error)
+        following = WARNING_AGE if age < WARNING_AGE else age + WARNING_INTERVAL
+        self._next_warning_age = min(following, self._max_age) if age < self._max_age else following
 
 
 class _Index:

@@ -22,6 +22,7 @@ from jwt.algorithms import OKPAlgorithm
 
 from server.auth.keys import JwksKeySet
 from server.core.claims import principal
+from server.core.config import DEFAULT_JWKS_MAX_AGE_SECONDS
 
 ISSUER = "modelregistry-local"
 AUDIENCE = "modelregistry"
@@ -81,9 +82,9 @@ class LocalKeys:
             principal(kind, name)
         return jwt.encode(claims, self._private_key, ALGORITHM, headers={"kid": self.kid})
 
-    def key_set(self) -> JwksKeySet:
+    def key_set(self, max_age: float = DEFAULT_JWKS_MAX_AGE_SECONDS) -> JwksKeySet:
         """What verifies the minted tokens. It follows the file, so replacing the key there revokes them all."""
-        return JwksKeySet(lambda: json.dumps({"keys": [_jwk(_read(self.path))]}))
+        return JwksKeySet(lambda: json.dumps({"keys": [_jwk(_read(self.path))]}), max_age=max_age)
 
 
 def _create(path: Path) -> bool:

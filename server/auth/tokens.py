@@ -18,6 +18,9 @@ from server.core.errors import InvalidCredentials
 
 MAX_AUTHORIZATION_LENGTH = 16 * 1024  # What gRPC always takes as a call's metadata.
 
+# Since 1970; beyond what 64 bits hold, a number is no time, whatever the issuer means by it.
+MAX_SECONDS = 2**63
+
 # How many verified tokens are cached, since to verify one takes longer than a read does. Then the cache is emptied.
 MAX_REMEMBERED = 4096
 
@@ -69,7 +72,7 @@ class TokenVerifier:
     def verify(self, authorization: str) -> Caller:
         """The caller that an `authorization` header, `Bearer <JWT>`, speaks for.
 
-        It may wait for the issuer's keys, and logs why it refuses. Raises InvalidCredentials.
+        It may wait for the issuer's keys, and logs why it refuses. Raises InvalidCredentials and KeysUnavailable.
         """
         # By its digest, so that no credential stays in memory.
         digest = _digest(authorization)
@@ -117,9 +120,9 @@ class TokenVerifier:
                     raise ValueError("The token has an aud, and tokens of this issuer have none.")
                 if not self._rules.is_for(claims, self._audiences):
                     raise ValueError(f"The claim {self._rules.audience} does not name the audience.")
-            for name in ("exp", "nbf", "iat"):  # PyJWT takes strings and booleans for numbers.
-                if type(claims.get(name, 0)) not in (int, float):
-                    raise ValueError(f"The claim {name} is not a number.")
+            for name in ("exp", "nbf", "iat"):
+                if not _is_time(claims.get(name, 0)):
+                    raise ValueError(f"The claim {name} is no time.")
             return claims, key
         raise jwt.InvalidSignatureError("No key of the token's kid and alg has signed it.")
 
@@ -154,6 +157,11 @@ class _Verified(NamedTuple):
     expires: float
     header: _Header
     key: jwt.PyJWK
+
+
+def _is_time(value: Any) -> bool:
+    """Whether it is a number that any clock can show; PyJWT takes strings and booleans for numbers, too."""
+    return type(value) in (int, float) and abs(value) < MAX_SECONDS
 
 
 def _digest(authorization: str) -> bytes:

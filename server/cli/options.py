@@ -10,7 +10,14 @@ import typer
 
 from server.cli.output import fail
 from server.core.claims import MAX_LEEWAY
-from server.core.config import DEFAULT_DATA_DIR, DEFAULT_LISTEN, METRICS, TRACES, ConfigError
+from server.core.config import (
+    DEFAULT_DATA_DIR,
+    DEFAULT_LISTEN,
+    JWKS_REFRESH_SECONDS,
+    METRICS,
+    TRACES,
+    ConfigError,
+)
 from server.core.permissions import SCOPES
 
 DATA_DIR = DEFAULT_DATA_DIR
@@ -97,6 +104,16 @@ PageToken = Annotated[str | None, option("--page-token", "The nextPageToken of t
 # Whose tokens `serve` trusts, and where these say what.
 JwksFile = Annotated[Path | None, option("--jwks-file", "The keys of the tokens' issuer.", metavar="FILE")]
 JwksUrl = Annotated[str | None, url_option("--jwks-url", "Where the keys of the tokens' issuer are.")]
+JwksMaxAge = Annotated[
+    int,
+    option(
+        "--jwks-max-age",
+        "For how long keys let callers in that cannot be loaded again, since the issuer or the file is out of reach.",
+        min=2 * JWKS_REFRESH_SECONDS,
+        max=30 * 24 * 60 * 60,
+        metavar="SECONDS",
+    ),
+]
 Issuer = Annotated[str | None, option("--issuer", "The `iss` that tokens must have.", metavar="ISS")]
 Audience = Annotated[
     list[str] | None,

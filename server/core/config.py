@@ -22,6 +22,11 @@ DEFAULT_DISK_RESERVE = 64 * 2**20
 # that is then on its way has an unknown end.
 DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS = 75
 
+# How old the keys of an issuer get before they are loaded again, and how old they may get if they cannot be: a key that
+# the issuer has withdrawn goes on for so long.
+JWKS_REFRESH_SECONDS = 300
+DEFAULT_JWKS_MAX_AGE_SECONDS = 24 * 60 * 60
+
 # The options for the claims of an issuer's tokens, by the rule that each one sets.
 _CLAIM_OPTIONS = {
     "subject": "--subject-claim",
@@ -70,6 +75,7 @@ class Settings:
     admins: frozenset[str] = field(default_factory=frozenset)
     jwks_file: Path | None = None
     jwks_url: str | None = None
+    jwks_max_age_seconds: int = DEFAULT_JWKS_MAX_AGE_SECONDS
     issuer: str | None = None
     # A token must name one of them.
     audiences: frozenset[str] = frozenset()

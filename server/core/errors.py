@@ -102,6 +102,14 @@ class InvalidCredentials(RegistryError):
     description = "The credentials are malformed, expired or not trusted here."
 
 
+class KeysUnavailable(RegistryError):
+    """No token can be judged, since the keys of the tokens' issuer could not be refreshed for too long."""
+
+    code = code_pb2.UNAVAILABLE
+    description = "The keys of the tokens' issuer are out of reach, so that no token can be trusted."
+    retry_after: timedelta | None = timedelta(seconds=30)
+
+
 class ApiUsageDenied(RegistryError):
     """The token is good, but not for this RPC."""
 

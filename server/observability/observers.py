@@ -65,15 +65,21 @@ class Observers:
 
         return promoted
 
-    def start(self, connections: Callable[[], ConnectionUse]) -> None:
-        """Begin to report; `connections` is asked how they are used, until `close`."""
+    def start(self, connections: Callable[[], ConnectionUse], keys_loaded_at: Callable[[], float]) -> None:
+        """Begin to report, until `close`.
+
+        `connections` is asked how they are used, and the other when the keys that verify tokens were loaded, by
+        `time.monotonic`.
+        """
         if self._otlp and self._otlp.metrics:
-            self._otlp.metrics.observe_connections(connections)
+            self._otlp.metrics.observe(connections, keys_loaded_at)
         if self._prometheus is not None and self._listener is not None:
             from server.observability.scrapes import MetricsServer
 
             prometheus = self._prometheus
-            self._server = MetricsServer(self._listener, prometheus.registry, lambda: prometheus.sample(connections()))
+            self._server = MetricsServer(
+                self._listener, prometheus.registry, lambda: prometheus.sample(connections(), keys_loaded_at())
+            )
             self._server.start()
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ at all, which `server.cli.options` makes, and the defaults.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from server.core.logs import dropped_lines
 from server.observability.prometheus import SECONDS
 from server.rpc.telemetry import CallObserver, CallRecord
 from server.storage.contract import ConnectionUse
@@ -38,11 +40,18 @@ class OtlpMetrics:
             "modelregistry.promotions", "{promotion}", "Promotions that were committed."
         )
         self._use: Callable[[], ConnectionUse] | None = None
+        self._keys_loaded_at: Callable[[], float] | None = None
         meter.create_observable_up_down_counter(
             "db.client.connection.count", [self._connections], "{connection}", "Connections to the database."
         )
         meter.create_observable_up_down_counter(
             "db.client.connection.max", [self._limit], "{connection}", "How many connections there may be."
+        )
+        meter.create_observable_gauge(
+            "modelregistry.jwks.age", [self._age_of_keys], "s", "How long ago the keys of the issuer were loaded."
+        )
+        meter.create_observable_counter(
+            "modelregistry.log.lines_dropped", [_dropped_lines], "{line}", "Lines of the log that were dropped."
         )
 
     def observer_of(self, method: str) -> CallObserver:
@@ -69,9 +78,10 @@ class OtlpMetrics:
         """Count a promotion."""
         self._promotions.add(1, {"kind": kind})
 
-    def observe_connections(self, use: Callable[[], ConnectionUse]) -> None:
-        """Report how many connections there are, from now on."""
+    def observe(self, use: Callable[[], ConnectionUse], keys_loaded_at: Callable[[], float]) -> None:
+        """Report how many connections there are, and how old the keys, from now on."""
         self._use = use
+        self._keys_loaded_at = keys_loaded_at
 
     def _connections(self, _: CallbackOptions) -> Iterable[Observation]:
         if self._use is not None:
@@ -82,6 +92,14 @@ class OtlpMetrics:
     def _limit(self, _: CallbackOptions) -> Iterator[Observation]:
         if self._use is not None:
             yield Observation(self._use().limit)
+
+    def _age_of_keys(self, _: CallbackOptions) -> Iterator[Observation]:
+        if self._keys_loaded_at is not None:
+            yield Observation(time.monotonic() - self._keys_loaded_at())
+
+
+def _dropped_lines(_: CallbackOptions) -> Iterator[Observation]:
+    yield Observation(dropped_lines())
 
 
 def tracer_provider(resource: Resource) -> TracerProvider:

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: calls, errors, promotions, connections to the database.
+"""Numbers for Prometheus: calls, errors, promotions, connections to the database, the age of keys, lost log lines.
 
 A call only leaves a note of itself, which costs it less than a counter of the library does; `sample` counts the notes a
 few times a second and before each answer, and shares the numbers with the other processes of the server.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +22,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from server.core.logs import dropped_lines
 from server.observability.shared_numbers import Numbers, Slot
 from server.rpc.telemetry import CallObserver, CallRecord
 from server.storage.contract import ConnectionUse
@@ -33,10 +36,13 @@ _COUNTERS = {
     "grpc_server_handled": ("Calls that ended.", (*_METHOD, "grpc_code")),
     "modelregistry_errors": ("Calls that failed.", ("name",)),
     "modelregistry_promotions": ("Promotions that were committed.", ("kind",)),
+    "modelregistry_log_lines_dropped": ("Lines of the log that were dropped, as their reader had stalled.", ()),
 }
 _HISTOGRAM = "grpc_server_handling_seconds"
 _NANOSECONDS = f"{_HISTOGRAM}_sum"  # Whole ones, so that no sum loses what is small.
-# True only while their process lives.
+# Of each process, by its number, when it loaded the issuer's keys, by the clock that all processes of a machine share.
+_KEYS_LOADED = "modelregistry_jwks_loaded_milliseconds"
+# True only while their process lives, as that is.
 _GAUGES = {
     "grpc_server_in_flight": ("Calls that run.", _METHOD),
     "modelregistry_database_connections": ("Connections to the database.", ("state",)),
@@ -66,6 +72,9 @@ class Prometheus(Collector):
         self._is_shared = True
         found = self._slot.read() if self._slot is not None else {}
         self._numbers: Numbers = {name: found.get(name, Counter()) for name in (*_COUNTERS, _HISTOGRAM, _NANOSECONDS)}
+        self._keys_loaded_at: float | None = None
+        # By the processes that had this slot before.
+        self._dropped_before = self._numbers["modelregistry_log_lines_dropped"][()]
         for kind in kinds:
             self._numbers["modelregistry_promotions"][kind,] += 0
         self._snapshot: Numbers = {}
@@ -92,9 +101,10 @@ class Prometheus(Collector):
         """Count a promotion."""
         self._promoted.append(kind)
 
-    def sample(self, use: ConnectionUse) -> None:
-        """Bring the numbers up to date, with how many connections there are."""
+    def sample(self, use: ConnectionUse, keys_loaded_at: float | None = None) -> None:
+        """Bring the numbers up to date, with how many connections there are, and when keys were loaded, if any were."""
         self._use = use
+        self._keys_loaded_at = keys_loaded_at
         self.count()
 
     def count(self) -> None:
@@ -104,6 +114,7 @@ class Prometheus(Collector):
                 calls.count(self._numbers)
             for kind in _drained(self._promoted):
                 self._numbers["modelregistry_promotions"][kind,] += 1
+            self._numbers["modelregistry_log_lines_dropped"][()] = self._dropped_before + dropped_lines()
             snapshot = {name: counted.copy() for name, counted in self._numbers.items()} | self._gauges()
             if snapshot != self._snapshot:
                 self._snapshot = snapshot
@@ -115,7 +126,7 @@ class Prometheus(Collector):
         total = {name: counted.copy() for name, counted in self._snapshot.items()}
         for numbers, lives in self._slot.read_others() if self._slot is not None else ():
             for name, counted in numbers.items():
-                if lives or name not in _GAUGES:
+                if lives or name not in (*_GAUGES, _KEYS_LOADED):
                     total.setdefault(name, Counter()).update(counted)
         for name, (text, labels) in _COUNTERS.items():
             counter = CounterMetricFamily(name, text, labels=labels)
@@ -132,15 +143,21 @@ class Prometheus(Collector):
             for values, value in sorted(total[name].items()):
                 gauge.add_metric(values, value)
             yield gauge
+        if loaded := total[_KEYS_LOADED]:
+            text = "How long ago the keys that verify tokens were loaded, in the process where they are the oldest."
+            age = time.monotonic() - min(loaded.values()) / 1000
+            yield GaugeMetricFamily("modelregistry_jwks_age_seconds", text, value=age)
 
     def _gauges(self) -> Numbers:
-        gauges: Numbers = {name: Counter() for name in _GAUGES}
+        gauges: Numbers = {name: Counter() for name in (*_GAUGES, _KEYS_LOADED)}
         for calls in tuple(self._calls):
             gauges["grpc_server_in_flight"][calls.method] = len(calls.running)
         if self._use is not None:
             gauges["modelregistry_database_connections"]["in_use",] = self._use.in_use
             gauges["modelregistry_database_connections"]["idle",] = self._use.idle
             gauges["modelregistry_database_connections_limit"][()] = self._use.limit
+        if self._keys_loaded_at is not None:
+            gauges[_KEYS_LOADED][str(os.getpid()),] = int(self._keys_loaded_at * 1000)
         return gauges
 
     def _share(self, slot: Slot) -> None:

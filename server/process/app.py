@@ -55,6 +55,7 @@ class Application:
     repository: Repository
     files: FileStore
     observers: Observers
+    keys: JwksKeySet
 
 
 def build(
@@ -71,7 +72,8 @@ def build(
     with _explained():
         database = _database(settings.database_url, settings.data_dir, file)
     observers = Observers(ports.metrics, metrics_folder, settings.otlp)
-    credentials = Credentials(_verifier(settings))
+    keys = _keys(settings)
+    credentials = Credentials(_verifier(settings, keys))
     limits = dataclasses.replace(
         settings.limits, max_connections=min(settings.limits.max_connections, share_of_files())
     )
@@ -128,6 +130,7 @@ def build(
         repository=repository,
         files=files,
         observers=observers,
+        keys=keys,
     )
 
 
@@ -238,16 +241,20 @@ def _explained() -> Iterator[None]:
         raise ConfigError(f"the database: {str(getattr(said, 'orig', said)).partition(chr(10))[0]}") from error
 
 
-def _verifier(settings: Settings) -> TokenVerifier:
+def _keys(settings: Settings) -> JwksKeySet:
+    """Return the keys of those whose tokens are trusted. Raises ConfigError."""
+    max_age = settings.jwks_max_age_seconds
     try:
         if settings.uses_local_keys:
-            keys = local_keys.LocalKeys.open(settings.data_dir)
-            admins = settings.admins | {local_keys.ADMIN}
-            return TokenVerifier(keys.key_set(), local_keys.ISSUER, local_keys.AUDIENCE, admins, settings.claims)
+            return local_keys.LocalKeys.open(settings.data_dir).key_set(max_age)
         load = jwks_file(settings.jwks_file) if settings.jwks_file else jwks_url(settings.jwks_url or "")
-        keys_of_issuer = JwksKeySet(load)
-        return TokenVerifier(
-            keys_of_issuer, settings.issuer or "", settings.audiences, settings.admins, settings.claims
-        )
+        return JwksKeySet(load, max_age=max_age)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+
+
+def _verifier(settings: Settings, keys: JwksKeySet) -> TokenVerifier:
+    if settings.uses_local_keys:
+        admins = settings.admins | {local_keys.ADMIN}
+        return TokenVerifier(keys, local_keys.ISSUER, local_keys.AUDIENCE, admins, settings.claims)
+    return TokenVerifier(keys, settings.issuer or "", settings.audiences, settings.admins, settings.claims)

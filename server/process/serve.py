@@ -72,7 +72,8 @@ def _serve(application: Application, announce: Callable[[], None]) -> None:
 
 def start(application: Application) -> None:
     """Take calls."""
-    application.observers.start(application.repository.connections)
+    application.keys.start()
+    application.observers.start(application.repository.connections, lambda: application.keys.loaded_at)
     application.server.start()
     application.readiness.start()
     if application.gateway is not None:
@@ -92,6 +93,7 @@ def stop_and_close(application: Application) -> None:
     application.chain.close()
     application.private.close()
     application.observers.close()
+    application.keys.stop()
     application.files.close()
     application.repository.close()
 

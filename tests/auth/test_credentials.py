@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from server.auth.credentials import Credentials
-from server.auth.keys import MAX_AGE, JwksKeySet
+from server.auth.keys import MAX_AGE, MIN_REFRESH_INTERVAL, JwksKeySet
 from server.auth.tokens import MAX_AUTHORIZATION_LENGTH, TokenVerifier
-from server.core.errors import ApiUsageDenied, InvalidCredentials, MissingCredentials
+from server.core.errors import ApiUsageDenied, InvalidCredentials, KeysUnavailable, MissingCredentials
 from server.core.permissions import RPC_SCOPES
 from tests.auth.forge import AUDIENCE, ISSUER, KeyPair, bearer, claims, jwks, key_pair
 
@@ -102,3 +102,26 @@ def test_it_never_waits_for_the_issuer_and_a_withdrawn_key_stops_working() -> No
     while credentials.from_cache(READ, token) is not None:  # The refresh runs in a thread of its own, and ends now.
         pass
     assert isinstance(credentials.verified(READ, token).error, InvalidCredentials)
+
+
+def test_a_token_that_was_verified_lets_nobody_in_when_the_keys_are_too_old_either() -> None:
+    key, now, is_there = key_pair(kid="a"), [0.0], [True]
+
+    def load() -> bytes:
+        if not is_there[0]:
+            raise OSError("gone")
+        return jwks(key)
+
+    verifier = TokenVerifier(JwksKeySet(load, lambda: now[0], max_age=1000), ISSUER, AUDIENCE)
+    credentials, token = Credentials(verifier), bearer(key.sign(READER))
+    assert credentials.verified(READ, token).error is None
+    is_there[0] = False
+    now[0] += 1001
+    for _ in range(2):
+        assert credentials.from_cache(READ, token) is None
+        judged = credentials.verified(READ, token)
+        assert judged.caller is None
+        assert isinstance(judged.error, KeysUnavailable)
+    is_there[0] = True
+    now[0] += MIN_REFRESH_INTERVAL
+    assert credentials.verified(READ, token).error is None

@@ -66,7 +66,24 @@ def test_a_sibling_of_the_algorithm_is_refused(verifier, keys, alg):
     refuse(verifier, bearer(keys["RS256"].sign(claims(), alg=alg)))
 
 
-_ODD_IDS = ["unknown", "", "../../etc/passwd", "key-RS256\x00", None, 1, ["key-ES256"], {}, "k" * 5_000]
+_ODD_IDS = [
+    "unknown",
+    "",
+    "../../etc/passwd",
+    "key-RS256\x00",
+    None,
+    1,
+    0.5,
+    10**400,
+    True,
+    False,
+    ["key-ES256"],
+    [],
+    {},
+    {"key-ES256": 1},
+    "\ud800",
+    "k" * 5_000,
+]
 
 
 @pytest.mark.parametrize("kid", _ODD_IDS, ids=lambda kid: ascii(kid)[:20])

@@ -38,7 +38,13 @@ UNUSABLE: dict[str, Any] = {
     "numbers for text": _EC | {"x": 1, "y": 2},
     "lists for text": {"kty": ["EC"], "crv": [], "kid": []},
     "number for kid": _EC | {"kid": 1},
+    "fraction for kid": _EC | {"kid": 1.5},
+    "huge number for kid": _EC | {"kid": 10**400},
+    "no number for kid": _EC | {"kid": float("nan")},
+    "boolean for kid": _EC | {"kid": True},
     "list for kid": _EC | {"kid": ["odd"]},
+    "empty list for kid": _EC | {"kid": []},
+    "object for kid": _EC | {"kid": {"odd": "odd"}},
     "no object": "key",
     "null": None,
 }

@@ -12,6 +12,7 @@ import pytest
 from server.auth import keys as keys_module
 from server.auth.keys import MAX_JWKS_BYTES, MIN_REFRESH_INTERVAL, JwksKeySet, jwks_file, jwks_url
 from server.auth.tokens import TokenVerifier
+from server.core.errors import KeysUnavailable
 from tests.auth.forge import AUDIENCE, ISSUER, bearer, claims, jwks, key_pair, refuse
 
 
@@ -77,6 +78,18 @@ def test_a_file_that_is_absent_or_too_large_is_an_error(tmp_path):
     path.write_bytes(jwks(key_pair()) + b" " * MAX_JWKS_BYTES)
     with pytest.raises(ValueError, match="larger"):
         JwksKeySet(jwks_file(path))
+
+
+def test_a_file_that_is_gone_lets_callers_in_no_longer_than_an_issuer_that_is(tmp_path):
+    path, now = tmp_path / "jwks.json", [0.0]
+    path.write_bytes(jwks(key_pair(kid="a")))
+    keys = JwksKeySet(jwks_file(path), lambda: now[0], max_age=600)
+    path.unlink()
+    now[0] += 600
+    assert keys.find("a", "ES256")
+    now[0] += 1
+    with pytest.raises(KeysUnavailable):
+        keys.find("a", "ES256")
 
 
 # A URL

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from server.auth import keys as keys_module
 from server.auth.keys import MAX_AGE, MAX_WAITERS, MIN_REFRESH_INTERVAL, JwksKeySet
+from server.core.errors import KeysUnavailable
 from tests.auth.forge import jwks, key_pair
 
 
@@ -124,6 +127,60 @@ def test_keys_that_stay_are_loaded_again_once_in_the_maximum_age(issuer, keys):
         issuer.now = 1000.0 + seconds
         assert keys.find("old", "ES256")
     assert issuer.asked == 1 + 3
+
+
+# Keys that cannot be refreshed
+
+
+@pytest.mark.parametrize("answer", [OSError("gone"), b"<html>"], ids=repr)
+def test_keys_that_could_not_be_refreshed_for_too_long_let_nobody_in_until_they_are(issuer, answer):
+    keys = JwksKeySet(issuer.load, issuer.clock, max_age=1000)
+    document, issuer.document = issuer.document, answer
+    issuer.now += 1000
+    assert keys.find("old", "ES256")
+    assert keys.find_without_refresh("old", "ES256")
+    issuer.now += 1
+    for kid in ("old", "unknown", None):
+        assert keys.find_without_refresh(kid, "ES256") is None
+        with pytest.raises(KeysUnavailable):
+            keys.find(kid, "ES256")
+    issuer.document = document
+    issuer.now += MIN_REFRESH_INTERVAL
+    assert keys.find("old", "ES256")
+    assert keys.loaded_at == issuer.now
+
+
+def test_by_default_they_let_callers_in_for_a_day(issuer, keys):
+    issuer.document = OSError("gone")
+    issuer.now += 24 * 60 * 60
+    assert keys.find("old", "ES256")
+    issuer.now += 30
+    with pytest.raises(KeysUnavailable):
+        keys.find("old", "ES256")
+
+
+def test_old_keys_are_loaded_again_also_while_no_token_asks_for_them(issuer, keys, monkeypatch):
+    monkeypatch.setattr(keys_module, "MIN_REFRESH_INTERVAL", 0.01)
+    issuer.being_asked.clear()
+    keys.start()
+    issuer.now += MAX_AGE + 1
+    assert issuer.being_asked.wait(60)
+    keys.stop()
+
+
+def test_a_failing_refresh_is_warned_of_at_once_after_a_quarter_of_an_hour_and_then_each_hour(issuer, keys, caplog):
+    issuer.document = OSError("no route to the issuer")
+    told = []
+    for minute in range(5, 25 * 60, 5):
+        issuer.now = 1000.0 + minute * 60 + 1
+        with contextlib.suppress(KeysUnavailable):
+            keys.find("old", "ES256")
+        told += [(minute, record.levelname) for record in caplog.records]
+        caplog.clear()
+    assert told == [
+        *((minute, "WARNING") for minute in (5, *range(15, 24 * 60, 60))),
+        (24 * 60, "ERROR"),
+    ]
 
 
 # Many callers at once

@@ -105,7 +105,7 @@ def test_the_longest_subject_is_250_bytes(verifier, key):
     refuse(verifier, bearer(key.sign(claims(sub="ü" * 125 + "x"))))
 
 
-@pytest.mark.parametrize("exp", [10**400, 10**4000, 1e308])
+@pytest.mark.parametrize("exp", [2**63 - 1, 2**53, 9e18])
 def test_a_token_may_be_good_for_ever(verifier, key, exp):
     authorization = bearer(key.sign(claims(exp=exp)))
     for _ in range(2):
@@ -141,6 +141,20 @@ def test_a_token_may_be_good_for_ever(verifier, key, exp):
         {"exp": -1},
         {"exp": float("nan")},
         {"exp": float("inf")},
+        {"exp": 10**400},
+        {"exp": -(10**400)},
+        {"exp": 2**63},
+        {"exp": 1e300},
+        {"exp": float("-inf")},
+        {"nbf": float("nan")},
+        {"nbf": float("inf")},
+        {"nbf": float("-inf")},
+        {"nbf": -(10**400)},
+        {"iat": 10**400},
+        {"iat": -(10**400)},
+        {"iat": float("nan")},
+        {"iat": float("inf")},
+        {"iat": float("-inf")},
         {"nbf": 9999999999},
         {"nbf": "0"},
         {"nbf": True},

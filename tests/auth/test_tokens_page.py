@@ -106,7 +106,8 @@ def verifier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, ke
     options = options_of(request.getfixturevalue("example").command, keys_file)
     result = CliRunner().invoke(build_app(), ["serve", *options], env={"COLUMNS": "200"})
     assert isinstance(result.exception, Parsed), result.output
-    return app._verifier(result.exception.settings)
+    settings = result.exception.settings
+    return app._verifier(settings, app._keys(settings))
 
 
 def signed(key: KeyPair, example: Example, **changes: Any) -> str:

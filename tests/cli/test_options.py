@@ -27,6 +27,7 @@ OPTIONS: dict[str, set[str]] = {
         "--admins",
         "--jwks-file",
         "--jwks-url",
+        "--jwks-max-age",
         "--issuer",
         "--audience",
         "--audience-claim",

@@ -18,14 +18,14 @@ from server.storage.contract import ConnectionUse
 
 # Takes a slot and counts; then waits, or is killed.
 COUNTING = """
-import pathlib, sys
+import pathlib, sys, time
 from server.observability.prometheus import Prometheus
 from server.storage.contract import ConnectionUse
 
 prometheus = Prometheus(["rollback"], pathlib.Path(sys.argv[1]))
 for _ in range(int(sys.argv[2])):
     prometheus.promoted("rollback")
-prometheus.sample(ConnectionUse(in_use=1, idle=2, limit=5))
+prometheus.sample(ConnectionUse(in_use=1, idle=2, limit=5), time.monotonic() - int(sys.argv[3]))
 print("counted", flush=True)
 sys.stdin.read()
 """
@@ -41,9 +41,9 @@ print(generate_latest(Prometheus(["rollback"], pathlib.Path(sys.argv[1])).regist
 class Counting:
     """A process that has counted so many rollbacks, and runs on."""
 
-    def __init__(self, folder: Path, rollbacks: int) -> None:
+    def __init__(self, folder: Path, rollbacks: int, age_of_keys: int = 0) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", COUNTING, folder, str(rollbacks)],
+            [sys.executable, "-c", COUNTING, folder, str(rollbacks), str(age_of_keys)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -69,6 +69,7 @@ def sums(folder: Path) -> dict[str, float]:
 
 ROLLBACKS = 'modelregistry_promotions_total{kind="rollback"}'
 IN_USE = 'modelregistry_database_connections{state="in_use"}'
+AGE_OF_KEYS = "modelregistry_jwks_age_seconds"
 LIMIT = "modelregistry_database_connections_limit"
 
 
@@ -124,6 +125,18 @@ def test_processes_add_up_and_those_that_come_after_go_on(tmp_path: Path) -> Non
     assert [each.get(IN_USE, 0) for each in (together, alone, again, ended)] == [2, 1, 2, 0]
     assert [each[LIMIT] for each in (together, alone, again)] == [10, 5, 10]
     assert len(list(tmp_path.glob("*.json"))) <= 3
+
+
+def test_the_age_of_keys_is_that_of_the_oldest_in_a_process_that_lives(tmp_path: Path) -> None:
+    old, new = Counting(tmp_path, 0, age_of_keys=5000), Counting(tmp_path, 0, age_of_keys=100)
+    together = sums(tmp_path)[AGE_OF_KEYS]
+    old.kill()
+    alone = sums(tmp_path)[AGE_OF_KEYS]
+    new.end()
+
+    assert together >= 5000
+    assert 100 <= alone < 5000
+    assert AGE_OF_KEYS not in sums(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_told_once_and_costs_no_number(

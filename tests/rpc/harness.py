@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from modelregistry.v1.model_service_pb2 import (
 )
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from server.auth.credentials import Credentials
-from server.auth.keys import JwksKeySet
+from server.auth.keys import JwksKeySet, Loader
 from server.auth.tokens import TokenVerifier
 from server.core.config import Limits
 from server.core.permissions import SCOPES
@@ -211,11 +211,12 @@ def serving(
     files: FileStore | None = None,
     observers_of: Sequence[ObserverOf] = (),
     limits: Limits = Limits(),  # noqa: B008, as it is frozen
+    key_set_of: Callable[[Loader], JwksKeySet] = JwksKeySet,
 ) -> Iterator[Registry]:
     """Serve a repository on a loopback port."""
     with tempfile.TemporaryDirectory() as folder:
         store = files or file_store(repository, Path(folder))
-        yield from _serving(repository, store, observers_of, limits, max_message_bytes)
+        yield from _serving(repository, store, observers_of, limits, max_message_bytes, key_set_of)
 
 
 def _serving(
@@ -224,9 +225,10 @@ def _serving(
     observers_of: Sequence[ObserverOf],
     limits: Limits,
     max_message_bytes: int,
+    key_set_of: Callable[[Loader], JwksKeySet],
 ) -> Iterator[Registry]:
     key, health = key_pair(), Health(SERVED)
-    verifier = TokenVerifier(JwksKeySet(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
+    verifier = TokenVerifier(key_set_of(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
     chain = Chain(Credentials(verifier), observers_of, THREADS, limits.receive_timeout, max_message_bytes)
     server = build_server(repository, store, chain, health, max_message_bytes=max_message_bytes, limits=limits)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

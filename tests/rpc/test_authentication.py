@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -10,9 +11,10 @@ import jwt
 import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
+from server.auth.keys import JwksKeySet, Loader
 from server.core.permissions import MODELS_READ, MODELS_WRITE, RPC_SCOPES
 from tests.auth.forge import assemble, claims, key_pair, sign_with_secret
-from tests.rpc.harness import METHODS, SOME_MODEL, Registry, User, path_of
+from tests.rpc.harness import METHODS, SOME_MODEL, Registry, User, path_of, serving
 
 pytestmark = pytest.mark.database("shared")
 
@@ -138,3 +140,40 @@ def test_the_library_really_would_accept_a_token_without_exp_unless_told() -> No
     token = key.sign(claims(exp=...))
     public = jwt.PyJWK(key.jwk)
     assert jwt.decode(token, public, algorithms=["ES256"], audience="modelregistry")["sub"]
+
+
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
+@pytest.mark.parametrize(
+    "seconds", ["1" + "0" * 400, "-1" + "0" * 400, "1e400", "-1e400", "NaN"], ids=lambda text: text[:5]
+)
+def test_a_time_that_no_clock_shows_is_refused(any_registry: Registry, claim: str, seconds: str) -> None:
+    payload = json.dumps(claims(sub="admin", scope=MODELS_READ, **{claim: "…"}))
+    user = any_registry.bearing(any_registry.key.sign(payload.replace(json.dumps("…"), seconds).encode()))
+    for _ in range(2):
+        assert is_refused(user)
+
+
+def test_a_token_is_let_in_by_no_key_that_could_not_be_refreshed_for_too_long(any_registry: Registry) -> None:
+    now, is_there = [0.0], [True]
+
+    def key_set_of(load: Loader) -> JwksKeySet:
+        def load_if_there() -> bytes | str:
+            if not is_there[0]:
+                raise OSError("gone")
+            return load()
+
+        return JwksKeySet(load_if_there, lambda: now[0], max_age=1000)
+
+    with serving(any_registry.repository, key_set_of=key_set_of) as registry:
+        known, new = registry.user("admin"), registry.user("jane")
+        assert known.failure("GetModel", model_rid=SOME_MODEL).name == "ModelNotFound"
+        is_there[0] = False
+        now[0] += 1001
+        for user in (known, new):
+            failure = user.failure("GetModel", model_rid=SOME_MODEL)
+            assert (failure.code, failure.name) == (grpc.StatusCode.UNAVAILABLE, "KeysUnavailable")
+            assert failure.retry_seconds is not None
+        assert registry.nobody().failure("GetModel", model_rid=SOME_MODEL).name == "MissingCredentials"
+        is_there[0] = True
+        now[0] += 30
+        assert known.failure("GetModel", model_rid=SOME_MODEL).name == "ModelNotFound"

@@ -21,6 +21,7 @@ from server.rpc.status import MAX_STATUS_BYTES, to_status
 TABLE = {
     "MissingCredentials": ("UNAUTHENTICATED", 401, ()),
     "InvalidCredentials": ("UNAUTHENTICATED", 401, ()),
+    "KeysUnavailable": ("UNAVAILABLE", 503, ()),
     "ApiUsageDenied": ("PERMISSION_DENIED", 403, ("missingScope",)),
     "ApiFeaturePreviewUsageOnly": ("INVALID_ARGUMENT", 400, ()),
     "InvalidArgument": ("INVALID_ARGUMENT", 400, ()),
@@ -60,7 +61,7 @@ TABLE = {
     "Internal": ("INTERNAL", 500, ()),
 }
 # A retry helps where the service, and not the request, was at fault.
-RETRYABLE = {"Overloaded", "StorageUnavailable"}
+RETRYABLE = {"KeysUnavailable", "Overloaded", "StorageUnavailable"}
 
 
 def every_error() -> dict[str, type[RegistryError]]:

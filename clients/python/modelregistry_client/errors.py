@@ -79,6 +79,10 @@ class InvalidCredentials(RegistryError):
     """The token is not one that this server trusts; why is only in the log."""
 
 
+class KeysUnavailable(RegistryError):
+    """The server cannot tell whose tokens to trust: its issuer's keys are out of reach. The call did not execute."""
+
+
 class ApiUsageDenied(RegistryError):
     """The token is good, but not for this RPC."""
 

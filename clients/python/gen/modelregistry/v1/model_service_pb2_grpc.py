@@ -38,8 +38,8 @@ class ModelServiceStub(object):
 
     Every RPC wants `authorization: Bearer <JWT>` and can fail with UNAUTHENTICATED (MissingCredentials,
     InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope), INVALID_ARGUMENT
-    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable) and INTERNAL (Internal);
-    each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
+    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable, KeysUnavailable) and INTERNAL
+    (Internal); each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
     """
 
     def __init__(self, channel):
@@ -117,8 +117,8 @@ class ModelServiceServicer(object):
 
     Every RPC wants `authorization: Bearer <JWT>` and can fail with UNAUTHENTICATED (MissingCredentials,
     InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope), INVALID_ARGUMENT
-    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable) and INTERNAL (Internal);
-    each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
+    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable, KeysUnavailable) and INTERNAL
+    (Internal); each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
     """
 
     def CreateModel(self, request, context):
@@ -322,8 +322,8 @@ class ModelService(object):
 
     Every RPC wants `authorization: Bearer <JWT>` and can fail with UNAUTHENTICATED (MissingCredentials,
     InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope), INVALID_ARGUMENT
-    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable) and INTERNAL (Internal);
-    each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
+    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable, KeysUnavailable) and INTERNAL
+    (Internal); each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
     """
 
     @staticmethod

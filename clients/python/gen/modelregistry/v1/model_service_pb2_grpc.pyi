@@ -39,8 +39,8 @@ class ModelServiceStub:
 
     Every RPC wants `authorization: Bearer <JWT>` and can fail with UNAUTHENTICATED (MissingCredentials,
     InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope), INVALID_ARGUMENT
-    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable) and INTERNAL (Internal);
-    each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
+    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable, KeysUnavailable) and INTERNAL
+    (Internal); each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
     """
 
     @_typing.overload
@@ -140,8 +140,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     Every RPC wants `authorization: Bearer <JWT>` and can fail with UNAUTHENTICATED (MissingCredentials,
     InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope), INVALID_ARGUMENT
-    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable) and INTERNAL (Internal);
-    each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
+    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable, KeysUnavailable) and INTERNAL
+    (Internal); each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -237,8 +237,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every RPC wants `authorization: Bearer <JWT>` and can fail with UNAUTHENTICATED (MissingCredentials,
     InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope), INVALID_ARGUMENT
-    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable) and INTERNAL (Internal);
-    each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
+    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable, KeysUnavailable) and INTERNAL
+    (Internal); each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
     """
 
     @_abc_1.abstractmethod
