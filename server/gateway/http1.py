@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
 import httptools
 
-from server.core.errors import RegistryError
+from server.core.errors import FieldViolation, RegistryError
 from server.gateway.errors import MalformedHttpRequest, RequestHeadersTooLarge
 
 Headers = list[tuple[bytes, bytes]]
+
+# RFC 3986: an address of IPv6 in brackets, or a name or address; then the port.
+_HOST = re.compile(rb"(?:\[[0-9A-Za-z:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]+)(?::[0-9]*)?")
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ class RequestParser:
         if not target.path or not self._url.isascii():
             raise MalformedHttpRequest
         version = parser.get_http_version()
+        _require_host(version, self._headers)
         self._handler.on_head(
             Head(
                 method=parser.get_method().decode("ascii"),
@@ -141,6 +146,23 @@ class RequestParser:
         self._parser = httptools.HttpRequestParser(self)
         lines = [b"%s: %s\r\n" % header for header in self._headers if header[0] != b"upgrade"]
         return b"%s %s HTTP/%s\r\n%s\r\n" % (method, self._url, version, b"".join(lines))
+
+
+def _require_host(version: str, headers: Headers) -> None:
+    """Return if a request names one host, as RFC 9112 wants it; before HTTP/1.1, none will do.
+
+    Of two, a proxy could take the other one. Raises MalformedHttpRequest.
+    """
+    hosts = [value for name, value in headers if name == b"host"]
+    if not hosts and version == "1.0":
+        return
+    if len(hosts) != 1:
+        broken = f"must be there once, and is there {len(hosts)} times"
+    elif not _HOST.fullmatch(hosts[0]):
+        broken = f"must be a host, with a port or without, not {hosts[0][:100].decode('latin-1')!r}"
+    else:
+        return
+    raise MalformedHttpRequest(violations=(FieldViolation("Host", broken),))
 
 
 def _expects_continue(headers: Headers) -> bool:

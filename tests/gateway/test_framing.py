@@ -92,7 +92,9 @@ def test_a_request_that_arrives_with_half_of_the_next_is_answered(server: Server
     padded = model("pipelined") + b" " * 60_000
 
     answers = talk(
-        server, CREATE + bearer(server) + sized(padded) + b"GET /nope HT", b"TP/1.1\r\nConnection: close\r\n\r\n"
+        server,
+        CREATE + bearer(server) + sized(padded) + b"GET /nope HT",
+        b"TP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     )
 
     assert statuses(answers) == [b"200", b"404"]
@@ -103,7 +105,7 @@ def test_an_offer_of_another_protocol_is_ignored(server: Server, offer: bytes) -
     upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\nHTTP2-Settings: AAMA\r\n" % offer
     first = CREATE + bearer(server) + upgrade + sized(model(f"upgraded {offer.decode()}"))
 
-    answers = talk(server, first + b"GET /nope HTTP/1.1\r\nConnection: close\r\n\r\n")
+    answers = talk(server, first + b"GET /nope HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 
     assert statuses(answers) == [b"200", b"404"]
 
@@ -121,6 +123,62 @@ def test_a_body_is_never_the_next_request(server: Server) -> None:
 
     assert answer.startswith(b"400 ")
     assert b"InvalidArgument" in answer
+
+
+HOSTS = [
+    b"x",
+    b"x:8080",
+    b"x:",
+    b"models.example.com",
+    b"127.0.0.1:80",
+    b"[::1]",
+    b"[2001:db8::1]:8080",
+    b"x_y-z.%C3%A4",
+]
+
+
+def test_a_request_names_its_host(server: Server) -> None:
+    for host in HOSTS:
+        answers = talk(server, b"GET /nope HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % host)
+        assert statuses(answers) == [b"404"], host
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"",
+        b"Host:\r\n",
+        b"Host: \t\r\n",
+        b"Host: x\r\nHost: x\r\n",
+        b"Host: x\r\nhOST: y\r\n",
+        b"Host: x\r\nHost:\r\n",
+        b"Host: x y\r\n",
+        b"Host: x/y\r\n",
+        b"Host: user@x\r\n",
+        b"Host: x:port\r\n",
+        b"Host: x:1:2\r\n",
+        b"Host: ::1\r\n",
+        b"Host: [::1\r\n",
+        b"Host: http://x\r\n",
+        b"Host: \xc3\xa4\r\n",
+        b"Host: x, y\r\n",
+    ],
+)
+@pytest.mark.parametrize("target", [b"/openapi.json", b"http://x/openapi.json"], ids=["path", "whole URL"])
+def test_a_request_that_names_no_host_or_two_is_none(server: Server, target: bytes, lines: bytes) -> None:
+    [answer] = talk(server, b"GET %s HTTP/1.1\r\n%s\r\n" % (target, lines) + OPENAPI + b"\r\n")
+    assert answer.startswith(b"400 ")
+    error = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert error["errorName"] == "MalformedHttpRequest"
+    assert "Host" in answer.decode()
+
+
+def test_before_http_1_1_a_request_may_name_no_host_and_never_two(server: Server) -> None:
+    asked = b"GET /openapi.json HTTP/1.0\r\n%s\r\n"
+    assert statuses(talk(server, asked % b"")) == [b"200"]
+    assert statuses(talk(server, asked % b"Host: x\r\n")) == [b"200"]
+    assert statuses(talk(server, asked % b"Host: x\r\nHost: x\r\n")) == [b"400"]
+    assert statuses(talk(server, asked % b"Host:\r\n")) == [b"400"]
 
 
 def test_a_tunnel_is_refused(server: Server) -> None:
@@ -151,7 +209,7 @@ def test_a_connection_goes_on_after_an_early_answer(server: Server) -> None:
     with connect(server) as connection:
         connection.sendall(early)
         assert connection.recv(2**16).startswith(b"HTTP/1.1 415 ")
-        connection.sendall(b"more" + b"GET /nope HTTP/1.1\r\nConnection: close\r\n\r\n")
+        connection.sendall(b"more" + b"GET /nope HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert statuses(rest_of(connection)) == [b"404"]
 
 
@@ -190,7 +248,7 @@ def test_a_timeout_that_is_none_comes_after_the_credentials(server: Server) -> N
 @pytest.mark.parametrize("items", ["1", '""', "{}"])
 def test_a_large_body_of_a_stranger_keeps_nobody_waiting(server: Server, items: str) -> None:
     body = f'{{"condaRequirements": [{",".join([items] * (4_000_000 // (len(items) + 1)))}]}}'.encode()
-    path = b"POST /api/v2/models/ri.models.main.model.x/versions HTTP/1.1\r\nContent-Type: application/json\r\n"
+    path = CREATE.replace(b"/models ", b"/models/ri.models.main.model.x/versions ")
 
     with ThreadPoolExecutor(1) as threads:
         start = time.monotonic()
