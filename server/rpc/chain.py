@@ -32,7 +32,7 @@ from server.core.caller import Caller
 from server.core.cancellation import Call, CallOver
 from server.core.errors import ApiFeaturePreviewUsageOnly, FieldViolation, Internal, InvalidArgument, RegistryError
 from server.core.permissions import MODELS_WRITE, RPC_SCOPES, is_open
-from server.rpc.admission import Admission, Handler, Threads, authentication, authorization_of
+from server.rpc.admission import Admission, Handler, authentication, authorization_of
 from server.rpc.health import METHOD as SELF_CHECK_METHOD
 from server.rpc.health import WATCH, SelfCheck
 from server.rpc.status import abort
@@ -93,7 +93,7 @@ class Chain(grpc.ServerInterceptor):
         self.disabled = credentials.disabled
         self.admission = Admission(credentials, receive_timeout_seconds, max_message_bytes)
         # The server's own: all calls that have no others, which are those that only read.
-        self.threads = CallThreads(threads, "rpc")
+        self.threads = CallThreads(threads, "rpc", threads - 1)
         self._observers_of = observers_of
         self._methods: dict[str, _Method] = {}
         self._streams = OpenStreams(STREAMS)
@@ -103,11 +103,11 @@ class Chain(grpc.ServerInterceptor):
         # Twice as many as there are streams: those that make room need a moment.
         self._stream_threads = CallThreads(2 * STREAMS, "streams")
         # Streams of files keep no other calls waiting.
-        self._transfer_threads = ThreadPoolExecutor(TRANSFER_THREADS, thread_name_prefix="transfers")
+        self._transfer_threads = CallThreads(TRANSFER_THREADS, "transfers", TRANSFER_THREADS // 4)
         # However many wait for a branch, reads are answered.
-        self._write_threads = CallThreads(WRITE_THREADS, "writes")
-        self._creation_threads = CallThreads(CREATION_THREADS, "creations")
-        self._comparison_threads = CallThreads(COMPARISON_THREADS, "comparisons")
+        self._write_threads = CallThreads(WRITE_THREADS, "writes", WRITE_THREADS - 1)
+        self._creation_threads = CallThreads(CREATION_THREADS, "creations", CREATION_THREADS - 1)
+        self._comparison_threads = CallThreads(COMPARISON_THREADS, "comparisons", COMPARISON_THREADS - 1)
         # The server's calls of itself, and a thread that nothing else keeps busy.
         self.self_check = SelfCheck()
         self._self_check_threads = ThreadPoolExecutor(1, thread_name_prefix="self-check")
@@ -139,7 +139,7 @@ class Chain(grpc.ServerInterceptor):
 
         Raises what the work raises, CallOver, and Overloaded if too many wait for these threads.
         """
-        run_on(self._comparison_threads, work)
+        run_on(self._comparison_threads, current_caller().user, work)
 
     def close(self) -> None:
         """Stop enforcing the time limit for messages."""
@@ -237,7 +237,7 @@ class Chain(grpc.ServerInterceptor):
             is_stream=handler.request_streaming,
         )
 
-    def _pool(self, method: str, handler: Handler) -> Threads:
+    def _pool(self, method: str, handler: Handler) -> CallThreads:
         """Return the threads for a method's calls."""
         if is_open(method):
             return self._stream_threads if handler.request_streaming else self._probes

@@ -1,14 +1,15 @@
-"""Bounds for concurrent calls: thread pools with a bounded queue, and open streams, of which one ends for a new one."""
+"""Bounds for concurrent calls: threads that callers share fairly, and open streams, of which one ends for a new one."""
 
 from __future__ import annotations
 
 import contextvars
+import functools
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import NamedTuple, ParamSpec, TypeVar
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import grpc
 
@@ -18,9 +19,10 @@ from server.core.errors import Overloaded
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# How many calls may wait for threads of one kind. Most take less than a millisecond of one.
+# How many calls of each caller may wait for threads of one kind, and how many times as many of all callers. Most take
+# less than a millisecond of one. What they bring is counted elsewhere, unless it is less than 64 KiB.
 WAITING = 96
-
+LINES = 4
 
 # For how long a call is young: by then, one that means well has sent its message, or has its answer.
 YOUNG_SECONDS = 3.0
@@ -51,46 +53,178 @@ def first_to_end(places: Mapping[T, Place]) -> T:
     return max(places, key=lambda call: counts[places[call].connection])
 
 
-class CallThreads(ThreadPoolExecutor):
-    """A thread pool that tells when its queue is full."""
+class _Waiting(Future[Any]):
+    """A call that waits for its turn: cancelled, it gives its place up."""
 
-    def __init__(self, count: int, name: str, waiting: int = WAITING):
+    def __init__(self, caller: str | None, call: Callable[[], Any]):
+        super().__init__()
+        self.caller = caller
+        self.call = call
+
+
+class _Line:
+    """The calls of one caller: how many have a thread, and those that wait, in the order in which they came."""
+
+    __slots__ = ("running", "waiting")
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.waiting: dict[_Waiting, None] = {}
+
+
+class CallThreads(ThreadPoolExecutor):
+    """A thread pool in which each caller has a line, and the lines take turns.
+
+    What a thread is asked for is not a certain call, but to serve the call whose turn it is. `None` is the caller of
+    strangers, who share a line.
+    """
+
+    def __init__(self, count: int, name: str, share: int | None = None, waiting: int = WAITING):
+        """Of `count` threads, each caller has `share` at a time, by default all; so many calls of each may wait."""
         super().__init__(count, thread_name_prefix=name)
-        self._most = count + waiting
-        self._taken = 0
-        self._counting = threading.Lock()
+        self._count = count
+        self._share = count if share is None else max(1, share)
+        self._most_waiting = waiting
+        self._most_in_all = LINES * waiting
+        self._lock = threading.Lock()
+        self._lines: dict[str | None, _Line] = {}
+        # The callers with a call that could be served now, the next in turn first.
+        self._turns: dict[str | None, None] = {}
+        self._waiting = 0
+        self._serving = 0
+
+    def __len__(self) -> int:
+        """How many calls have a thread, or wait for one."""
+        with self._lock:
+            return self._waiting + sum(line.running for line in self._lines.values())
 
     @property
     def is_full(self) -> bool:
-        """Whether as many calls wait as may."""
-        return self._taken >= self._most
+        """Whether as many calls of strangers wait as may."""
+        line = self._lines.get(None)
+        return line is not None and len(line.waiting) >= self._most_waiting
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Submit a call, also to a full queue: callers ask `is_full` before."""
-        with self._counting:
-            self._taken += 1
+        """Submit a call of a stranger, also to a full line: ask `is_full` before."""
+        waiting = _Waiting(None, functools.partial(fn, *args, **kwargs))
+        with self._lock:
+            is_thread_needed = self._add(waiting)
+        return self._begin(waiting) if is_thread_needed else waiting
+
+    def submit_for(self, caller: str | None, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Submit a call of a caller. Raises Overloaded if as many of its calls wait as may.
+
+        Where as many of all callers' wait as may, it is the longest line that gives a place up: its newest call is
+        cancelled, or this one refused. A call that is cancelled before its turn is never begun.
+        """
+        waiting = _Waiting(caller, functools.partial(fn, *args, **kwargs))
+        with self._lock:
+            displaced = self._make_room(caller)
+            is_thread_needed = self._add(waiting)
+        if displaced is not None:
+            displaced.cancel()
+        return self._begin(waiting) if is_thread_needed else waiting
+
+    def _begin(self, waiting: _Waiting) -> _Waiting:
+        """Ask for a thread. Raises what the pool raises if there is none, without the call."""
         try:
-            future = super().submit(fn, *args, **kwargs)
+            super().submit(self._serve)
         except BaseException:
-            self._end(None)
+            with self._lock:
+                self._serving -= 1
+            waiting.cancel()
             raise
-        future.add_done_callback(self._end)
-        return future
+        return waiting
 
-    def _end(self, _: object) -> None:
-        with self._counting:
-            self._taken -= 1
+    def _serve(self) -> None:
+        """Serve calls, as long as there are some whose turn it is."""
+        waiting = self._next(None)
+        while waiting is not None:
+            if waiting.set_running_or_notify_cancel():
+                try:
+                    result = waiting.call()
+                except BaseException as raised:
+                    waiting.set_exception(raised)
+                else:
+                    waiting.set_result(result)
+            waiting = self._next(waiting)
+
+    def _next(self, served: _Waiting | None) -> _Waiting | None:
+        """Give back the turn of a call that was served, and take that of the next; None if there is none."""
+        with self._lock:
+            if served is not None:
+                line = self._lines[served.caller]
+                line.running -= 1
+                self._update(served.caller, line)
+            if not self._turns:
+                self._serving -= 1
+                return None
+            caller = next(iter(self._turns))
+            line = self._lines[caller]
+            line.running += 1
+            del self._turns[caller]  # The others come first.
+            waiting = next(iter(line.waiting))
+            self._remove(line, waiting)
+            return waiting
+
+    def _make_room(self, caller: str | None) -> _Waiting | None:
+        """Return the call that has to leave for one more of this caller, if one has to. Raises Overloaded."""
+        line = self._lines.get(caller)
+        length = 0 if line is None else len(line.waiting)
+        if length >= self._most_waiting:
+            raise Overloaded
+        if self._waiting < self._most_in_all:
+            return None
+        longest = max(self._lines.values(), key=lambda each: len(each.waiting))
+        if length >= len(longest.waiting):
+            raise Overloaded
+        newest = next(reversed(longest.waiting))
+        self._remove(longest, newest)
+        return newest
+
+    def _add(self, waiting: _Waiting) -> bool:
+        """Let a call wait, and return whether a thread has to be asked for: those at work take their turns anyway."""
+        waiting.add_done_callback(self._leave)
+        line = self._lines.setdefault(waiting.caller, _Line())
+        line.waiting[waiting] = None
+        self._waiting += 1
+        self._update(waiting.caller, line)
+        is_thread_needed = waiting.caller in self._turns and self._serving < self._count
+        self._serving += is_thread_needed
+        return is_thread_needed
+
+    def _leave(self, waiting: Future[Any]) -> None:
+        """Give up the place of a call that was cancelled before its turn."""
+        assert isinstance(waiting, _Waiting)
+        if not waiting.cancelled():
+            return
+        with self._lock:
+            line = self._lines.get(waiting.caller)
+            if line is not None and waiting in line.waiting:
+                self._remove(line, waiting)
+
+    def _remove(self, line: _Line, waiting: _Waiting) -> None:
+        del line.waiting[waiting]
+        self._waiting -= 1
+        self._update(waiting.caller, line)
+
+    def _update(self, caller: str | None, line: _Line) -> None:
+        """Take note of whether a caller has a call that could be served now, and whether it has any at all."""
+        if line.waiting and line.running < self._share:
+            self._turns.setdefault(caller)
+            return
+        self._turns.pop(caller, None)
+        if not (line.waiting or line.running):
+            del self._lines[caller]
 
 
-def run_on(threads: CallThreads, work: Callable[[], T]) -> T:
-    """Let other threads do work for the current call, and return what it returns.
+def run_on(threads: CallThreads, caller: str, work: Callable[[], T]) -> T:
+    """Let other threads do work for the current call, which is that of a caller, and return what it returns.
 
     Raises what the work raises, which notices itself when the call is over; CallOver if the call is over before a
     thread is free, and Overloaded if too many wait for one.
     """
-    if threads.is_full:
-        raise Overloaded
-    doing = threads.submit(contextvars.copy_context().run, work)
+    doing = threads.submit_for(caller, contextvars.copy_context().run, work)
     try:
         while not wait([doing], LOOK_SECONDS).done:
             if not doing.running():
@@ -99,6 +233,8 @@ def run_on(threads: CallThreads, work: Callable[[], T]) -> T:
     except CallOver:
         doing.cancel()
         raise
+    except CancelledError:
+        raise Overloaded from None
     finally:
         # It holds what was raised, which holds this frame.
         del doing

@@ -281,7 +281,7 @@ def test_refusals_beyond_the_bound_are_told_so_and_counted(
     refusals = registry.chain.admission.refusals
     goes_on = threading.Event()
     refusals.submit(goes_on.wait, SECONDS)
-    monkeypatch.setattr(refusals, "_most", 3)
+    monkeypatch.setattr(refusals, "_most_waiting", 2)
     get_model = registry.channel.unary_unary(READ)
     calls = [get_model.future(b"", timeout=SECONDS) for _ in range(5)]
     assert first_codes(calls, 3) == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 3
@@ -298,7 +298,7 @@ def test_strangers_keep_no_known_caller_from_the_reason_of_a_refusal(
     refusals = registry.chain.admission.refusals
     goes_on = threading.Event()
     refusals.submit(goes_on.wait, SECONDS)
-    monkeypatch.setattr(refusals, "_most", 1)
+    monkeypatch.setattr(refusals, "_most_waiting", 0)
     reader = registry.user("reader", scopes=(MODELS_READ,))
     # The token is unknown at first.
     assert [reader.failure("CreateModel").name for _ in range(2)] == ["ApiUsageDenied"] * 2

@@ -27,7 +27,8 @@ from tests.rpc.harness import THREADS, failure_of, file_store, serving
 
 T = TypeVar("T")
 
-PLACES = THREADS + WAITING
+# Of one caller.
+PLACES = THREADS - 1 + WAITING
 TOO_MANY = 20
 DEADLINE_SECONDS = 180
 
@@ -38,8 +39,10 @@ class Stuck(SqlRepository):
     def __init__(self, sound: SqlRepository):
         super().__init__(sound._database)
         self.goes_on = threading.Event()
+        self.reads = 0
 
     def read(self, query: Callable[[Reader], T]) -> T:
+        self.reads += 1
         assert self.goes_on.wait(DEADLINE_SECONDS)
         return super().read(query)
 
@@ -60,15 +63,21 @@ def test_calls_beyond_the_bound_are_refused_at_once_and_the_others_are_answered(
             call.add_done_callback(ended.put)
             # One behind the other: of messages that are on their way, a caller may have fewer.
             taken = min(number + 1, PLACES)
-            until(lambda: registry.chain.threads._taken == taken)  # noqa: B023 - it is asked here and now
+            until(lambda: len(registry.chain.threads) == taken)  # noqa: B023 - it is asked here and now
         for _ in range(TOO_MANY):
             failure = failure_of(ended.get(timeout=DEADLINE_SECONDS).exception())
             assert (failure.code, failure.name) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded")
             assert failure.retry_seconds
-        # All the others wait, and probes are answered all the same.
+        # All the others wait; probes are answered all the same, and a call of another caller has a thread at once.
         assert ended.empty()
         assert HealthStub(registry.channel).Check(HealthCheckRequest(), timeout=DEADLINE_SECONDS)
+        assert stuck.reads == THREADS - 1
+        other = get_model.future(
+            GetModelRequest(model_rid=model.rid), metadata=registry.user("other").metadata, timeout=DEADLINE_SECONDS
+        )
+        until(lambda: stuck.reads == THREADS)
         stuck.goes_on.set()
+        assert failure_of(other.exception()).name == "ModelNotFound"
         assert [ended.get(timeout=DEADLINE_SECONDS).result() for _ in range(PLACES)] == [model] * PLACES
         assert admin("GetModel", model_rid=model.rid) == model
 

@@ -7,6 +7,7 @@ meanwhile, and no client can hold the thread that answers a refused one.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -28,7 +29,6 @@ REFUSALS = 1024
 _TOO_MANY_REFUSALS = (grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded: too many calls are refused at once")
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Threads: TypeAlias = "CallThreads | ThreadPoolExecutor"
 
 # Of a call, in its own context.
 _authentication: ContextVar[Authentication | None] = ContextVar("authentication", default=None)
@@ -96,7 +96,7 @@ class Admission:
         drop.experimental_thread_pool = _InlineExecutor()  # type: ignore[attr-defined]
         return grpc.stream_unary_rpc_method_handler(refuse), grpc.stream_unary_rpc_method_handler(drop)
 
-    def threads_for(self, method: str, threads: Threads, *, is_open: bool, is_stream: bool) -> ThreadPoolExecutor:
+    def threads_for(self, method: str, threads: CallThreads, *, is_open: bool, is_stream: bool) -> ThreadPoolExecutor:
         """Return the executor to which gRPC submits the calls of a method."""
         return _Entrance(self, method, threads, is_open=is_open, is_stream=is_stream)
 
@@ -139,7 +139,7 @@ def authorization_of(metadata: Any) -> str | None:
 class _Call:
     """A call on its way to a thread."""
 
-    def __init__(self, arrival: Arrival, admission: Admission, threads: Threads, *, is_stream: bool) -> None:
+    def __init__(self, arrival: Arrival, admission: Admission, threads: CallThreads, *, is_stream: bool) -> None:
         self._arrival = arrival
         self._admission = admission
         self._threads = threads
@@ -187,12 +187,11 @@ class _Call:
     def refuse(self, error: RegistryError) -> None:
         """Answer with an error; where too many are refused, with a status that says so, without details."""
         threads = self._admission.refusals if self.caller is None else self._admission.callers_refusals
-        if threads.is_full:
-            self._admission.count_one_without_line()
-            self._arrival.abort(*_TOO_MANY_REFUSALS)
-        else:
-            self.note(Authentication(self._judged.caller, error))
-            self._arrival.serve(threads, b"")
+        self.note(Authentication(self._judged.caller, error))
+        try:
+            self._submit(threads, self._arrival.serve, b"", self._refuse_in_short)
+        except Overloaded:
+            self._refuse_in_short()
 
     def drop(self) -> None:
         """End it without an answer."""
@@ -230,17 +229,46 @@ class _Call:
         if message is None and not self._is_stream:
             # If the client has gone, this is not sent.
             raise InvalidArgument(violations=(FieldViolation("", "the call ended without a message"),))
-        if isinstance(self._threads, CallThreads) and self._threads.is_full:
-            raise Overloaded
         serve: Any = self._arrival.serve_stream if self._is_stream else self._arrival.serve
-        served: Future[None] = serve(self._threads, message)
+        return self._submit(self._threads, serve, message, lambda: self.refuse(Overloaded()))
+
+    def _submit(
+        self,
+        threads: CallThreads,
+        serve: Callable[..., Future[None]],
+        message: bytes | None,
+        give_way: Callable[[], None],
+    ) -> Future[None]:
+        """Let a thread serve the call when it is its caller's turn; or let it `give_way` to others if they come first.
+
+        Raises Overloaded.
+        """
+
+        def end(served: Future[None]) -> None:
+            try:
+                if served.cancelled() and self.is_active:
+                    give_way()
+                elif served.cancelled():
+                    self._admission.count_one_without_line()
+            except Exception:
+                self.fail()
+
+        served = serve(functools.partial(threads.submit_for, self.caller), message)
+        # One that is over before its turn frees its place at once.
+        if not self._arrival.on_end(served.cancel):
+            served.cancel()
+        served.add_done_callback(end)
         return served
+
+    def _refuse_in_short(self) -> None:
+        self._admission.count_one_without_line()
+        self._arrival.abort(*_TOO_MANY_REFUSALS)
 
 
 class _Entrance(ThreadPoolExecutor):
     """The executor to which gRPC submits the calls of a method. It has no threads of its own."""
 
-    def __init__(self, admission: Admission, method: str, threads: Threads, *, is_open: bool, is_stream: bool):
+    def __init__(self, admission: Admission, method: str, threads: CallThreads, *, is_open: bool, is_stream: bool):
         super().__init__(1)
         self._admission = admission
         self._method = method

@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from typing import Any, TypeVar
+from concurrent.futures import Future
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from grpc import _server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 T = TypeVar("T")
+
+# How an executor takes what a thread of it does for a call.
+Submit: TypeAlias = Callable[..., Future[None]]
 
 _NO_FLAGS = 0
 
@@ -97,14 +100,22 @@ class Arrival:
                 state.due.add(_server._RECEIVE_MESSAGE_TOKEN)
         return is_open
 
-    def serve(self, threads: Executor, message: bytes) -> Future[None]:
-        """Let a thread serve the call, with its message."""
-        return self._submit(threads, lambda: message)
+    def on_end(self, then: Callable[[], object]) -> bool:
+        """Let `then` be called when the call ends, however it does; False if it has ended already."""
+        with self._state.condition:
+            is_open = self._state.callbacks is not None
+            if is_open:
+                self._state.callbacks.append(then)
+        return is_open
 
-    def serve_stream(self, threads: Executor, first: bytes | None) -> Future[None]:
+    def serve(self, submit: Submit, message: bytes) -> Future[None]:
+        """Let a thread serve the call, with its message."""
+        return self._submit(submit, lambda: message)
+
+    def serve_stream(self, submit: Submit, first: bytes | None) -> Future[None]:
         """Let a thread serve the call, with a stream of messages: the first, if there is one, and the others."""
         begun = () if first is None else (first,)
-        return self._submit(threads, lambda: itertools.chain(begun, self._take_request()))
+        return self._submit(submit, lambda: itertools.chain(begun, self._take_request()))
 
     def cancel(self) -> None:
         """End the call without an answer."""
@@ -115,8 +126,8 @@ class Arrival:
         with self._state.condition:
             _server._abort(self._state, self._event.call, _server._application_code(code), message.encode())
 
-    def _submit(self, threads: Executor, take_request: Callable[[], Any]) -> Future[None]:
-        return threads.submit(
+    def _submit(self, submit: Submit, take_request: Callable[[], Any]) -> Future[None]:
+        return submit(
             self._run, self._serve, self._event, self._state, self._behaviour, take_request, *self._serializers
         )
 

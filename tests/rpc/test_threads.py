@@ -1,0 +1,124 @@
+"""Threads that callers share: their lines take turns, and where all places are taken the longest line gives way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
+from typing import Any
+
+import pytest
+
+from server.core.errors import Overloaded
+from server.rpc.threads import LINES, CallThreads
+
+SECONDS = 60
+GREEDY, OTHER = "user:greedy", "user:other"
+WAITING = 3
+
+
+class Held:
+    """A pool whose threads are at work until they are let go, and the order in which later calls were served."""
+
+    def __init__(self, count: int = 1, share: int | None = None) -> None:
+        self.threads = CallThreads(count, "held", share, WAITING)
+        self.order: list[str] = []
+        self.goes_on = threading.Event()
+        self._begun = threading.Semaphore(0)
+
+    def hold(self, caller: str) -> Future[Any]:
+        """Let a call of this caller begin, and keep its thread."""
+
+        def work() -> None:
+            self._begun.release()
+            assert self.goes_on.wait(SECONDS)
+
+        held = self.threads.submit_for(caller, work)
+        assert self._begun.acquire(timeout=SECONDS)
+        return held
+
+    def add(self, caller: str, name: str = "") -> Future[Any]:
+        """Let a call wait that notes when it is served."""
+        return self.threads.submit_for(caller, self.order.append, name or caller)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    """One thread, which is at work for the greedy caller."""
+    held = Held()
+    held.hold(GREEDY)
+    yield held
+    held.goes_on.set()
+    held.threads.shutdown()
+
+
+def served(held: Held, *calls: Future[Any]) -> list[str]:
+    """Let the threads go on, and return in which order calls were served that were not cancelled."""
+    held.goes_on.set()
+    assert not wait([call for call in calls if not call.cancelled()], SECONDS).not_done
+    return held.order
+
+
+def test_the_lines_take_turns_and_each_keeps_its_order(held: Held) -> None:
+    calls = [held.add(GREEDY, f"greedy {number}") for number in range(3)]
+    calls += [held.add(caller, f"{caller} {number}") for number in range(2) for caller in ("a", "b")]
+    assert served(held, *calls) == ["a 0", "b 0", "greedy 0", "a 1", "b 1", "greedy 1", "greedy 2"]
+
+
+def test_a_caller_whose_line_is_full_is_refused_alone(held: Held) -> None:
+    calls = [held.add(GREEDY) for _ in range(WAITING)]
+    with pytest.raises(Overloaded):
+        held.add(GREEDY)
+    calls.append(held.add(OTHER))
+    assert len(held.threads) == 1 + WAITING + 1
+    assert served(held, *calls).count(OTHER) == 1
+
+
+def test_where_all_places_are_taken_the_newest_of_the_longest_line_gives_way(held: Held) -> None:
+    longest = [held.add(GREEDY, f"greedy {number}") for number in range(WAITING)]
+    others = [held.add(f"user:{number // 2}") for number in range((LINES - 1) * WAITING)]
+    newcomer = held.add(OTHER)
+    assert [call.cancelled() for call in longest] == [False, False, True]
+    # Now it is no longer than others': who has as many waiting is refused.
+    held.add("user:late")
+    with pytest.raises(Overloaded):
+        held.add("user:0")
+    order = served(held, newcomer, *longest, *others)
+    assert OTHER in order
+    assert "greedy 2" not in order
+
+
+def test_a_call_that_is_over_before_its_turn_frees_its_place_at_once(held: Held) -> None:
+    calls = [held.add(GREEDY, str(number)) for number in range(WAITING)]
+    assert calls[1].cancel()
+    assert len(held.threads) == WAITING
+    calls.append(held.add(GREEDY, "later"))
+    assert served(held, *calls) == ["0", "2", "later"]
+
+
+def test_a_caller_leaves_a_thread_to_the_others() -> None:
+    held = Held(count=2, share=1)
+    greedy = [held.hold(GREEDY), held.add(GREEDY)]
+    assert held.add(OTHER).result(SECONDS) is None
+    assert held.order == [OTHER]
+    assert not greedy[1].done()
+    assert served(held, *greedy) == [OTHER, GREEDY]
+    held.threads.shutdown()
+    assert len(held.threads) == 0
+
+
+def test_what_a_call_raises_ends_no_thread(held: Held) -> None:
+    def fail() -> None:
+        raise ValueError
+
+    failing = held.threads.submit_for(OTHER, fail)
+    assert served(held, failing, held.add(OTHER)) == [OTHER]
+    assert isinstance(failing.exception(), ValueError)
+
+
+def test_after_the_end_a_call_that_cannot_begin_leaves_nothing() -> None:
+    threads = CallThreads(1, "ended")
+    threads.shutdown()
+    with pytest.raises(RuntimeError):
+        threads.submit_for(OTHER, int)
+    assert len(threads) == 0
