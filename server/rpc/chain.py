@@ -37,7 +37,7 @@ from server.rpc.health import METHOD as SELF_CHECK_METHOD
 from server.rpc.health import WATCH, SelfCheck
 from server.rpc.status import abort
 from server.rpc.telemetry import CallRecord, ObserverOf, note_arrival, observers_for
-from server.rpc.threads import CallThreads, OpenStreams, run_on
+from server.rpc.threads import SHARE, CallThreads, OpenStreams, run_on
 from server.validation import validate
 
 PROBE_THREADS = 2
@@ -103,7 +103,7 @@ class Chain(grpc.ServerInterceptor):
         # Twice as many as there are streams: those that make room need a moment.
         self._stream_threads = CallThreads(2 * STREAMS, "streams")
         # Streams of files keep no other calls waiting.
-        self._transfer_threads = CallThreads(TRANSFER_THREADS, "transfers", TRANSFER_THREADS // 4)
+        self._transfer_threads = CallThreads(TRANSFER_THREADS, "transfers", TRANSFER_THREADS // SHARE)
         # However many wait for a branch, reads are answered.
         self._write_threads = CallThreads(WRITE_THREADS, "writes", WRITE_THREADS - 1)
         self._creation_threads = CallThreads(CREATION_THREADS, "creations", CREATION_THREADS - 1)

@@ -19,10 +19,12 @@ from server.core.errors import Overloaded
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# How many calls of each caller may wait for threads of one kind, and how many times as many of all callers. Most take
-# less than a millisecond of one. What they bring is counted elsewhere, unless it is less than 64 KiB.
+# Of what all callers share, each has one part in so many.
+SHARE = 4
+
+# How many calls of each caller may wait for threads of one kind. Most take less than a millisecond of one. What they
+# bring is counted elsewhere, unless it is less than 64 KiB.
 WAITING = 96
-LINES = 4
 
 # For how long a call is young: by then, one that means well has sent its message, or has its answer.
 YOUNG_SECONDS = 3.0
@@ -85,7 +87,7 @@ class CallThreads(ThreadPoolExecutor):
         self._count = count
         self._share = count if share is None else max(1, share)
         self._most_waiting = waiting
-        self._most_in_all = LINES * waiting
+        self._most_in_all = SHARE * waiting
         self._lock = threading.Lock()
         self._lines: dict[str | None, _Line] = {}
         # The callers with a call that could be served now, the next in turn first.

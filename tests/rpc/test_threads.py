@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from server.core.errors import Overloaded
-from server.rpc.threads import LINES, CallThreads
+from server.rpc.threads import SHARE, CallThreads
 
 SECONDS = 60
 GREEDY, OTHER = "user:greedy", "user:other"
@@ -76,7 +76,7 @@ def test_a_caller_whose_line_is_full_is_refused_alone(held: Held) -> None:
 
 def test_where_all_places_are_taken_the_newest_of_the_longest_line_gives_way(held: Held) -> None:
     longest = [held.add(GREEDY, f"greedy {number}") for number in range(WAITING)]
-    others = [held.add(f"user:{number // 2}") for number in range((LINES - 1) * WAITING)]
+    others = [held.add(f"user:{number // 2}") for number in range((SHARE - 1) * WAITING)]
     newcomer = held.add(OTHER)
     assert [call.cancelled() for call in longest] == [False, False, True]
     # Now it is no longer than others': who has as many waiting is refused.

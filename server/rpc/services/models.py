@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -128,8 +129,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """Take in model files for a version."""
         caller = self._caller()
         with watched(context) as client:
-            parts = client.sending(request_iterator)
-            return upload_model_files(self._repository, self._files, caller, parts, self._transfers.turn)
+            parts, turn = client.sending(request_iterator), functools.partial(self._transfers.turn, caller)
+            return upload_model_files(self._repository, self._files, caller, parts, turn)
 
     def DownloadModelFiles(
         self, request: DownloadModelFilesRequest, context: grpc.ServicerContext
@@ -137,5 +138,6 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """Return the model files of a version."""
         caller = self._caller()
         with watched(context) as client:
-            parts = download_model_files(self._repository, self._files, caller, request, self._transfers.turn)
+            turn = functools.partial(self._transfers.turn, caller)
+            parts = download_model_files(self._repository, self._files, caller, request, turn)
             yield from client.taking(parts)
