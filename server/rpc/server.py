@@ -59,14 +59,10 @@ def build_server(
     Raises StorageUnavailable where it cannot be read who is disabled.
     """
 
-    def refresh_disabled() -> None:
-        chain.disabled.refresh(lambda: repository.read(lambda reader: reader.disabled_principals()))
+    def ping() -> None:
+        chain.disabled.refresh(repository.ping)
 
-    def check() -> None:
-        repository.ping()
-        refresh_disabled()
-
-    refresh_disabled()
+    ping()
     server = grpc.server(
         chain.threads,
         interceptors=[chain],
@@ -103,7 +99,7 @@ def build_server(
         AccessService(repository, current_caller, chain.disabled), server
     )
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    chain.self_check.add_to(server, check)
+    chain.self_check.add_to(server, ping)
     if reflection:
         add_reflection(server, (*SERVICES, HEALTH))
     return server

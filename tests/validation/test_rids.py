@@ -6,7 +6,16 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from modelregistry.v1.access_service_pb2 import ROLE_OWNER, GrantRoleRequest, ListGrantsRequest, RevokeRoleRequest
+from modelregistry.v1.access_service_pb2 import (
+    NEW_MODEL_OWNER_FOLDER,
+    ROLE_OWNER,
+    GetFolderPolicyRequest,
+    GrantRoleRequest,
+    ListGrantsRequest,
+    RevokeRoleRequest,
+    SetFolderPolicyRequest,
+    TransferOwnershipRequest,
+)
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.model_service_pb2 import (
@@ -93,6 +102,9 @@ RID_FIELDS: list[tuple[Message, str, tuple[str, ...], str]] = [
     (GrantRoleRequest(principal="user:u", role=ROLE_OWNER), "resource_rid", MODEL_OR_FOLDER, "missing"),
     (RevokeRoleRequest(principal="user:u"), "resource_rid", MODEL_OR_FOLDER, "missing"),
     (ListGrantsRequest(), "resource_rid", MODEL_OR_FOLDER, "missing"),
+    (TransferOwnershipRequest(principal="user:u"), "resource_rid", MODEL_OR_FOLDER, "missing"),
+    (SetFolderPolicyRequest(new_model_owner=NEW_MODEL_OWNER_FOLDER), "folder_rid", ("folder",), "missing"),
+    (GetFolderPolicyRequest(), "folder_rid", ("folder",), "missing"),
     (with_source(code_repository={"branch": "b"}), "source.code_repository.repository_rid", (), "missing"),
     (with_source(code_workspace={"branch": "b"}), "source.code_workspace.code_workspace_rid", (), "missing"),
     (with_source(model_studio={}), "source.model_studio.model_studio_rid", (), "missing"),

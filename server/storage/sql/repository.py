@@ -6,9 +6,9 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
+from typing import TypeVar
 
 from sqlalchemy import bindparam, select
 
@@ -19,6 +19,7 @@ from server.core.observers import unfailing
 from server.storage.contract import ConnectionUse, Reader, StatementObserver, Transaction
 from server.storage.sql.clock import SteadyClock
 from server.storage.sql.database import Database
+from server.storage.sql.disabling import disabled_principals
 from server.storage.sql.disk_reserve import DiskReserve
 from server.storage.sql.group_commit import GroupCommit
 from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
@@ -103,19 +104,16 @@ class SqlRepository:
             lambda: self._write(change, branch, may_use_reserve), repeatable, may_use_reserve=may_use_reserve
         )
 
-    def ping(self) -> None:
+    def ping(self) -> frozenset[str]:
         """See the contract."""
-        bound = {"bound_ms": self._clock_ms.bound_ms()}
-        newest = self._with_retries(lambda: self._pool.read(lambda session: _newest_promotion(session, bound)))
-        if newest is not None:
-            self._clock_ms.not_before(newest.created_time)
+        disabled = self._with_retries(lambda: self._pool.read(self._look_up))
         if self._reserve is not None and time.monotonic() - self._probed_at >= PROBE_SECONDS:
             self._reserve.take_back()
-            try:
+            # Where others write for so long, it can be written.
+            with suppress(Overloaded, CallOver):
                 within(PROBE_PATIENCE_SECONDS, self._probe)
-            except (Overloaded, CallOver):
-                return  # Others write.
-            self._probed_at = time.monotonic()
+                self._probed_at = time.monotonic()
+        return disabled
 
     def connections(self) -> ConnectionUse:
         """See the contract."""
@@ -126,6 +124,14 @@ class SqlRepository:
         if self._queue is not None:
             self._queue.close()
         self._pool.close()
+
+    def _look_up(self, session: Session) -> frozenset[str]:
+        """Return the disabled principals, and let the clock go on from the newest promotion."""
+        newest = session.one_or_none(_newest, {"bound_ms": self._clock_ms.bound_ms()})
+        session.require_connected()
+        if newest is not None:
+            self._clock_ms.not_before(newest.created_time)
+        return disabled_principals(session)
 
     def _probe(self) -> None:
         self._with_retries(lambda: self._write(_leave_a_mark, None, False))
@@ -216,12 +222,6 @@ class SqlRepository:
 def _leave_a_mark(tx: SqlTransaction) -> None:
     """Write the one number that SQLite keeps in a file for its applications, and that this one does not read."""
     tx.session.run("PRAGMA user_version = 0")
-
-
-def _newest_promotion(session: Session, bound: Mapping[str, Any]) -> Any | None:
-    newest = session.one_or_none(_newest, bound)
-    session.require_connected()
-    return newest
 
 
 def _error_for_caller(failure: Failure) -> RegistryError | None:

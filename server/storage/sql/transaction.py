@@ -43,7 +43,6 @@ class SqlReader(UnitOfWork):
     get_role = grants.get_role
     owners = grants.owners
     get_folder_policy = folder_policies.get_folder_policy
-    disabled_principals = disabling.disabled_principals
     list_disabled_principals = disabling.list_disabled_principals
     list_grants = grants.list_grants
 
