@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from modelregistry.v1.access_service_pb2 import ROLE_PROMOTER, ROLE_VIEWER
+from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_PROMOTER, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
 from tests import builders
 from tests.builders import model_api
@@ -146,6 +146,9 @@ def test_a_folder_without_a_role_answers_alike_whether_it_holds_models_or_not(ad
     admin.create_model("m", used)
     for rpc, fields in (("ListGrants", {}), ("RevokeRole", {"principal": "user:joe"})):
         answers = [normalised(jane, rpc, {rid: used}, resource_rid=rid, **fields) for rid in (used, unused)]
+        assert answers[0] == answers[1]
+    for rpc, fields in (("GetFolderPolicy", {}), ("SetFolderPolicy", {"new_model_owner": NEW_MODEL_OWNER_FOLDER})):
+        answers = [normalised(jane, rpc, {rid: used}, folder_rid=rid, **fields) for rid in (used, unused)]
         assert answers[0] == answers[1]
     created = [normalised(jane, "CreateModel", {}, name="m", parent_folder_rid=rid) for rid in (used, unused)]
     assert created[0] == created[1]

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER, Grant
+from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWNER, ROLE_VIEWER, Grant
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
@@ -27,6 +27,7 @@ from tests.storage.inspection import open_engine, rows
 
 # What nobody who serves may rewrite.
 ON_RECORD = ["promotions", "verdicts", "versions", "contents", "grant_changes", "branch_policies", "requests", "models"]
+ON_RECORD += ["folder_policies", "principal_changes"]
 
 
 def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_repository: OpenRepository) -> None:
@@ -58,6 +59,8 @@ def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_reposit
     back = write_with_verdicts(repository, lambda tx: rollback_branch(tx, ADMIN, rollback))
     repository.write(lambda tx: tx.add_policy(production.rid, "master", COMPATIBILITY_MODE_ENFORCE, ADMIN.user))
     builders.revoke(repository, staging.rid, "user:jane")
+    repository.write(lambda tx: tx.lock_owners(staging.rid))
+    repository.write(lambda tx: tx.enable_principal("user:jane", ADMIN.user))
 
     assert again == first
     assert back.version_number == 4
@@ -99,6 +102,8 @@ def test_a_server_cannot_rewrite_what_is_on_record(
     append(repository, empty)
     builders.promote(repository, source, model.rid, request_id=str(uuid.uuid4()))
     repository.write(lambda tx: tx.add_policy(model.rid, "master", COMPATIBILITY_MODE_ENFORCE, ADMIN.user))
+    repository.write(lambda tx: tx.add_folder_policy(builders.FOLDER, NEW_MODEL_OWNER_FOLDER, ADMIN.user))
+    repository.write(lambda tx: tx.disable_principal("user:j", "has left", ADMIN.user))
     repository.write(
         lambda tx: tx.set_grant(Grant(resource_rid=model.rid, principal="user:j", role=ROLE_VIEWER), ADMIN.user)
     )

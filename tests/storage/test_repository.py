@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER, Grant
+from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWNER, ROLE_VIEWER, Grant
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, Promotion
@@ -33,7 +33,7 @@ def test_write_returns_what_the_change_returns_and_read_what_the_query_returns(r
 
 
 def record(tx: Transaction, model_rid: str) -> None:
-    """Write a row into each table that promotions have."""
+    """Write a row into each table that promotions have, and those that owners and administrators do."""
     source, copy = builders.version(model_rid), builders.version(model_rid)
     digest = tx.put_content(source)
     tx.append_version(source, digest)
@@ -47,6 +47,8 @@ def record(tx: Transaction, model_rid: str) -> None:
     verdict = tx.add_verdict(comparison, Promotion())
     tx.append_promoted(copy, digest, promotion, verdict, builders.branch_end(tx, model_rid))
     tx.add_policy(model_rid, "master", COMPATIBILITY_MODE_OFF, ADMIN.user)
+    tx.add_folder_policy(builders.FOLDER, NEW_MODEL_OWNER_FOLDER, ADMIN.user)
+    tx.disable_principal("user:joe", "has left", ADMIN.user)
     tx.claim_request(RequestKey(ADMIN.user, "PromoteVersion", copy.rid), RequestRecord(b"digest", (copy.rid,)))
 
 
