@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from server.core.caller import MAX_PRINCIPAL_BYTES
+from server.core.caller import MAX_PRINCIPAL_BYTES, unseen_sign
 
 LEEWAY = 10  # Seconds that the issuer's clock and ours may differ.
 MAX_LEEWAY = 300
 
 # The one that PyJWT checks.
 AUDIENCE_CLAIM = "aud"
-
-_NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # Control characters, and halves of surrogate pairs.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +83,10 @@ def find(claims: Any, path: str) -> Any:
 
 def principal(kind: str, name: str) -> str:
     """`user:<sub>` or `group:<g>`. Raises ValueError for a name that cannot be a principal's."""
-    if not name or _NOT_TEXT.search(name):
-        raise ValueError(f"The {kind} is empty or not plain text.")
+    if not name:
+        raise ValueError(f"The {kind} is empty.")
+    if (unseen := unseen_sign(name)) is not None:
+        raise ValueError(f"The {kind} has U+{ord(unseen):04X} in it, which is not seen or taken for a blank.")
     result = f"{kind}:{name}"
     if len(result.encode()) > MAX_PRINCIPAL_BYTES:
         raise ValueError(f"The {kind} is too long.")

@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.core.caller import unseen_sign
 from server.core.claims import MAX_LEEWAY, ClaimRules
 
 DEFAULT_DATA_DIR = Path("modelregistry-data")
@@ -107,6 +108,10 @@ class Settings:
         for principal in self.admins:
             if not principal.startswith(("user:", "group:")):
                 raise ConfigError(f"an administrator is user:NAME or group:NAME, not {principal!r}")
+            if (unseen := unseen_sign(principal)) is not None:
+                raise ConfigError(
+                    f"no token names an administrator with U+{ord(unseen):04X} in it, as {principal!a} has"
+                )
         if self.jwks_file and self.jwks_url:
             raise ConfigError("give --jwks-file or --jwks-url, not both")
         if self.uses_local_keys:

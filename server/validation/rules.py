@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.model_pb2 import ModelVersionSource
 from server.core import rids
-from server.core.caller import MAX_PRINCIPAL_BYTES
+from server.core.caller import MAX_PRINCIPAL_BYTES, unseen_sign
 from server.core.errors import FieldViolation, InvalidBranchName, InvalidDisplayName, InvalidPageSize, RegistryError
 from server.validation.keywords import Keywords, keywords_of, says
 
@@ -171,6 +171,16 @@ def principal(value: str) -> Iterable[Broken]:
         yield from text(value)
     elif not _PRINCIPAL.fullmatch(value):
         yield Broken(f"must be 'user:<sub>' or 'group:<name>', not {shown(value)}")
+
+
+@says(keywords_of(principal))
+def principal_to_be(value: str) -> Iterable[Broken]:
+    """A user or a group who is given something: what others can neither see nor tell apart is not in its name."""
+    broken = list(principal(value))
+    if not broken and (unseen := unseen_sign(value)) is not None:
+        sentence = "must not contain what is not seen, turns characters around or can be taken for a blank, but has"
+        broken.append(Broken(f"{sentence} U+{ord(unseen):04X} in {value!a}"))
+    return broken
 
 
 # RIDs

@@ -32,6 +32,7 @@ from server.validation.rules import (
     opaque,
     page_size,
     principal,
+    principal_to_be,
     reason,
     required_reason,
     required_text,
@@ -92,6 +93,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "ListPromotionsRequest.end_time": whole_milliseconds,
     "SetBranchPolicyRequest.compatibility": known(CompatibilityMode.DESCRIPTOR, required=True),
     # AccessService's requests
+    "GrantRoleRequest.principal": principal_to_be,
     "GrantRoleRequest.role": known(Role.DESCRIPTOR, required=True),
     "SetFolderPolicyRequest.new_model_owner": known(NewModelOwner.DESCRIPTOR, required=True),
     "DisablePrincipalRequest.reason": required_reason,

@@ -233,3 +233,12 @@ def test_clocks_may_differ_by_the_leeway(key, leeway):
         assert verifier.verify(bearer(key.sign(claims(nbf=now + leeway - slack)))).user == "user:alice"
     refuse(verifier, bearer(key.sign(claims(exp=now - leeway - 1))))
     refuse(verifier, bearer(key.sign(claims(nbf=now + leeway + slack))))
+
+
+@pytest.mark.parametrize(
+    "sign", ["\u200b", "\u202e", "\u2066", "\u00ad", "\u00a0", "\u3164", "\u034f", "\ufe0f", "\ue000"], ids=ascii
+)
+def test_a_name_with_what_is_not_seen_is_no_principal(key, sign):
+    for subject in (f"alice{sign}", f"{sign}alice", sign):
+        refuse(verifier_of(key), bearer(key.sign(claims(sub=subject))))
+    assert caller_of(key, {"groups": [f"a{sign}", "b"]}).principals == ("user:alice", "group:b")

@@ -143,6 +143,7 @@ IMPOSSIBLE = [
     (["--http-listen", "nonsense"], ["HOST:PORT", "'nonsense'"]),
     (["--listen", "127.0.0.1:65536"], ["HOST:PORT", "'127.0.0.1:65536'"]),
     (["--admin", "jane"], ["'jane'", "user:", "group:"]),
+    (["--admin", "user:jane\u200b"], ["U+200B", "'user:jane\\u200b'"]),
     (["--tls-cert", "cert.pem"], ["--tls-cert", "--tls-key"]),
     (["--tls-key", "key.pem"], ["--tls-cert", "--tls-key"]),
     (["--tls-client-ca", "ca.pem"], ["--tls-client-ca", "--tls-cert"]),

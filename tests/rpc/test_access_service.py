@@ -5,9 +5,9 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_VIEWER
+from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_VIEWER, Grant
 from tests.builders import FOLDER
-from tests.rpc.harness import SOME_MODEL, User
+from tests.rpc.harness import SOME_MODEL, Registry, User
 
 pytestmark = pytest.mark.database("shared")
 
@@ -91,3 +91,19 @@ def test_a_malformed_principal_is_refused(admin: User, principal: str) -> None:
 def test_an_unknown_role_is_refused(admin: User, role: int) -> None:
     failure = admin.failure("GrantRole", resource_rid=FOLDER, principal="user:jane", role=role)
     assert (failure.name, [field for field, _ in failure.violations]) == ("InvalidArgument", ["role"])
+
+
+def test_what_a_name_was_given_that_gets_nothing_any_more_can_be_taken_away(registry: Registry, admin: User) -> None:
+    model, principal = admin.create_model("unseen"), "user:jane\u200b"
+    failure = admin.failure("GrantRole", resource_rid=model.rid, principal=principal, role=ROLE_VIEWER)
+    assert (failure.name, [field for field, _ in failure.violations]) == ("InvalidArgument", ["principal"])
+    # As servers of the release before gave it.
+    grant = Grant(resource_rid=model.rid, principal=principal, role=ROLE_VIEWER)
+    registry.repository.write(lambda tx: tx.set_grant(grant, "user:admin"))
+    assert principal in granted_to(admin, model.rid)
+    admin("RevokeRole", resource_rid=model.rid, principal=principal)
+    assert principal not in granted_to(admin, model.rid)
+
+
+def granted_to(user: User, resource_rid: str) -> list[str]:
+    return [grant.principal for grant in user("ListGrants", resource_rid=resource_rid).grants]

@@ -71,6 +71,32 @@ def test_any_other_principal_is_an_invalid_argument(principal: str) -> None:
         assert broken_paths(message) == [path]
 
 
+# Without width, for a direction, blanks of other widths, ends of lines, of no meaning yet, of private use, ignored.
+UNSEEN = "\u200b\u200d\u2060\ufeff\u00ad\u202e\u2066\u061c\u200f\u00a0\u3000\u2009\u2028\u2029\u0378\ue000"
+UNSEEN += "\u034f\u115f\u3164\uffa0\u17b4\u180b\ufe0f\u2800\U000e0041\U000e0100\U0010ffff"
+
+
+@pytest.mark.parametrize("sign", UNSEEN, ids=ascii)
+def test_nothing_is_given_to_a_name_with_what_is_not_seen_and_what_it_has_can_be_taken_away(sign: str) -> None:
+    for principal in (f"user:j{sign}", f"group:{sign}", f"user:a{sign}b"):
+        grant, *others = with_principal(principal)
+        error = failure(grant[1])
+        assert isinstance(error, InvalidArgument)
+        [violation] = error.violations
+        assert violation.field == "principal"
+        assert f"U+{ord(sign):04X}" in violation.description
+        assert sign not in violation.description
+        for _, message in others:
+            validate(message)
+
+
+@pytest.mark.parametrize(
+    "name", ["j d", "é", "e\u0301", "日本", "ירושלים", "العربية", "O’Neil", "👩", "a-b_c.d@e:f/g|h"]
+)
+def test_names_of_any_script_are_given_roles(name: str) -> None:
+    validate(GrantRoleRequest(resource_rid=MODEL, principal=f"user:{name}", role=ROLE_VIEWER))
+
+
 def test_a_principal_is_required() -> None:
     error = failure(RevokeRoleRequest(resource_rid=MODEL))
 

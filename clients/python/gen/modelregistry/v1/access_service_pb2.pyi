@@ -126,7 +126,7 @@ class GrantRoleRequest(_message.Message):
     resource_rid: _builtins.str
     """Required. The RID of a model or folder."""
     principal: _builtins.str
-    """Required. Who: `user:<sub>` or `group:<name>`, at most 255 bytes."""
+    """Required. Who: `user:<sub>` or `group:<name>`, at most 255 bytes, without characters that are not seen."""
     role: Global___Role.ValueType
     """Required. What the principal may do."""
     def __init__(
