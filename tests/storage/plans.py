@@ -53,8 +53,8 @@ def each_opened(session: type[Session], prepare: Callable[[Any], None]) -> Itera
     """Have each connection prepared that is opened meanwhile."""
     begin = session.__init__
 
-    def begin_and_prepare(self: Session, driver: Any, watch: Any) -> None:
-        begin(self, driver, watch)
+    def begin_and_prepare(self: Session, driver: Any, *more: Any) -> None:
+        begin(self, driver, *more)
         prepare(driver)
 
     with pytest.MonkeyPatch.context() as patch:
