@@ -68,6 +68,7 @@ def build_app() -> typer.Typer:
         database_commands.import_,
         *map(client_command, client_commands),
         database_commands.gc,
+        database_commands.fsck,
         server_commands.demo,
         protos_command.protos,
     )

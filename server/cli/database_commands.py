@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
@@ -12,14 +13,18 @@ from typing import Annotated, BinaryIO
 import typer
 
 from server.cli.connection import EXIT_CODE_BASE
-from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, MaxMessageBytes
-from server.cli.output import fail, require_unix, say
+from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, MaxMessageBytes, Output, option
+from server.cli.output import escaped, fail, require_unix, say
 from server.core.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError
 from server.core.errors import RegistryError
 from server.rules.importing import ImportLineError, ImportSummary, Progress, import_lines, read_lines
 
 # EX_DATAERR of sysexits.h
 BAD_LINE = 65
+# As for an option that cannot be: a fault is something else.
+NO_REGISTRY = 2
+# A line of `fsck`, for people.
+FAULT = "{check} {subject}: {problem}. What to do: {remedy}"
 
 Lines = Annotated[
     typer.FileBinaryRead,
@@ -119,6 +124,51 @@ def gc(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR, files_url
         f"removed {collected.files} files of {collected.file_bytes} bytes, {collected.objects} leftovers"
         f" and {collected.uploads} expired uploads"
     )
+
+
+WithoutFiles = Annotated[bool, option("--without-files", "Do not read model files, which can take long.")]
+
+
+def fsck(
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = DATA_DIR,
+    files_url: FilesUrl = None,
+    without_files: WithoutFiles = False,
+    output: Output = "table",
+) -> None:
+    """Check that a registry, or a copy of one, is whole. Nothing is changed; servers may go on meanwhile.
+
+    Contents and model files have to fit their digests, heads and numbers the versions, records the versions that they
+    tell of, the chains of promotions their hashes, and grants the newest record of a change. Each fault is a line on
+    standard output. The exit code is 0 if there is none, and 1 if there are some; 2 if there is no such registry, and
+    more than 64 if the database or the files do not answer.
+
+    [bold]modelregistry fsck --data-dir /backup/2026-05-01[/bold]
+
+    [bold]modelregistry fsck --database-url postgresql://registry@db/restored --without-files --output json[/bold]
+    """
+    require_unix("fsck")
+    from server.process import app
+    from server.rules.fsck import Examination
+
+    found = 0
+    try:
+        with app.open_kept(database_url, data_dir, files_url, not without_files) as (inventory, files):
+            examination = Examination(inventory, files)
+            for fault in examination.faults():
+                found += 1
+                told = {**fault._asdict(), "remedy": fault.remedy}
+                print(json.dumps(told) if output == "json" else escaped(FAULT.format(**told)))
+    except ConfigError as error:
+        fail(str(error), NO_REGISTRY)
+    except RegistryError as error:
+        cause = f" {error.__cause__}" if error.__cause__ else ""
+        fail(f"{error.name}: {error}{cause} Run it again.", EXIT_CODE_BASE + error.code)
+    counted = ", ".join(f"{count} {name}" for name, count in examination.counted.items()) or "nothing"
+    say(f"checked {counted}; the chains of promotions end in {examination.chains_digest}")
+    say(f"found {_count(found, 'fault', 'faults')}" if found else "everything is whole")
+    if found:
+        raise typer.Exit(1)
 
 
 def _told(summary: ImportSummary) -> str:

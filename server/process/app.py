@@ -27,11 +27,12 @@ from server.process.resources import share_of_files
 from server.rpc.chain import COMPARISON_THREADS, CREATION_THREADS, WRITE_THREADS, Chain
 from server.rpc.health import Health, Readiness
 from server.rpc.server import SERVICES, build_server
-from server.storage.blobs import FileStore, open_file_store
-from server.storage.contract import Repository
+from server.storage.blobs import FileStore, open_file_store, open_kept_files
+from server.storage.contract import Inventory, Repository
 from server.storage.file_identity import FileIdentity
 from server.storage.room import ROOM
-from server.storage.sql.database import Database, database_of, embedded_database
+from server.storage.sql.database import Database, database_of, embedded_database, kept_database
+from server.storage.sql.inventory import open_inventory
 from server.storage.sql.migrate import SchemaOutdated, chain_promotions, check, migrate, open_engine
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.sqlite import require_writable
@@ -198,6 +199,29 @@ def open_existing_repository(database_url: str | None, data_dir: Path) -> Reposi
     if database_url is None and not (data_dir / DATABASE_FILE).exists():
         raise ConfigError(f"there is no database in {data_dir}: see --data-dir and --database-url")
     return open_repository(database_url, data_dir, 1, DEFAULT_MAX_MESSAGE_BYTES)
+
+
+@contextlib.contextmanager
+def open_kept(
+    database_url: str | None, data_dir: Path, files_url: str | None, with_files: bool
+) -> Iterator[tuple[Inventory, FileStore | None]]:
+    """Open what a registry keeps at this moment, and its model files if they are wanted, without writing anything.
+
+    Raises ConfigError if there is no such registry, or its schema is older than this server, and StorageUnavailable for
+    what goes wrong inside of the block.
+    """
+    with contextlib.ExitStack() as stack:
+        with _explained():
+            database = kept_database(database_url or embedded_database(data_dir / DATABASE_FILE))
+            if database.file is not None and not database.file.is_file():
+                raise ConfigError(f"there is no database {database.file}: see --data-dir and --database-url")
+            inventory = stack.enter_context(open_inventory(database))
+            registry_id = inventory.registry_id()
+        try:
+            store = open_kept_files(files_url, data_dir, registry_id) if with_files else None
+        except Exception as error:  # as in `open_files`
+            raise ConfigError(f"the store of model files: {error}") from error
+        yield inventory, store
 
 
 def migrate_database(database_url: str | None, data_dir: Path) -> None:

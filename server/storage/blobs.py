@@ -44,10 +44,19 @@ log = logging.getLogger(__name__)
 class FileStore:
     """The objects of one registry, in a folder of its own; safe to share between threads."""
 
-    def __init__(self, system: AbstractFileSystem, folder: str, registry_id: str, keep_free: int = 0):
+    def __init__(
+        self,
+        system: AbstractFileSystem,
+        folder: str,
+        registry_id: str,
+        *,
+        keep_free: int = 0,
+        makes_folder: bool = True,
+    ):
         """`folder` is a path of the file system. Raises what the file system raises if it cannot be used.
 
-        Of a disk of this machine, so many bytes stay free.
+        Of a disk of this machine, `keep_free` bytes stay free. The registry's own folder is made, unless nothing shall
+        be written: one that is missing is empty then.
         """
         self._system = system
         self._folder = f"{folder.rstrip('/')}/{registry_id}"
@@ -56,6 +65,8 @@ class FileStore:
         self._keep_free = keep_free if self._is_local else 0
         # What a folder takes is not in our memory.
         self._writers: AbstractContextManager[object] = nullcontext() if self._is_local else BoundedSemaphore(WRITERS)
+        if not makes_folder:
+            return
         if self._is_local:
             Path(self._folder).mkdir(mode=0o700, parents=True, exist_ok=True)
             _sync_folder(os.path.dirname(self._folder))
@@ -193,11 +204,19 @@ def open_file_store(url: str | None, data_dir: Path, registry_id: str, keep_free
     if url is None:
         folder = data_dir.absolute() / "files"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return FileStore(LocalFileSystem(), str(folder), registry_id, keep_free)
+        return FileStore(LocalFileSystem(), str(folder), registry_id, keep_free=keep_free)
     if not url:
         raise ValueError("the URL is empty")
     system, path = url_to_fs(url)
-    return FileStore(system, path, registry_id, keep_free)
+    return FileStore(system, path, registry_id, keep_free=keep_free)
+
+
+def open_kept_files(url: str | None, data_dir: Path, registry_id: str) -> FileStore:
+    """Open the same store only to read it: not even a folder is made. Raises what open_file_store raises."""
+    if url is None:
+        return FileStore(LocalFileSystem(), str(data_dir.absolute() / "files"), registry_id, makes_folder=False)
+    system, path = url_to_fs(url)
+    return FileStore(system, path, registry_id, makes_folder=False)
 
 
 def new_object_name() -> str:

@@ -9,7 +9,7 @@ Overloaded where certainly nothing was done. What is done for a call ends with i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -448,6 +448,111 @@ class Transaction(Reader, Protocol):
 
         A transaction that is about to name them waits for this one, or is waited for.
         """
+
+
+class KeptContent(NamedTuple):
+    """A content as it is stored: `size` is how many bytes it shall have, `has_file` whether its files are known."""
+
+    digest: bytes
+    payload: bytes
+    size: int
+    file_digest: bytes | None
+    has_file: bool
+
+
+class KeptBranch(NamedTuple):
+    """A branch, what it counts, and the hash of the promotion that was chained last."""
+
+    key: int
+    model_rid: str
+    name: str
+    version_count: int
+    chain: bytes | None
+
+
+class KeptPromotion(NamedTuple):
+    """The record of a promotion, with its place in the chain if it has one; `was_imported` is None if nothing tells."""
+
+    rid: str
+    kind: int
+    model_rid: str
+    source_model_rid: str
+    source_rid: str
+    reason: str | None
+    created_ms: int
+    created_by: str
+    previous_hash: bytes | None
+    hash: bytes | None
+    was_imported: bool | None
+
+
+class KeptVersion(NamedTuple):
+    """A version, its promotion if there is a record of one, and what that came from if it is stored.
+
+    `source` is a serialized ModelVersionSource; `source_root_rid` and `source_digest` are of the version that the
+    promotion names.
+    """
+
+    branch_key: int
+    rid: str
+    number: int
+    content_digest: bytes
+    has_content: bool
+    source: bytes | None
+    root_rid: str
+    created_ms: int
+    created_by: str
+    promotion: KeptPromotion | None
+    source_root_rid: str | None
+    source_digest: bytes | None
+
+
+class KeptGrant(NamedTuple):
+    """The role that a principal has on a resource, and the one that the newest change says; None is no role."""
+
+    resource_rid: str
+    principal: str
+    role: int | None
+    recorded_role: int | None
+
+
+class KeptUpload(NamedTuple):
+    """A complete upload: the SHA-256 of its id, in hexadecimal, and whether its model and its files are known."""
+
+    id_digest: str
+    has_model: bool
+    has_file: bool
+
+
+class Inventory(Protocol):
+    """All that a registry keeps, as of one moment, whatever is changed meanwhile.
+
+    Each answer is read in pages as it is used, and takes no memory that grows with the registry.
+    """
+
+    def contents(self) -> Iterator[KeptContent]:
+        """Return all contents."""
+
+    def branches(self) -> Iterator[KeptBranch]:
+        """Return all branches, by key."""
+
+    def versions(self) -> Iterator[KeptVersion]:
+        """Return all versions, by the key of their branch and by number."""
+
+    def grants(self) -> Iterator[KeptGrant]:
+        """Return what each principal has, or had, on each resource."""
+
+    def uploads(self) -> Iterator[KeptUpload]:
+        """Return the uploads that are complete."""
+
+    def files(self) -> Iterator[StoredFile]:
+        """Return all files."""
+
+    def current_file(self, digest: bytes) -> StoredFile | None:
+        """Return files by their digest, as of now and not of that moment; None if they were removed since."""
+
+    def registry_id(self) -> str:
+        """Return what `Reader.registry_id` returns."""
 
 
 class ConnectionUse(NamedTuple):

@@ -58,6 +58,7 @@ OPTIONS: dict[str, set[str]] = {
     "token": {"--data-dir", "--subject", "--scope", "--group", "--ttl"},
     "import": {"--database-url", "--data-dir", "--max-message-bytes"},
     "gc": {"--database-url", "--data-dir", "--files-url"},
+    "fsck": {"--database-url", "--data-dir", "--files-url", "--without-files", "--output"},
     "demo": {"--prepare", *CLIENT_OPTIONS},
     "protos": {"--out", "--descriptor-set"},
 }

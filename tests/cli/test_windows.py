@@ -37,7 +37,7 @@ FOLDERS = {name: ROOT / path / name for name, path in (("server", ""), ("modelre
 UNIX_ONLY = {"fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty", "uvloop"}
 
 
-@pytest.mark.parametrize("command", ["serve", "demo", "migrate", "import -", "gc"])
+@pytest.mark.parametrize("command", ["serve", "demo", "migrate", "import -", "gc", "fsck"])
 def test_what_cannot_work_there_says_so(command: str, tmp_path: Path) -> None:
     refused = run_there(*command.split(), cwd=tmp_path)
 

@@ -99,6 +99,8 @@ def test_a_backup_that_was_taken_under_load_has_all_that_was_acknowledged_before
     data_dir = place / "modelregistry-data"
     carry_out("restore", backend, DATA_DIR=data_dir, DATABASE_URL="".join(restored[1:]), BACKUP=backup)
 
+    checked = run("fsck", *restored, "--data-dir", data_dir)
+    assert (checked.returncode, checked.stdout) == (0, ""), checked.stderr
     # It looks through all files, and finds those that it knows.
     collected = run("gc", *restored, "--data-dir", data_dir)
     assert (collected.returncode, collected.stderr.split()[:3]) == (0, ["removed", "0", "files"])

@@ -11,7 +11,7 @@ from server.cli import build_app
 from tests.cli.stages import new_stages
 from tests.processes import Server, run
 
-OFFLINE = {"serve", "migrate", "token", "import", "gc", "demo", "protos"}
+OFFLINE = {"serve", "migrate", "token", "import", "gc", "fsck", "demo", "protos"}
 
 
 def test_each_command_succeeds_and_warns_of_nothing(server: Server, tmp_path: Path) -> None:

@@ -79,13 +79,17 @@ def execute(url: str, statement: str | sql.Composed, *parameters: object) -> Non
 
 
 def alter(url: str, *statements: Executable) -> None:
-    """Change a database as its owner can, in one transaction; on PostgreSQL no trigger is in the way."""
+    """Change a database as its owner can, in one transaction, with no trigger and no foreign key in the way."""
     engine = open_engine(url)
-    with engine.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SET LOCAL session_replication_role = replica"))
-        for statement in statements:
-            connection.execute(statement)
+    with engine.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            # Nothing to the purpose inside of a transaction.
+            connection.connection.execute("PRAGMA foreign_keys = OFF")  # type: ignore[attr-defined]
+        with connection.begin():
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SET LOCAL session_replication_role = replica"))
+            for statement in statements:
+                connection.execute(statement)
     engine.dispose()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,16 @@ def database_of(url: str | URL, identity: FileIdentity | None = None) -> Databas
             return Database(parsed, postgres.opener(parsed), postgres.Error, postgres.failure_of)
         case other:
             raise ValueError(f"the database must be sqlite or postgresql, not {other!r}")
+
+
+def kept_database(url: str | URL) -> Database:
+    """Return the database of a URL to be read only: an SQLite file may be where nothing can be written."""
+    database = database_of(url)
+    if database.file is None:
+        return database
+    from server.storage.sql import sqlite
+
+    return dataclasses.replace(database, open=sqlite.reader(database.file))
 
 
 def embedded_database(file: Path) -> URL:

@@ -190,7 +190,12 @@ def _is_outdated(connection: Connection) -> bool:
     current = None
     if inspect(connection).has_table("alembic_version"):
         current = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    return current is None or current in known_revisions()[:-1]
+    return is_older(current)
+
+
+def is_older(revision: str | None) -> bool:
+    """Return whether a schema of this revision is older than this server; None is that of no schema at all."""
+    return revision is None or revision in known_revisions()[:-1]
 
 
 def _config(connection: Connection) -> Config:

@@ -120,6 +120,15 @@ class PostgresSession(Session):
         if self._is_behind_pooler:
             self.run(self._settings, wait=False)
 
+    def begin_snapshot(self) -> None:
+        """Begin a transaction that changes nothing and sees one moment, for as long as it lasts."""
+        self._unsent = []
+        self.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", wait=False)
+        if self._is_behind_pooler:
+            self.run(self._settings, wait=False)
+        for timeout in ("statement_timeout", "idle_in_transaction_session_timeout"):
+            self.run(f"SET LOCAL {timeout} = 0", wait=False)
+
     def require_connected(self) -> None:
         """Return if the connection has not ended before the COMMIT to come, which would have an unknown outcome."""
         if self._unsent and not self.has_transaction:

@@ -105,6 +105,10 @@ class Session(ABC):
         """Begin a transaction; on SQLite, one that writes. Raises CallOver."""
 
     @abstractmethod
+    def begin_snapshot(self) -> None:
+        """Begin a transaction that changes nothing and sees one moment, for as long as it lasts."""
+
+    @abstractmethod
     def require_connected(self) -> None:
         """Return if the connection can carry a COMMIT. Raises DatabaseUnsuitable, and the driver's error."""
 

@@ -63,6 +63,10 @@ class SqliteSession(Session):
         finally:
             _wait_for_others(self.driver, WAIT_SECONDS)
 
+    def begin_snapshot(self) -> None:
+        """Begin a transaction that changes nothing and sees one moment, which its first statement settles."""
+        self.run("BEGIN")
+
     def require_connected(self) -> None:
         """Return if the file is the one that was opened. Raises DatabaseUnsuitable."""
         self._file.require_same()
@@ -119,6 +123,27 @@ def file_of(url: URL) -> Path:
 def opener(file: DatabaseFile) -> Callable[[StatementObserver | None], SqliteSession]:
     """Return what opens a database."""
     return lambda observer: SqliteSession.over(file.connect(), observer, file)
+
+
+class ReadingSession(SqliteSession):
+    """A session over a connection that writes nothing, and so cannot set how others write."""
+
+    def __init__(self, driver: sqlite3.Connection, observer: StatementObserver | None):
+        Session.__init__(self, driver, observer)
+
+
+def reader(file: Path) -> Callable[[StatementObserver | None], ReadingSession]:
+    """Return what opens a database that is only read, and may be where nothing can be written, such as a backup."""
+
+    def open_file(observer: StatementObserver | None) -> ReadingSession:
+        # What a log has that lies beside the file is part of the database, and to read a log takes a file beside it.
+        # Where that cannot be, and there is no log, the file does not change either.
+        can_change = os.access(file.parent, os.W_OK) or file.with_name(f"{file.name}-wal").exists()
+        url = f"{file.absolute().as_uri()}?mode=ro{'' if can_change else '&immutable=1'}"
+        driver = sqlite3.connect(url, uri=True, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+        return ReadingSession.over(driver, observer)
+
+    return open_file
 
 
 def require_writable(file: Path) -> None:
