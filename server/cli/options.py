@@ -189,6 +189,26 @@ DiskReserve = Annotated[
         metavar="BYTES",
     ),
 ]
+MaxFileBytesOfPrincipal = Annotated[
+    int,
+    option(
+        "--max-file-bytes-of-principal",
+        "How many bytes of model files may count for each caller that uploads; 0 is any number.",
+        min=0,
+        max=2**62,
+        metavar="BYTES",
+    ),
+]
+MaxFileBytesOfFolder = Annotated[
+    int,
+    option(
+        "--max-file-bytes-of-folder",
+        "How many bytes of model files may count for each folder of models; 0 is any number.",
+        min=0,
+        max=2**62,
+        metavar="BYTES",
+    ),
+]
 MaxConnectionAge = Annotated[
     int,
     option(

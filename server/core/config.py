@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from server.core.caller import unseen_sign
 from server.core.claims import MAX_LEEWAY, ClaimRules
@@ -59,6 +60,16 @@ class Limits:
     min_ping: float = 10
 
 
+class FileQuota(NamedTuple):
+    """How many bytes of model files may count for each principal, and for each folder; 0 is any number."""
+
+    of_principal: int = 0
+    of_folder: int = 0
+
+
+NO_QUOTA = FileQuota()
+
+
 class ConfigError(Exception):
     """Settings that contradict each other, or that point at nothing; the text says which and what to do."""
 
@@ -91,6 +102,7 @@ class Settings:
     disk_reserve: int = DEFAULT_DISK_RESERVE
     limits: Limits = field(default_factory=Limits)
     http_idle_timeout_seconds: int = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS
+    file_quota: FileQuota = NO_QUOTA
     # The networks of proxies whose X-Forwarded-For is true.
     trusted_proxies: frozenset[str] = field(default_factory=frozenset)
     # Whether the server describes its services (server reflection).

@@ -319,6 +319,18 @@ class Overloaded(RegistryError):
     retry_after: timedelta | None = timedelta(seconds=1)
 
 
+class QuotaExceeded(RegistryError):
+    """More bytes of model files than the caller, or the folder of the model, may have; `resource` says which."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+    description = (
+        "The model files would be more bytes than may count for the resource. Uploads that no version names count until"
+        " they expire; an operator can allow more."
+    )
+    resource: str
+    max_bytes: int
+
+
 class RequestTimeout(RegistryError):
     """A request that did not arrive in time; it was not executed."""
 

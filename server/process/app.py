@@ -97,6 +97,7 @@ def build(
                 health,
                 max_message_bytes=settings.max_message_bytes,
                 limits=limits,
+                file_quota=settings.file_quota,
                 reflection=settings.reflection,
             )
         listen_for_grpc(server, ports, settings)

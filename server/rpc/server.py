@@ -13,7 +13,7 @@ from modelregistry.v1 import (
     promotion_service_pb2,
     promotion_service_pb2_grpc,
 )
-from server.core.config import Limits
+from server.core.config import NO_QUOTA, FileQuota, Limits
 from server.rpc.chain import Chain, current_caller
 from server.rpc.health import Health
 from server.rpc.reflection import add_reflection
@@ -52,6 +52,7 @@ def build_server(
     *,
     max_message_bytes: int,
     limits: Limits,
+    file_quota: FileQuota = NO_QUOTA,
     reflection: bool = True,
 ) -> grpc.Server:
     """Return a server that serves everything but has no port yet and is not started.
@@ -90,7 +91,7 @@ def build_server(
         ],
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelService(repository, files, current_caller, chain.compare), server
+        ModelService(repository, files, current_caller, file_quota, chain.compare), server
     )
     promotion_service_pb2_grpc.add_PromotionServiceServicer_to_server(
         PromotionService(repository, current_caller, chain.compare), server

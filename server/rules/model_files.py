@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
+from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -25,7 +26,15 @@ from modelregistry.v1.model_service_pb2 import (
     UploadModelFilesResponse,
 )
 from server.core.caller import Caller
-from server.core.errors import FieldViolation, InvalidArgument, ModelFilesNotFound, RegistryError, StorageUnavailable
+from server.core.config import NO_QUOTA, FileQuota
+from server.core.errors import (
+    FieldViolation,
+    InvalidArgument,
+    ModelFilesNotFound,
+    QuotaExceeded,
+    RegistryError,
+    StorageUnavailable,
+)
 from server.rules.models import find_model_version, require_editor
 from server.storage.blobs import FileStore, Target, new_object_name
 from server.storage.contract import Reader, Repository, StoredFile, Transaction, UploadKey
@@ -41,11 +50,12 @@ def upload_model_files(
     caller: Caller,
     parts: Iterator[UploadModelFilesRequest],
     turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+    quota: FileQuota = NO_QUOTA,
 ) -> UploadModelFilesResponse:
     """Store the files that come in parts, and return what a version names them by.
 
     Who may upload takes a `turn` to do so. Raises InvalidArgument, ModelNotFound, CreateModelVersionPermissionDenied,
-    StorageUnavailable, and what taking a turn raises.
+    QuotaExceeded, StorageUnavailable, and what taking a turn raises.
     """
     first = next(parts, None)
     if first is None or not first.model_rid:
@@ -53,24 +63,31 @@ def upload_model_files(
     upload_id, name = secrets.token_urlsafe(UPLOAD_ID_BYTES), new_object_name()
     upload = UploadKey.of(upload_id, caller, first.model_rid)
 
-    def begin(tx: Transaction) -> Timestamp:
+    def begin(tx: Transaction) -> tuple[Timestamp, _Room]:
         require_editor(tx, caller, upload.model_rid)
-        return tx.begin_upload(upload, name, UPLOAD_LIFETIME)
+        tx.remove_expired_uploads(caller.user)
+        room = _room(tx, upload, quota)
+        room.require(1)
+        return tx.begin_upload(upload, name, UPLOAD_LIFETIME), room
 
-    expire_time = repository.write(begin)
+    expire_time, room = repository.write(begin)
     try:
         with turn(), store.write(name) as target:
-            digest, size = _receive(itertools.chain([first], parts), target)
+            digest, size = _receive(itertools.chain([first], parts), target, room)
     except BaseException:
         with suppress(RegistryError):  # It expires.
             repository.write(lambda tx: tx.give_up_upload(upload))
         raise
-    _finish(repository, store, upload, StoredFile(digest, size, name))
+    _finish(repository, store, upload, StoredFile(digest, size, name), quota)
     return UploadModelFilesResponse(upload_id=upload_id, expire_time=expire_time)
 
 
 def uploaded_id(
-    repository: Repository, store: FileStore, caller: Caller, request: CreateModelVersionRequest
+    repository: Repository,
+    store: FileStore,
+    caller: Caller,
+    request: CreateModelVersionRequest,
+    quota: FileQuota = NO_QUOTA,
 ) -> str | None:
     """Return the id of the upload that has the files of a request; those that it brings itself become one first.
 
@@ -83,7 +100,7 @@ def uploaded_id(
             text = request.model_files.dill.serialized_model_function.encode()
             sha256 = hashlib.sha256(text).hexdigest()
             part = UploadModelFilesRequest(model_rid=request.model_rid, chunk=text, sha256=sha256)
-            return upload_model_files(repository, store, caller, iter([part])).upload_id
+            return upload_model_files(repository, store, caller, iter([part]), quota=quota).upload_id
     return None
 
 
@@ -120,12 +137,38 @@ def _file_of(reader: Reader, caller: Caller, request: DownloadModelFilesRequest)
     return file
 
 
-def _finish(repository: Repository, store: FileStore, upload: UploadKey, file: StoredFile) -> None:
+class _Room(NamedTuple):
+    """How many more bytes may count for a holder, and of how many in all; None of no holder."""
+
+    holder: str
+    left: int | None = None
+    most: int = 0
+
+    def require(self, size: int) -> None:
+        """Return if so many bytes have room. Raises QuotaExceeded."""
+        if self.left is not None and size > self.left:
+            raise QuotaExceeded(resource=self.holder, max_bytes=self.most)
+
+
+def _room(reader: Reader, upload: UploadKey, quota: FileQuota) -> _Room:
+    """Return the least room that an upload has: that of its principal, or of the folder of its model."""
+    uses = zip(reader.get_file_uses(upload), quota, strict=True)
+    rooms = [_Room(use.holder, most - use.size, most) for use, most in uses if most]
+    return min(rooms, key=lambda room: room.left or 0, default=_Room(""))
+
+
+def _finish(repository: Repository, store: FileStore, upload: UploadKey, file: StoredFile, quota: FileQuota) -> None:
     """Record that an upload is complete, and see to it that the object which now holds its files is really there.
 
-    That is looked at whichever object it is, so that the time it takes tells nothing. Raises StorageUnavailable.
+    That is looked at whichever object it is, so that the time it takes tells nothing. Raises StorageUnavailable, and
+    QuotaExceeded if others used up what was left.
     """
-    holder = repository.write(lambda tx: tx.finish_upload(upload, file))
+    try:
+        holder = repository.write(lambda tx: tx.finish_upload(upload, file, quota))
+    except QuotaExceeded:
+        repository.write(lambda tx: tx.give_up_upload(upload))
+        store.remove_soon(file.object_name)
+        raise
     if store.has(holder, file.size):
         if holder != file.object_name:
             store.remove_soon(file.object_name)
@@ -135,8 +178,11 @@ def _finish(repository: Repository, store: FileStore, upload: UploadKey, file: S
         raise StorageUnavailable
 
 
-def _receive(parts: Iterator[UploadModelFilesRequest], target: Target) -> tuple[bytes, int]:
-    """Write the bytes of all parts, and return their SHA-256 and how many they are. Raises InvalidArgument."""
+def _receive(parts: Iterator[UploadModelFilesRequest], target: Target, room: _Room) -> tuple[bytes, int]:
+    """Write the bytes of all parts, and return their SHA-256 and how many they are.
+
+    Raises InvalidArgument, and QuotaExceeded as soon as they have no room.
+    """
     digest, size, model_rid, said = hashlib.sha256(), 0, "", ""
     for part in parts:
         if part.model_rid not in {"", model_rid or part.model_rid}:
@@ -144,9 +190,10 @@ def _receive(parts: Iterator[UploadModelFilesRequest], target: Target) -> tuple[
         if part.sha256.lower() not in {"", said or part.sha256.lower()}:
             raise _violation("sha256", "must be the same in every part")
         model_rid, said, last = model_rid or part.model_rid, said or part.sha256.lower(), part
+        size += len(part.chunk)
+        room.require(size)
         digest.update(part.chunk)
         target.write(part.chunk)
-        size += len(part.chunk)
     if not last.sha256:
         raise _violation("sha256", "is required in the last part")
     if digest.hexdigest() != said:

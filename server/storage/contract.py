@@ -21,6 +21,7 @@ from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import BranchPolicy, LineageNode, Promotion
 from server.core.caller import Caller
+from server.core.config import NO_QUOTA, FileQuota
 from server.core.promotion_chain import BEGINNING
 from server.storage.paging import Page, PageRequest
 
@@ -182,6 +183,13 @@ class StoredFile(NamedTuple):
     object_name: str
 
 
+class FileUse(NamedTuple):
+    """How many bytes of model files count for a holder, which is a principal or a folder."""
+
+    holder: str
+    size: int
+
+
 class UploadKey(NamedTuple):
     """What an upload is found by: the SHA-256 of its id, the principal who made it, and the model that it is for."""
 
@@ -310,6 +318,12 @@ class Reader(Protocol):
     def find_file(self, content_digest: bytes) -> StoredFile | None:
         """Return the model files of a content; None if it has none."""
 
+    def get_file_uses(self, upload: UploadKey) -> tuple[FileUse, FileUse]:
+        """Return what counts for the principal of an upload, and what counts for the folder of its model.
+
+        The model must be stored.
+        """
+
     def some_files(self, count: int) -> list[StoredFile]:
         """Return as many files, whichever; fewer if there are no more."""
 
@@ -421,11 +435,14 @@ class Transaction(Reader, Protocol):
         The model must be stored.
         """
 
-    def finish_upload(self, upload: UploadKey, file: StoredFile) -> str:
+    def finish_upload(self, upload: UploadKey, file: StoredFile, quota: FileQuota = NO_QUOTA) -> str:
         """Record that the object of an upload is complete, and return the object that holds such files.
 
-        That is the object of the files that are stored under this digest already, if there are any: the new one is then
-        of no use. Raises StorageUnavailable if the upload was forgotten meanwhile.
+        Its bytes count from now on, whether such files are stored already or not. Raises QuotaExceeded if that would be
+        more than the quota for the principal or for the folder, however many uploads are finished at once.
+
+        The object that is returned is that of the files that are stored under this digest already, if there are any:
+        the new one is then of no use. Raises StorageUnavailable if the upload was forgotten meanwhile.
         """
 
     def replace_object(self, file: StoredFile, lost_object: str) -> None:
@@ -437,11 +454,14 @@ class Transaction(Reader, Protocol):
     def find_upload(self, upload: UploadKey) -> bytes | None:
         """Return the digest of the files of a complete upload; None if there is none, or if its lifetime is over.
 
-        The files stay as long as this transaction lasts.
+        The files stay as long as this transaction lasts, and their bytes count beyond the lifetime of the upload.
         """
 
-    def remove_expired_uploads(self) -> int:
-        """Forget the uploads whose lifetime is over, complete or not, and return how many these were."""
+    def remove_expired_uploads(self, caller: str | None = None) -> int:
+        """Forget the uploads whose lifetime is over, complete or not, and return how many these were.
+
+        With a caller, a few of that principal's. The bytes of those that were never found count no longer.
+        """
 
     def remove_unnamed_file(self, digest: bytes) -> StoredFile | None:
         """Forget files that neither a content nor an upload names, and return them; None if one does meanwhile.

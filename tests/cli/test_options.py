@@ -43,6 +43,8 @@ OPTIONS: dict[str, set[str]] = {
         "--tls-client-ca",
         "--max-message-bytes",
         "--disk-reserve",
+        "--max-file-bytes-of-principal",
+        "--max-file-bytes-of-folder",
         "--max-connection-age",
         "--max-connections",
         "--max-streams",

@@ -28,7 +28,7 @@ from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from server.auth.credentials import Credentials
 from server.auth.keys import JwksKeySet, Loader
 from server.auth.tokens import TokenVerifier
-from server.core.config import Limits
+from server.core.config import NO_QUOTA, FileQuota, Limits
 from server.core.permissions import SCOPES
 from server.process.ports import listen_privately
 from server.rpc.chain import Chain
@@ -212,11 +212,12 @@ def serving(
     observers_of: Sequence[ObserverOf] = (),
     limits: Limits = Limits(),  # noqa: B008, as it is frozen
     key_set_of: Callable[[Loader], JwksKeySet] = JwksKeySet,
+    file_quota: FileQuota = NO_QUOTA,
 ) -> Iterator[Registry]:
     """Serve a repository on a loopback port."""
     with tempfile.TemporaryDirectory() as folder:
         store = files or file_store(repository, Path(folder))
-        yield from _serving(repository, store, observers_of, limits, max_message_bytes, key_set_of)
+        yield from _serving(repository, store, observers_of, limits, max_message_bytes, key_set_of, file_quota)
 
 
 def _serving(
@@ -226,11 +227,14 @@ def _serving(
     limits: Limits,
     max_message_bytes: int,
     key_set_of: Callable[[Loader], JwksKeySet],
+    file_quota: FileQuota,
 ) -> Iterator[Registry]:
     key, health = key_pair(), Health(SERVED)
     verifier = TokenVerifier(key_set_of(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
     chain = Chain(Credentials(verifier), observers_of, THREADS, limits.receive_timeout, max_message_bytes)
-    server = build_server(repository, store, chain, health, max_message_bytes=max_message_bytes, limits=limits)
+    server = build_server(
+        repository, store, chain, health, max_message_bytes=max_message_bytes, limits=limits, file_quota=file_quota
+    )
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     private = listen_privately(server)
     # It is not started: most tests tell by themselves how healthy the server is.

@@ -56,6 +56,7 @@ TABLE = {
     "ResourceNameAlreadyExists": ("ALREADY_EXISTS", 409, ("parentFolderRid", "displayName")),
     "RequestTooLarge": ("RESOURCE_EXHAUSTED", 413, ()),
     "Overloaded": ("RESOURCE_EXHAUSTED", 429, ()),
+    "QuotaExceeded": ("RESOURCE_EXHAUSTED", 429, ("resource", "maxBytes")),
     "RequestTimeout": ("DEADLINE_EXCEEDED", 408, ()),
     "StorageUnavailable": ("UNAVAILABLE", 503, ()),
     "Internal": ("INTERNAL", 500, ()),

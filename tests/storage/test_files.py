@@ -9,10 +9,12 @@ from datetime import timedelta
 
 import pytest
 
-from server.core.errors import StorageUnavailable
+from server.core.config import FileQuota
+from server.core.errors import QuotaExceeded, StorageUnavailable
 from server.storage.contract import StoredFile, Transaction, UploadKey
+from server.storage.sql.files import EXPIRED_AT_ONCE
 from server.storage.sql.repository import SqlRepository
-from tests.builders import ADMIN, add_model, append, caller, find, version
+from tests.builders import ADMIN, FOLDER, add_model, append, caller, find, version
 from tests.storage.conftest import NOW_MS, Clock
 from tests.storage.inspection import row_counts
 
@@ -319,3 +321,66 @@ def test_a_registry_keeps_its_identity(repository: SqlRepository, model_rid: str
 
     assert before == repository.read(lambda reader: reader.registry_id())
     assert row_counts(migrated_url)["identity"] == 1
+
+
+def used(repository: SqlRepository, upload: UploadKey) -> list[int]:
+    """How many bytes count for the principal and for the folder of an upload."""
+    return [use.size for use in repository.read(lambda reader: reader.get_file_uses(upload))]
+
+
+def test_an_upload_counts_in_full_once_it_is_complete(repository: SqlRepository, model_rid: str) -> None:
+    begin(repository, key(model_rid))
+    assert used(repository, key(model_rid)) == [0, 0]
+
+    repository.write(lambda tx: tx.finish_upload(key(model_rid), FILE))
+    uploaded(repository, key(model_rid, "b"), FILE._replace(object_name="second"))
+
+    assert used(repository, key(model_rid)) == [10, 10]
+    assert used(repository, UploadKey.of("x", caller("user:jane"), model_rid)) == [0, 10]
+
+
+@pytest.mark.parametrize("quota", [FileQuota(9, 0), FileQuota(0, 9), FileQuota(4, 4)])
+def test_an_upload_beyond_the_quota_is_refused_and_not_recorded(
+    repository: SqlRepository, model_rid: str, quota: FileQuota
+) -> None:
+    if quota.of_principal != 4:
+        uploaded(repository, key(model_rid))
+    begin(repository, key(model_rid, "b"), "second")
+    before = used(repository, key(model_rid))
+
+    with pytest.raises(QuotaExceeded) as caught:
+        repository.write(lambda tx: tx.finish_upload(key(model_rid, "b"), FILE, quota))
+
+    assert caught.value.max_bytes in quota
+    assert caught.value.resource == (ADMIN.user if quota.of_principal else FOLDER)
+    assert used(repository, key(model_rid)) == before
+    assert found(repository, key(model_rid, "b")) is None
+
+
+def test_the_bytes_of_an_expired_upload_count_no_longer_unless_it_was_found(timed: SqlRepository, clock: Clock) -> None:
+    model_rid = add_model(timed).rid
+    for name in ("a", "b"):
+        uploaded(timed, key(model_rid, name), FILE._replace(object_name=name))
+    begin(timed, key(model_rid, "c"), "c")
+    assert found(timed, key(model_rid, "a")) == FILE.digest
+
+    clock.now_ms += 86_400_000
+    assert used(timed, key(model_rid)) == [10, 10]
+    assert timed.write(lambda tx: tx.remove_expired_uploads()) == 3
+
+    assert used(timed, key(model_rid)) == [5, 5]
+    assert timed.write(lambda tx: tx.remove_expired_uploads()) == 0
+
+
+def test_a_caller_forgets_a_few_expired_uploads_of_its_own(timed: SqlRepository, clock: Clock) -> None:
+    model_rid = add_model(timed).rid
+    of_jane = UploadKey.of("jane", caller("user:jane"), model_rid)
+    uploaded(timed, of_jane, FILE._replace(object_name="jane"))
+    for number in range(EXPIRED_AT_ONCE + 1):
+        uploaded(timed, key(model_rid, str(number)), FILE._replace(object_name=str(number)))
+
+    clock.now_ms += 86_400_000
+    counts = [timed.write(lambda tx: tx.remove_expired_uploads(ADMIN.user)) for _ in range(3)]
+
+    assert counts == [EXPIRED_AT_ONCE, 1, 0]
+    assert used(timed, of_jane) == [5, 5]

@@ -176,6 +176,52 @@ def test_promotions_of_before_records_get_theirs(
     assert [node.model_version_rid for node in lineage.page.items] == [old.rid, promoted.rid]
 
 
+# A version that someone created, and the record that makes one a promotion, as the release before quotas stored them.
+CREATED_BEFORE = (
+    "INSERT INTO versions"
+    " (rid, branch_id, version_number, content_digest, source, root_rid, created_time, created_by)"
+    " SELECT :new_rid, id, :number, :digest, :source, :rid, 2, :creator FROM branches"
+)
+PROMOTION_OF_BEFORE = (
+    "INSERT INTO promotions"
+    " (rid, kind, version_id, model_id, source_model_rid, source_rid, created_time, created_by)"
+    " SELECT 'p', 1, v.id, b.model_id, :model_rid, :rid, 2, 'user:promoter'"
+    " FROM versions v JOIN branches b ON b.id = v.branch_id WHERE v.rid = :new_rid"
+)
+
+
+def test_files_of_before_quotas_count_for_creators_and_folders(database_url: str, engine: Engine) -> None:
+    old = version("ri.models.main.model.old")
+    content = content_of(old)
+    values = {
+        "model_rid": old.model_rid,
+        "rid": old.rid,
+        "digest": content.digest,
+        "payload": content.payload,
+        "size": len(content.payload),
+        "source": old.source.SerializeToString(),
+        "file": b"f" * 32,
+    }
+    with engine.begin() as connection:
+        command.upgrade(schema._config(connection), "0008")
+        connection.execute(text("INSERT INTO files (digest, object_name, size) VALUES (:file, 'object', 5)"), values)
+        for statement in OF_THE_FIRST_RELEASE:
+            connection.execute(text(statement), values)
+        connection.execute(text("UPDATE contents SET file_digest = :file"), values)
+        for number, creator in ((2, "user:jane"), (3, "user:jane"), (4, "user:promoter")):
+            new = {"new_rid": f"{old.rid}-{number}", "number": number, "creator": creator}
+            connection.execute(text(CREATED_BEFORE), values | new)
+        connection.execute(text(PROMOTION_OF_BEFORE), values | new)
+
+    schema.migrate(engine)
+
+    assert {tuple(row) for row in rows(database_url, tables.file_usage)} == {
+        ("user:admin", 5),
+        ("user:jane", 10),
+        ("ri.compass.main.folder.sample", 15),
+    }
+
+
 def test_every_text_is_compared_by_code_point_on_postgresql(new_database: NewDatabase) -> None:
     """Whatever the collation of the database."""
     engine = open_engine(new_database("postgresql", migrated=True))

@@ -223,6 +223,13 @@ class Overloaded(RegistryError):
     """Too much at once; the call did not execute."""
 
 
+class QuotaExceeded(RegistryError):
+    """More bytes of model files than the caller, or the folder of the model, may have; `resource` says which."""
+
+    resource = Parameter(str)
+    max_bytes = Parameter(int)
+
+
 class RequestTimeout(RegistryError):
     """The request did not arrive in time; the call did not execute."""
 

@@ -156,7 +156,7 @@ class ModelServiceServicer:
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
         NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
         (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through
-        UploadModelFiles).
+        UploadModelFiles; QuotaExceeded).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,9 +224,10 @@ class ModelServiceServicer:
         repeated as often as needed: each that succeeds has an id of its own.
 
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidArgument, also where the bytes
-        do not have the SHA-256 given), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-        (CreateModelVersionPermissionDenied). A stream whose client sends nothing for a minute, for 10 seconds
-        before the first part, or of more than six hours, is cancelled.
+        do not have the SHA-256 given), NOT_FOUND (ModelNotFound), PERMISSION_DENIED
+        (CreateModelVersionPermissionDenied), RESOURCE_EXHAUSTED (QuotaExceeded; Overloaded also where the caller has two
+        transfers under way) and DEADLINE_EXCEEDED (RequestTimeout: fewer than 1,024 bytes a second). A stream whose client
+        sends nothing for two minutes, for 10 seconds before the first part, or of more than six hours, is cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

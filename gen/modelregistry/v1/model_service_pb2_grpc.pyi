@@ -70,7 +70,7 @@ class ModelServiceStub:
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
     NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
     (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through
-    UploadModelFiles).
+    UploadModelFiles; QuotaExceeded).
     """
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
     """Returns a version of a model.
@@ -114,9 +114,10 @@ class ModelServiceStub:
     repeated as often as needed: each that succeeds has an id of its own.
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidArgument, also where the bytes
-    do not have the SHA-256 given), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-    (CreateModelVersionPermissionDenied). A stream whose client sends nothing for a minute, for 10 seconds
-    before the first part, or of more than six hours, is cancelled.
+    do not have the SHA-256 given), NOT_FOUND (ModelNotFound), PERMISSION_DENIED
+    (CreateModelVersionPermissionDenied), RESOURCE_EXHAUSTED (QuotaExceeded; Overloaded also where the caller has two
+    transfers under way) and DEADLINE_EXCEEDED (RequestTimeout: fewer than 1,024 bytes a second). A stream whose client
+    sends nothing for two minutes, for 10 seconds before the first part, or of more than six hours, is cancelled.
     """
     DownloadModelFiles: _grpc.UnaryStreamMultiCallable[_model_service_pb2.DownloadModelFilesRequest, _model_service_pb2.DownloadModelFilesResponse]
     """Returns the model files of a version in parts, those of a promoted version too.
@@ -168,7 +169,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
     NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
     (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through
-    UploadModelFiles).
+    UploadModelFiles; QuotaExceeded).
     """
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Returns a version of a model.
@@ -212,9 +213,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     repeated as often as needed: each that succeeds has an id of its own.
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidArgument, also where the bytes
-    do not have the SHA-256 given), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-    (CreateModelVersionPermissionDenied). A stream whose client sends nothing for a minute, for 10 seconds
-    before the first part, or of more than six hours, is cancelled.
+    do not have the SHA-256 given), NOT_FOUND (ModelNotFound), PERMISSION_DENIED
+    (CreateModelVersionPermissionDenied), RESOURCE_EXHAUSTED (QuotaExceeded; Overloaded also where the caller has two
+    transfers under way) and DEADLINE_EXCEEDED (RequestTimeout: fewer than 1,024 bytes a second). A stream whose client
+    sends nothing for two minutes, for 10 seconds before the first part, or of more than six hours, is cancelled.
     """
     DownloadModelFiles: _aio.UnaryStreamMultiCallable[_model_service_pb2.DownloadModelFilesRequest, _model_service_pb2.DownloadModelFilesResponse]  # type: ignore[assignment]
     """Returns the model files of a version in parts, those of a promoted version too.
@@ -287,7 +289,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
         NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
         (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through
-        UploadModelFiles).
+        UploadModelFiles; QuotaExceeded).
         """
 
     @_abc_1.abstractmethod
@@ -367,9 +369,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         repeated as often as needed: each that succeeds has an id of its own.
 
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidArgument, also where the bytes
-        do not have the SHA-256 given), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED
-        (CreateModelVersionPermissionDenied). A stream whose client sends nothing for a minute, for 10 seconds
-        before the first part, or of more than six hours, is cancelled.
+        do not have the SHA-256 given), NOT_FOUND (ModelNotFound), PERMISSION_DENIED
+        (CreateModelVersionPermissionDenied), RESOURCE_EXHAUSTED (QuotaExceeded; Overloaded also where the caller has two
+        transfers under way) and DEADLINE_EXCEEDED (RequestTimeout: fewer than 1,024 bytes a second). A stream whose client
+        sends nothing for two minutes, for 10 seconds before the first part, or of more than six hours, is cancelled.
         """
 
     @_abc_1.abstractmethod

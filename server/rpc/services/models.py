@@ -29,6 +29,7 @@ from modelregistry.v1.model_service_pb2 import (
 )
 from server.core.branches import branch_of
 from server.core.caller import Caller
+from server.core.config import NO_QUOTA, FileQuota
 from server.rpc.transfers import Transfers, watched
 from server.rules.idempotency import is_repeatable
 from server.rules.model_files import download_model_files, upload_model_files, uploaded_id
@@ -46,9 +47,17 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     What a promotion has to compare is compared by `compare`.
     """
 
-    def __init__(self, repository: Repository, files: FileStore, caller: Callable[[], Caller], compare: Run = here):
+    def __init__(
+        self,
+        repository: Repository,
+        files: FileStore,
+        caller: Callable[[], Caller],
+        quota: FileQuota = NO_QUOTA,
+        compare: Run = here,
+    ):
         self._repository = repository
         self._files = files
+        self._quota = quota
         self._caller = caller
         self._compare = compare
         self._transfers = Transfers()
@@ -79,7 +88,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         made = self._repository.read(lambda reader: find_replayed_version(reader, caller, request))
         if made is not None:
             return made
-        upload_id = uploaded_id(self._repository, self._files, caller, request)
+        upload_id = uploaded_id(self._repository, self._files, caller, request, self._quota)
         return self._repository.write(
             lambda tx: create_model_version(tx, caller, request, upload_id), repeatable=is_repeatable(request)
         )
@@ -130,7 +139,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         caller = self._caller()
         with watched(context) as client:
             parts, turn = client.sending(request_iterator), functools.partial(self._transfers.turn, caller)
-            return upload_model_files(self._repository, self._files, caller, parts, turn)
+            return upload_model_files(self._repository, self._files, caller, parts, turn, self._quota)
 
     def DownloadModelFiles(
         self, request: DownloadModelFilesRequest, context: grpc.ServicerContext

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy import and_, bindparam, delete, exists, insert, not_, or_, select, update
+from sqlalchemy import BigInteger, and_, bindparam, delete, exists, func, insert, not_, or_, select, true, update
 
-from server.core.errors import StorageUnavailable
-from server.storage.contract import StoredFile, UploadKey
+from server.core.config import NO_QUOTA, FileQuota
+from server.core.errors import QuotaExceeded, StorageUnavailable
+from server.storage.contract import FileUse, StoredFile, UploadKey
 from server.storage.sql.rows import AnyRow, timestamp
 from server.storage.sql.statements import Statement, forms, numbered, padded, several, upsert
-from server.storage.sql.tables import contents, files, identity, model_id, uploads
+from server.storage.sql.tables import contents, file_usage, files, identity, model_id, models, uploads
 from server.storage.sql.unit_of_work import UnitOfWork
+
+# How many expired uploads of its caller one that begins forgets: more than it brings, and no burden.
+EXPIRED_AT_ONCE = 10
+# More bytes than there are.
+_ANY_NUMBER = 2**63 - 1
 
 
 def find_file(work: UnitOfWork, content_digest: bytes) -> StoredFile | None:
     """See the contract."""
     return _to_file(work.session.one_or_none(_file, {"content_digest": content_digest}))
+
+
+def get_file_uses(work: UnitOfWork, upload: UploadKey) -> tuple[FileUse, FileUse]:
+    """See the contract."""
+    row = work.session.one(_uses, {"uploader": upload.caller, "model_rid": upload.model_rid})
+    return FileUse(upload.caller, row.of_principal), FileUse(row.folder, row.of_folder)
 
 
 def some_files(work: UnitOfWork, count: int) -> list[StoredFile]:
@@ -53,11 +66,16 @@ def begin_upload(work: UnitOfWork, upload: UploadKey, object_name: str, lifetime
     return timestamp(expire_ms)
 
 
-def finish_upload(work: UnitOfWork, upload: UploadKey, file: StoredFile) -> str:
+def finish_upload(work: UnitOfWork, upload: UploadKey, file: StoredFile, quota: FileQuota = NO_QUOTA) -> str:
     """See the contract."""
     holder: str = work.session.one(_store, _as_parameters(file)).object_name
-    if not work.session.change(_finish, _of(upload) | {"file": file.digest}):
+    if not work.session.change(_finish, _of(upload) | {"file": file.digest, "size": file.size}):
         raise StorageUnavailable
+    # The principal first and then the folder, as wherever several are written: who waits for the one has not the other.
+    for use, most in zip(get_file_uses(work, upload), quota, strict=True):
+        bound = {"holder": use.holder, "size": file.size, "most": most or _ANY_NUMBER}
+        if (most and file.size > most) or work.session.one_or_none(_count, bound) is None:
+            raise QuotaExceeded(resource=use.holder, max_bytes=most)
     return holder
 
 
@@ -73,13 +91,29 @@ def give_up_upload(work: UnitOfWork, upload: UploadKey) -> None:
 
 def find_upload(work: UnitOfWork, upload: UploadKey) -> bytes | None:
     """See the contract."""
-    row = work.session.one_or_none(_upload, _of(upload) | {"now_ms": work.clock_ms()})
-    return None if row is None else row.digest
+    row = work.session.one_or_none(_name, _of(upload) | {"now_ms": work.clock_ms()})
+    if row is None:
+        return None
+    digest: bytes = row.file_digest
+    work.session.send(_keep, {"file": digest})
+    return digest
 
 
-def remove_expired_uploads(work: UnitOfWork) -> int:
+def remove_expired_uploads(work: UnitOfWork, caller: str | None = None) -> int:
     """See the contract."""
-    return work.session.change(_remove_expired, {"now_ms": work.clock_ms()})
+    now = {"now_ms": work.clock_ms()}
+    if caller is None:
+        removed = work.session.all(_remove_expired, now)
+    else:
+        removed = work.session.all(_remove_expired_of, now | {"uploader": caller, "count": EXPIRED_AT_ONCE})
+    principals, folders = Counter[str](), Counter[str]()
+    for upload in removed:
+        if not upload.is_named:
+            principals[upload.caller] += upload.size or 0
+            folders[upload.folder] += upload.size or 0
+    for holder, size in (*sorted(principals.items()), *sorted(folders.items())):
+        work.session.send(_give_back, {"holder": holder, "size": size})
+    return len(removed)
 
 
 def remove_unnamed_file(work: UnitOfWork, digest: bytes) -> StoredFile | None:
@@ -99,6 +133,10 @@ def _as_parameters(file: StoredFile) -> dict[str, Any]:
 
 def _to_file(row: AnyRow | None) -> StoredFile | None:
     return None if row is None else StoredFile(row.digest, row.size, row.object_name)
+
+
+def _size_of(holder: Any) -> Any:
+    return select(file_usage.c.size).where(file_usage.c.holder == holder).scalar_subquery()
 
 
 @forms
@@ -127,6 +165,13 @@ _file = Statement(
     .join(contents, contents.c.file_digest == files.c.digest)
     .where(contents.c.digest == bindparam("content_digest"))
 )
+_uses = Statement(
+    select(
+        models.c.parent_folder_rid.label("folder"),
+        func.coalesce(_size_of(bindparam("uploader")), 0).label("of_principal"),
+        func.coalesce(_size_of(models.c.parent_folder_rid), 0).label("of_folder"),
+    ).where(models.c.rid == bindparam("model_rid"))
+)
 _some = Statement(select(files).limit(bindparam("count")))
 _unnamed = Statement(select(files.c.digest).where(_is_unnamed))
 _identity = Statement(select(identity.c.registry_id))
@@ -149,17 +194,46 @@ _store = Statement(
         .returning(files.c.object_name)
     )
 )
-_finish = Statement(update(uploads).where(_is_upload).values(file_digest=bindparam("file")))
+_finish = Statement(update(uploads).where(_is_upload).values(file_digest=bindparam("file"), size=bindparam("size")))
 _replace = Statement(
     update(files).where(_is_file, files.c.object_name == bindparam("lost")).values(object_name=bindparam("object"))
 )
 _give_up = Statement(delete(uploads).where(_is_upload))
-_upload = Statement(
-    select(files.c.digest)
-    .join(uploads, uploads.c.file_digest == files.c.digest)
-    .where(_is_upload, uploads.c.expire_time > bindparam("now_ms"))
-    .with_for_update(read=True, key_share=True, of=files)
+_name = Statement(
+    update(uploads)
+    .where(_is_upload, uploads.c.file_digest.is_not(None), uploads.c.expire_time > bindparam("now_ms"))
+    .values(is_named=true())
+    .returning(uploads.c.file_digest)
 )
-_remove_expired = Statement(delete(uploads).where(uploads.c.expire_time <= bindparam("now_ms")))
+_keep = Statement(select(files.c.digest).where(_is_file).with_for_update(read=True, key_share=True))
+_is_expired = uploads.c.expire_time <= bindparam("now_ms")
+_removed = (
+    uploads.c.caller,
+    select(models.c.parent_folder_rid).where(models.c.id == uploads.c.model_id).scalar_subquery().label("folder"),
+    uploads.c.size,
+    uploads.c.is_named,
+)
+_remove_expired = Statement(delete(uploads).where(_is_expired).returning(*_removed))
+_expired_of = (
+    select(uploads.c.id_digest).where(uploads.c.caller == bindparam("uploader"), _is_expired).limit(bindparam("count"))
+)
+_remove_expired_of = Statement(delete(uploads).where(uploads.c.id_digest.in_(_expired_of)).returning(*_removed))
+_give_back = Statement(
+    update(file_usage)
+    .where(file_usage.c.holder == bindparam("holder"))
+    .values(size=file_usage.c.size - bindparam("size", type_=BigInteger))
+)
+_count = Statement(
+    lambda dialect: (
+        upsert(dialect, file_usage)
+        .values(holder=bindparam("holder"), size=bindparam("size"))
+        .on_conflict_do_update(
+            index_elements=[file_usage.c.holder],
+            set_={"size": file_usage.c.size + bindparam("size")},
+            where=file_usage.c.size + bindparam("size") <= bindparam("most"),
+        )
+        .returning(file_usage.c.size)
+    )
+)
 _lock = Statement(select(files.c.digest).where(_is_file).with_for_update())
 _remove_unnamed = Statement(delete(files).where(_is_file, _is_unnamed).returning(*files.c))

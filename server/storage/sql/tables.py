@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    false,
     select,
 )
 
@@ -116,8 +117,21 @@ uploads = Table(
     Column("expire_time", BigInteger, nullable=False),
     # None until the upload is complete. What holds the bytes is then said by `files`.
     Column("file_digest", ForeignKey(files.c.digest)),
+    Column("size", BigInteger),
+    # Whether a version was created with it. If none was, its bytes count no longer than it lives.
+    Column("is_named", Boolean, nullable=False, server_default=false()),
     Index("ix_uploads_expire_time", "expire_time"),
+    Index("ix_uploads_caller_expire_time", "caller", "expire_time"),
     Index("ix_uploads_file_digest", "file_digest"),
+)
+
+# How many bytes of model files count for a principal, and for a folder: those of all uploads that versions were created
+# with, and of those that still live.
+file_usage = Table(
+    "file_usage",
+    metadata,
+    Column("holder", CodePointText, primary_key=True),
+    Column("size", BigInteger, nullable=False),
 )
 
 # One row. It keeps the objects of this registry apart from those of others in the same file store.

@@ -47,6 +47,7 @@ class SqlReader(UnitOfWork):
     list_grants = grants.list_grants
 
     find_file = files.find_file
+    get_file_uses = files.get_file_uses
     some_files = files.some_files
     unnamed_files = files.unnamed_files
     known_objects = files.known_objects

@@ -6,7 +6,7 @@ from alembic import op
 from server.storage.sql.migrations.guards import add_guard, is_postgres
 
 revision = "0011"
-down_revision = "0008"
+down_revision = "0010"
 
 
 def upgrade() -> None:
