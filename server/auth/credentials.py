@@ -56,7 +56,7 @@ class Credentials:
             caller = self._verifier.cached(authorization)
         except InvalidCredentials as error:
             return Authentication(None, error)
-        return None if caller is None else self._for_rpc(caller, rpc)
+        return None if caller is None else self.of_caller(caller, rpc)
 
     def verified(self, rpc: str, authorization: str | None) -> Authentication:
         """Judge a call of an RPC. It may wait for the issuer's keys, and logs why a token is refused.
@@ -66,7 +66,7 @@ class Credentials:
         if authorization is None:
             return Authentication(None, MissingCredentials())
         try:
-            return self._for_rpc(self._verifier.verify(authorization), rpc)
+            return self.of_caller(self._verifier.verify(authorization), rpc)
         except (InvalidCredentials, KeysUnavailable) as error:
             return Authentication(None, error)
 
@@ -75,7 +75,8 @@ class Credentials:
         if self.disabled.names(caller):
             raise PrincipalDisabled(principal=caller.user)
 
-    def _for_rpc(self, caller: Caller, rpc: str) -> Authentication:
+    def of_caller(self, caller: Caller, rpc: str) -> Authentication:
+        """Judge a call of an RPC by a caller whose token is good. Errors: PrincipalDisabled and ApiUsageDenied."""
         try:
             self.require_enabled(caller)
         except PrincipalDisabled as error:

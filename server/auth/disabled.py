@@ -41,4 +41,6 @@ class DisabledPrincipals:
     def enabled_principals(self, caller: Caller) -> tuple[str, ...]:
         """Return the caller's principals that are not disabled."""
         disabled = self._principals
+        if disabled.isdisjoint(caller.principals):
+            return caller.principals
         return tuple(principal for principal in caller.principals if principal not in disabled)

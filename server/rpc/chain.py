@@ -294,6 +294,9 @@ def _authenticator(method: str, credentials: Credentials) -> Callable[[CallRecor
             if needs_none:
                 return
             judged = credentials.verified(method, authorization_of(context.invocation_metadata()))
+        elif judged.caller is not None and judged.error is None:
+            # Its message may have come long after its headers, and its caller may have been disabled meanwhile.
+            judged = credentials.of_caller(judged.caller, method)
         record.caller = judged.caller
         if judged.error is not None:
             raise judged.error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ import pytest
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.model_service_pb2 import DownloadModelFilesRequest, UploadModelFilesRequest
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
+from server.rpc.admission.receiving import Incoming
 from server.storage.sql.tables import principal_changes
 from tests.conftest import OpenRepository
-from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, Failure, Registry, User, failure_of, serving
+from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, Failure, Registry, User, failure_of, path_of, serving
 from tests.storage.inspection import rows
 
 FILES_BYTES = 48 * 2**20
@@ -162,6 +164,35 @@ def until_refused(user: User) -> Failure:
         except grpc.RpcError as error:
             return failure_of(error)
     raise AssertionError("the user is still served")
+
+
+@pytest.mark.database("shared")
+def test_a_call_whose_message_comes_afterwards_is_refused(
+    admin: User, registry: Registry, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its credentials were found good when its headers came."""
+    mallory, begun, disabled = registry.user(name), threading.Event(), threading.Event()
+    mallory("ListModels")
+    receiving = registry.chain.admission.receiving
+    enter = receiving.enter
+
+    def noted(call: Incoming) -> None:
+        if call.caller == f"user:{name}":
+            begun.set()
+        enter(call)
+
+    def message() -> Iterator[bytes]:
+        assert disabled.wait(DEADLINE_SECONDS)
+        yield b""
+
+    monkeypatch.setattr(receiving, "enter", noted)
+    call = mallory.channel.stream_unary(path_of("ListModels")).future(
+        message(), metadata=mallory.metadata, timeout=DEADLINE_SECONDS
+    )
+    assert begun.wait(DEADLINE_SECONDS)
+    disable(admin, f"user:{name}")
+    disabled.set()
+    assert failure_of(call.exception()).name == "PrincipalDisabled"
 
 
 @pytest.mark.database("shared")
