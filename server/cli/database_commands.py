@@ -13,7 +13,17 @@ from typing import Annotated, BinaryIO
 import typer
 
 from server.cli.connection import EXIT_CODE_BASE
-from server.cli.options import DATA_DIR, DatabaseUrl, DataDir, FilesUrl, MaxMessageBytes, Output, option
+from server.cli.options import (
+    DATA_DIR,
+    DatabaseUrl,
+    DatabaseUrlFile,
+    DataDir,
+    FilesUrl,
+    MaxMessageBytes,
+    Output,
+    database_url_of,
+    option,
+)
 from server.cli.output import escaped, fail, require_unix, say
 from server.core.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError
 from server.core.errors import RegistryError
@@ -32,16 +42,20 @@ Lines = Annotated[
 ]
 
 
-def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> None:
+def migrate(
+    database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, data_dir: DataDir = DATA_DIR
+) -> None:
     """Bring a database to the schema of this release. It can be run again.
 
     [bold]modelregistry migrate --database-url postgresql://registry@db/registry[/bold]
     """
     require_unix("migrate")
     from server.process import app
+    from server.process.resources import keep_files_private
 
+    keep_files_private()
     try:
-        app.migrate_database(database_url, data_dir)
+        app.migrate_database(database_url_of(database_url, database_url_file), data_dir)
     except ConfigError as error:
         fail(str(error))
     say("the schema is up to date")
@@ -50,6 +64,7 @@ def migrate(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR) -> N
 def import_(
     file: Lines,
     database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
     data_dir: DataDir = DATA_DIR,
     max_message_bytes: MaxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
 ) -> None:
@@ -67,10 +82,13 @@ def import_(
     """
     require_unix("import")
     from server.process import app
+    from server.process.resources import keep_files_private
 
+    keep_files_private()
     name = "standard input" if file.name == "<stdin>" else file.name
     try:
-        repository = app.open_repository(database_url, data_dir, 1, max_message_bytes)
+        url = database_url_of(database_url, database_url_file)
+        repository = app.open_repository(url, data_dir, 1, max_message_bytes)
         try:
             with _progress(file) as progress:
                 summary = import_lines(repository, read_lines(file), progress)
@@ -96,7 +114,12 @@ def import_(
     say(_told(summary))
 
 
-def gc(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR, files_url: FilesUrl = None) -> None:
+def gc(
+    database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
+    data_dir: DataDir = DATA_DIR,
+    files_url: FilesUrl = None,
+) -> None:
     """Remove model files that no version names and no upload is about to; servers may go on meanwhile.
 
     Uploads that no version named within a day are forgotten. Run it as often as you like, such as every night.
@@ -107,10 +130,12 @@ def gc(database_url: DatabaseUrl = None, data_dir: DataDir = DATA_DIR, files_url
     """
     require_unix("gc")
     from server.process import app
+    from server.process.resources import keep_files_private
     from server.rules.garbage import collect
 
+    keep_files_private()
     try:
-        repository = app.open_existing_repository(database_url, data_dir)
+        repository = app.open_existing_repository(database_url_of(database_url, database_url_file), data_dir)
         try:
             collected = collect(repository, app.open_files(repository, files_url, data_dir))
         finally:
@@ -131,6 +156,7 @@ WithoutFiles = Annotated[bool, option("--without-files", "Do not read model file
 
 def fsck(
     database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
     data_dir: DataDir = DATA_DIR,
     files_url: FilesUrl = None,
     without_files: WithoutFiles = False,
@@ -152,8 +178,9 @@ def fsck(
     from server.rules.fsck import Examination
 
     found = 0
+    url = database_url_of(database_url, database_url_file)
     try:
-        with app.open_kept(database_url, data_dir, files_url, not without_files) as (inventory, files):
+        with app.open_kept(url, data_dir, files_url, not without_files) as (inventory, files):
             examination = Examination(inventory, files)
             for fault in examination.faults():
                 found += 1

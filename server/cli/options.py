@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +25,12 @@ from server.core.permissions import SCOPES
 
 DATA_DIR = DEFAULT_DATA_DIR
 TARGET = DEFAULT_LISTEN
+
+# In a URL of a database.
+_PASSWORD = re.compile(r"//[^:/]*:[^@]+@|[?&]password=")
+
+log = logging.getLogger(__name__)
+
 # The one protocol of OTLP that traces and metrics are sent in.
 OTLP_PROTOCOL = "http/protobuf"
 
@@ -36,6 +45,31 @@ def option(flag: str, help_text: str, **settings: Any) -> Any:
 def url_option(flag: str, help_text: str) -> Any:
     """Return an option for a URL, which often comes from a file with a line end, or in the quotes of another file."""
     return option(flag, help_text, metavar="URL", callback=_unwrapped)
+
+
+def database_url_of(url: str | None, in_file: str | None) -> str | None:
+    """Return the URL that --database-url or the file of --database-url-file gives; None if neither is given.
+
+    A password that others can read is warned of. Raises ConfigError if both are given.
+    """
+    if url is not None and in_file is not None:
+        raise ConfigError("give --database-url or --database-url-file, not both")
+    if url is not None and _PASSWORD.search(url) and any(url in word for word in sys.argv):
+        log.warning(
+            "the password in --database-url can be read by all users of this machine, who see its processes: put the"
+            " URL into a file for --database-url-file, or the password into one that PGPASSFILE names"
+        )
+    return url if in_file is None else in_file
+
+
+def _url_in(file: str | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return _unwrapped(Path(file).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise typer.BadParameter(f"{file} cannot be read: {reason}") from None
 
 
 def _unwrapped(url: str | None) -> str | None:
@@ -60,6 +94,16 @@ DatabaseUrl = Annotated[
     url_option(
         "--database-url",
         "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; by default a file in the data folder.",
+    ),
+]
+# What the commands get is the URL in it.
+DatabaseUrlFile = Annotated[
+    str | None,
+    option(
+        "--database-url-file",
+        "A file with what would else be given to --database-url, such as a mounted secret.",
+        metavar="FILE",
+        callback=_url_in,
     ),
 ]
 FilesUrl = Annotated[

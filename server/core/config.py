@@ -112,8 +112,7 @@ class Settings:
     otlp: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        addresses = [self.listen, *([self.http_listen] if self.serves_http else [])]
-        hosts = [host_of(address) for address in addresses]
+        exposed = self.exposed
         if self.serves_metrics:
             # Metrics are no secrets, so they may be read from other machines.
             host_of(self.metrics_listen)
@@ -136,9 +135,10 @@ class Settings:
                 raise ConfigError(
                     f"{', '.join(given)} without --jwks-file or --jwks-url: the server knows its own tokens"
                 )
-            if not self.local_keys and (elsewhere := [host for host in hosts if not is_loopback(host)]):
+            if not self.local_keys and exposed:
+                elsewhere = host_of(next(iter(exposed.values())))
                 raise ConfigError(
-                    f"{elsewhere[0]} is not a loopback address, and a server that signs its own tokens listens"
+                    f"{elsewhere} is not a loopback address, and a server that signs its own tokens listens"
                     " elsewhere only with --local-keys; better, name an issuer: --jwks-url, --issuer and --audience"
                 )
         else:
@@ -181,6 +181,12 @@ class Settings:
     def proxy_networks(self) -> frozenset[ipaddress.IPv4Network | ipaddress.IPv6Network]:
         """The networks of `trusted_proxies`. Raises ConfigError."""
         return frozenset(map(_network, self.trusted_proxies))
+
+    @property
+    def exposed(self) -> dict[str, str]:
+        """The addresses that other machines can reach with calls, by their options. Raises ConfigError."""
+        addresses = {"--listen": self.listen} | ({"--http-listen": self.http_listen} if self.serves_http else {})
+        return {option: address for option, address in addresses.items() if not is_loopback(host_of(address))}
 
     @property
     def serves_http(self) -> bool:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 from sqlalchemy.exc import SQLAlchemyError
@@ -188,8 +189,10 @@ def open_files(repository: Repository, files_url: str | None, data_dir: Path, ke
         lost = some and not any(store.has(file.object_name, file.size) for file in some)
     except Exception as error:
         # Each of the many file systems raises errors of its own, and the library's name what has to be installed.
-        said = error.__cause__ if isinstance(error, RegistryError) and error.__cause__ else error
-        raise ConfigError(f"the store of model files: {said}") from error
+        said = str(error.__cause__ if isinstance(error, RegistryError) and error.__cause__ else error)
+        if secret := urlsplit(files_url or "").netloc.rpartition("@")[0]:
+            said = said.replace(secret, "…")
+        raise ConfigError(f"the store of model files: {said}") from None
     if lost:
         raise ConfigError("the store of model files has none of those that the database knows: see --files-url")
     return store

@@ -29,6 +29,11 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _RESIDENT = Path("/proc/self/statm")
 
 
+def keep_files_private() -> None:
+    """Let no other user read or enter what this process makes, nor what those do that it forks."""
+    os.umask(0o077)
+
+
 def default_workers() -> int:
     """Return how many processors' worth of time there is, at least one."""
     return max(1, math.ceil(min(len(_usable_processors()), _cpu_quota())))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from server.auth import local_keys
-from server.core.config import Settings, host_of, is_loopback
+from server.core.config import Settings
 from server.core.logs import start_log_thread
 from server.process import resources
 from server.process.app import Application, build, database_file
@@ -32,9 +32,8 @@ log = logging.getLogger(__name__)
 
 def run_server(settings: Settings, ports: Ports, workers: int, announce: Callable[[], None]) -> None:
     """Run worker processes until SIGTERM or SIGINT; `announce` is called once they take calls. Raises ConfigError."""
-    if settings.uses_local_keys and not is_loopback(host_of(settings.listen)):
-        key = settings.data_dir / local_keys.KEY_FILE
-        log.warning("read access to %s is full access: --local-keys is for trying things out", key)
+    _warn_of_what_is_exposed(settings)
+    resources.keep_files_private()
     resources.raise_file_limit()
     # The database of the first worker, if it is a file: later workers neither make nor take another one.
     file: FileIdentity | None = None
@@ -53,6 +52,20 @@ def run_server(settings: Settings, ports: Ports, workers: int, announce: Callabl
             file = database_file(settings)
 
         Supervisor(workers, work).run(announce, ports.close, remember_database)
+
+
+def _warn_of_what_is_exposed(settings: Settings) -> None:
+    if settings.exposed and settings.uses_local_keys:
+        key = settings.data_dir / local_keys.KEY_FILE
+        log.warning("read access to %s is full access: --local-keys is for trying things out", key)
+    if not settings.tls_cert:
+        for option, address in settings.exposed.items():
+            log.warning(
+                "%s %s is plain text, tokens and all, for the network between: give --tls-cert and --tls-key, or let"
+                " nothing but a proxy with TLS reach it",
+                option,
+                address,
+            )
 
 
 def _serve(application: Application, announce: Callable[[], None]) -> None:

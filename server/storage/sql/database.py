@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from server.storage.contract import StatementObserver
 from server.storage.file_identity import FileIdentity
@@ -34,7 +35,7 @@ def database_of(url: str | URL, identity: FileIdentity | None = None) -> Databas
     `identity` is that of the file that it must be, if it is a file. Raises DatabaseUnsuitable if that is not there, and
     ValueError for any other URL.
     """
-    parsed = make_url(url)
+    parsed = _parsed(url)
     # Of the two drivers, a server needs one, and starts sooner without the other.
     match parsed.get_backend_name():
         case "sqlite":
@@ -64,3 +65,17 @@ def kept_database(url: str | URL) -> Database:
 def embedded_database(file: Path) -> URL:
     """Return the URL of an SQLite file. As text it would be another's where the path has a question mark."""
     return URL.create("sqlite", database=str(file))
+
+
+def _parsed(url: str | URL) -> URL:
+    """Return a URL in its parts. Raises ValueError, which repeats none of it: a part of it may be one of a password."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or "@" in (parsed.host or ""):
+        raise ValueError(
+            "what is given is no URL like postgresql://USER:PASSWORD@HOST:PORT/NAME or sqlite:///FILE; in a password, @"
+            " is written %40, and % is %25"
+        )
+    return parsed
