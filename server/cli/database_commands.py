@@ -122,7 +122,8 @@ def gc(
 ) -> None:
     """Remove model files that no version names and no upload is about to; servers may go on meanwhile.
 
-    Uploads that no version named within a day are forgotten. Run it as often as you like, such as every night.
+    Uploads that no version named within a day are forgotten, and so is what was found about two Model APIs where no
+    promotion came of it. Run it as often as you like, such as every night.
 
     [bold]modelregistry gc[/bold]
 
@@ -146,8 +147,8 @@ def gc(
         cause = f" {error.__cause__}" if error.__cause__ else ""
         fail(f"{error.name}: {error}{cause} Run it again.", EXIT_CODE_BASE + error.code)
     say(
-        f"removed {collected.files} files of {collected.file_bytes} bytes, {collected.objects} leftovers"
-        f" and {collected.uploads} expired uploads"
+        f"removed {collected.files} files of {collected.file_bytes} bytes, {collected.objects} leftovers,"
+        f" {collected.uploads} expired uploads and {collected.verdicts} comparisons"
     )
 
 

@@ -1,4 +1,4 @@
-"""Garbage collection of model files: expired uploads, files that no version names, objects that are not recorded.
+"""Garbage collection: expired uploads, files that no version names, objects that are not recorded, unused verdicts.
 
 Servers go on meanwhile. Each object is recorded before it is written, so an object that was listed before the database
 was asked, and is not recorded, is a leftover. A file is removed only where the database rules out a version that is
@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from datetime import timedelta
 
 from server.storage.blobs import FileStore
 from server.storage.contract import Repository
 
 # How many objects are looked up in one query.
 BATCH = 1000
+# For how long a verdict stays that no promotion cites: a promotion that was refused for it may be tried again.
+VERDICT_LIFETIME = timedelta(days=1)
 
 
 @dataclass
 class Collected:
-    """What was removed: how many uploads, how many files with how many bytes, and how many other objects."""
+    """What was removed: how many uploads, files with how many bytes, other objects, and verdicts."""
 
     uploads: int = 0
     files: int = 0
     file_bytes: int = 0
     objects: int = 0
+    verdicts: int = 0
 
 
 def collect(repository: Repository, store: FileStore) -> Collected:
@@ -49,4 +53,7 @@ def collect(repository: Repository, store: FileStore) -> Collected:
             if name not in known:
                 store.remove(name)
                 collected.objects += 1
+    for key in repository.read(lambda reader: reader.unused_verdicts(VERDICT_LIFETIME)):
+        # Each by itself: a transaction that removes several could wait for one that cites them in another order.
+        collected.verdicts += repository.write(lambda tx, key=key: tx.remove_unused_verdict(key))  # type: ignore[misc]
     return collected

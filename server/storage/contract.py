@@ -258,7 +258,13 @@ class Reader(Protocol):
         """Return the verdict on two contents; None if none is stored."""
 
     def get_findings(self, verdict: Verdict) -> Promotion:
-        """Return what a stored verdict found: a message with findings and their counts, and nothing else."""
+        """Return what a stored verdict found: a message with findings and their counts, and nothing else.
+
+        If it was removed since it was found, the closure is run again.
+        """
+
+    def unused_verdicts(self, age: timedelta) -> list[int]:
+        """Return the keys of the verdicts that are older than this, and that no promotion cites."""
 
     def get_model_api(self, content_digest: bytes) -> ModelApi:
         """Return the Model API of a content, which must be stored."""
@@ -396,6 +402,12 @@ class Transaction(Reader, Protocol):
 
     def add_verdict(self, comparison: Comparison, findings: Promotion) -> Verdict:
         """Store what a comparison found: the findings and their counts, which are all of the message that is set."""
+
+    def remove_unused_verdict(self, key: int) -> bool:
+        """Remove a verdict unless a promotion cites it, and return whether it was there to be removed.
+
+        One that is about to cite it is waited for; or it is run again, and finds none.
+        """
 
     def claim_request(self, key: RequestKey, request: RequestRecord) -> RequestRecord | None:
         """Record a request with what it is about to make; or return the one that was carried out under the key.

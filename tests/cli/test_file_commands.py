@@ -147,7 +147,7 @@ def test_garbage_is_collected_beside_a_running_server(server: Server, created: A
     result = run("gc", "--data-dir", server.data_dir)
 
     assert (result.returncode, result.stdout) == (0, "")
-    assert result.stderr == "removed 0 files of 0 bytes, 1 leftovers and 0 expired uploads\n"
+    assert result.stderr == "removed 0 files of 0 bytes, 1 leftovers, 0 expired uploads and 0 comparisons\n"
     assert set(registry.iterdir()) == kept
 
 

@@ -11,20 +11,24 @@ from pathlib import Path
 
 import pytest
 
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import (
     CreateModelVersionRequest,
     DownloadModelFilesRequest,
     UploadModelFilesRequest,
 )
-from server.core.errors import StorageUnavailable, UploadNotFound
+from server.core.errors import ModelApiIncompatible, StorageUnavailable, UploadNotFound
 from server.rules import model_files
 from server.rules.garbage import Collected, collect
 from server.rules.model_files import download_model_files, upload_model_files
 from server.rules.models import create_model_version
 from server.storage.blobs import FileStore, open_file_store
+from server.storage.contract import PromotionFilter
+from server.storage.paging import PageRequest
 from server.storage.sql.repository import SqlRepository
-from tests.builders import ADMIN, add_model, model_api
+from tests import builders
+from tests.builders import ADMIN, add_model, append, model_api, promote
 from tests.storage.conftest import Clock, clock, timed
 
 __all__ = ["clock", "timed"]  # fixtures
@@ -75,6 +79,31 @@ def test_what_no_version_named_in_time_goes(timed: SqlRepository, store: FileSto
     assert store.names() == []
     with pytest.raises(UploadNotFound):
         create(timed, model_rid, upload_id)
+
+
+def test_what_was_found_where_no_promotion_came_of_it_goes_after_a_day(
+    timed: SqlRepository, store: FileStore, clock: Clock
+) -> None:
+    staging, production = add_model(timed), add_model(timed)
+    one, two, three = (append(timed, builders.version(staging.rid, label=label)) for label in ("1", "2", "3"))
+    promote(timed, one, production.rid)
+    promoted = promote(timed, two, production.rid)
+    timed.write(lambda tx: tx.add_policy(production.rid, "master", COMPATIBILITY_MODE_ENFORCE, ADMIN.user))
+    with pytest.raises(ModelApiIncompatible):
+        promote(timed, three, production.rid)
+    wanted = PromotionFilter(version_rid=promoted.rid)
+    before = timed.read(lambda reader: reader.list_promotions(ADMIN, wanted, PageRequest(1)))
+    assert before.items[0].findings
+    clock.now_ms += 86_400_000
+    assert collect(timed, store) == Collected()
+    clock.now_ms += 1
+
+    assert collect(timed, store) == Collected(verdicts=1)
+    assert collect(timed, store) == Collected()
+
+    assert timed.read(lambda reader: reader.list_promotions(ADMIN, wanted, PageRequest(1))) == before
+    with pytest.raises(ModelApiIncompatible):
+        promote(timed, three, production.rid)
 
 
 def test_what_a_crash_left_behind_goes_and_an_upload_that_is_under_way_does_not(

@@ -5,6 +5,7 @@ Storage is a stand-in here that says what a case wants it to say; what it really
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -26,7 +27,8 @@ from modelregistry.v1.promotion_service_pb2 import (
     CheckPromotionResponse,
     RollbackBranchRequest,
 )
-from server.core import rids
+from server.core import cancellation, rids
+from server.core.cancellation import Call, CallOver
 from server.core.errors import RegistryError
 from server.rules.idempotency import claim_of
 from server.rules.promotion import (
@@ -264,6 +266,31 @@ def test_in_a_batch_what_is_wrong_with_any_request_wins_over_what_is_wrong_with_
         batch_promote_versions(tx, JANE, request)
     assert caught.value.name == "ModelNotFound"
     assert caught.value.violations[0].field == "promotions[1]"
+
+
+def test_a_batch_whose_call_is_over_stops_at_its_next_promotion() -> None:
+    case = Case(ROLE_PROMOTER, "none", "there", None, "same content", COMPATIBILITY_MODE_WARN, 0)
+    call = Call()
+
+    class Ending(Storage):
+        def append_version(self, *arguments: Any, **options: Any) -> ModelVersion:
+            if len(self.appended) == 2:
+                call.end()
+            return super().append_version(*arguments, **options)
+
+        def find_verdict(self, _: object) -> None: ...
+
+    entry = BatchPromotion(model_rid=TARGET.rid, source_model_version_rid=SOURCE.rid)
+    request = BatchPromoteVersionsRequest(promotions=[entry] * 100)
+    tx: Any = Ending(case, request)
+
+    def promote() -> None:
+        cancellation.begin(call)
+        batch_promote_versions(tx, JANE, request)
+
+    with pytest.raises(CallOver):
+        contextvars.Context().run(promote)
+    assert len(tx.appended) == 3
 
 
 def test_each_obstacle_is_met_by_some_case() -> None:

@@ -228,6 +228,29 @@ def test_changes_of_one_branch_go_together_and_those_of_another_on_their_own(
     assert numbers_of(repository, hot.rid) == [*range(10, 0, -1)]
 
 
+def test_each_change_of_a_group_works_for_its_own_call(url: str, open_repository: OpenRepository) -> None:
+    """Whoever runs it: the call that leads may be over while the others' are not."""
+    repository = open_repository(url, pool_size=WRITERS + 1)
+    calls = [Call() for _ in range(3)]
+    held, seen = Held(), []
+
+    def write(number: int) -> None:
+        deadline.begin(calls[number])
+        repository.write(lambda tx: held(tx) if number == 0 else seen.append(deadline.current_call()))
+
+    with ThreadPoolExecutor(3) as threads:
+        leader = threads.submit(contextvars.Context().run, write, 0)
+        held.wait_until_begun()
+        others = []
+        for number in (1, 2):
+            others.append(threads.submit(contextvars.Context().run, write, number))
+            until(lambda: waiting(repository) == number)  # noqa: B023 - it is asked here and now
+        held.go_on()
+        for writing in (leader, *others):
+            writing.result(60)
+    assert seen == calls[1:]
+
+
 class Line:
     """A branch with a version, and changes that wait in its line until the first one, which is held, goes on."""
 

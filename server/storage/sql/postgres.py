@@ -46,9 +46,10 @@ _LIBPQ_DEFAULTS = {
     "keepalives_count": 2,
 }
 
-# SQLSTATE: serialization_failure, deadlock_detected, unique_violation. The last happens where two transactions store
-# the same RID at once; run again, the later one finds it.
-_CONFLICTS = {"40001", "40P01", "23505"}
+# SQLSTATE: serialization_failure, deadlock_detected, unique_violation, foreign_key_violation. The last two happen where
+# two transactions store the same RID at once, and where one removes what the other is about to name; run again, the
+# later one finds it as it is.
+_CONFLICTS = {"40001", "40P01", "23505", "23503"}
 # lock_not_available; query_canceled by a timeout
 _TIMED_OUT = {"55P03", "57014"}
 # connection_exception, read_only_sql_transaction, insufficient_resources, operator_intervention, system_error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, insert, literal, select, true
+from sqlalchemy import Select, and_, bindparam, delete, exists, insert, literal, select, true
 from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.access_service_pb2 import Role
@@ -26,6 +27,7 @@ from server.storage.contract import (
 )
 from server.storage.sql.origins import hides_root
 from server.storage.sql.rows import AnyColumns, AnyRow, timestamp
+from server.storage.sql.session import Conflict
 from server.storage.sql.statements import Statement, for_callers, principals, upsert
 from server.storage.sql.tables import (
     branch_policies,
@@ -33,6 +35,7 @@ from server.storage.sql.tables import (
     is_head,
     model_id,
     models,
+    promotions,
     requests,
     verdicts,
     versions,
@@ -87,14 +90,30 @@ def find_verdict(work: UnitOfWork, comparison: Comparison) -> Verdict | None:
 def add_verdict(work: UnitOfWork, comparison: Comparison, findings: Promotion) -> Verdict:
     """See the contract."""
     payload = findings.SerializeToString(deterministic=True)
-    values = {"errors": findings.error_count, "findings": payload, "bytes": len(payload)}
+    values = {"errors": findings.error_count, "findings": payload, "bytes": len(payload), "now_ms": work.clock_ms()}
     row = work.session.one(_add_verdict, values | comparison._asdict())
     return Verdict(row.id, findings.error_count)
 
 
 def get_findings(work: UnitOfWork, verdict: Verdict) -> Promotion:
     """See the contract."""
-    return Promotion.FromString(work.session.one(_findings, {"verdict_key": verdict.key}).payload)
+    row = work.session.one_or_none(_findings, {"verdict_key": verdict.key})
+    if row is None:  # It was removed since it was found.
+        raise Conflict
+    return Promotion.FromString(row.payload)
+
+
+def unused_verdicts(work: UnitOfWork, age: timedelta) -> list[int]:
+    """See the contract."""
+    before_ms = work.clock_ms() - age // timedelta(milliseconds=1)
+    return [row.id for row in work.session.all(_unused, {"before_ms": before_ms})]
+
+
+def remove_unused_verdict(work: UnitOfWork, key: int) -> bool:
+    """See the contract."""
+    # A promotion that has just cited it, and is not committed, is waited for; then the database refuses to remove it,
+    # which is a conflict.
+    return bool(work.session.change(_remove_unused, {"verdict_key": key}))
 
 
 def find_request(work: UnitOfWork, key: RequestKey) -> RequestRecord | None:
@@ -249,9 +268,13 @@ _add_verdict = Statement(
         error_count=bindparam("errors"),
         payload=bindparam("findings"),
         size=bindparam("bytes"),
+        created_time=bindparam("now_ms"),
     )
     .returning(verdicts.c.id)
 )
+_is_unused = ~exists().where(promotions.c.verdict_id == verdicts.c.id)
+_unused = Statement(select(verdicts.c.id).where(verdicts.c.created_time < bindparam("before_ms"), _is_unused))
+_remove_unused = Statement(delete(verdicts).where(verdicts.c.id == bindparam("verdict_key"), _is_unused))
 _is_request = (
     requests.c.caller == bindparam("request_caller"),
     requests.c.rpc == bindparam("request_rpc"),

@@ -26,6 +26,7 @@ from sqlalchemy import (
     and_,
     false,
     select,
+    text,
 )
 
 metadata = MetaData(
@@ -184,7 +185,8 @@ principal_changes = Table(
 )
 
 # What the comparison of two contents found, by the rules of that time: a serialized Promotion with nothing but findings
-# and their counts. Two transactions may store the same verdict, since neither waits for the other.
+# and their counts. Two transactions may store the same verdict, since neither waits for the other. What no promotion
+# cites is removed after a while.
 verdicts = Table(
     "verdicts",
     metadata,
@@ -195,6 +197,8 @@ verdicts = Table(
     Column("error_count", Integer, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("size", Integer, nullable=False),
+    # 0 of what was stored before there was this column.
+    Column("created_time", BigInteger, nullable=False, server_default="0"),
     Index("ix_verdicts_head_digest_candidate_digest", "head_digest", "candidate_digest", "rules"),
 )
 
@@ -224,6 +228,12 @@ promotions = Table(
     Index("ix_promotions_model_id_created_time", "model_id", "created_time", "id"),
     Index("ix_promotions_created_by_created_time", "created_by", "created_time", "id"),
     Index("ix_promotions_source_rid_created_time", "source_rid", "created_time", "id"),
+    Index(
+        "ix_promotions_verdict_id",
+        "verdict_id",
+        postgresql_where=text("verdict_id IS NOT NULL"),
+        sqlite_where=text("verdict_id IS NOT NULL"),
+    ),
 )
 
 # Append-only: who set which policy of a branch, and when. The newest one holds.

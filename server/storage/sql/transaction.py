@@ -33,6 +33,7 @@ class SqlReader(UnitOfWork):
     get_promotion_facts = promotion_facts.get_promotion_facts
     find_verdict = promotion_facts.find_verdict
     get_findings = promotion_facts.get_findings
+    unused_verdicts = promotion_facts.unused_verdicts
     find_request = promotion_facts.find_request
     get_policy = promotion_facts.get_policy
     find_promotion = promotion_records.find_promotion
@@ -64,6 +65,7 @@ class SqlTransaction(SqlReader):
 
     lock_branches = promotion_facts.lock_branches
     add_verdict = promotion_facts.add_verdict
+    remove_unused_verdict = promotion_facts.remove_unused_verdict
     claim_request = promotion_facts.claim_request
     append_promoted = promotion_records.append_promoted
     add_policy = promotion_facts.add_policy
