@@ -122,8 +122,8 @@ def gc(
 ) -> None:
     """Remove model files that no version names and no upload is about to; servers may go on meanwhile.
 
-    Uploads that no version named within a day are forgotten, and so is what was found about two Model APIs where no
-    promotion came of it. Run it as often as you like, such as every night.
+    Uploads that no version named within an hour are forgotten, and so is what was found about two Model APIs where no
+    promotion came of it. Run it as often as you like, such as every hour.
 
     [bold]modelregistry gc[/bold]
 

@@ -39,8 +39,10 @@ from server.rules.models import find_model_version, require_editor
 from server.storage.blobs import FileStore, Target, new_object_name
 from server.storage.contract import Reader, Repository, StoredFile, Transaction, UploadKey
 
-# Long enough to create the version the day after.
-UPLOAD_LIFETIME = timedelta(days=1)
+# From its end on, long enough to create the version. What no version names takes up the disk of others.
+UPLOAD_LIFETIME = timedelta(hours=1)
+# From its beginning on: no stream lasts longer, so one that is still incomplete then was cut off.
+UPLOADING_LIFETIME = timedelta(hours=6) + UPLOAD_LIFETIME
 UPLOAD_ID_BYTES = 32
 
 
@@ -63,14 +65,15 @@ def upload_model_files(
     upload_id, name = secrets.token_urlsafe(UPLOAD_ID_BYTES), new_object_name()
     upload = UploadKey.of(upload_id, caller, first.model_rid)
 
-    def begin(tx: Transaction) -> tuple[Timestamp, _Room]:
+    def begin(tx: Transaction) -> _Room:
         require_editor(tx, caller, upload.model_rid)
         tx.remove_expired_uploads(caller.user)
         room = _room(tx, upload, quota)
         room.require(1)
-        return tx.begin_upload(upload, name, UPLOAD_LIFETIME), room
+        tx.begin_upload(upload, name, UPLOADING_LIFETIME)
+        return room
 
-    expire_time, room = repository.write(begin)
+    room = repository.write(begin)
     try:
         with turn(), store.write(name) as target:
             digest, size = _receive(itertools.chain([first], parts), target, room)
@@ -78,7 +81,7 @@ def upload_model_files(
         with suppress(RegistryError):  # It expires.
             repository.write(lambda tx: tx.give_up_upload(upload))
         raise
-    _finish(repository, store, upload, StoredFile(digest, size, name), quota)
+    expire_time = _finish(repository, store, upload, StoredFile(digest, size, name), quota)
     return UploadModelFilesResponse(upload_id=upload_id, expire_time=expire_time)
 
 
@@ -157,14 +160,16 @@ def _room(reader: Reader, upload: UploadKey, quota: FileQuota) -> _Room:
     return min(rooms, key=lambda room: room.left or 0, default=_Room(""))
 
 
-def _finish(repository: Repository, store: FileStore, upload: UploadKey, file: StoredFile, quota: FileQuota) -> None:
+def _finish(repository: Repository, store: FileStore, upload: UploadKey, file: StoredFile, quota: FileQuota) -> Timestamp:
     """Record that an upload is complete, and see to it that the object which now holds its files is really there.
 
-    That is looked at whichever object it is, so that the time it takes tells nothing. Raises StorageUnavailable, and
-    QuotaExceeded if others used up what was left.
+    That is looked at whichever object it is, so that the time it takes tells nothing. Returns until when the upload can
+    be found. Raises StorageUnavailable, and QuotaExceeded if others used up what was left.
     """
     try:
-        holder = repository.write(lambda tx: tx.finish_upload(upload, file, quota))
+        holder, expire_time = repository.write(
+            lambda tx: (tx.finish_upload(upload, file, quota), tx.keep_upload(upload, UPLOAD_LIFETIME))
+        )
     except QuotaExceeded:
         repository.write(lambda tx: tx.give_up_upload(upload))
         store.remove_soon(file.object_name)
@@ -172,10 +177,11 @@ def _finish(repository: Repository, store: FileStore, upload: UploadKey, file: S
     if store.has(holder, file.size):
         if holder != file.object_name:
             store.remove_soon(file.object_name)
-        return
+        return expire_time
     repository.write(lambda tx: tx.replace_object(file, lost_object=holder))
     if not store.has(file.object_name, file.size):
         raise StorageUnavailable
+    return expire_time
 
 
 def _receive(parts: Iterator[UploadModelFilesRequest], target: Target, room: _Room) -> tuple[bytes, int]:

@@ -441,11 +441,8 @@ class Transaction(Reader, Protocol):
     def lock_owners(self, resource_rid: str) -> None:
         """Make other transactions that lock the owners of this RID wait until this one ends, and wait for theirs."""
 
-    def begin_upload(self, upload: UploadKey, object_name: str, lifetime: timedelta) -> Timestamp:
-        """Record that an object is about to be written, and return until when its upload can be found.
-
-        The model must be stored.
-        """
+    def begin_upload(self, upload: UploadKey, object_name: str, lifetime: timedelta) -> None:
+        """Record that an object is about to be written, by an upload of this lifetime. The model must be stored."""
 
     def finish_upload(self, upload: UploadKey, file: StoredFile, quota: FileQuota = NO_QUOTA) -> str:
         """Record that the object of an upload is complete, and return the object that holds such files.
@@ -456,6 +453,9 @@ class Transaction(Reader, Protocol):
         The object that is returned is that of the files that are stored under this digest already, if there are any:
         the new one is then of no use. Raises StorageUnavailable if the upload was forgotten meanwhile.
         """
+
+    def keep_upload(self, upload: UploadKey, lifetime: timedelta) -> Timestamp:
+        """Let an upload be found for so long from now on, and return until when. It must be stored."""
 
     def replace_object(self, file: StoredFile, lost_object: str) -> None:
         """Let files be held by another object; nothing if they are not held by the lost one any more."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,10 +14,13 @@ from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_PROMOTER, ROLE
 from modelregistry.v1.model_files_pb2 import DillModelFiles, ModelFiles, UploadedModelFiles
 from modelregistry.v1.model_pb2 import Model
 from modelregistry.v1.model_service_pb2 import UploadModelFilesRequest
+from server.storage.blobs import open_file_store
+from server.storage.sql.repository import SqlRepository
 from tests.builders import model_api
 from tests.processes import until
-from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, SOME_VERSION, Failure, Registry, User, failure_of
+from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, SOME_VERSION, Failure, Registry, User, failure_of, serving
 from tests.rpc.test_no_oracle import ABSENT_MODEL, normalised
+from tests.storage.inspection import row_counts
 
 pytestmark = pytest.mark.database("shared")
 
@@ -46,6 +51,26 @@ def upload_failure(user: User, *parts: UploadModelFilesRequest) -> Failure:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def test_files_for_which_there_is_no_room_leave_neither_upload_nor_version(
+    repository: SqlRepository, migrated_url: str, folder: str, tmp_path: Path
+) -> None:
+    store = open_file_store(None, tmp_path, "one", keep_free=2**62)
+    text = ModelFiles(dill=DillModelFiles(serialized_model_function="text"))
+    with serving(repository, files=store) as registry:
+        admin = dataclasses.replace(registry.user("admin"), folder=folder)
+        model, before = admin.create_model("model"), row_counts(migrated_url)
+        failed = [
+            upload_failure(admin, UploadModelFilesRequest(model_rid=model.rid, chunk=DATA, sha256=sha256(DATA))),
+            admin.failure("CreateModelVersion", model_rid=model.rid, model_api=model_api(), model_files=text),
+        ]
+        assert row_counts(migrated_url) == before
+    assert store.names() == []
+    assert {(each.code, each.name, each.retry_seconds) for each in failed} == {
+        (grpc.StatusCode.UNAVAILABLE, "StorageUnavailable", 1)
+    }
+    assert all("There is no room for model files." in each.message for each in failed)
 
 
 def test_uploaded_files_come_back_from_the_version_that_names_them(admin: User, model: Model) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +35,7 @@ from tests.storage.conftest import Clock, clock, timed
 __all__ = ["clock", "timed"]  # fixtures
 
 DATA = b"bytes of a model" * 1000
+HOUR_MS = 3_600_000
 
 
 @pytest.fixture
@@ -124,6 +126,28 @@ def test_what_a_crash_left_behind_goes_and_an_upload_that_is_under_way_does_not(
 
     assert collected == [Collected(objects=1)]
     assert download(repository, store, create(repository, model_rid, upload_id)) == DATA
+
+
+def test_an_upload_that_no_version_names_is_garbage_an_hour_after_its_end(
+    timed: SqlRepository, store: FileStore, clock: Clock
+) -> None:
+    """However long it took."""
+    model_rid = add_model(timed).rid
+
+    def parts() -> Iterator[UploadModelFilesRequest]:
+        yield UploadModelFilesRequest(model_rid=model_rid, chunk=DATA)
+        clock.now_ms += 6 * HOUR_MS
+        assert collect(timed, store) == Collected()
+        yield UploadModelFilesRequest(sha256=hashlib.sha256(DATA).hexdigest())
+
+    told = upload_model_files(timed, store, ADMIN, parts())
+    assert told.expire_time.ToMilliseconds() == clock.now_ms + HOUR_MS
+    clock.now_ms += HOUR_MS - 1
+    assert collect(timed, store) == Collected()
+    clock.now_ms += 1
+    assert collect(timed, store) == Collected(uploads=1, files=1, file_bytes=len(DATA))
+    with pytest.raises(UploadNotFound):
+        create(timed, model_rid, told.upload_id)
 
 
 def test_collecting_all_the_time_never_takes_what_others_are_about_to_name(

@@ -198,6 +198,26 @@ def test_a_folder_that_cannot_be_written_is_storage_that_is_unavailable(tmp_path
     assert isinstance(raised.value.__cause__, FileNotFoundError)
 
 
+def test_a_folder_keeps_so_much_of_its_disk_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [1000]
+    monkeypatch.setattr(blobs, "free_bytes", lambda _: free[0])
+    store = open_file_store(None, tmp_path, "one", keep_free=900)
+
+    def put_all(*parts: bytes) -> None:
+        with store.write("large") as target:
+            for part in parts:
+                target.write(part)
+                free[0] -= len(part)
+
+    put(store, b"x" * 100)
+    for parts in ([b"x" * 60, b"x" * 41], []):
+        with pytest.raises(StorageUnavailable, match="no room for model files"):
+            put_all(*parts)
+        free[0] = 899
+
+    assert len(store.names()) == 1
+
+
 def test_model_files_of_the_data_folder_are_for_its_owner_alone(tmp_path: Path) -> None:
     open_file_store(None, tmp_path, "one")
 

@@ -14,9 +14,10 @@ from server.core.errors import QuotaExceeded, StorageUnavailable
 from server.storage.contract import StoredFile, Transaction, UploadKey
 from server.storage.sql.files import EXPIRED_AT_ONCE
 from server.storage.sql.repository import SqlRepository
+from server.storage.sql.tables import uploads
 from tests.builders import ADMIN, FOLDER, add_model, append, caller, find, version
 from tests.storage.conftest import NOW_MS, Clock
-from tests.storage.inspection import row_counts
+from tests.storage.inspection import row_counts, rows
 
 DAY = timedelta(days=1)
 FILE = StoredFile(b"d" * 32, 5, "first")
@@ -57,12 +58,15 @@ def found(repository: SqlRepository, upload: UploadKey) -> bytes | None:
     return repository.write(lambda tx: tx.find_upload(upload))
 
 
-def test_an_upload_is_told_until_when_it_can_be_found(timed: SqlRepository) -> None:
+def test_an_upload_is_told_until_when_it_can_be_found(timed: SqlRepository, migrated_url: str) -> None:
     upload = key(add_model(timed).rid)
+    begin(timed, upload)
 
-    expire_time = timed.write(lambda tx: tx.begin_upload(upload, "first", DAY))
+    expire_time = timed.write(lambda tx: tx.keep_upload(upload, timedelta(hours=2)))
 
-    assert expire_time.ToMilliseconds() == NOW_MS + 86_400_000
+    assert expire_time.ToMilliseconds() == NOW_MS + 7_200_000
+    [row] = rows(migrated_url, uploads)
+    assert row.expire_time == NOW_MS + 7_200_000
 
 
 def test_an_upload_is_found_once_it_is_complete(repository: SqlRepository, model_rid: str) -> None:

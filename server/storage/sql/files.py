@@ -59,11 +59,10 @@ def registry_id(work: UnitOfWork) -> str:
     return found
 
 
-def begin_upload(work: UnitOfWork, upload: UploadKey, object_name: str, lifetime: timedelta) -> Timestamp:
+def begin_upload(work: UnitOfWork, upload: UploadKey, object_name: str, lifetime: timedelta) -> None:
     """See the contract."""
     expire_ms = work.clock_ms() + lifetime // timedelta(milliseconds=1)
     work.session.send(_begin, _of(upload) | {"object": object_name, "expire_ms": expire_ms})
-    return timestamp(expire_ms)
 
 
 def finish_upload(work: UnitOfWork, upload: UploadKey, file: StoredFile, quota: FileQuota = NO_QUOTA) -> str:
@@ -77,6 +76,13 @@ def finish_upload(work: UnitOfWork, upload: UploadKey, file: StoredFile, quota: 
         if (most and file.size > most) or work.session.one_or_none(_count, bound) is None:
             raise QuotaExceeded(resource=use.holder, max_bytes=most)
     return holder
+
+
+def keep_upload(work: UnitOfWork, upload: UploadKey, lifetime: timedelta) -> Timestamp:
+    """See the contract."""
+    expire_ms = work.clock_ms() + lifetime // timedelta(milliseconds=1)
+    work.session.send(_keep, _of(upload) | {"expire_ms": expire_ms})
+    return timestamp(expire_ms)
 
 
 def replace_object(work: UnitOfWork, file: StoredFile, lost_object: str) -> None:
@@ -195,6 +201,7 @@ _store = Statement(
     )
 )
 _finish = Statement(update(uploads).where(_is_upload).values(file_digest=bindparam("file"), size=bindparam("size")))
+_keep = Statement(update(uploads).where(_is_upload).values(expire_time=bindparam("expire_ms")))
 _replace = Statement(
     update(files).where(_is_file, files.c.object_name == bindparam("lost")).values(object_name=bindparam("object"))
 )

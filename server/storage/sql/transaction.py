@@ -79,6 +79,7 @@ class SqlTransaction(SqlReader):
 
     begin_upload = files.begin_upload
     finish_upload = files.finish_upload
+    keep_upload = files.keep_upload
     replace_object = files.replace_object
     give_up_upload = files.give_up_upload
     find_upload = files.find_upload

@@ -522,7 +522,9 @@ class UploadModelFilesResponse(_message.Message):
     """Output only. What CreateModelVersion names the files by. Only the same caller can use it, for the same model."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. Until when the id can be used; a version that was created with it keeps its files for good."""
+        """Output only. Until when the id can be used, an hour from the end of the upload; a version that was created with it
+        keeps its files for good.
+        """
 
     def __init__(
         self,
