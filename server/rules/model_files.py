@@ -160,7 +160,9 @@ def _room(reader: Reader, upload: UploadKey, quota: FileQuota) -> _Room:
     return min(rooms, key=lambda room: room.left or 0, default=_Room(""))
 
 
-def _finish(repository: Repository, store: FileStore, upload: UploadKey, file: StoredFile, quota: FileQuota) -> Timestamp:
+def _finish(
+    repository: Repository, store: FileStore, upload: UploadKey, file: StoredFile, quota: FileQuota
+) -> Timestamp:
     """Record that an upload is complete, and see to it that the object which now holds its files is really there.
 
     That is looked at whichever object it is, so that the time it takes tells nothing. Returns until when the upload can

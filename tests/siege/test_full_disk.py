@@ -14,7 +14,7 @@ import pytest
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR
 from modelregistry.v1.model_files_pb2 import DillModelFiles, ModelFiles
 from modelregistry.v1.model_pb2 import Model, ModelVersion
-from tests.processes import DEADLINE_SECONDS, Server, until
+from tests.processes import DEADLINE_SECONDS, Server, run, until
 from tests.records import consistent_records
 from tests.rpc.harness import Failure, User, failure_of
 from tests.siege.disks import Disk, small_disk
@@ -154,5 +154,47 @@ def test_a_full_disk_refuses_promotions_says_so_and_lets_roles_be_taken_away(dis
         assert "is held again" in server.logged(level="WARNING", logger="server.storage.sql.disk_reserve")["message"]
         scene.promote()
         scene.source = scene.admin.create_version_with_files(scene.models[0], b"weights", branch="more")
+        scene.promote()
+        scene.assert_all_there()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("end", [Server.stop, Server.kill], ids=["stopped", "killed"])
+def test_a_server_starts_on_a_full_disk(end: Callable[[Server], None], disk: Disk, tmp_path: Path) -> None:
+    with serving(disk, tmp_path) as server, grpc.insecure_channel(server.address) as channel:
+        scene = Scene.of(server, channel)
+        scene.promote()
+        scene.promote()
+        end(server)
+    disk.fill()
+    with serving(disk, tmp_path) as server, grpc.insecure_channel(server.address) as channel:
+        scene.admin = scene.jane = server.user(channel)
+        assert DATABASE_FULL in first_failure(scene.promote).message
+        until(lambda: health(server) == {NOT_SERVING})
+        # As operators do it, whose commands do not wait until the server is well.
+        assert server.run("revoke", scene.models[0].rid, "user:jane").returncode == 0
+        scene.roll_back()
+        disk.empty()
+        until(lambda: health(server) == {SERVING})
+        scene.promote()
+        scene.assert_all_there()
+
+
+@pytest.mark.timeout(600)
+def test_what_no_version_names_is_collected_on_a_full_disk(disk: Disk, tmp_path: Path) -> None:
+    with serving(disk, tmp_path) as server, grpc.insecure_channel(server.address) as channel:
+        scene = Scene.of(server, channel)
+        # What an upload that was cut off leaves.
+        [folder] = (disk.here / "files").iterdir()
+        (folder / "leftover").write_bytes(bytes(16 * 2**20))
+        disk.fill()
+        assert DATABASE_FULL in first_failure(scene.promote).message
+        options = [f"--database-url=sqlite:///{disk.folder}/registry.db", f"--files-url=file://{disk.folder}/files"]
+
+        collected = run("gc", *options, command=disk.command, cwd=tmp_path)
+
+        assert collected.returncode == 0
+        assert " 1 leftovers " in collected.stderr
+        until(lambda: health(server) == {SERVING})
         scene.promote()
         scene.assert_all_there()

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Dialect
 from server.core.cancellation import LOOK_SECONDS, require_wanted
 from server.storage.contract import StatementObserver
 from server.storage.sql.database_file import DatabaseFile, FilesBeside
+from server.storage.sql.disk_reserve import DiskReserve
 from server.storage.sql.session import WAIT_SECONDS, Failure, Session
 from server.storage.sql.statements import Compiled
 from server.storage.unavailable import DatabaseUnsuitable
@@ -121,8 +122,17 @@ def file_of(url: URL) -> Path:
 
 
 def opener(file: DatabaseFile) -> Callable[[StatementObserver | None], SqliteSession]:
-    """Return what opens a database."""
-    return lambda observer: SqliteSession.over(file.connect(), observer, file)
+    """Return what opens a database. On a disk that has no room for the index of its log, it gives up the reserve."""
+
+    def open_file(observer: StatementObserver | None) -> SqliteSession:
+        try:
+            return SqliteSession.over(file.connect(), observer, file)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_IOERR_SHMSIZE or not DiskReserve(file.path).give_up():
+                raise
+        return SqliteSession.over(file.connect(), observer, file)
+
+    return open_file
 
 
 class ReadingSession(SqliteSession):
