@@ -24,12 +24,9 @@ def unavailable(error: Exception) -> StorageUnavailable:
     return StorageUnavailable()
 
 
-def no_room_for_database() -> StorageUnavailable:
+def no_room_for_database(more: str = "") -> StorageUnavailable:
     """Return what to tell where the disk of the database is full; nothing was stored."""
-    return StorageUnavailable(
-        explanation="The disk of the database is full; until there is room, roles can be taken away and branches rolled"
-        " back, and nothing else can be changed."
-    )
+    return StorageUnavailable(explanation=f"The disk of the database is full. {more}".rstrip())
 
 
 def no_room_for_files() -> StorageUnavailable:

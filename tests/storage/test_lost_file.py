@@ -12,6 +12,7 @@ import pytest
 
 from server.core.errors import StorageUnavailable
 from server.storage.file_identity import FileIdentity
+from server.storage.sql import repository as sql_repository
 from server.storage.sql.database import database_of
 from server.storage.sql.repository import SqlRepository
 from server.storage.unavailable import DatabaseUnsuitable
@@ -63,8 +64,9 @@ def refused(call: Callable[[], object]) -> StorageUnavailable:
 
 @loses
 def test_no_change_is_acknowledged_and_the_server_is_not_ready(
-    lose: Callable[[Path], object], file: Path, repository: SqlRepository
+    lose: Callable[[Path], object], file: Path, repository: SqlRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sql_repository, "PROBE_SECONDS", 0)
     add_model(repository)
     repository.ping()
     lose(file)

@@ -52,7 +52,7 @@ class DatabaseFile:
 
     def require_same(self) -> None:
         """Return if the path names the file that was opened. Raises DatabaseUnsuitable."""
-        if _found(self.path) != self._identity:
+        if not _is_at(self.path, self._identity):
             raise DatabaseUnsuitable(
                 f"{self.path} is not the file that this server opened: that one was moved, removed or replaced. Stop"
                 " the server, and start it again when the right file is there"
@@ -73,23 +73,29 @@ class FilesBeside:
 
     def __init__(self, driver: sqlite3.Connection):
         """Raises the driver's errors."""
-        # They are there once something was read, and beside the file that a link names.
+        # They are there once something was read, beside the file that a link names. Where a file system does not let
+        # SQLite log ahead, there are none.
         driver.execute("PRAGMA schema_version").fetchall()
         [[_, _, path]] = driver.execute("PRAGMA database_list").fetchall()
-        self._opened = {beside: _found(beside) for beside in (f"{path}{suffix}" for suffix in _BESIDE)}
+        self._opened: dict[str, FileIdentity] = {}
+        for beside in (f"{path}{suffix}" for suffix in _BESIDE):
+            with contextlib.suppress(FileNotFoundError):
+                self._opened[beside] = FileIdentity.of(beside)
 
     def require_same(self) -> None:
         """Return if they are those that the connection works with. Raises DatabaseUnsuitable."""
         for path, opened in self._opened.items():
-            if _found(path) != opened:
+            if not _is_at(path, opened):
                 raise DatabaseUnsuitable(
                     f"{path}, a part of the database, was removed or replaced while a server had it open. Stop all"
                     " servers of the database, restore it from a backup, and start them again"
                 )
 
 
-def _found(path: Path | str) -> FileIdentity | None:
+def _is_at(path: Path | str, identity: FileIdentity | None) -> bool:
+    # It is asked several times for each change, and makes no identity, which takes as long as the question.
     try:
-        return FileIdentity.of(path)
+        status = os.stat(path)
     except OSError:
-        return None
+        return False
+    return (status.st_dev, status.st_ino) == identity

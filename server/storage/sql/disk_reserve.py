@@ -43,7 +43,9 @@ class DiskReserve:
     def require_held(self) -> None:
         """Return unless the reserve was given up. Raises StorageUnavailable."""
         if self._is_given_up():
-            raise no_room_for_database() from OSError(f"{self._path} was given up, and there is no room for it yet")
+            raise no_room_for_database(
+                "Until it has room again, roles can be taken away and branches rolled back, and no more be changed."
+            ) from OSError(f"{self._path} was given up, and there is no room for it yet")
 
     def give_up(self) -> bool:
         """Make room, and return whether there is more by now, be it by another process."""

@@ -71,13 +71,13 @@ class SqliteSession(Session):
     def require_connected(self) -> None:
         """Return if the file is the one that was opened. Raises DatabaseUnsuitable."""
         self._file.require_same()
-        self._beside.require_same()
 
     def commit(self) -> None:
         """Commit, to a file that can be found again. Raises DatabaseUnsuitable."""
         self.run("COMMIT")
         # What went to a file without a name is lost, whatever SQLite says.
-        self.require_connected()
+        self._file.require_same()
+        self._beside.require_same()
 
     @property
     def has_transaction(self) -> bool:
