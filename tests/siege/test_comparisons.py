@@ -34,8 +34,6 @@ from tests.siege.honest import ALL_SERVED, Honest
 COLUMNS = 130_000
 BATCH = 20
 DEADLINE_SECONDS = 300
-# In which a call that is cancelled after two seconds ends; before, it went on for most of a minute.
-SOON_MILLISECONDS = 5000
 
 KINDS = (
     DataType(boolean=BooleanType()),
@@ -131,14 +129,3 @@ def test_a_batch_of_promotions_with_the_largest_model_apis(
     call.result(DEADLINE_SECONDS)
     records = scene.mallory("ListPromotions", model_rid=scene.target.rid, page_size=1).promotions
     assert (records[0].version_number, records[0].error_count) == (BATCH + 1, COLUMNS)
-
-
-@pytest.mark.timeout(600)
-def test_such_a_batch_that_is_cancelled_is_given_up(server: Server, channel: grpc.Channel) -> None:
-    scene = Scene(server, channel, BATCH + 1)
-    call = scene.begin_batch()
-    with pytest.raises(grpc.FutureTimeoutError):
-        call.result(2)
-    call.cancel()
-    line = server.logged(method=path_of("BatchPromoteVersions"))
-    assert (line["code"], line["milliseconds"] < SOON_MILLISECONDS) == ("CANCELLED", True), line
