@@ -29,6 +29,7 @@ from server.storage.sql.rows import Content, content_of
 from server.storage.sql.tables import (
     branches,
     contents,
+    grant_changes,
     grants,
     models,
     opaque_keys,
@@ -110,6 +111,7 @@ class _Filler:
         self._writer.insert(contents, ({**c._asdict(), "size": len(c.payload)} for c in self._contents))
         self._writer.insert(verdicts, map(_verdict, self._contents))
         samples = self._add_versions(spread, rids, hub, wide)
+        self._writer.insert(grant_changes, map(self._change, self._grants(spread)))
         self._writer.insert(grants, self._grants(spread))
         self._writer.insert(requests, map(self._request, range(self._size // 10)))
         return Filled(
@@ -211,6 +213,9 @@ class _Filler:
             yield {"resource_rid": folder, "principal": _CREATOR, "role": ROLE_OWNER}
         for number, rid in enumerate(spread):
             yield {"resource_rid": rid, "principal": f"group:team-{number % 100}", "role": ROLE_VIEWER}
+
+    def _change(self, grant: Row) -> Row:
+        return {**grant, "changed_by": _CREATOR, "changed_time": self._start_ms}
 
     def _request(self, _: int) -> Row:
         return {

@@ -52,6 +52,7 @@ def build_app() -> typer.Typer:
         access_commands.grant,
         access_commands.revoke,
         access_commands.grants,
+        access_commands.grant_changes,
         access_commands.set_folder_policy,
         access_commands.get_folder_policy,
         access_commands.transfer_ownership,

@@ -13,6 +13,7 @@ from modelregistry.v1.access_service_pb2 import (
     GetFolderPolicyRequest,
     GrantRoleRequest,
     ListDisabledPrincipalsRequest,
+    ListGrantChangesRequest,
     ListGrantsRequest,
     NewModelOwner,
     RevokeRoleRequest,
@@ -62,6 +63,17 @@ def grants(
     """
     request = ListGrantsRequest(resource_rid=resource_rid, page_size=page_size, page_token=page_token)
     return registry.access.ListGrants(request)
+
+
+def grant_changes(
+    registry: Registry, resource_rid: Resource, page_size: PageSize = 0, page_token: PageToken = None
+) -> Message:
+    """List who changed the grants on a model or folder, and when; the newest change first.
+
+    [bold]modelregistry grant-changes ri.models.main.model.… --output table[/bold]
+    """
+    request = ListGrantChangesRequest(resource_rid=resource_rid, page_size=page_size, page_token=page_token)
+    return registry.access.ListGrantChanges(request)
 
 
 def set_folder_policy(registry: Registry, folder_rid: Folder, new_model_owner: Owner) -> Message:

@@ -36,6 +36,7 @@ RPC_SCOPES = {
     _ACCESS + "GrantRole": MODELS_WRITE,
     _ACCESS + "RevokeRole": MODELS_WRITE,
     _ACCESS + "ListGrants": MODELS_READ,
+    _ACCESS + "ListGrantChanges": MODELS_READ,
     _ACCESS + "SetFolderPolicy": MODELS_WRITE,
     _ACCESS + "GetFolderPolicy": MODELS_READ,
     _ACCESS + "TransferOwnership": MODELS_WRITE,

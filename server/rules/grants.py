@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelregistry.v1.access_service_pb2 import ROLE_OWNER, Grant, GrantRoleRequest, RevokeRoleRequest
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, Grant, GrantChange, GrantRoleRequest, RevokeRoleRequest
 from server.core import rids
 from server.core.caller import Caller
 from server.core.errors import AccessPermissionDenied, ResourceNeedsOwner
@@ -35,6 +35,12 @@ def list_grants(reader: Reader, caller: Caller, resource_rid: str, page: PageReq
     """Return a page of a resource's grants. Raises ModelNotFound and AccessPermissionDenied."""
     require_owner(reader, caller, resource_rid)
     return reader.list_grants(resource_rid, page)
+
+
+def list_grant_changes(reader: Reader, caller: Caller, resource_rid: str, page: PageRequest) -> Page[GrantChange]:
+    """Return a page of the changes of a resource's grants. Raises ModelNotFound and AccessPermissionDenied."""
+    require_owner(reader, caller, resource_rid)
+    return reader.list_grant_changes(resource_rid, page)
 
 
 def require_owner(reader: Reader, caller: Caller, resource_rid: str) -> str | None:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from modelregistry.v1.access_service_pb2 import DisabledPrincipal, FolderPolicy, Grant, NewModelOwner, Role
+from modelregistry.v1.access_service_pb2 import DisabledPrincipal, FolderPolicy, Grant, GrantChange, NewModelOwner, Role
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
@@ -320,6 +320,13 @@ class Reader(Protocol):
 
     def list_grants(self, resource_rid: str, page: PageRequest) -> Page[Grant]:
         """Return the grants on this very RID, by principal, in the order of code points."""
+
+    def list_grant_changes(self, resource_rid: str, page: PageRequest) -> Page[GrantChange]:
+        """Return the changes of the grants on this very RID, newest first.
+
+        The position is opaque. Changes that are made meanwhile neither shift nor repeat an item of a later page. Raises
+        InvalidPageToken for what is no position; one that was made up may be taken for any place.
+        """
 
     def find_file(self, content_digest: bytes) -> StoredFile | None:
         """Return the model files of a content; None if it has none."""

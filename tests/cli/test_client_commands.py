@@ -153,6 +153,9 @@ def test_grants_are_given_listed_and_taken_away(server: Server) -> None:
     assert server.json("get-model", model, token=server.token("jane"))["rid"] == model
     server.json("revoke", model, "user:jane")
     assert jane not in server.json("grants", model)["data"]
+    taken, given, _ = server.json("grant-changes", model)["data"]
+    assert (taken["principal"], taken.get("role")) == ("user:jane", None)
+    assert jane.items() <= given.items()
     assert failure(server.run("get-model", model, token=server.token("jane")), NOT_FOUND)
 
 

@@ -97,6 +97,7 @@ CLIENT_COMMANDS: dict[str, set[str]] = {
     "grant": set(),
     "revoke": set(),
     "grants": PAGE_OPTIONS,
+    "grant-changes": PAGE_OPTIONS,
     "set-folder-policy": set(),
     "get-folder-policy": set(),
     "transfer-ownership": set(),

@@ -13,7 +13,13 @@ from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_tools import protoc
 
-from modelregistry.v1.access_service_pb2 import ROLE_OWNER, Grant, ListGrantsResponse
+from modelregistry.v1.access_service_pb2 import (
+    ROLE_OWNER,
+    Grant,
+    GrantChange,
+    ListGrantChangesResponse,
+    ListGrantsResponse,
+)
 from modelregistry.v1.model_api_pb2 import (
     AnyType,
     ArrayType,
@@ -95,6 +101,10 @@ WRITTEN = [
     (ListModelsResponse(next_page_token="t"), {"data": [], "nextPageToken": "t"}),
     (Grant(role=ROLE_OWNER), {"resourceRid": "", "principal": "", "role": "OWNER"}),
     (ListGrantsResponse(grants=[Grant()]), {"data": [{"resourceRid": "", "principal": ""}]}),
+    (
+        ListGrantChangesResponse(changes=[GrantChange()]),
+        {"data": [{"resourceRid": "", "principal": "", "changedBy": ""}]},
+    ),
     (ListModelsRequest(), {"pageSize": 0}),
     (PromoteVersionRequest(preview=True), {"modelRid": "", "sourceModelVersionRid": "", "preview": True}),
 ]  # fmt: skip

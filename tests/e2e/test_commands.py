@@ -54,6 +54,7 @@ def test_each_command_succeeds_and_warns_of_nothing(server: Server, tmp_path: Pa
     succeeds("list-versions", target)
     succeeds("grant", target, "user:jane", "viewer")
     succeeds("grants", target)
+    succeeds("grant-changes", target)
     succeeds("revoke", target, "user:jane")
     succeeds("set-folder-policy", folder, "folder")
     succeeds("get-folder-policy", folder)

@@ -91,7 +91,7 @@ def test_the_page_has_sessions_for_all_rpcs_of_which_people_ask() -> None:
         *("CreateModel", "CreateModelVersion", "GetModelVersion", "GetBranch", "ListBranches", "ListModelVersions"),
         *("ListModels", "PromoteVersion", "CheckPromotion", "ListPromotions", "GetPromotion", "GetLineage"),
         *("RollbackBranch", "BatchPromoteVersions", "SetBranchPolicy", "GetBranchPolicy"),
-        *("GrantRole", "ListGrants", "RevokeRole"),
+        *("GrantRole", "ListGrants", "ListGrantChanges", "RevokeRole"),
     }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_VIEWER, Grant
+from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_VIEWER, Grant, GrantChange
+from server.storage.paging import Paging
 from tests.builders import FOLDER
 from tests.rpc.harness import SOME_MODEL, Registry, User
 
@@ -15,6 +16,7 @@ CALLS = [
     ("GrantRole", {"principal": "user:joe", "role": ROLE_VIEWER}),
     ("RevokeRole", {"principal": "user:joe"}),
     ("ListGrants", {}),
+    ("ListGrantChanges", {}),
 ]
 
 
@@ -37,6 +39,53 @@ def test_grants_are_listed_by_principal_page_by_page(admin: User) -> None:
     second = admin("ListGrants", resource_rid=admin.folder, page_size=2, page_token=first.next_page_token)
     assert [grant.principal for page in (first, second) for grant in page.grants] == ["group:a", "group:b", "group:c"]
     assert not second.HasField("next_page_token")
+
+
+def test_every_change_of_a_grant_is_listed_with_who_made_it_and_when_the_newest_first(admin: User, jane: User) -> None:
+    model = admin.create_model("m")
+    admin("GrantRole", resource_rid=model.rid, principal="user:jane", role=ROLE_OWNER)
+    jane("GrantRole", resource_rid=model.rid, principal="group:g", role=ROLE_VIEWER)
+    admin("RevokeRole", resource_rid=model.rid, principal="group:g")
+    admin("RevokeRole", resource_rid=model.rid, principal="user:nobody")
+    # Of other resources, nothing is told here.
+    admin("GrantRole", resource_rid=admin.folder, principal="user:jane", role=ROLE_VIEWER)
+
+    changes = jane("ListGrantChanges", resource_rid=model.rid).changes
+
+    def told(change: GrantChange) -> tuple[str, int | None, str]:
+        return change.principal, change.role if change.HasField("role") else None, change.changed_by
+
+    assert [told(change) for change in changes] == [
+        ("group:g", None, "user:admin"),
+        ("group:g", ROLE_VIEWER, "user:jane"),
+        ("user:jane", ROLE_OWNER, "user:admin"),
+        ("user:admin", ROLE_OWNER, "user:admin"),
+    ]
+    assert {change.resource_rid for change in changes} == {model.rid}
+    times = [change.changed_time.ToMilliseconds() for change in changes]
+    assert times == sorted(times, reverse=True)
+    assert times[-1] >= model.created_time.ToMilliseconds()
+
+
+def test_changes_of_grants_are_listed_page_by_page_whatever_is_changed_meanwhile(admin: User) -> None:
+    model = admin.create_model("m")
+    for name in ("a", "b", "c"):
+        admin("GrantRole", resource_rid=model.rid, principal=f"group:{name}", role=ROLE_VIEWER)
+    listed, token = [], None
+    for _ in range(2):
+        page = admin("ListGrantChanges", resource_rid=model.rid, page_size=2, page_token=token)
+        listed += [change.principal for change in page.changes]
+        token = page.next_page_token if page.HasField("next_page_token") else None
+        admin("GrantRole", resource_rid=model.rid, principal="group:d", role=ROLE_VIEWER)
+    assert (listed, token) == (["group:c", "group:b", "group:a", "user:admin"], None)
+
+    first = admin("ListGrantChanges", resource_rid=model.rid, page_size=1)
+    other = admin.create_model("other")
+    refused = admin.failure("ListGrantChanges", resource_rid=other.rid, page_token=first.next_page_token)
+    assert refused.name == "InvalidPageToken"
+    # A token that was made up for this very list, and is no position of it.
+    made_up = Paging(str, "ListGrantChanges", model.rid).token("17")
+    assert admin.failure("ListGrantChanges", resource_rid=model.rid, page_token=made_up).name == "InvalidPageToken"
 
 
 def test_revoking_what_was_not_granted_succeeds(admin: User) -> None:

@@ -34,6 +34,7 @@ MODEL_CALLS: list[tuple[str, str, dict[str, Any]]] = [
     ("GrantRole", "resource_rid", {"principal": "user:joe", "role": ROLE_VIEWER}),
     ("RevokeRole", "resource_rid", {"principal": "user:joe"}),
     ("ListGrants", "resource_rid", {}),
+    ("ListGrantChanges", "resource_rid", {}),
 ]
 
 

@@ -27,7 +27,10 @@ from modelregistry.v1.model_api_pb2 import Column, DataType, DoubleType, ModelAp
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.promotion_pb2 import Promotion
 from modelregistry.v1.promotion_service_pb2 import GetLineageResponse
+from server.rules.fsck import Examination
 from server.storage.sql import tables
+from server.storage.sql.database import kept_database
+from server.storage.sql.inventory import open_inventory
 from tests.builders import model_api, new_folder_rid
 from tests.conftest import OpenRepository
 from tests.rpc.harness import SOME_MODEL, SOME_VERSION, Registry, User, failure_of, request_of, serving
@@ -318,6 +321,7 @@ class RegistryMachine(RuleBasedStateMachine):
             self.assert_everyone_sees_what_there_is()
             self.assert_times_follow_the_order()
             self.assert_nothing_else_is_stored()
+            self.assert_it_is_whole()
 
     def assert_everyone_sees_what_there_is(self) -> None:
         roots = [rid for rid in self.reference.versions if rid not in self.reference.promotions]
@@ -343,6 +347,10 @@ class RegistryMachine(RuleBasedStateMachine):
             for promotion in listed:
                 request = {"model_rid": model_rid, "model_version_rid": promotion.model_version_rid}
                 assert self.users["admin"]("GetModelVersion", **request).created_time == promotion.created_time
+
+    def assert_it_is_whole(self) -> None:
+        with open_inventory(kept_database(self.url)) as inventory:
+            assert list(Examination(inventory, None).faults()) == []
 
     def assert_nothing_else_is_stored(self) -> None:
         stored, reference = row_counts(self.url), self.reference

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from modelregistry.v1.access_service_pb2 import ListGrantsRequest
+from modelregistry.v1.access_service_pb2 import ListGrantChangesRequest, ListGrantsRequest
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from modelregistry.v1.model_service_pb2 import (
     CreateModelRequest,
@@ -84,6 +84,7 @@ PAGED = [
     lambda **page: ListBranchesRequest(model_rid=MODEL, **page),
     lambda **page: ListModelVersionsRequest(model_rid=MODEL, **page),
     lambda **page: ListGrantsRequest(resource_rid=MODEL, **page),
+    lambda **page: ListGrantChangesRequest(resource_rid=MODEL, **page),
 ]
 
 

@@ -8,7 +8,13 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from modelregistry.v1.access_service_pb2 import ROLE_VIEWER, GrantRoleRequest, ListGrantsRequest, RevokeRoleRequest
+from modelregistry.v1.access_service_pb2 import (
+    ROLE_VIEWER,
+    GrantRoleRequest,
+    ListGrantChangesRequest,
+    ListGrantsRequest,
+    RevokeRoleRequest,
+)
 from modelregistry.v1.model_api_pb2 import DataType, MapType, ModelApi
 from modelregistry.v1.model_pb2 import (
     CodeRepositorySource,
@@ -68,6 +74,7 @@ VALID = [
     GrantRoleRequest(resource_rid=FOLDER, principal="user:jane", role=ROLE_VIEWER),
     RevokeRoleRequest(resource_rid=MODEL, principal="group:ml"),
     ListGrantsRequest(resource_rid=MODEL),
+    ListGrantChangesRequest(resource_rid=MODEL),
     Model(name="m"),
     Model(rid=MODEL, name="m", parent_folder_rid=FOLDER, created_by="user:jane", created_time=Timestamp(nanos=10**6)),
     ModelVersion(branch="master"),

@@ -56,6 +56,11 @@ class AccessServiceStub:
                 request_serializer=modelregistry_dot_v1_dot_access__service__pb2.ListGrantsRequest.SerializeToString,
                 response_deserializer=modelregistry_dot_v1_dot_access__service__pb2.ListGrantsResponse.FromString,
                 _registered_method=True)
+        self.ListGrantChanges = channel.unary_unary(
+                '/modelregistry.v1.AccessService/ListGrantChanges',
+                request_serializer=modelregistry_dot_v1_dot_access__service__pb2.ListGrantChangesRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_access__service__pb2.ListGrantChangesResponse.FromString,
+                _registered_method=True)
         self.SetFolderPolicy = channel.unary_unary(
                 '/modelregistry.v1.AccessService/SetFolderPolicy',
                 request_serializer=modelregistry_dot_v1_dot_access__service__pb2.SetFolderPolicyRequest.SerializeToString,
@@ -122,6 +127,17 @@ class AccessServiceServicer:
 
     def ListGrants(self, request, context):
         """Lists the grants on a resource, by principal.
+
+        Scope api:models-read; owner on the resource. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken),
+        NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGrantChanges(self, request, context):
+        """Lists the changes of the grants on a resource, the newest first: who changed which, and when. No RPC changes or
+        removes one.
 
         Scope api:models-read; owner on the resource. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken),
         NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
@@ -207,6 +223,11 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     servicer.ListGrants,
                     request_deserializer=modelregistry_dot_v1_dot_access__service__pb2.ListGrantsRequest.FromString,
                     response_serializer=modelregistry_dot_v1_dot_access__service__pb2.ListGrantsResponse.SerializeToString,
+            ),
+            'ListGrantChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGrantChanges,
+                    request_deserializer=modelregistry_dot_v1_dot_access__service__pb2.ListGrantChangesRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_access__service__pb2.ListGrantChangesResponse.SerializeToString,
             ),
             'SetFolderPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.SetFolderPolicy,
@@ -327,6 +348,33 @@ class AccessService:
             '/modelregistry.v1.AccessService/ListGrants',
             modelregistry_dot_v1_dot_access__service__pb2.ListGrantsRequest.SerializeToString,
             modelregistry_dot_v1_dot_access__service__pb2.ListGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGrantChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.AccessService/ListGrantChanges',
+            modelregistry_dot_v1_dot_access__service__pb2.ListGrantChangesRequest.SerializeToString,
+            modelregistry_dot_v1_dot_access__service__pb2.ListGrantChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,13 @@ class AccessServiceStub:
     Scope api:models-read; owner on the resource. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken),
     NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
     """
+    ListGrantChanges: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListGrantChangesRequest, _access_service_pb2.ListGrantChangesResponse]
+    """Lists the changes of the grants on a resource, the newest first: who changed which, and when. No RPC changes or
+    removes one.
+
+    Scope api:models-read; owner on the resource. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken),
+    NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+    """
     SetFolderPolicy: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.SetFolderPolicyRequest, _access_service_pb2.FolderPolicy]
     """Says who owns the models that are created in a folder from now on. Models that are there stay as they are.
 
@@ -125,6 +132,13 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """
     ListGrants: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListGrantsRequest, _access_service_pb2.ListGrantsResponse]  # type: ignore[assignment]
     """Lists the grants on a resource, by principal.
+
+    Scope api:models-read; owner on the resource. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken),
+    NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+    """
+    ListGrantChanges: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListGrantChangesRequest, _access_service_pb2.ListGrantChangesResponse]  # type: ignore[assignment]
+    """Lists the changes of the grants on a resource, the newest first: who changed which, and when. No RPC changes or
+    removes one.
 
     Scope api:models-read; owner on the resource. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken),
     NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
@@ -209,6 +223,19 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.ListGrantsResponse, _abc.Awaitable[_access_service_pb2.ListGrantsResponse]]:
         """Lists the grants on a resource, by principal.
+
+        Scope api:models-read; owner on the resource. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken),
+        NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+        """
+
+    @_abc_1.abstractmethod
+    def ListGrantChanges(
+        self,
+        request: _access_service_pb2.ListGrantChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.ListGrantChangesResponse, _abc.Awaitable[_access_service_pb2.ListGrantChangesResponse]]:
+        """Lists the changes of the grants on a resource, the newest first: who changed which, and when. No RPC changes or
+        removes one.
 
         Scope api:models-read; owner on the resource. Fails with INVALID_ARGUMENT (InvalidPageSize, InvalidPageToken),
         NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).

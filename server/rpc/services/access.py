@@ -18,6 +18,8 @@ from modelregistry.v1.access_service_pb2 import (
     GrantRoleRequest,
     ListDisabledPrincipalsRequest,
     ListDisabledPrincipalsResponse,
+    ListGrantChangesRequest,
+    ListGrantChangesResponse,
     ListGrantsRequest,
     ListGrantsResponse,
     RevokeRoleRequest,
@@ -34,7 +36,7 @@ from server.rules.administration import (
     transfer_ownership,
 )
 from server.rules.folder_policies import get_folder_policy, set_folder_policy
-from server.rules.grants import grant_role, list_grants, revoke_role
+from server.rules.grants import grant_role, list_grant_changes, list_grants, revoke_role
 from server.storage.contract import Repository
 from server.storage.paging import Paging
 
@@ -68,6 +70,16 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
         wanted = paging.page_request(request.page_size, request.page_token)
         page = self._repository.read(lambda reader: list_grants(reader, caller, request.resource_rid, wanted))
         return ListGrantsResponse(grants=page.items, next_page_token=paging.next_token(page))
+
+    def ListGrantChanges(
+        self, request: ListGrantChangesRequest, context: grpc.ServicerContext
+    ) -> ListGrantChangesResponse:
+        """Return a page of the changes of a resource's grants."""
+        caller = self._caller()
+        paging = Paging(str, "ListGrantChanges", request.resource_rid)
+        wanted = paging.page_request(request.page_size, request.page_token)
+        page = self._repository.read(lambda reader: list_grant_changes(reader, caller, request.resource_rid, wanted))
+        return ListGrantChangesResponse(changes=page.items, next_page_token=paging.next_token(page))
 
     def SetFolderPolicy(self, request: SetFolderPolicyRequest, context: grpc.ServicerContext) -> FolderPolicy:
         """Say who owns the models that are created in a folder."""

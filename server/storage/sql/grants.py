@@ -6,15 +6,19 @@ import hashlib
 
 from sqlalchemy import BigInteger, Select, bindparam, delete, func, insert, literal_column, select
 
-from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_UNSPECIFIED, Grant, Role
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_UNSPECIFIED, Grant, GrantChange, Role
 from server.core.caller import Caller
 from server.storage.paging import Page, PageRequest
+from server.storage.sql.cursors import Cursors
 from server.storage.sql.pages import page_of
-from server.storage.sql.rows import AnyColumns, AnyRow
+from server.storage.sql.rows import AnyColumns, AnyRow, timestamp
 from server.storage.sql.statements import Statement, for_callers, principals, upsert
-from server.storage.sql.tables import grant_changes, grants
+from server.storage.sql.tables import grant_changes, grants, opaque_keys
 from server.storage.sql.unit_of_work import UnitOfWork
 from server.storage.sql.visibility import role_on
+
+# Greater than every key: where the list begins, since the newest are first.
+_BEHIND_ALL = 2**63 - 1
 
 
 def get_role(work: UnitOfWork, resource_rid: str, caller: Caller) -> Role.ValueType:
@@ -28,6 +32,17 @@ def list_grants(work: UnitOfWork, resource_rid: str, page: PageRequest) -> Page[
     parameters = {"resource": resource_rid, "after": page.after or "", "count": page.size + 1}
     rows = work.session.all(_list, parameters)
     return page_of(rows, rows[: page.size], "principal", _to_grant)
+
+
+def list_grant_changes(work: UnitOfWork, resource_rid: str, page: PageRequest) -> Page[GrantChange]:
+    """See the contract."""
+    cursors = Cursors(work.session.one(_secret).key)
+    before = _BEHIND_ALL if page.after is None else cursors.numbers(page.after)[1]
+    rows = work.session.all(_changes, {"resource": resource_rid, "before": before, "count": page.size + 1})
+    listed = rows[: page.size]
+    # The key says how many changes there were of all resources.
+    following = cursors.position(0, listed[-1].id) if len(listed) < len(rows) else None
+    return Page([_to_change(row) for row in listed], following)
 
 
 def owners(work: UnitOfWork, resource_rid: str) -> list[str]:
@@ -71,6 +86,13 @@ _list = Statement(
     .order_by(grants.c.principal)
     .limit(bindparam("count"))
 )
+_changes = Statement(
+    select(grant_changes)
+    .where(grant_changes.c.resource_rid == bindparam("resource"), grant_changes.c.id < bindparam("before"))
+    .order_by(grant_changes.c.id.desc())
+    .limit(bindparam("count"))
+)
+_secret = Statement(select(opaque_keys.c.key))
 _owners = Statement(
     select(grants.c.principal)
     .where(grants.c.resource_rid == bindparam("resource"), grants.c.role == literal_column(str(int(ROLE_OWNER))))
@@ -102,3 +124,13 @@ _record = Statement(
 
 def _to_grant(row: AnyRow) -> Grant:
     return Grant(resource_rid=row.resource_rid, principal=row.principal, role=row.role)
+
+
+def _to_change(row: AnyRow) -> GrantChange:
+    return GrantChange(
+        resource_rid=row.resource_rid,
+        principal=row.principal,
+        role=row.role,
+        changed_by=row.changed_by,
+        changed_time=timestamp(row.changed_time),
+    )

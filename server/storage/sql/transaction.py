@@ -46,6 +46,7 @@ class SqlReader(UnitOfWork):
     get_folder_policy = folder_policies.get_folder_policy
     list_disabled_principals = disabling.list_disabled_principals
     list_grants = grants.list_grants
+    list_grant_changes = grants.list_grant_changes
 
     find_file = files.find_file
     get_file_uses = files.get_file_uses

@@ -115,6 +115,48 @@ class Grant(_message.Message):
 Global___Grant: _TypeAlias = Grant  # noqa: Y015
 
 @_typing.final
+class GrantChange(_message.Message):
+    """A change of a grant, as it is on record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_RID_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    CHANGED_TIME_FIELD_NUMBER: _builtins.int
+    resource_rid: _builtins.str
+    """Output only. The RID of the model or folder."""
+    principal: _builtins.str
+    """Output only. Whose role was changed: `user:<sub>` or `group:<name>`."""
+    role: Global___Role.ValueType
+    """Output only. The role that was given, in place of any other; unset if the role was taken away."""
+    changed_by: _builtins.str
+    """Output only. The principal who made the change."""
+    @_builtins.property
+    def changed_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the change was made, in whole milliseconds."""
+
+    def __init__(
+        self,
+        *,
+        resource_rid: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        role: Global___Role.ValueType | None = ...,
+        changed_by: _builtins.str = ...,
+        changed_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_role", b"_role", "changed_time", b"changed_time", "role", b"role"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_role", b"_role", "changed_by", b"changed_by", "changed_time", b"changed_time", "principal", b"principal", "resource_rid", b"resource_rid", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__role: _TypeAlias = _typing.Literal["role"]  # noqa: Y015
+    _WhichOneofArgType__role: _TypeAlias = _typing.Literal["_role", b"_role"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__role) -> _WhichOneofReturnType__role | None: ...
+
+Global___GrantChange: _TypeAlias = GrantChange  # noqa: Y015
+
+@_typing.final
 class GrantRoleRequest(_message.Message):
     """The request of GrantRole."""
 
@@ -248,6 +290,68 @@ class ListGrantsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page_token) -> _WhichOneofReturnType__next_page_token | None: ...
 
 Global___ListGrantsResponse: _TypeAlias = ListGrantsResponse  # noqa: Y015
+
+@_typing.final
+class ListGrantChangesRequest(_message.Message):
+    """The request of ListGrantChanges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_RID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    resource_rid: _builtins.str
+    """Required. The RID of a model or folder."""
+    page_size: _builtins.int
+    """Optional. How many changes to return at most, 1 to 1000; 0 means 100."""
+    page_token: _builtins.str
+    """Optional. The `next_page_token` of the page before; absent for the first page."""
+    def __init__(
+        self,
+        *,
+        resource_rid: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_token", b"_page_token", "page_token", b"page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_token", b"_page_token", "page_size", b"page_size", "page_token", b"page_token", "resource_rid", b"resource_rid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_token: _TypeAlias = _typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = _typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+
+Global___ListGrantChangesRequest: _TypeAlias = ListGrantChangesRequest  # noqa: Y015
+
+@_typing.final
+class ListGrantChangesResponse(_message.Message):
+    """A page of changes of grants."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Output only. Where the next page begins; absent on the last page."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantChange]:
+        """Output only. The changes, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___GrantChange] | None = ...,
+        next_page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "changes", b"changes", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_page_token: _TypeAlias = _typing.Literal["next_page_token"]  # noqa: Y015
+    _WhichOneofArgType__next_page_token: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page_token) -> _WhichOneofReturnType__next_page_token | None: ...
+
+Global___ListGrantChangesResponse: _TypeAlias = ListGrantChangesResponse  # noqa: Y015
 
 @_typing.final
 class FolderPolicy(_message.Message):
