@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from alembic import op
 
-# How far a server's clock may be off the database's.
-MAX_SKEW_MS = 600_000
+# The database's clock in ms since the epoch, and a condition: a time of a server is further off than clocks may be.
+NOW_MS = "floor(extract(epoch FROM clock_timestamp()) * 1000)"
+IS_UNTIMELY = f"abs({{}} - {NOW_MS}) > 600000"
 
 _IS_OWNER = "pg_has_role((SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'MEMBER')"
 
@@ -20,10 +21,10 @@ def is_postgres() -> bool:
     return op.get_bind().dialect.name == "postgresql"
 
 
-def add_guard(name: str, *, declare: str = "", ask: str, holds: str, refusal: str) -> None:
+def add_guard(name: str, *, declare: str = "", ask: str = "", holds: str, refusal: str) -> None:
     """Make a function for triggers, which refuses what does not hold unless the table's owner does it.
 
-    `ask` are statements, `holds` is a condition, and `refusal` an expression for what the caller is told.
+    `declare` are variables, `ask` statements, `holds` is a condition, and `refusal` an expression for what to tell.
     """
     connection = op.get_bind()
     schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()

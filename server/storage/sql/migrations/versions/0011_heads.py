@@ -23,19 +23,22 @@ def upgrade() -> None:
             THEN RETURN NULL; END IF;
         """,
         holds="""
-            NEW.version_count - coalesce(OLD.version_count, 0) IN (0, 1)
-            AND (NEW.version_count = 0 OR EXISTS (
-                SELECT FROM versions v WHERE v.branch_id = NEW.id AND v.version_number = NEW.version_count
+            (TG_OP = 'INSERT' AND NEW.version_count = 0 AND NEW.chain IS NULL) OR EXISTS (
+                SELECT FROM versions v
+                LEFT JOIN versions b ON b.branch_id = v.branch_id AND b.version_number = v.version_number - 1
+                WHERE v.branch_id = NEW.id AND v.version_number = NEW.version_count
+                AND NEW.version_count - coalesce(OLD.version_count, 0) IN (0, 1)
+                AND v.created_time >= coalesce(b.created_time, v.created_time)
                 AND (NEW.chain IS NOT DISTINCT FROM OLD.chain OR EXISTS (
                     SELECT FROM promotions p WHERE p.version_id = v.id AND p.hash = NEW.chain
                     AND p.previous_hash = coalesce(OLD.chain, decode(repeat('00', 32), 'hex'))
                 ))
-            ))
-            AND (NEW.version_count > 0 OR NEW.chain IS NULL)
+            )
         """,
         refusal="""
-            format('branch %s: its head and its chain follow from its versions and promotions, and %s is not the number'
-            ' of the newest version', NEW.id, NEW.version_count)
+            format('branch %s: its head and its chain follow from its versions and promotions. %s is not the number of'
+            ' the newest version, or that is older than the one before, or no promotion that is chained behind the last'
+            ' one made it', NEW.id, NEW.version_count)
         """,
     )
     op.execute(

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from server.storage.sql.migrations.guards import MAX_SKEW_MS, add_guard, is_postgres
+from server.storage.sql.migrations.guards import IS_UNTIMELY, NOW_MS, add_guard, is_postgres
 
 revision = "0013"
 down_revision = "0012"
@@ -23,20 +23,18 @@ def upgrade() -> None:
     # In another isolation, the branch would be that of the past.
     add_guard(
         "guard_promotions",
-        declare="now_ms bigint := floor(extract(epoch FROM clock_timestamp()) * 1000);",
-        ask="",
         holds=f"""
-            NEW.created_time >= now_ms - {MAX_SKEW_MS} AND current_setting('transaction_isolation') = 'read committed'
-            AND EXISTS (
+            current_setting('transaction_isolation') = 'read committed' AND EXISTS (
                 SELECT FROM versions v JOIN branches b ON b.id = v.branch_id
                 WHERE v.id = NEW.version_id AND v.version_number = b.version_count AND b.model_id = NEW.model_id
                 AND v.created_time = NEW.created_time AND v.created_by = NEW.created_by
                 AND (NEW.hash IS NULL OR NEW.hash = b.chain)
+                AND (NEW.created_time > {NOW_MS} OR NOT {IS_UNTIMELY.format("NEW.created_time")})
             )
         """,
         refusal="""
-            format('promotion %s: it is not the one that made the head of its branch just now, or its time, %s ms since'
-            ' the epoch, is long past by the clock of the database (%s)', NEW.rid, NEW.created_time, now_ms)
+            format('promotion %s: it is not the one that made the head of its branch just now, by the clock of the'
+            ' database', NEW.rid)
         """,
     )
     op.execute(

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from server.storage.sql.migrations.guards import MAX_SKEW_MS, add_guard, is_postgres
+from server.storage.sql.migrations.guards import IS_UNTIMELY, NOW_MS, add_guard, is_postgres
 
 revision = "0014b"
 down_revision = "0014"
@@ -18,15 +18,14 @@ def upgrade() -> None:
     )
     add_guard(
         "guard_grant_changes",
-        declare="now_ms bigint := floor(extract(epoch FROM clock_timestamp()) * 1000);",
-        ask="",
-        holds=f"abs(NEW.changed_time - now_ms) <= {MAX_SKEW_MS}",
+        declare=f"now_ms bigint := {NOW_MS};",
+        holds="false",
         refusal="""
             format('a change of a grant on %s: its time, %s ms since the epoch, is more than 10 minutes off the clock'
             ' of the database (%s): set the clock of the server', NEW.resource_rid, NEW.changed_time, now_ms)
         """,
     )
     op.execute(
-        "CREATE TRIGGER guard_grant_changes AFTER INSERT ON grant_changes"
-        " FOR EACH ROW EXECUTE FUNCTION guard_grant_changes()"
+        "CREATE TRIGGER guard_grant_changes AFTER INSERT ON grant_changes FOR EACH ROW"
+        f" WHEN ({IS_UNTIMELY.format('NEW.changed_time')}) EXECUTE FUNCTION guard_grant_changes()"
     )
