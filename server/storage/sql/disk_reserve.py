@@ -44,7 +44,7 @@ class DiskReserve:
         """Return unless the reserve was given up. Raises StorageUnavailable."""
         if self._is_given_up():
             raise no_room_for_database(
-                "Until it has room again, roles can be taken away and branches rolled back, and no more be changed."
+                "Until it has room again, only roles can be taken away and branches rolled back."
             ) from OSError(f"{self._path} was given up, and there is no room for it yet")
 
     def give_up(self) -> bool:

@@ -1,0 +1,100 @@
+"""What is answered while the reserve of a full disk is given up. tests/siege fills a real disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2_grpc
+
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
+from server.core.permissions import MODELS_WRITE, RPC_SCOPES
+from server.storage.sql import disk_reserve
+from server.storage.sql import repository as sql_repository
+from tests.builders import FOLDER, model_api
+from tests.conftest import NewDatabase, OpenRepository
+from tests.rpc.harness import Failure, Registry, failure_of, path_of, serving
+from tests.rpc.test_health import NOT_SERVING, SERVING, until
+
+
+@pytest.fixture
+def url(new_database: NewDatabase) -> str:
+    return new_database("sqlite", migrated=True)
+
+
+@pytest.fixture
+def registry(url: str, open_repository: OpenRepository) -> Iterator[Registry]:
+    with serving(open_repository(url, disk_reserve=2**20)) as registry:
+        yield registry
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes are said to be free: the last of these."""
+    free = [0]
+    monkeypatch.setattr(disk_reserve, "free_bytes", lambda _: free[-1])
+    return free
+
+
+@pytest.fixture
+def give_up(url: str, free: list[int]) -> Callable[[], None]:
+    """Gives the reserve up, as another process would, with no room to take it back."""
+    return lambda: os.truncate(Path(f"{url.removeprefix('sqlite:///')}-reserve"), 0)
+
+
+def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
+    registry: Registry, give_up: Callable[[], None]
+) -> None:
+    admin, jane = registry.user("admin"), registry.user("jane")
+    model = admin.create_model("model")
+    source = admin.create_version(model)
+    admin.promote(source, model)
+    admin("GrantRole", resource_rid=model.rid, principal="user:jane", role=ROLE_OWNER)
+    promotion = {"model_rid": model.rid, "source_model_version_rid": source.rid}
+    give_up()
+
+    refused = {
+        "CreateModel": {"name": "other", "parent_folder_rid": FOLDER},
+        "CreateModelVersion": {"model_rid": model.rid, "model_api": model_api()},
+        "PromoteVersion": {**promotion, "preview": True},
+        "BatchPromoteVersions": {"promotions": [promotion]},
+        "SetBranchPolicy": {"model_rid": model.rid, "compatibility": COMPATIBILITY_MODE_ENFORCE},
+        "GrantRole": {"resource_rid": model.rid, "principal": "user:joe", "role": ROLE_OWNER},
+    }
+    failures = [admin.failure(rpc, **fields) for rpc, fields in refused.items()]
+    with pytest.raises(grpc.RpcError) as upload:
+        admin.upload(model, b"weights")
+    for failure in (*failures, failure_of(upload.value)):
+        assert is_full(failure), failure
+    allowed = {
+        "RevokeRole": {"resource_rid": model.rid, "principal": "user:jane"},
+        "RollbackBranch": {"model_rid": model.rid, "to_version_number": 1},
+    }
+    for rpc, fields in allowed.items():
+        admin(rpc, **fields)
+
+    # No RPC that changes something is forgotten here.
+    changing = {rpc for rpc, scope in RPC_SCOPES.items() if scope == MODELS_WRITE}
+    assert changing == {path_of(rpc) for rpc in (*refused, *allowed, "UploadModelFiles")}
+    assert jane.failure("GetModel", model_rid=model.rid).name == "ModelNotFound"
+    assert admin("GetBranch", model_rid=model.rid).head.version_number == 3
+
+
+def is_full(failure: Failure) -> bool:
+    is_told = "The disk of the database is full. Until it has room again, only roles can be taken" in failure.message
+    return is_told and (failure.name, failure.retry_seconds) == ("StorageUnavailable", 1)
+
+
+def test_a_server_that_may_not_write_is_not_ready_until_there_is_room(
+    registry: Registry, give_up: Callable[[], None], free: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_repository, "PROBE_SECONDS", 0)
+    stub = health_pb2_grpc.HealthStub(registry.channel)
+    until(stub, SERVING, after=registry.readiness.start)
+    until(stub, NOT_SERVING, after=give_up)
+    until(stub, SERVING, after=lambda: free.append(2**40))
+    registry.user("admin").create_model("model")
