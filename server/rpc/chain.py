@@ -37,7 +37,7 @@ from server.rpc.health import METHOD as SELF_CHECK_METHOD
 from server.rpc.health import WATCH, SelfCheck
 from server.rpc.status import abort
 from server.rpc.telemetry import CallRecord, ObserverOf, note_arrival, observers_for
-from server.rpc.threads import SHARE, CallThreads, OpenStreams, run_on
+from server.rpc.threads import Callers, CallThreads, OpenStreams, run_on
 from server.validation import validate
 
 PROBE_THREADS = 2
@@ -92,8 +92,10 @@ class Chain(grpc.ServerInterceptor):
         self._credentials = credentials
         self.disabled = credentials.disabled
         self.admission = Admission(credentials, receive_timeout_seconds, max_message_bytes)
+        # Together for all threads: those of one kind keep the calls of the other kinds waiting, too.
+        self._callers = Callers()
         # The server's own: all calls that have no others, which are those that only read.
-        self.threads = CallThreads(threads, "rpc", threads - 1)
+        self.threads = CallThreads(threads, "rpc", callers=self._callers)
         self._observers_of = observers_of
         self._methods: dict[str, _Method] = {}
         self._streams = OpenStreams(STREAMS)
@@ -103,11 +105,11 @@ class Chain(grpc.ServerInterceptor):
         # Twice as many as there are streams: those that make room need a moment.
         self._stream_threads = CallThreads(2 * STREAMS, "streams")
         # Streams of files keep no other calls waiting.
-        self._transfer_threads = CallThreads(TRANSFER_THREADS, "transfers", TRANSFER_THREADS // SHARE)
+        self._transfer_threads = CallThreads(TRANSFER_THREADS, "transfers", callers=self._callers)
         # However many wait for a branch, reads are answered.
-        self._write_threads = CallThreads(WRITE_THREADS, "writes", WRITE_THREADS - 1)
-        self._creation_threads = CallThreads(CREATION_THREADS, "creations", CREATION_THREADS - 1)
-        self._comparison_threads = CallThreads(COMPARISON_THREADS, "comparisons", COMPARISON_THREADS - 1)
+        self._write_threads = CallThreads(WRITE_THREADS, "writes", callers=self._callers)
+        self._creation_threads = CallThreads(CREATION_THREADS, "creations", callers=self._callers)
+        self._comparison_threads = CallThreads(COMPARISON_THREADS, "comparisons", callers=self._callers)
         # The server's calls of itself, and a thread that nothing else keeps busy.
         self.self_check = SelfCheck()
         self._self_check_threads = ThreadPoolExecutor(1, thread_name_prefix="self-check")

@@ -26,6 +26,9 @@ SHARE = 4
 # bring is counted elsewhere, unless it is less than 64 KiB.
 WAITING = 96
 
+# For how long after a call a caller is there, and has its share kept.
+RECENT_SECONDS = 1.0
+
 # For how long a call is young: by then, one that means well has sent its message, or has its answer.
 YOUNG_SECONDS = 3.0
 
@@ -55,6 +58,25 @@ def first_to_end(places: Mapping[T, Place]) -> T:
     return max(places, key=lambda call: counts[places[call].connection])
 
 
+class Callers:
+    """Who has called lately; safe to share between threads."""
+
+    def __init__(self) -> None:
+        # When each had its last call, the longest ago first.
+        self._last: dict[str | None, float] = {}
+        self._noting = threading.Lock()
+
+    def note(self, caller: str | None) -> int:
+        """Take note of a call, and return how many callers had one in the last RECENT_SECONDS."""
+        now = time.monotonic()
+        with self._noting:
+            self._last.pop(caller, None)
+            self._last[caller] = now
+            while now - self._last[first := next(iter(self._last))] > RECENT_SECONDS:
+                del self._last[first]
+            return len(self._last)
+
+
 class _Waiting(Future[Any]):
     """A call that waits for its turn: cancelled, it gives its place up."""
 
@@ -81,11 +103,16 @@ class CallThreads(ThreadPoolExecutor):
     strangers, who share a line.
     """
 
-    def __init__(self, count: int, name: str, share: int | None = None, waiting: int = WAITING):
-        """Of `count` threads, each caller has `share` at a time, by default all; so many calls of each may wait."""
+    def __init__(self, count: int, name: str, waiting: int = WAITING, callers: Callers | None = None):
+        """Of `count` threads, each of the `callers` has a share at a time; without them, all. So many of each may wait.
+
+        Alone, a caller has all threads but one. Beside others it has a part of that: what runs at once in one process
+        takes its turns on one processor, and so the threads of one keep the calls of others from being taken up.
+        """
         super().__init__(count, thread_name_prefix=name)
         self._count = count
-        self._share = count if share is None else max(1, share)
+        self._callers = callers
+        self._share = count
         self._most_waiting = waiting
         self._most_in_all = SHARE * waiting
         self._lock = threading.Lock()
@@ -120,7 +147,9 @@ class CallThreads(ThreadPoolExecutor):
         cancelled, or this one refused. A call that is cancelled before its turn is never begun.
         """
         waiting = _Waiting(caller, functools.partial(fn, *args, **kwargs))
+        share = self._count if self._callers is None else max(1, (self._count - 1) // self._callers.note(caller))
         with self._lock:
+            self._share = share
             displaced = self._make_room(caller)
             is_thread_needed = self._add(waiting)
         if displaced is not None:

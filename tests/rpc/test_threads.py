@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from server.core.errors import Overloaded
-from server.rpc.threads import SHARE, CallThreads
+from server.rpc.threads import RECENT_SECONDS, SHARE, Callers, CallThreads
 
 SECONDS = 60
 GREEDY, OTHER = "user:greedy", "user:other"
@@ -20,8 +21,8 @@ WAITING = 3
 class Held:
     """A pool whose threads are at work until they are let go, and the order in which later calls were served."""
 
-    def __init__(self, count: int = 1, share: int | None = None) -> None:
-        self.threads = CallThreads(count, "held", share, WAITING)
+    def __init__(self, count: int = 1, callers: Callers | None = None) -> None:
+        self.threads = CallThreads(count, "held", WAITING, callers)
         self.order: list[str] = []
         self.goes_on = threading.Event()
         self._begun = threading.Semaphore(0)
@@ -97,7 +98,7 @@ def test_a_call_that_is_over_before_its_turn_frees_its_place_at_once(held: Held)
 
 
 def test_a_caller_leaves_a_thread_to_the_others() -> None:
-    held = Held(count=2, share=1)
+    held = Held(count=2, callers=Callers())
     greedy = [held.hold(GREEDY), held.add(GREEDY)]
     assert held.add(OTHER).result(SECONDS) is None
     assert held.order == [OTHER]
@@ -105,6 +106,26 @@ def test_a_caller_leaves_a_thread_to_the_others() -> None:
     assert served(held, *greedy) == [OTHER, GREEDY]
     held.threads.shutdown()
     assert len(held.threads) == 0
+
+
+def test_beside_others_a_caller_has_a_part_of_the_threads() -> None:
+    held = Held(count=4, callers=Callers())
+    alone = [held.hold(GREEDY) for _ in range(3)]
+    other = held.hold(OTHER)
+    waiting = [held.add(GREEDY, f"greedy {number}") for number in range(2)]
+    assert not wait(waiting, 0).done
+    assert served(held, *alone, other, *waiting) == ["greedy 0", "greedy 1"]
+    held.threads.shutdown()
+
+
+def test_callers_are_there_for_a_while_after_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, callers = 0.0, Callers()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert [callers.note(caller) for caller in (GREEDY, OTHER, GREEDY)] == [1, 2, 2]
+    now += RECENT_SECONDS
+    assert callers.note("user:late") == 3
+    now += 0.1
+    assert callers.note("user:late") == 1
 
 
 def test_what_a_call_raises_ends_no_thread(held: Held) -> None:

@@ -273,10 +273,10 @@ def test_a_batch_whose_call_is_over_stops_at_its_next_promotion() -> None:
     call = Call()
 
     class Ending(Storage):
-        def append_version(self, *arguments: Any, **options: Any) -> ModelVersion:
+        def append_promoted(self, *arguments: Any, **options: Any) -> Promoted:
             if len(self.appended) == 2:
                 call.end()
-            return super().append_version(*arguments, **options)
+            return super().append_promoted(*arguments, **options)
 
         def find_verdict(self, _: object) -> None: ...
 

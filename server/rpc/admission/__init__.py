@@ -20,11 +20,14 @@ import grpc
 from server.auth.credentials import VERIFIERS, Authentication, Credentials, joined
 from server.core.errors import FieldViolation, InvalidArgument, InvalidCredentials, Overloaded, RegistryError
 from server.rpc.admission.arrival import Arrival
+from server.rpc.admission.held_back import HeldBack
 from server.rpc.admission.receiving import LARGE_BYTES, Receiving
 from server.rpc.threads import CallThreads
 
 # How many refusals may wait for their thread: what it does for one takes 0.3 ms.
 REFUSALS = 1024
+# How long a known caller waits to be told that there are too many calls.
+HOLD_SECONDS = 0.25
 
 _TOO_MANY_REFUSALS = (grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded: too many calls are refused at once")
 
@@ -55,12 +58,14 @@ class Admission:
         self.receiving = Receiving(receive_timeout_seconds, max_message_bytes)
         # Known callers have one of their own, so that strangers cannot delay their answers.
         self.callers_refusals = CallThreads(1, "callers-refusals", REFUSALS)
+        self.held_back = HeldBack(HOLD_SECONDS, REFUSALS)
         self._counting = threading.Lock()
         self._without_line = 0
 
     def close(self) -> None:
         """Stop enforcing the time limit for messages."""
         self.receiving.close()
+        self.held_back.close()
 
     def judge(self, method: str, metadata: Any) -> bool:
         """Judge the credentials of a call, on the server's own thread; False if it is refused as a stranger's.
@@ -185,7 +190,22 @@ class _Call:
         return self._arrival.receive(self._received)
 
     def refuse(self, error: RegistryError) -> None:
-        """Answer with an error; where too many are refused, with a status that says so, without details."""
+        """Answer with an error; where too many are refused, with a status that says so, without details.
+
+        A known caller is told a little later that there are too many calls. Told at once, one that asks again at once
+        would keep the server busy with nothing else.
+        """
+        is_greedy = isinstance(error, Overloaded) and self.caller is not None
+        if not (is_greedy and self._admission.held_back.add(lambda: self._refuse_later(error))):
+            self._refuse(error)
+
+    def _refuse_later(self, error: RegistryError) -> None:
+        try:
+            self._refuse(error)
+        except Exception:
+            self.fail()
+
+    def _refuse(self, error: RegistryError) -> None:
         threads = self._admission.refusals if self.caller is None else self._admission.callers_refusals
         self.note(Authentication(self._judged.caller, error))
         try:

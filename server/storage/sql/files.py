@@ -81,7 +81,7 @@ def finish_upload(work: UnitOfWork, upload: UploadKey, file: StoredFile, quota: 
 def keep_upload(work: UnitOfWork, upload: UploadKey, lifetime: timedelta) -> Timestamp:
     """See the contract."""
     expire_ms = work.clock_ms() + lifetime // timedelta(milliseconds=1)
-    work.session.send(_keep, _of(upload) | {"expire_ms": expire_ms})
+    work.session.send(_prolong, _of(upload) | {"expire_ms": expire_ms})
     return timestamp(expire_ms)
 
 
@@ -201,7 +201,7 @@ _store = Statement(
     )
 )
 _finish = Statement(update(uploads).where(_is_upload).values(file_digest=bindparam("file"), size=bindparam("size")))
-_keep = Statement(update(uploads).where(_is_upload).values(expire_time=bindparam("expire_ms")))
+_prolong = Statement(update(uploads).where(_is_upload).values(expire_time=bindparam("expire_ms")))
 _replace = Statement(
     update(files).where(_is_file, files.c.object_name == bindparam("lost")).values(object_name=bindparam("object"))
 )

@@ -1,0 +1,39 @@
+"""What is done a little later than it could be, so that it is not asked for again at once."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+
+class HeldBack:
+    """Does things so many seconds after they were added, in their order, on a thread of its own."""
+
+    def __init__(self, seconds: float, most: int) -> None:
+        """No more than `most` wait at a time."""
+        self._seconds = seconds
+        self._most = most
+        self._waiting: queue.SimpleQueue[tuple[float, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="held-back", daemon=True)
+        self._thread.start()
+
+    def add(self, then: Callable[[], None]) -> bool:
+        """Let something be done later, which must not raise; False if too much waits for that."""
+        if self._waiting.qsize() >= self._most:
+            return False
+        self._waiting.put((time.monotonic() + self._seconds, then))
+        return True
+
+    def close(self) -> None:
+        """Do at once what waits, and end."""
+        self._closed.set()
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        for due, then in iter(self._waiting.get, None):
+            self._closed.wait(due - time.monotonic())
+            then()
