@@ -276,7 +276,7 @@ def check_promotion(repository: Repository, caller: Caller, request: PromoteVers
         if branch.head is not None:
             answer.head_version_rid = branch.head.rid
         if facts.comparison is not None:
-            found = stored or findings_on(repository, facts.comparison)
+            found = findings_on(repository, facts.comparison) if stored is None else stored
             facts = facts.with_findings(found.error_count, lambda: found)
             answer.findings.extend(found.findings)
             answer.error_count, answer.warning_count = found.error_count, found.warning_count

@@ -20,8 +20,8 @@ from server.storage.contract import BranchEnd, Comparison, Repository, StoredVer
 
 T = TypeVar("T")
 
-# How often a change begins anew: the head may be another each time. In each round, one of those that wait for a branch
-# is committed, so of a hundred each has its turn.
+# How often a change begins anew: the head may be another each time. Where promotions make it so, one of them is
+# committed in each round, so that of a hundred each has its turn.
 ROUNDS = 100
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextvars
 import itertools
 import json
 import re
@@ -25,6 +26,8 @@ from modelregistry.v1.model_api_pb2 import (
     TabularType,
     UnsupportedType,
 )
+from server.core import cancellation
+from server.core.cancellation import Call, CallOver
 from server.rules import compatibility
 from tests.rules.compatibility_cases import (
     CASES,
@@ -241,6 +244,34 @@ def test_a_finding_is_small_whatever_the_names_and_types(character: str) -> None
         findings = [*compare(head, candidate), *compare(head, ModelApi()), *compare(ModelApi(), candidate)]
         assert "TYPE_CHANGED" in {rule for _, rule, _ in told(findings)}
         assert all(finding.ByteSize() < 8 * KIBIBYTE for finding in findings)
+
+
+@pytest.mark.parametrize("errors", [1000, 9000])
+def test_of_more_findings_than_a_record_has_room_for_the_first_are_kept_and_all_are_counted(errors: int) -> None:
+    """Some columns take less, which are errors, and the others are gone, which are warnings."""
+    names = [f"c{number}" for number in range(10_000)]
+    head = inputs(table("df", **dict.fromkeys(names, "long")))
+    candidate = inputs(table("df", **dict.fromkeys(names[:errors], "integer")))
+
+    found = compatibility.compare(head, candidate)
+
+    assert (found.error_count, found.warning_count) == (errors, len(names) - errors)
+    paths = [f'inputs["df"].columns["{name}"]' for name in names]
+    paths[:errors] = [f"{path}.data_type" for path in paths[:errors]]
+    assert [finding.path for finding in found.findings] == paths[: len(found.findings)]
+    assert 0.9 * 2**20 < found.ByteSize() <= 2**20
+
+
+def test_a_comparison_ends_with_its_call_also_within_one_type() -> None:
+    api, call = inputs(parameter("k", "map<array<long>, long>")), Call()
+    call.end()
+
+    def compare_for_nothing() -> None:
+        cancellation.begin(call)
+        compare(api, api)
+
+    with pytest.raises(CallOver):
+        contextvars.Context().run(compare_for_nothing)
 
 
 def test_tables_of_2000_columns_are_compared_by_name() -> None:

@@ -278,8 +278,6 @@ def test_a_batch_whose_call_is_over_stops_at_its_next_promotion() -> None:
                 call.end()
             return super().append_promoted(*arguments, **options)
 
-        def find_verdict(self, _: object) -> None: ...
-
     entry = BatchPromotion(model_rid=TARGET.rid, source_model_version_rid=SOURCE.rid)
     request = BatchPromoteVersionsRequest(promotions=[entry] * 100)
     tx: Any = Ending(case, request)
