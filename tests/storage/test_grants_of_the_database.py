@@ -13,16 +13,19 @@ from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWN
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
+from modelregistry.v1.promotion_pb2 import Promotion
 from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, BatchPromotion, RollbackBranchRequest
+from server.rules.garbage import collect
 from server.rules.promotion import batch_promote_versions, promote_version, rollback_branch
 from server.rules.verdicts import write_with_verdicts
-from server.storage.contract import PromotionFilter, StoredFile, Transaction, UploadKey
+from server.storage.contract import Comparison, PromotionFilter, StoredFile, Transaction, UploadKey
 from server.storage.paging import PageRequest
 from server.storage.sql import migrate as schema
 from server.storage.sql.tables import metadata
 from tests import builders
-from tests.builders import ADMIN, add_model, append
+from tests.builders import ADMIN, add_model, append, file_store
 from tests.conftest import OpenRepository
+from tests.storage.conftest import Clock
 from tests.storage.inspection import open_engine, rows
 
 # What nobody who serves may rewrite.
@@ -88,6 +91,35 @@ def test_a_server_can_take_in_model_files(server_url: str, open_repository: Open
     repository.write(take_in)
 
     assert repository.read(lambda reader: reader.some_files(2)) == [other]
+
+
+def test_gc_needs_two_rights_more(
+    server_url: str, postgres_url: str, open_repository: OpenRepository, tmp_path: Path
+) -> None:
+    owner, role = make_url(postgres_url), make_url(server_url)
+    with psycopg.connect(owner.set(database=role.database).render_as_string(hide_password=False)) as connection:
+        connection.execute(
+            sql.SQL("GRANT DELETE ON files, verdicts TO {}").format(sql.Identifier(role.username or "")),
+        )
+    clock = Clock()
+    repository = open_repository(server_url, clock_ms=clock)
+    model = add_model(repository)
+    source = append(repository, builders.version(model.rid))
+    other = append(repository, builders.version(model.rid, label="other"))
+    upload, file = UploadKey.of("upload", ADMIN, model.rid), StoredFile(b"digest", 5, "object")
+
+    def leave_garbage(tx: Transaction) -> None:
+        digests = [tx.put_content(version) for version in (source, other)]
+        tx.add_verdict(Comparison(digests[0], digests[1], 1), Promotion())
+        tx.begin_upload(upload, file.object_name, timedelta(days=1))
+        tx.finish_upload(upload, file)
+
+    repository.write(leave_garbage)
+    clock.now_ms += 2 * 86_400_000
+
+    collected = collect(repository, file_store(repository, tmp_path))
+
+    assert (collected.uploads, collected.files, collected.verdicts) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("table", ON_RECORD)
