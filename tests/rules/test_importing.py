@@ -20,6 +20,7 @@ from server.rules import importing
 from server.rules.importing import ImportSummary, import_lines, read_lines
 from server.rules.models import create_model, create_model_version, get_model_version
 from server.rules.promotion import promote_version
+from server.rules.verdicts import write_with_verdicts
 from server.storage.contract import PromotionFilter, Repository
 from tests.builders import ADMIN, all_versions, append, find, model_api, timestamp, version
 from tests.conftest import NewDatabase, OpenRepository
@@ -155,7 +156,7 @@ def test_an_export_is_imported_into_an_empty_database_as_it_was(
     created = repository.write(lambda tx: create_model_version(tx, ADMIN, registration))
     for rid in (source, created.rid):
         request = PromoteVersionRequest(model_rid=target.rid, source_model_version_rid=rid, preview=True)
-        repository.write(lambda tx, request=request: promote_version(tx, ADMIN, request))
+        write_with_verdicts(repository, lambda tx, request=request: promote_version(tx, ADMIN, request))
 
     other = open_repository(new_database(backend, migrated=True))
     exported = export(repository)
