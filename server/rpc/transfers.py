@@ -14,12 +14,13 @@ import grpc
 from server.core.caller import Caller
 from server.core.errors import FieldViolation, Overloaded, RequestTimeout
 from server.rpc.threads import SHARE
+from server.rules.model_files import LONGEST_TRANSFER
 
 MAX_TRANSFERS = 8
 FIRST_SECONDS = 10.0
 # A part of 1 MiB takes 65 s of a line of 128 kbit/s.
 IDLE_SECONDS = 120.0
-TRANSFER_SECONDS = 6 * 3600.0
+TRANSFER_SECONDS = LONGEST_TRANSFER.total_seconds()
 # How fast a client has to be at least, over more than IDLE_SECONDS of waiting for it.
 MIN_BYTES_PER_SECOND = 1024
 

@@ -39,10 +39,12 @@ from server.rules.models import find_model_version, require_editor
 from server.storage.blobs import FileStore, Target, new_object_name
 from server.storage.contract import Reader, Repository, StoredFile, Transaction, UploadKey
 
+# No stream of files lasts longer.
+LONGEST_TRANSFER = timedelta(hours=6)
 # From its end on, long enough to create the version. What no version names takes up the disk of others.
 UPLOAD_LIFETIME = timedelta(hours=1)
-# From its beginning on: no stream lasts longer, so one that is still incomplete then was cut off.
-UPLOADING_LIFETIME = timedelta(hours=6) + UPLOAD_LIFETIME
+# From its beginning on: one that is still incomplete then was cut off.
+UPLOADING_LIFETIME = LONGEST_TRANSFER + UPLOAD_LIFETIME
 UPLOAD_ID_BYTES = 32
 
 
