@@ -264,6 +264,19 @@ def test_migrate_makes_the_embedded_database_too(tmp_path: Path) -> None:
         assert server.json("list-models") == {"data": []}
 
 
+def test_it_holds_a_reserve_beside_its_database_and_other_commands_hold_none(tmp_path: Path) -> None:
+    data = tmp_path / "cwd/modelregistry-data"
+    reserve = data / "modelregistry.db-reserve"
+    data.parent.mkdir()
+    for command in (["migrate"], ["import", "-"], ["gc"]):
+        assert run(*command, cwd=data.parent).returncode == 0
+        assert not reserve.exists()
+    for size in (3 * 2**20, 0):
+        with Server(data.parent, "--disk-reserve", str(size)):
+            assert (reserve.stat().st_size if reserve.exists() else 0) == size
+            assert not size or (mode(reserve) == 0o600 and reserve.stat().st_blocks * 512 >= size)
+
+
 def test_migrate_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
     assert "Connection refused" in failure(run("migrate", "--database-url", "postgresql://127.0.0.1:1/x"))
 
