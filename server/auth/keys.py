@@ -1,4 +1,4 @@
-"""The keys that verify tokens: a JWKS in a file or at a URL, cached and refreshed; none lets anybody in for ever."""
+"""The keys that verify tokens: a JWKS in a file or at a URL, cached and refreshed. None lets callers in for ever."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from server.core.errors import KeysUnavailable
 # Gives the JWKS document; raises OSError or ValueError if it cannot.
 Loader = Callable[[], bytes | str]
 
-MAX_AGE = JWKS_REFRESH_SECONDS  # After which a key that its issuer has withdrawn stops working.
+MAX_AGE = JWKS_REFRESH_SECONDS  # Seconds after which a key that its issuer has withdrawn stops working.
 MIN_REFRESH_INTERVAL = 30.0  # Seconds; whatever the tokens name, the issuer is asked no more often.
-# The age of the keys from which a refresh that fails is warned of again, and how much older they are each time.
+# How old keys are, in seconds, when a refresh that fails is warned of again, and how much older each further time.
 WARNING_AGE = 900.0
 WARNING_INTERVAL = 3600.0
 FETCH_TIMEOUT = 5.0  # Seconds, for the connection and for all of the document.
@@ -46,7 +46,7 @@ class JwksKeySet:
     """The keys of a JWKS, loaded at once and refreshed when a token names an unknown one or when they are old.
 
     A refresh runs in a thread of its own, for which few calls wait, and not for long: made-up key ids delay no other
-    call, however slowly the issuer answers. Keys that could not be refreshed for `max_age` seconds let nobody in.
+    call, however slowly the issuer answers. Keys that could not be refreshed for `max_age` seconds let no caller in.
     """
 
     def __init__(

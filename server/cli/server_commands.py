@@ -321,8 +321,8 @@ def _announce(bound: Ports, settings: Settings) -> None:
     if settings.uses_local_keys and not settings.tls_client_ca:
         example = _promotion_to_paste(bound.grpc_address, settings)
         lines.append(f"try a promotion, in another terminal:\n\n  {example}\n")
-    # The reader of the output can be gone, or have stalled.
-    with contextlib.suppress(OSError):
+    # The reader of the output can be gone, or have stalled, or never have been there.
+    with contextlib.suppress(OSError, AttributeError):
         write_at_once(sys.stdout, "".join(f"{line}\n" for line in lines).encode())
 
 

@@ -145,13 +145,17 @@ class LogHandler(QueueHandler):
 class _Writer(logging.StreamHandler[TextIO]):
     failed = 0
 
-    def line(self, record: logging.LogRecord) -> bytes:
-        """Return the line of a record; nothing if it cannot be made, which is told."""
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line; if it cannot be made, one that says so."""
         try:
-            return f"{self.format(record)}{self.terminator}".encode()
-        except Exception:
-            self.handleError(record)
-            return b""
+            return super().format(record)
+        except Exception as error:
+            text, values = "no line can be made of %r: %r", (record.msg, error)
+            return super().format(logging.LogRecord(record.name, logging.ERROR, "", 0, text, values, None))
+
+    def line(self, record: logging.LogRecord) -> bytes:
+        """Return the line of a record as it is written."""
+        return f"{self.format(record)}{self.terminator}".encode()
 
     def rest_of(self, line: bytes) -> bytes:
         """Write as much of a line as there is room for, and return the rest of it."""
@@ -162,7 +166,7 @@ class _Writer(logging.StreamHandler[TextIO]):
             return b""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name for it
-        """Tell of a line that cannot be made; where lines cannot be written, nor can that."""
+        """Count a line that cannot be written: where that is so, nothing can be told of it."""
         if isinstance(sys.exception(), OSError):
             self.failed += 1
         else:

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import grpc
 from sqlalchemy.exc import SQLAlchemyError
@@ -190,8 +189,8 @@ def open_files(repository: Repository, files_url: str | None, data_dir: Path, ke
     except Exception as error:
         # Each of the many file systems raises errors of its own, and the library's name what has to be installed.
         said = str(error.__cause__ if isinstance(error, RegistryError) and error.__cause__ else error)
-        if secret := urlsplit(files_url or "").netloc.rpartition("@")[0]:
-            said = said.replace(secret, "…")
+        if credentials := (files_url or "").partition("//")[2].partition("/")[0].rpartition("@")[0]:
+            said = said.replace(credentials, "…")
         raise ConfigError(f"the store of model files: {said}") from None
     if lost:
         raise ConfigError("the store of model files has none of those that the database knows: see --files-url")

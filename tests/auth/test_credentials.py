@@ -104,7 +104,7 @@ def test_it_never_waits_for_the_issuer_and_a_withdrawn_key_stops_working() -> No
     assert isinstance(credentials.verified(READ, token).error, InvalidCredentials)
 
 
-def test_a_token_that_was_verified_lets_nobody_in_when_the_keys_are_too_old_either() -> None:
+def test_a_token_that_was_verified_lets_no_caller_in_when_the_keys_are_too_old_either() -> None:
     key, now, is_there = key_pair(kid="a"), [0.0], [True]
 
     def load() -> bytes:

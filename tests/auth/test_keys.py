@@ -133,7 +133,7 @@ def test_keys_that_stay_are_loaded_again_once_in_the_maximum_age(issuer, keys):
 
 
 @pytest.mark.parametrize("answer", [OSError("gone"), b"<html>"], ids=repr)
-def test_keys_that_could_not_be_refreshed_for_too_long_let_nobody_in_until_they_are(issuer, answer):
+def test_keys_that_could_not_be_refreshed_for_too_long_let_no_caller_in_until_they_are(issuer, answer):
     keys = JwksKeySet(issuer.load, issuer.clock, max_age=1000)
     document, issuer.document = issuer.document, answer
     issuer.now += 1000

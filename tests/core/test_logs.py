@@ -86,12 +86,15 @@ def test_a_process_without_the_thread_has_written_a_warning_when_it_goes_on(line
     assert [line["message"] for line in lines.written()] == ["before the workers fork"]
 
 
-def test_a_line_that_cannot_be_made_takes_no_other_along(lines: Lines, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_that_cannot_be_made_is_one_that_says_so(lines: Lines) -> None:
     lines.logger.info("before")
     lines.logger.info("%d is no number", "x")
     lines.logger.info("behind")
-    assert [line["message"] for line in lines.written()] == ["before", "behind"]
-    assert "%d is no number" in capsys.readouterr().err
+    before, broken, behind = lines.written()
+    assert (before["message"], behind["message"]) == ("before", "behind")
+    assert (broken["level"], broken["logger"]) == ("ERROR", "tests.lines")
+    assert "'%d is no number'" in str(broken["message"])
+    assert "TypeError" in str(broken["message"])
 
 
 @pytest.mark.parametrize("in_thread", [False, True])

@@ -1,4 +1,4 @@
-"""Writing as much as a stream takes at once: never more, whatever it is and whoever else fills it."""
+"""Writing as much as a stream takes at once: never more, whatever it is and whatever else fills it."""
 
 from __future__ import annotations
 
