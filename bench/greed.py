@@ -43,6 +43,7 @@ READ, PROMOTE = "GetModelVersion", "PromoteVersion"
 _WARM_UP_SECONDS = 0.6
 _PAUSE_SECONDS = 0.004
 
+# What the greedy caller asks for; over HTTP it reads.
 MIXES = {"reads": (READ,), "promotions": (PROMOTE,), "mix": (READ, PROMOTE), "http": ()}
 
 
@@ -153,19 +154,49 @@ class Registry:
         )
 
 
-def measure(registry: Registry, mix: str, rounds: int, seconds: float) -> dict[str, tuple[Measured, Measured]]:
-    """Return what the other caller's calls came to in quiet slices and in greedy ones."""
+Found = dict[str, tuple[Measured, Measured]]
+
+
+def measure(folder: Path, mix: str, rounds: int, seconds: float) -> Found:
+    """Return what the other caller's calls of each RPC came to in quiet slices, and in greedy ones."""
+    tool = find_h2load()
+    with on_processors(None, 1):
+        server = Server(folder / mix, "--workers", "1")
+    with server, on_processors(1):
+        registry = Registry(server, tool, folder)
+        try:
+            return _in_turns(registry, mix, rounds, seconds)
+        finally:
+            registry.close()
+
+
+def _in_turns(registry: Registry, mix: str, rounds: int, seconds: float) -> Found:
     found = {rpc: (Measured(), Measured()) for rpc in (READ, PROMOTE)}
-    with on_processors(1):
-        registry.sample(_WARM_UP_SECONDS)
-        for _ in range(rounds):
-            for rpc, sample in registry.sample(seconds).items():
-                found[rpc][0].add(sample)
-            with registry.greed(mix, seconds):
-                samples = registry.sample(seconds)
-            for rpc, sample in samples.items():
-                found[rpc][1].add(sample)
+    registry.sample(_WARM_UP_SECONDS)
+    for _ in range(rounds):
+        quiet = registry.sample(seconds)
+        with registry.greed(mix, seconds):
+            greedy = registry.sample(seconds)
+        for rpc, measured in found.items():
+            measured[0].add(quiet[rpc])
+            measured[1].add(greedy[rpc])
     return found
+
+
+def ratio(quiet: Measured, greedy: Measured) -> float:
+    """How many times as long the slowest calls took."""
+    return greedy.percentile(0.99) / quiet.percentile(0.99)
+
+
+def rows(mix: str, found: Found) -> list[str]:
+    """Return what was measured as rows of Markdown."""
+    lines = []
+    for rpc, (quiet, greedy) in found.items():
+        times = (each.percentile(share) for each in (quiet, greedy) for share in (0.5, 0.99))
+        refused = f"{greedy.refused} of {greedy.codes.total()}"
+        cells = [mix, rpc, refused, *(f"{each:.1f}" for each in times), f"{ratio(quiet, greedy):.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def main() -> None:
@@ -178,22 +209,11 @@ def main() -> None:
     is_good = True
     print("| greedy | the other's call | refused | quiet p50 ms | p99 | greedy p50 | p99 | p99 / quiet |")
     print("|---|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as folder:
         for mix in options.only.split(","):
-            with on_processors(None, 1):
-                server = Server(folder / mix, "--workers", "1")
-            with server:
-                registry = Registry(server, find_h2load(), folder)
-                measured = measure(registry, mix, options.rounds, options.seconds)
-                registry.close()
-            for rpc, (quiet, greedy) in measured.items():
-                ratio = greedy.percentile(0.99) / quiet.percentile(0.99)
-                is_good &= ratio <= AT_MOST and not greedy.refused
-                times = (each.percentile(share) for each in (quiet, greedy) for share in (0.5, 0.99))
-                refused = f"{greedy.refused} of {greedy.codes.total()}"
-                cells = [mix, rpc, refused, *(f"{each:.1f}" for each in times), f"{ratio:.1f}"]
-                print(f"| {' | '.join(cells)} |", flush=True)
+            found = measure(Path(folder), mix, options.rounds, options.seconds)
+            print("\n".join(rows(mix, found)), flush=True)
+            is_good &= all(ratio(*pair) <= AT_MOST and not pair[1].refused for pair in found.values())
     sys.exit(not is_good)
 
 
