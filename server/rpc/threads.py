@@ -80,10 +80,18 @@ class Callers:
 class _Waiting(Future[Any]):
     """A call that waits for its turn: cancelled, it gives its place up."""
 
-    def __init__(self, caller: str | None, call: Callable[[], Any]):
+    def __init__(self, caller: str | None, call: Callable[[], Any], leave: Callable[[_Waiting], None]):
         super().__init__()
         self.caller = caller
         self.call = call
+        self._leave = leave
+
+    def cancel(self) -> bool:
+        """Give its place up, and return whether it still had it."""
+        is_cancelled = super().cancel()
+        if is_cancelled:
+            self._leave(self)
+        return is_cancelled
 
 
 class _Line:
@@ -135,7 +143,7 @@ class CallThreads(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Submit a call of a stranger, also to a full line: ask `is_full` before."""
-        waiting = _Waiting(None, functools.partial(fn, *args, **kwargs))
+        waiting = _Waiting(None, functools.partial(fn, *args, **kwargs), self._leave)
         with self._lock:
             is_thread_needed = self._add(waiting)
         return self._begin(waiting) if is_thread_needed else waiting
@@ -146,7 +154,7 @@ class CallThreads(ThreadPoolExecutor):
         Where as many of all callers' wait as may, it is the longest line that gives a place up: its newest call is
         cancelled, or this one refused. A call that is cancelled before its turn is never begun.
         """
-        waiting = _Waiting(caller, functools.partial(fn, *args, **kwargs))
+        waiting = _Waiting(caller, functools.partial(fn, *args, **kwargs), self._leave)
         share = self._count if self._callers is None else max(1, (self._count - 1) // self._callers.note(caller))
         with self._lock:
             self._share = share
@@ -215,7 +223,6 @@ class CallThreads(ThreadPoolExecutor):
 
     def _add(self, waiting: _Waiting) -> bool:
         """Let a call wait, and return whether a thread has to be asked for: those at work take their turns anyway."""
-        waiting.add_done_callback(self._leave)
         line = self._lines.setdefault(waiting.caller, _Line())
         line.waiting[waiting] = None
         self._waiting += 1
@@ -224,11 +231,8 @@ class CallThreads(ThreadPoolExecutor):
         self._serving += is_thread_needed
         return is_thread_needed
 
-    def _leave(self, waiting: Future[Any]) -> None:
+    def _leave(self, waiting: _Waiting) -> None:
         """Give up the place of a call that was cancelled before its turn."""
-        assert isinstance(waiting, _Waiting)
-        if not waiting.cancelled():
-            return
         with self._lock:
             line = self._lines.get(waiting.caller)
             if line is not None and waiting in line.waiting:
