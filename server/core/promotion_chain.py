@@ -12,6 +12,8 @@ from typing import NamedTuple
 # What the first promotion of a branch has in place of the hash of one before.
 BEGINNING = bytes(32)
 
+_canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 class ChainedRecord(NamedTuple):
     """What the hash of a promotion covers, in this order; the time is in ms since the epoch."""
@@ -36,5 +38,4 @@ def link(previous: bytes, record: ChainedRecord) -> bytes:
     It is the SHA-256 of the previous hash and the JSON of the record as RFC 8785 writes it, the digest in hexadecimal.
     """
     fields = record._replace(content_digest=record.content_digest.hex())  # type: ignore[arg-type]
-    canonical = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(previous + canonical.encode()).digest()
+    return hashlib.sha256(previous + _canonical(fields).encode()).digest()

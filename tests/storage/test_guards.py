@@ -13,15 +13,18 @@ from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.model_pb2 import ModelVersion
 from server.core import rids
 from server.core.errors import StorageUnavailable
+from server.rules.fsck import Examination
 from server.rules.importing import import_lines
 from server.storage.paging import PageRequest
+from server.storage.sql.database import kept_database
+from server.storage.sql.inventory import open_inventory
 from server.storage.sql.repository import SqlRepository, now_ms
 from server.storage.sql.tables import metadata
 from tests import builders
 from tests.builders import add_model, append, promote, timestamp
 from tests.conftest import OpenRepository
 from tests.processes import until
-from tests.storage.inspection import execute, rows
+from tests.storage.inspection import rows
 
 MONTH_MS = 30 * 24 * 3600 * 1000
 GUARDED = ("branches", "versions", "promotions", "grants", "grant_changes")
@@ -75,6 +78,9 @@ LONG_AGO = f"{NOW} - {MONTH_MS}"
 GIVEN = "INSERT INTO grants VALUES (%(resource)s, 'user:joe', 4);"
 
 
+CHAIN = "(SELECT hash FROM promotions p JOIN versions v ON v.id = p.version_id WHERE v.rid = %(head)s)"
+
+
 def version(step: int = 1, at: str = NOW) -> str:
     return NEW_VERSION.format(step=step, time=at)
 
@@ -105,7 +111,13 @@ ATTACKS = {
     "a promotion and its version are backdated": COUNTED + version(at=LONG_AGO) + promotion(),
     "a promotion of a version that is no head any more": promotion(of="%(source)s"),
     "a promotion of another time than its version": promotion(at="v.created_time + 1", of="%(unpromoted)s"),
-    "a promotion outside of the chain": COUNTED + version() + promotion(link="'\\x01'", previous="'\\x02'"),
+    "a chained promotion is backdated": COUNTED
+    + version()
+    + promotion(at=LONG_AGO, link="'\\x01'", previous="'\\x02'"),
+    "the chain goes on with another one's promotion": COUNTED
+    + "UPDATE branches SET chain = '\\x01' WHERE version_count = 4;"
+    + version()
+    + promotion(at="v.created_time + 1", link="'\\x01'", previous=CHAIN),
     "the chain is cut off": "UPDATE branches SET chain = NULL WHERE version_count = 3",
     "the chain ends elsewhere": "UPDATE branches SET chain = '\\x0123' WHERE version_count = 3",
     "the chain begins again": COUNTED
@@ -130,6 +142,9 @@ ATTACKS = {
     # Around the guards
     "replication, which fires no trigger": "SET session_replication_role = replica;" + GIVEN,
     "a trigger is disabled": "ALTER TABLE grants DISABLE TRIGGER guard_grants;" + GIVEN,
+    "a policy is turned off": "SET row_security = off;" + version(),
+    "a policy is dropped": "DROP POLICY counted ON versions;" + version(),
+    "row security is disabled": "ALTER TABLE versions DISABLE ROW LEVEL SECURITY;" + version(),
     "a guard is replaced": """
         CREATE OR REPLACE FUNCTION guard_grants() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
     """
@@ -252,9 +267,7 @@ def test_a_clock_that_is_a_little_off_is_none_the_worse_for_it(
         promote(off, registry.head, registry.resource)
     # And where one was far ahead, the branch goes on with its time.
     [tomorrow] = [now_ms() + 86_400_000]
-    execute(registry.owner_url, "ALTER TABLE versions DISABLE TRIGGER guard_versions")
     append(open_repository(registry.owner_url, clock_ms=lambda: tomorrow), builders.version(registry.resource, "ahead"))
-    execute(registry.owner_url, "ALTER TABLE versions ENABLE TRIGGER guard_versions")
     assert append(registry.repository, builders.version(registry.resource, "ahead")).created_time == timestamp(tomorrow)
 
 
@@ -275,3 +288,16 @@ def test_an_import_of_what_happened_long_ago_is_for_the_owner(
     with pytest.raises(StorageUnavailable):
         import_lines(registry.repository, [line])
     assert import_lines(open_repository(registry.owner_url), [line]).versions == 1
+
+
+def test_a_promotion_outside_of_the_chain_is_found(registry: Registry) -> None:
+    """Nothing refuses it, since it says that it happened now; and nothing can make it look like one of a server."""
+    values = {"resource": registry.resource, "head": registry.head.rid, "new": "ri.models.main.model-version.new"}
+    attack = COUNTED + version() + promotion(link="'\\x01'", previous="'\\x02'")
+    with psycopg.connect(registry.url, cursor_factory=psycopg.ClientCursor) as attacker:
+        attacker.execute(attack, values)
+
+    with open_inventory(kept_database(registry.url)) as inventory:
+        found = {(fault.check, fault.subject) for fault in Examination(inventory, None).faults()}
+
+    assert ("chain", "ri.models.main.promotion.new") in found

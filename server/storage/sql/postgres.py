@@ -80,7 +80,6 @@ class PostgresSession(Session):
     dialect: ClassVar[Dialect] = psycopg_dialect.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
     has_row_locks = True
-    has_changes_in_queries = True
 
     def __init__(self, driver: psycopg.Connection[Any], observer: StatementObserver | None):
         super().__init__(driver, observer)

@@ -27,7 +27,7 @@ from server.storage.sql.session import Session
 from server.storage.sql.statements import Statement, for_callers, numbered, padded, principals, several
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, verdicts, versions
 from server.storage.sql.unit_of_work import UnitOfWork
-from server.storage.sql.versions import APPEND, APPENDING, as_parameters, next_place, placed
+from server.storage.sql.versions import APPEND, as_parameters, next_place, placed
 from server.storage.sql.visibility import MAX_NAMED, first_of_each, model_is_visible, visible_model_keys
 
 _replaced = versions.alias("replaced")
@@ -77,19 +77,23 @@ def append_promoted(
         created_by=stored.created_by,
     )
     chain = link(place.chain, record)
-    values = of_version | {
-        "promotion_rid": promotion.rid,
-        "promotion_kind": promotion.kind,
-        "source_model": promotion.source_model_rid,
-        "source_version": promotion.source_model_version_rid,
-        "verdict_key": None if verdict is None else verdict.key,
-        "given_reason": reason,
-        "chained_to": place.chain,
-        "chain_end": chain,
-        "imported": was_imported,
-    }
-    for statement in (_at_once,) if work.session.has_changes_in_queries else (_set_end, APPEND, _record):
-        work.session.send(statement, values)
+    work.session.send(_set_end, {"branch_key": place.branch_key, "number": place.number, "chain_end": chain})
+    work.session.send(APPEND, of_version)
+    work.session.send(
+        _record,
+        {
+            "promotion_rid": promotion.rid,
+            "promotion_kind": promotion.kind,
+            "source_model": promotion.source_model_rid,
+            "source_version": promotion.source_model_version_rid,
+            "verdict_key": None if verdict is None else verdict.key,
+            "given_reason": reason,
+            "version": stored.rid,
+            "chained_to": place.chain,
+            "chain_end": chain,
+            "imported": was_imported,
+        },
+    )
     work.promoted.append(promotion.kind)
     return Promoted(stored, chain)
 
@@ -314,35 +318,29 @@ _given = {
     "source_rid": "source_version",
     "verdict_id": "verdict_key",
     "reason": "given_reason",
-    "created_time": "created_ms",
-    "created_by": "creator",
     "previous_hash": "chained_to",
     "hash": "chain_end",
     "was_imported": "imported",
 }
-# The three writes of a promotion, which PostgreSQL carries out as one statement in two thirds of the time.
-_set_end_of_branch = (
+_made = {
+    "version_id": versions.c.id,
+    "model_id": branches.c.model_id,
+    "created_time": versions.c.created_time,
+    "created_by": versions.c.created_by,
+}
+_set_end = Statement(
     update(branches)
     .where(branches.c.id == bindparam("branch_key"))
     .values(version_count=bindparam("number"), chain=bindparam("chain_end"))
 )
-_counted = _set_end_of_branch.returning(branches.c.model_id).cte("counted")
-_appended = APPENDING.returning(versions.c.id).cte("appended")
-
-
-def _recording(version_id: ColumnElement[int], model_id: ColumnElement[int]) -> Any:
-    given = (bindparam(name, type_=promotions.c[column].type) for column, name in _given.items())
-    return insert(promotions).from_select([*_given, "version_id", "model_id"], select(*given, version_id, model_id))
-
-
-_set_end = Statement(_set_end_of_branch)
 _record = Statement(
-    _recording(
-        select(versions.c.id).where(versions.c.rid == bindparam("new_rid")).scalar_subquery(),
-        select(branches.c.model_id).where(branches.c.id == bindparam("branch_key")).scalar_subquery(),
+    insert(promotions).from_select(
+        [*_given, *_made],
+        select(*(bindparam(name, type_=promotions.c[column].type) for column, name in _given.items()), *_made.values())
+        .join_from(versions, branches)
+        .where(versions.c.rid == bindparam("version")),
     )
 )
-_at_once = Statement(_recording(_appended.c.id, _counted.c.model_id))
 _rid_of = Statement(
     select(promotions.c.rid)
     .join(versions, versions.c.id == promotions.c.version_id)

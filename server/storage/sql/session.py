@@ -50,8 +50,6 @@ class Session(ABC):
     dialect: ClassVar[Dialect]
     # Whether transactions that write can run side by side, and so have to wait for each other's rows.
     has_row_locks: ClassVar[bool]
-    # Whether one statement can change several tables.
-    has_changes_in_queries: ClassVar[bool]
 
     def __init__(self, driver: Any, observer: StatementObserver | None):
         self.driver = driver

@@ -37,7 +37,6 @@ class SqliteSession(Session):
 
     dialect: ClassVar[Dialect] = sqlite_dialect()
     has_row_locks = False
-    has_changes_in_queries = False
 
     def __init__(self, driver: sqlite3.Connection, observer: StatementObserver | None, file: DatabaseFile):
         super().__init__(driver, observer)

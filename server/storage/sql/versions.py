@@ -367,15 +367,16 @@ _take_number = Statement(
 _set_count = Statement(
     update(branches).where(branches.c.id == bindparam("branch_key")).values(version_count=bindparam("number"))
 )
-APPENDING = insert(versions).values(
-    rid=bindparam("new_rid"),
-    branch_id=bindparam("branch_key"),
-    version_number=bindparam("number"),
-    content_digest=bindparam("digest"),
-    source=bindparam("source_message"),
-    legacy_source=bindparam("legacy"),
-    root_rid=bindparam("root"),
-    created_time=bindparam("created_ms"),
-    created_by=bindparam("creator"),
+APPEND = Statement(
+    insert(versions).values(
+        rid=bindparam("new_rid"),
+        branch_id=bindparam("branch_key"),
+        version_number=bindparam("number"),
+        content_digest=bindparam("digest"),
+        source=bindparam("source_message"),
+        legacy_source=bindparam("legacy"),
+        root_rid=bindparam("root"),
+        created_time=bindparam("created_ms"),
+        created_by=bindparam("creator"),
+    )
 )
-APPEND = Statement(APPENDING)

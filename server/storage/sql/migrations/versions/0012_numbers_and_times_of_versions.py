@@ -1,25 +1,28 @@
-"""Versions are stored with the number that their branch counts, and when they are made."""
+"""Versions are stored with the number that their branch counts, when they are made, and in this order."""
 
 from alembic import op
 
-from server.storage.sql.migrations.guards import IS_UNTIMELY, NOW_MS, add_guard, is_postgres
+from server.storage.sql.migrations.guards import IS_UNTIMELY, NOW_MS, add_guard, admit, is_postgres
 
 revision = "0012"
 down_revision = "0011"
 
 
 def upgrade() -> None:
-    """Add the triggers. A version may have the time of the one before, where a clock was far ahead then."""
+    """Add the policy and the trigger. A version may have the time of the one before, where a clock was far ahead."""
     if not is_postgres():
         return
-    add_guard(
-        "guard_versions",
-        holds="""
-            EXISTS (SELECT FROM branches b WHERE b.id = NEW.branch_id AND b.version_count = NEW.version_number)
+    admit(
+        "versions",
+        "counted",
+        """
+        version_number = (SELECT b.version_count FROM branches b WHERE b.id = versions.branch_id)
+        AND created_time >= coalesce((
+            SELECT b.created_time FROM versions b
+            WHERE b.branch_id = versions.branch_id AND b.version_number = versions.version_number - 1
+        ), created_time)
         """,
-        refusal="format('version %s: %s is not the number that its branch counts', NEW.rid, NEW.version_number)",
     )
-    op.execute("CREATE TRIGGER guard_versions AFTER INSERT ON versions FOR EACH ROW EXECUTE FUNCTION guard_versions()")
     add_guard(
         "guard_times",
         declare=f"now_ms bigint := {NOW_MS};",

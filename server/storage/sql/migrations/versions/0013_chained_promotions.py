@@ -10,26 +10,26 @@ down_revision = "0012"
 
 
 def upgrade() -> None:
-    """Add the columns, which `migrate` fills afterwards, and the trigger.
+    """Add the columns, which `migrate` fills afterwards, and a trigger.
 
-    A promotion is that of the version which its branch has just got. One without a hash is of a server of the release
-    before.
+    A promotion that has a place in the chain is compared with its version when the chain moves on to it, by 0011. Here
+    are the ones of servers of the release before, each of which is that of the version which its branch has just got,
+    and those of other times. A transaction in another isolation could take the head of the past for that of now.
     """
     op.add_column("promotions", sa.Column("previous_hash", sa.LargeBinary))
     op.add_column("promotions", sa.Column("hash", sa.LargeBinary))
     op.add_column("promotions", sa.Column("was_imported", sa.Boolean))
     if not is_postgres():
         return
-    # In another isolation, the branch would be that of the past.
     add_guard(
         "guard_promotions",
         holds=f"""
-            current_setting('transaction_isolation') = 'read committed' AND EXISTS (
+            current_setting('transaction_isolation') = 'read committed'
+            AND (NEW.created_time > {NOW_MS} OR NOT {IS_UNTIMELY.format("NEW.created_time")})
+            AND EXISTS (
                 SELECT FROM versions v JOIN branches b ON b.id = v.branch_id
                 WHERE v.id = NEW.version_id AND v.version_number = b.version_count AND b.model_id = NEW.model_id
                 AND v.created_time = NEW.created_time AND v.created_by = NEW.created_by
-                AND (NEW.hash IS NULL OR NEW.hash = b.chain)
-                AND (NEW.created_time > {NOW_MS} OR NOT {IS_UNTIMELY.format("NEW.created_time")})
             )
         """,
         refusal="""
@@ -38,5 +38,6 @@ def upgrade() -> None:
         """,
     )
     op.execute(
-        "CREATE TRIGGER guard_promotions AFTER INSERT ON promotions FOR EACH ROW EXECUTE FUNCTION guard_promotions()"
+        "CREATE TRIGGER guard_promotions AFTER INSERT ON promotions FOR EACH ROW"
+        f" WHEN (NEW.hash IS NULL OR {IS_UNTIMELY.format('NEW.created_time')}) EXECUTE FUNCTION guard_promotions()"
     )
