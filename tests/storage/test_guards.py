@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 import pytest
+from sqlalchemy import Engine
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.model_pb2 import ModelVersion
@@ -15,16 +16,18 @@ from server.core import rids
 from server.core.errors import StorageUnavailable
 from server.rules.fsck import Examination
 from server.rules.importing import import_lines
+from server.storage.contract import PromotionFilter
 from server.storage.paging import PageRequest
 from server.storage.sql.database import kept_database
 from server.storage.sql.inventory import open_inventory
 from server.storage.sql.repository import SqlRepository, now_ms
 from server.storage.sql.tables import metadata
 from tests import builders
-from tests.builders import add_model, append, promote, timestamp
+from tests.builders import ADMIN, add_model, append, promote, timestamp
 from tests.conftest import OpenRepository
 from tests.processes import until
-from tests.storage.inspection import rows
+from tests.storage.inspection import Executed, open_engine, rows, statements
+from tests.storage.plans import plan_on_postgresql
 
 MONTH_MS = 30 * 24 * 3600 * 1000
 GUARDED = ("branches", "versions", "promotions", "grants", "grant_changes")
@@ -301,3 +304,29 @@ def test_a_promotion_outside_of_the_chain_is_found(registry: Registry) -> None:
         found = {(fault.check, fault.subject) for fault in Examination(inventory, None).faults()}
 
     assert ("chain", "ri.models.main.promotion.new") in found
+
+
+def test_reads_are_planned_as_if_there_were_no_row_security(registry: Registry) -> None:
+    """The owner, whom it does not bind, gets the same plans."""
+    wanted, page = PromotionFilter(model_rid=registry.resource), PageRequest(2)
+    with statements() as executed:
+        for ask in (
+            lambda reader: reader.list_versions(registry.resource, "master", ADMIN, page),
+            lambda reader: reader.list_branches(registry.resource, ADMIN, page),
+            lambda reader: reader.list_promotions(ADMIN, wanted, page),
+            lambda reader: reader.find_numbered_version(registry.resource, "master", 1, ADMIN),
+            lambda reader: builders.branch_end(reader, registry.resource),
+        ):
+            registry.repository.read(ask)
+    assert len(executed) >= 5
+    server, owner = (open_engine(url) for url in (registry.url, registry.owner_url))
+    for each in executed:
+        assert shape(server, each) == shape(owner, each), each.statement
+    server.dispose()
+    owner.dispose()
+
+
+def shape(engine: Engine, executed: Executed) -> list[tuple[Any, ...]]:
+    """What a plan does, whatever it cost."""
+    told = ("Node Type", "Relation Name", "Index Name", "Index Cond", "Filter", "Hash Cond", "Plan Rows")
+    return [tuple(node.get(name) for name in told) for node in plan_on_postgresql(engine, executed, 1)]
