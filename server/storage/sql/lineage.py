@@ -14,6 +14,7 @@ from server.core.errors import ModelVersionNotFound
 from server.storage.contract import Lineage
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import Cursors
+from server.storage.sql.origins import visible_key
 from server.storage.sql.rows import AnyColumns, AnyRow
 from server.storage.sql.statements import for_callers, principals
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, versions
@@ -28,8 +29,8 @@ _BEFORE_ALL, _BEHIND_ALL = 0, 2**63 - 1
 
 def get_lineage(work: UnitOfWork, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
     """See the contract."""
-    traced = work.session.one_or_none(_traced(caller), {"version_rid": model_version_rid} | principals(caller))
-    if traced is None:
+    traced = work.session.one(_traced(caller), {"version_rid": model_version_rid} | principals(caller))
+    if traced.id is None:
         raise ModelVersionNotFound(model_rid="", model_version_rid=model_version_rid)
     cursors = Cursors(traced.secret)
     # Keys are taken in order, but not committed in order. Within the bound, what a version was promoted from was there
@@ -46,12 +47,7 @@ def get_lineage(work: UnitOfWork, model_version_rid: str, caller: Caller, page: 
 
 @for_callers
 def _traced(caller: Caller) -> Select[*AnyColumns]:
-    return (
-        select(versions.c.id, select(opaque_keys.c.key).scalar_subquery().label("secret"))
-        .join(branches)
-        .join(models)
-        .where(versions.c.rid == bindparam("version_rid"), model_is_visible(caller))
-    )
+    return select(visible_key(caller, bindparam("version_rid")).label("id"), opaque_keys.c.key.label("secret"))
 
 
 @for_callers

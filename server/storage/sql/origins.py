@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, and_, exists, not_, select
+from sqlalchemy import ColumnElement, and_, case, exists, func, not_, select
 
 from server.core.caller import Caller
 from server.storage.sql.tables import branches, models, promotions, versions
@@ -22,6 +22,23 @@ def version_is_visible(caller: Caller, version_rid: ColumnElement[str]) -> Colum
         .where(_origin.c.rid == version_rid, model_is_visible(caller, _origin_model))
         .exists()
     )
+
+
+def visible_key(caller: Caller, version_rid: ColumnElement[str]) -> ColumnElement[int | None]:
+    """The key of a version in a model that the caller may see, else NULL.
+
+    What is absent is looked up like what is invisible, on the first branch of all, so that it takes as long.
+    """
+    version = select(_origin.c.id).where(_origin.c.rid == version_rid).scalar_subquery()
+    its_branch = select(_origin.c.branch_id).where(_origin.c.rid == version_rid).scalar_subquery()
+    first_branch = select(func.min(branches.c.id)).scalar_subquery()
+    is_visible = (
+        select(_origin_branch.c.id)
+        .join_from(_origin_branch, _origin_model, _origin_model.c.id == _origin_branch.c.model_id)
+        .where(_origin_branch.c.id == func.coalesce(its_branch, first_branch), model_is_visible(caller, _origin_model))
+        .exists()
+    )
+    return case((is_visible, version))
 
 
 def hidden_origins(caller: Caller) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

@@ -20,7 +20,7 @@ from server.core.promotion_chain import ChainedRecord, link
 from server.storage.contract import BranchEnd, Promoted, PromotionFilter, Verdict
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import Cursors
-from server.storage.sql.origins import version_is_visible
+from server.storage.sql.origins import version_is_visible, visible_key
 from server.storage.sql.pages import that_fit, with_payloads
 from server.storage.sql.rows import MAX_BYTES_A_CHARACTER, AnyRow
 from server.storage.sql.session import Session
@@ -225,17 +225,13 @@ def _as_parameters(after: _Place | None) -> dict[str, int]:
 @for_callers
 def _keys(caller: Caller) -> Select[Any]:
     """The keys of the RIDs of a filter; NULL where there is nothing that the caller sees."""
-    stored = select(versions.c.id).join_from(versions, branches).join(models)
+    model = select(models.c.id).where(models.c.rid == bindparam("model_rid"), model_is_visible(caller))
     return select(
         opaque_keys.c.key.label("secret"),
-        _key(select(models.c.id).where(models.c.rid == bindparam("model_rid"), model_is_visible(caller)), "model"),
-        _key(stored.where(versions.c.rid == bindparam("version_rid"), model_is_visible(caller)), "version"),
-        _key(stored.where(versions.c.rid == bindparam("source_rid"), model_is_visible(caller)), "source"),
+        model.scalar_subquery().label("model"),
+        visible_key(caller, bindparam("version_rid")).label("version"),
+        visible_key(caller, bindparam("source_rid")).label("source"),
     )
-
-
-def _key(query: Select[Any], name: str) -> ColumnElement[int | None]:
-    return query.scalar_subquery().label(name)
 
 
 @for_callers
