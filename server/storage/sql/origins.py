@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, and_, case, exists, func, not_, select
+from sqlalchemy import ColumnElement, and_, case, func, not_, select
 
 from server.core.caller import Caller
 from server.storage.sql.tables import branches, models, promotions, versions
@@ -15,13 +15,14 @@ _origin_model = models.alias("origin_model")
 
 def version_is_visible(caller: Caller, version_rid: ColumnElement[str]) -> ColumnElement[bool]:
     """Whether a version is stored, and in a model that the caller may see."""
-    return (
+    # Here and below a value and not EXISTS, which PostgreSQL would rather look up in a table of all that there are.
+    version = (
         select(_origin.c.id)
         .join_from(_origin, _origin_branch, _origin_branch.c.id == _origin.c.branch_id)
         .join(_origin_model, _origin_model.c.id == _origin_branch.c.model_id)
         .where(_origin.c.rid == version_rid, model_is_visible(caller, _origin_model))
-        .exists()
     )
+    return version.scalar_subquery().is_not(None)
 
 
 def visible_key(caller: Caller, version_rid: ColumnElement[str]) -> ColumnElement[int | None]:
@@ -43,10 +44,11 @@ def visible_key(caller: Caller, version_rid: ColumnElement[str]) -> ColumnElemen
 
 def hidden_origins(caller: Caller) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """What a StoredVersion says of the row of `versions`: `hides_source` and `hides_root`."""
-    hides_source = exists().where(
-        promotions.c.version_id == versions.c.id, not_(version_is_visible(caller, promotions.c.source_rid))
+    # NULL if it was not promoted.
+    hides_source = select(not_(version_is_visible(caller, promotions.c.source_rid))).where(
+        promotions.c.version_id == versions.c.id
     )
-    return hides_source.label("hides_source"), hides_root(caller)
+    return hides_source.scalar_subquery().label("hides_source"), hides_root(caller)
 
 
 def hides_root(caller: Caller) -> ColumnElement[bool]:

@@ -26,7 +26,7 @@ from server.core.errors import BranchNotFound, ModelNotFound, RequestTooLarge
 from server.core.promotion_chain import BEGINNING
 from server.storage.contract import BranchEnd, StoredVersion
 from server.storage.paging import Page, PageRequest
-from server.storage.sql.origins import hidden_origins
+from server.storage.sql.origins import hidden_origins, visible_key
 from server.storage.sql.pages import page_of, that_fit, with_payloads
 from server.storage.sql.rows import (
     MAX_BYTES_A_CHARACTER,
@@ -232,32 +232,36 @@ def visible_versions(caller: Caller, *columns: ColumnElement[Any]) -> Select[*An
     return select(*columns).join_from(versions, branches).join(models).where(model_is_visible(caller))
 
 
-def _stored_versions(caller: Caller) -> Select[*AnyColumns]:
-    """The versions that the caller may see, each with its content."""
+def _with_contents(caller: Caller) -> Select[*AnyColumns]:
+    """All versions, each with its content, and with what is hidden from the caller of its origins."""
     # By a subquery and not by a join: it is read of what is visible, and of nothing else.
     content = [
         select(column).where(contents.c.digest == versions.c.content_digest).scalar_subquery().label(column.name)
         for column in (contents.c.payload, contents.c.file_digest)
     ]
     names = (models.c.rid.label("model_rid"), branches.c.name.label("branch"))
-    return visible_versions(caller, *VERSION_COLUMNS, *names, *content, *hidden_origins(caller))
+    columns = (*VERSION_COLUMNS, *names, *content, *hidden_origins(caller))
+    return select(*columns).join_from(versions, branches).join(models)
 
 
 @for_callers
 def _version(caller: Caller) -> Select[*AnyColumns]:
-    return _stored_versions(caller).where(versions.c.rid == _version_rid)
+    return _with_contents(caller).where(versions.c.id == visible_key(caller, _version_rid))
 
 
 @for_callers
 def _sight(caller: Caller) -> Select[*AnyColumns]:
-    """A row if a version is there and visible: from the same tables as `_version`, which then takes no longer."""
-    return visible_versions(caller, *hidden_origins(caller)).where(versions.c.rid == _version_rid)
+    """A row if a version is there and visible, found as `_version` finds it."""
+    hidden = select(*hidden_origins(caller)).select_from(versions)
+    return hidden.where(versions.c.id == visible_key(caller, _version_rid))
 
 
 @for_callers
 def _numbered_version(caller: Caller) -> Select[*AnyColumns]:
-    return _stored_versions(caller).where(
-        versions.c.branch_id == branch_id(_model_rid, _branch_name), versions.c.version_number == bindparam("number")
+    return _with_contents(caller).where(
+        versions.c.branch_id == branch_id(_model_rid, _branch_name),
+        versions.c.version_number == bindparam("number"),
+        model_is_visible(caller),
     )
 
 
