@@ -26,8 +26,9 @@ from server.rpc.threads import CallThreads
 
 # How many refusals may wait for their thread: what it does for one takes 0.3 ms.
 REFUSALS = 1024
-# How long a known caller waits to be told that there are too many calls.
+# How long a known caller waits to be told that there are too many calls, and how long after it the next one.
 HOLD_SECONDS = 0.25
+HOLD_PAUSE_SECONDS = 0.002
 
 _TOO_MANY_REFUSALS = (grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded: too many calls are refused at once")
 
@@ -58,7 +59,7 @@ class Admission:
         self.receiving = Receiving(receive_timeout_seconds, max_message_bytes)
         # Known callers have one of their own, so that strangers cannot delay their answers.
         self.callers_refusals = CallThreads(1, "callers-refusals", REFUSALS)
-        self.held_back = HeldBack(HOLD_SECONDS, REFUSALS)
+        self.held_back = HeldBack(HOLD_SECONDS, HOLD_PAUSE_SECONDS, REFUSALS)
         self._counting = threading.Lock()
         self._without_line = 0
 

@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 
 class HeldBack:
-    """Does things so many seconds after they were added, in their order, on a thread of its own."""
+    """Does things so many seconds after they were added, in their order and one by one, on a thread of its own."""
 
-    def __init__(self, seconds: float, most: int) -> None:
-        """No more than `most` wait at a time."""
+    def __init__(self, seconds: float, pause: float, most: int) -> None:
+        """Between two of them is a pause, so that what came at once does not come again at once; `most` may wait."""
         self._seconds = seconds
+        self._pause = pause
         self._most = most
         self._waiting: queue.SimpleQueue[tuple[float, Callable[[], None]] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
@@ -35,5 +36,5 @@ class HeldBack:
 
     def _work(self) -> None:
         for due, then in iter(self._waiting.get, None):
-            self._closed.wait(due - time.monotonic())
+            self._closed.wait(max(due - time.monotonic(), self._pause))
             then()
