@@ -80,8 +80,7 @@ def upload_model_files(
         with turn(), store.write(name) as target:
             digest, size = _receive(itertools.chain([first], parts), target, room)
     except BaseException:
-        with suppress(RegistryError):  # It expires.
-            repository.write(lambda tx: tx.give_up_upload(upload))
+        _give_up(repository, upload)
         raise
     expire_time = _finish(repository, store, upload, StoredFile(digest, size, name), quota)
     return UploadModelFilesResponse(upload_id=upload_id, expire_time=expire_time)
@@ -175,7 +174,7 @@ def _finish(
             lambda tx: (tx.finish_upload(upload, file, quota), tx.keep_upload(upload, UPLOAD_LIFETIME))
         )
     except QuotaExceeded:
-        repository.write(lambda tx: tx.give_up_upload(upload))
+        _give_up(repository, upload)
         store.remove_soon(file.object_name)
         raise
     if store.has(holder, file.size):
@@ -186,6 +185,11 @@ def _finish(
     if not store.has(file.object_name, file.size):
         raise StorageUnavailable
     return expire_time
+
+
+def _give_up(repository: Repository, upload: UploadKey) -> None:
+    with suppress(RegistryError):  # It expires.
+        repository.write(lambda tx: tx.give_up_upload(upload))
 
 
 def _receive(parts: Iterator[UploadModelFilesRequest], target: Target, room: _Room) -> tuple[bytes, int]:
