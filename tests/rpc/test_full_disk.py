@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2_grpc
 
-from modelregistry.v1.access_service_pb2 import ROLE_OWNER
+from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWNER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from server.core.permissions import MODELS_WRITE, RPC_SCOPES
 from server.storage.sql import disk_reserve
@@ -64,6 +64,9 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
         "BatchPromoteVersions": {"promotions": [promotion]},
         "SetBranchPolicy": {"model_rid": model.rid, "compatibility": COMPATIBILITY_MODE_ENFORCE},
         "GrantRole": {"resource_rid": model.rid, "principal": "user:joe", "role": ROLE_OWNER},
+        "SetFolderPolicy": {"folder_rid": FOLDER, "new_model_owner": NEW_MODEL_OWNER_FOLDER},
+        "TransferOwnership": {"resource_rid": model.rid, "principal": "user:joe"},
+        "EnablePrincipal": {"principal": "user:joe"},
     }
     failures = [admin.failure(rpc, **fields) for rpc, fields in refused.items()]
     with pytest.raises(grpc.RpcError) as upload:
@@ -73,6 +76,7 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
     allowed = {
         "RevokeRole": {"resource_rid": model.rid, "principal": "user:jane"},
         "RollbackBranch": {"model_rid": model.rid, "to_version_number": 1},
+        "DisablePrincipal": {"principal": "user:joe", "reason": "gone"},
     }
     for rpc, fields in allowed.items():
         admin(rpc, **fields)

@@ -99,7 +99,7 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
     def DisablePrincipal(self, request: DisablePrincipalRequest, context: grpc.ServicerContext) -> DisabledPrincipal:
         """Serve a user no more, or let a group give its members nothing."""
         caller = self._caller()
-        disabled = self._repository.write(lambda tx: disable_principal(tx, caller, request))
+        disabled = self._repository.write(lambda tx: disable_principal(tx, caller, request), may_use_reserve=True)
         self._disabled.add(request.principal)
         return disabled
 

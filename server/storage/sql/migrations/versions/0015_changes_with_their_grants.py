@@ -4,7 +4,7 @@ from alembic import op
 
 from server.storage.sql.migrations.guards import IS_UNTIMELY, NOW_MS, add_guard, is_postgres
 
-revision = "0014b"
+revision = "0015"
 down_revision = "0014"
 
 
