@@ -56,6 +56,7 @@ class Registry:
     filled: Filled
     server: Server
     user: User
+    admin: User
     start_seconds: float
     memory_at_start: int
     chance: random.Random = field(default_factory=lambda: random.Random(11))
@@ -65,7 +66,8 @@ class Registry:
         """Make a call, and return how long it took, in milliseconds. Raises Void and grpc.RpcError."""
         fields = call.fields(self.filled, self.chance)
         begin = time.perf_counter()
-        answer = self.user(call.rpc, **fields)
+        user = self.admin if call.is_admins else self.user
+        answer = user(call.rpc, **fields)
         milliseconds = (time.perf_counter() - begin) * 1000
         if call.is_last_page and answer.HasField("next_page_token"):
             raise Void(f"{call.name}, at {self.filled.size} versions: not the last page")
@@ -178,7 +180,9 @@ def _registry(kind: str, folder: Path, url: str, size: int, times: int) -> Itera
     begin = time.monotonic()
     with Server(folder, *arguments) as server, grpc.insecure_channel(server.address) as channel:
         starts.append(time.monotonic() - begin)
-        registry = Registry(kind, filled, server, server.user(channel, CALLER), statistics.median(starts), 0)
+        registry = Registry(
+            kind, filled, server, server.user(channel, CALLER), server.user(channel), statistics.median(starts), 0
+        )
         registry.memory_at_start = registry.memory()
         yield registry
 

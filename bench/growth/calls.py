@@ -26,7 +26,7 @@ class Call:
     """One line of the table: an RPC, and the fields of its request, which may differ from call to call.
 
     `adds` is how many versions it adds to the deep branch. `goal` is whether growth should leave it alone: what asks
-    for all that was ever made of a version cannot but grow.
+    for all that was ever made of a version cannot but grow. `is_admins` is whether only an administrator may call.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Call:
     adds: int = 0
     is_last_page: bool = False
     goal: bool = True
+    is_admins: bool = False
 
 
 def _some_model(filled: Filled, chance: random.Random) -> str:
@@ -157,8 +158,9 @@ CALLS = (
          lambda f, c: {"folder_rid": FOLDER, "new_model_owner": NEW_MODEL_OWNER_CREATOR}),
     Call("GetFolderPolicy", "GetFolderPolicy", lambda f, c: {"folder_rid": FOLDER}),
     Call("TransferOwnership", "TransferOwnership",
-         lambda f, c: {"resource_rid": _some_model(f, c), "principal": "group:growth"}),
-    Call("DisablePrincipal", "DisablePrincipal", lambda f, c: {"principal": "user:growth", "reason": "growth"}),
-    Call("ListDisabledPrincipals", "ListDisabledPrincipals", lambda f, c: {"page_size": FEW}),
-    Call("EnablePrincipal", "EnablePrincipal", lambda f, c: {"principal": "user:growth"}),
+         lambda f, c: {"resource_rid": _some_model(f, c), "principal": f"user:{CALLER}"}, is_admins=True),
+    Call("DisablePrincipal", "DisablePrincipal",
+         lambda f, c: {"principal": "user:growth", "reason": "growth"}, is_admins=True),
+    Call("ListDisabledPrincipals", "ListDisabledPrincipals", lambda f, c: {"page_size": FEW}, is_admins=True),
+    Call("EnablePrincipal", "EnablePrincipal", lambda f, c: {"principal": "user:growth"}, is_admins=True),
 )  # fmt: skip

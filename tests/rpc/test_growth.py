@@ -66,8 +66,8 @@ def ready_calls(repository: SqlRepository, registry: Filled) -> Iterator[tuple[C
     """Each call, made once so that all is in memory which is kept there, and how to make it again."""
     chance = random.Random(5)
     with serving(repository) as served:
-        user: User = served.user(CALLER)
         for call in BOUNDED:
+            user: User = served.user("admin" if call.is_admins else CALLER)
             user(call.rpc, **call.fields(registry, chance))
             yield call, partial(user, call.rpc, **call.fields(registry, chance))
 
