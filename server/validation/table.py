@@ -94,6 +94,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "SetBranchPolicyRequest.compatibility": known(CompatibilityMode.DESCRIPTOR, required=True),
     # AccessService's requests
     "GrantRoleRequest.principal": principal_to_be,
+    "TransferOwnershipRequest.principal": principal_to_be,
     "GrantRoleRequest.role": known(Role.DESCRIPTOR, required=True),
     "SetFolderPolicyRequest.new_model_owner": known(NewModelOwner.DESCRIPTOR, required=True),
     "DisablePrincipalRequest.reason": required_reason,

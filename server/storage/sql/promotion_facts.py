@@ -25,7 +25,7 @@ from server.storage.contract import (
     Verdict,
     WantedPromotion,
 )
-from server.storage.sql.origins import hides_root
+from server.storage.sql.origins import hides_root, visible_key
 from server.storage.sql.rows import AnyColumns, AnyRow, timestamp
 from server.storage.sql.session import Conflict
 from server.storage.sql.statements import Statement, for_callers, principals, upsert
@@ -41,7 +41,7 @@ from server.storage.sql.tables import (
     versions,
 )
 from server.storage.sql.unit_of_work import UnitOfWork
-from server.storage.sql.versions import find_version, visible_versions
+from server.storage.sql.versions import find_version
 from server.storage.sql.visibility import role_on_model
 
 
@@ -191,8 +191,8 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
         .scalar_subquery()
     )
     source = (
-        visible_versions(caller, versions.c.id, versions.c.content_digest, hides_root(caller))
-        .where(versions.c.rid == bindparam("source_rid"))
+        select(versions.c.id, versions.c.content_digest, hides_root(caller))
+        .where(versions.c.id == visible_key(caller, bindparam("source_rid")))
         .subquery("source")
     )
     is_verdict = and_(

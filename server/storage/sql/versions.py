@@ -227,11 +227,6 @@ def _listed(
     return [row for row in rows if row.rid is not None]
 
 
-def visible_versions(caller: Caller, *columns: ColumnElement[Any]) -> Select[*AnyColumns]:
-    """The versions that the caller may see, with these columns of each."""
-    return select(*columns).join_from(versions, branches).join(models).where(model_is_visible(caller))
-
-
 def _with_contents(caller: Caller) -> Select[*AnyColumns]:
     """All versions, each with its content, and with what is hidden from the caller of its origins."""
     # By a subquery and not by a join: it is read of what is visible, and of nothing else.
