@@ -118,7 +118,7 @@ def _listings() -> list[Call]:
 CALLS = (
     Call("GetModel", "GetModel", lambda f, c: {"model_rid": _some_model(f, c)}),
     Call("GetModelVersion", "GetModelVersion", _some_version),
-    Call("GetBranch", "GetBranch", lambda f, c: {"model_rid": _some_model(f, c)}),
+    Call("GetBranch", "GetBranch", lambda f, c: {"model_rid": _some_promotion(f, c)["model_rid"]}),
     Call("GetBranch, deep", "GetBranch", lambda f, _: {"model_rid": f.deep_model}),
     Call("ListModels, first page", "ListModels", lambda *_: {"parent_folder_rid": FOLDER, "page_size": FEW}),
     Call("ListModels, last page", "ListModels", _last_models, is_last_page=True),
