@@ -41,7 +41,7 @@ from server.storage.sql.tables import (
     versions,
 )
 from server.storage.sql.unit_of_work import UnitOfWork
-from server.storage.sql.versions import find_version
+from server.storage.sql.versions import get_version
 from server.storage.sql.visibility import role_on_model
 
 
@@ -62,7 +62,7 @@ def get_promotion_facts(work: UnitOfWork, wanted: WantedPromotion, caller: Calle
         return PromotionFacts(None, None, BranchEnd(1, None, COMPATIBILITY_MODE_WARN), None)
     return PromotionFacts(
         role=row.role,
-        source=_source_of(work, wanted, row, caller),
+        source=_source_of(work, wanted, row),
         branch=_branch_end(row),
         verdict=None if row.verdict_id is None else Verdict(row.verdict_id, row.error_count),
     )
@@ -164,14 +164,12 @@ def _as_parameters(key: RequestKey) -> dict[str, Any]:
     return {"request_caller": key.caller, "request_rpc": key.rpc, "request_id": key.request_id}
 
 
-def _source_of(work: UnitOfWork, wanted: WantedPromotion, row: AnyRow, caller: Caller) -> StoredVersion | None:
+def _source_of(work: UnitOfWork, wanted: WantedPromotion, row: AnyRow) -> StoredVersion | None:
     """Return the source, which is read only if it is visible, and only if it was not read before."""
     if wanted.source_rid is None or row.source_key is None:
         return None
-    known = work.versions.get(wanted.source_rid)
-    if known is None:
-        return find_version(work, wanted.source_rid, caller)
-    return known._replace(hides_root=bool(row.hides_root))
+    source = work.versions.get(wanted.source_rid) or get_version(work, row.source_key)
+    return source._replace(hides_root=bool(row.hides_root))
 
 
 def _branch_end(row: AnyRow) -> BranchEnd:

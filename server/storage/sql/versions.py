@@ -64,6 +64,13 @@ def find_version(work: UnitOfWork, model_version_rid: str, caller: Caller) -> St
     return _stored(work, row, known)
 
 
+def get_version(work: UnitOfWork, key: int) -> StoredVersion:
+    """Return the version with a key, for a caller who may see it; what is hidden of its origins is not asked."""
+    version = to_stored_version(work.session.one(_by_key, {"version_key": key}))
+    work.versions_read.append(version)
+    return version
+
+
 def find_numbered_version(
     work: UnitOfWork, model_rid: str, branch: str, version_number: int, caller: Caller
 ) -> StoredVersion | None:
@@ -227,21 +234,20 @@ def _listed(
     return [row for row in rows if row.rid is not None]
 
 
-def _with_contents(caller: Caller) -> Select[*AnyColumns]:
-    """All versions, each with its content, and with what is hidden from the caller of its origins."""
+def _with_contents(*columns: ColumnElement[Any]) -> Select[*AnyColumns]:
+    """All versions, each with its content, and these columns."""
     # By a subquery and not by a join: it is read of what is visible, and of nothing else.
     content = [
         select(column).where(contents.c.digest == versions.c.content_digest).scalar_subquery().label(column.name)
         for column in (contents.c.payload, contents.c.file_digest)
     ]
     names = (models.c.rid.label("model_rid"), branches.c.name.label("branch"))
-    columns = (*VERSION_COLUMNS, *names, *content, *hidden_origins(caller))
-    return select(*columns).join_from(versions, branches).join(models)
+    return select(*VERSION_COLUMNS, *names, *content, *columns).join_from(versions, branches).join(models)
 
 
 @for_callers
 def _version(caller: Caller) -> Select[*AnyColumns]:
-    return _with_contents(caller).where(versions.c.id == visible_key(caller, _version_rid))
+    return _with_contents(*hidden_origins(caller)).where(versions.c.id == visible_key(caller, _version_rid))
 
 
 @for_callers
@@ -253,7 +259,7 @@ def _sight(caller: Caller) -> Select[*AnyColumns]:
 
 @for_callers
 def _numbered_version(caller: Caller) -> Select[*AnyColumns]:
-    return _with_contents(caller).where(
+    return _with_contents(*hidden_origins(caller)).where(
         versions.c.branch_id == branch_id(_model_rid, _branch_name),
         versions.c.version_number == bindparam("number"),
         model_is_visible(caller),
@@ -329,6 +335,7 @@ def _visible_model(caller: Caller) -> Subquery:
     return select(models.c.id).where(models.c.rid == _model_rid, model_is_visible(caller)).subquery("visible")
 
 
+_by_key = Statement(_with_contents().where(versions.c.id == bindparam("version_key")))
 _content = Statement(
     select(contents.c.digest.label("content_digest"), contents.c.payload, contents.c.file_digest).where(
         contents.c.digest == bindparam("digest")
