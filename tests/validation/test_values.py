@@ -8,7 +8,12 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from modelregistry.v1.access_service_pb2 import ROLE_VIEWER, GrantRoleRequest, RevokeRoleRequest
+from modelregistry.v1.access_service_pb2 import (
+    ROLE_VIEWER,
+    GrantRoleRequest,
+    RevokeRoleRequest,
+    TransferOwnershipRequest,
+)
 from modelregistry.v1.model_api_pb2 import (
     Column,
     DataType,
@@ -79,13 +84,14 @@ UNSEEN += "\u034f\u115f\u3164\uffa0\u17b4\u180b\ufe0f\u2800\U000e0041\U000e0100\
 @pytest.mark.parametrize("sign", UNSEEN, ids=ascii)
 def test_nothing_is_given_to_a_name_with_what_is_not_seen_and_what_it_has_can_be_taken_away(sign: str) -> None:
     for principal in (f"user:j{sign}", f"group:{sign}", f"user:a{sign}b"):
-        grant, *others = with_principal(principal)
-        error = failure(grant[1])
-        assert isinstance(error, InvalidArgument)
-        [violation] = error.violations
-        assert violation.field == "principal"
-        assert f"U+{ord(sign):04X}" in violation.description
-        assert sign not in violation.description
+        (_, grant), *others = with_principal(principal)
+        for giving in (grant, TransferOwnershipRequest(resource_rid=MODEL, principal=principal)):
+            error = failure(giving)
+            assert isinstance(error, InvalidArgument)
+            [violation] = error.violations
+            assert violation.field == "principal"
+            assert f"U+{ord(sign):04X}" in violation.description
+            assert sign not in violation.description
         for _, message in others:
             validate(message)
 
