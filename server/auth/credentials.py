@@ -72,7 +72,7 @@ class Credentials:
 
     def require_enabled(self, caller: Caller) -> None:
         """Return if a caller that was judged before may go on. Raises PrincipalDisabled."""
-        if self.disabled.names(caller):
+        if self.disabled.has_user(caller):
             raise PrincipalDisabled(principal=caller.user)
 
     def of_caller(self, caller: Caller, rpc: str) -> Authentication:

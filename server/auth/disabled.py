@@ -34,7 +34,7 @@ class DisabledPrincipals:
         with self._reading:
             self._principals -= {principal}
 
-    def names(self, caller: Caller) -> bool:
+    def has_user(self, caller: Caller) -> bool:
         """Whether the caller's user is disabled; its groups are another matter."""
         return caller.user in self._principals
 

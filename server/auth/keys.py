@@ -1,4 +1,4 @@
-"""The keys that verify tokens: a JWKS in a file or at a URL, cached and refreshed. None lets callers in for ever."""
+"""The keys that verify tokens: a JWKS in a file or at a URL, cached and refreshed. Keys that cannot be refreshed expire."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from server.core.errors import KeysUnavailable
 # Gives the JWKS document; raises OSError or ValueError if it cannot.
 Loader = Callable[[], bytes | str]
 
-MAX_AGE = JWKS_REFRESH_SECONDS  # Seconds after which a key that its issuer has withdrawn stops working.
+REFRESH_SECONDS = JWKS_REFRESH_SECONDS  # Seconds after which keys are asked for again, and withdrawn ones stop working.
 MIN_REFRESH_INTERVAL = 30.0  # Seconds; whatever the tokens name, the issuer is asked no more often.
 # How old keys are, in seconds, when a refresh that fails is warned of again, and how much older each further time.
 WARNING_AGE = 900.0
@@ -97,7 +97,7 @@ class JwksKeySet:
         """
         keys = self._keys.find(kid, algorithm)
         unknown = kid is not None and not keys
-        if unknown or self._age > MAX_AGE:
+        if unknown or self._age > REFRESH_SECONDS:
             self._await_refresh(unknown)
             keys = self._keys.find(kid, algorithm)
         if self._age > self._max_age:
@@ -107,7 +107,7 @@ class JwksKeySet:
     def find_without_refresh(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...] | None:
         """What `find` returns, without waiting; None if it would refresh the keys, or raise."""
         age = self._age
-        if age > self._max_age or (age > MAX_AGE and self._may_refresh()):
+        if age > self._max_age or (age > REFRESH_SECONDS and self._may_refresh()):
             return None
         return self._keys.find(kid, algorithm)
 
@@ -117,7 +117,7 @@ class JwksKeySet:
 
     def _keep_fresh(self) -> None:
         while not self._stopping.wait(MIN_REFRESH_INTERVAL):
-            if self._age > MAX_AGE:
+            if self._age > REFRESH_SECONDS:
                 self._begin_refresh()
 
     def _may_refresh(self) -> bool:

@@ -179,8 +179,8 @@ def fsck(
     from server.rules.fsck import Examination
 
     found = 0
-    url = database_url_of(database_url, database_url_file)
     try:
+        url = database_url_of(database_url, database_url_file)
         with app.open_kept(url, data_dir, files_url, not without_files) as (inventory, files):
             examination = Examination(inventory, files)
             for fault in examination.faults():

@@ -226,8 +226,8 @@ DiskReserve = Annotated[
     int,
     option(
         "--disk-reserve",
-        "What to hold beside an SQLite database, so that roles can be taken away and branches rolled back on a full"
-        " disk; twice as much stays free of model files. 0 for neither.",
+        "How much room to hold beside an SQLite database, so that on a full disk roles can be revoked, principals"
+        " disabled and branches rolled back; twice as much stays free of model files. 0 for neither.",
         min=0,
         max=2**40,
         metavar="BYTES",

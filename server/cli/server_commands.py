@@ -81,8 +81,8 @@ from server.core.config import (
     Settings,
 )
 from server.core.logs import configure_logs
+from server.core.nonblocking_output import write_at_once
 from server.core.permissions import SCOPES
-from server.core.unwaiting import write_at_once
 
 if TYPE_CHECKING:
     from server.process.ports import Ports

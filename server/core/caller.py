@@ -43,7 +43,7 @@ class Caller:
         return self.principals[0]
 
 
-def unseen_sign(name: str) -> str | None:
+def invisible_character(name: str) -> str | None:
     """Return the first character of a name that is not seen, turns others around or can be taken for a blank; or None.
 
     Two names that differ in such characters alone are one to the eye of who gives a role to one of them.

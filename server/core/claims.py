@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from server.core.caller import MAX_PRINCIPAL_BYTES, unseen_sign
+from server.core.caller import MAX_PRINCIPAL_BYTES, invisible_character
 
 LEEWAY = 10  # Seconds that the issuer's clock and ours may differ.
 MAX_LEEWAY = 300
@@ -85,8 +85,8 @@ def principal(kind: str, name: str) -> str:
     """`user:<sub>` or `group:<g>`. Raises ValueError for a name that cannot be a principal's."""
     if not name:
         raise ValueError(f"The {kind} is empty.")
-    if (unseen := unseen_sign(name)) is not None:
-        raise ValueError(f"The {kind} has U+{ord(unseen):04X} in it, which is not seen or taken for a blank.")
+    if (invisible := invisible_character(name)) is not None:
+        raise ValueError(f"The {kind} has U+{ord(invisible):04X} in it, which is not seen or taken for a blank.")
     result = f"{kind}:{name}"
     if len(result.encode()) > MAX_PRINCIPAL_BYTES:
         raise ValueError(f"The {kind} is too long.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from server.core.caller import unseen_sign
+from server.core.caller import invisible_character
 from server.core.claims import MAX_LEEWAY, ClaimRules
 
 DEFAULT_DATA_DIR = Path("modelregistry-data")
@@ -119,9 +119,9 @@ class Settings:
         for principal in self.admins:
             if not principal.startswith(("user:", "group:")):
                 raise ConfigError(f"an administrator is user:NAME or group:NAME, not {principal!r}")
-            if (unseen := unseen_sign(principal)) is not None:
+            if (invisible := invisible_character(principal)) is not None:
                 raise ConfigError(
-                    f"no token names an administrator with U+{ord(unseen):04X} in it, as {principal!a} has"
+                    f"no token names an administrator with U+{ord(invisible):04X} in it, as {principal!a} has"
                 )
         if self.jwks_file and self.jwks_url:
             raise ConfigError("give --jwks-file or --jwks-url, not both")

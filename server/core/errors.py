@@ -229,7 +229,7 @@ class AccessPermissionDenied(RegistryError):
 
 
 class PrincipalDisabled(RegistryError):
-    """The token is good, and an administrator has disabled its user; when and why is in the log of changes."""
+    """The token is good, and an administrator has disabled its user: `principal_changes` has who, when and why."""
 
     code = code_pb2.PERMISSION_DENIED
     description = "An administrator has disabled this user; another one can enable it."

@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 import orjson
 
-from server.core.unwaiting import write_at_once
+from server.core.nonblocking_output import write_at_once
 
 # So many lines wait for a reader that has stalled; further ones are dropped.
 MAX_WAITING = 10_000

@@ -29,8 +29,8 @@ from server.rpc.health import Health, Readiness
 from server.rpc.server import SERVICES, build_server
 from server.storage.blobs import FileStore, open_file_store, open_kept_files
 from server.storage.contract import Inventory, Repository
+from server.storage.disk_space import FREE_PER_RESERVE
 from server.storage.file_identity import FileIdentity
-from server.storage.room import ROOM
 from server.storage.sql.database import Database, database_of, embedded_database, kept_database
 from server.storage.sql.inventory import open_inventory
 from server.storage.sql.migrate import SchemaOutdated, chain_promotions, check, migrate, open_engine
@@ -83,7 +83,7 @@ def build(
         database, settings.threads, settings.max_message_bytes, observers, settings.disk_reserve
     )
     try:
-        files = open_files(repository, settings.files_url, settings.data_dir, ROOM * settings.disk_reserve)
+        files = open_files(repository, settings.files_url, settings.data_dir, FREE_PER_RESERVE * settings.disk_reserve)
     except ConfigError:
         repository.close()
         raise
@@ -171,8 +171,7 @@ def _open_repository(
             observer=observers.statements_of(database.url.get_backend_name()),
             disk_reserve=disk_reserve,
         )
-        # It answers; that it can be written is not asked of a database on a full disk.
-        repository.read(lambda reader: reader.registry_id())
+        repository.ping()
     return repository
 
 
@@ -181,17 +180,11 @@ def open_files(repository: Repository, files_url: str | None, data_dir: Path, ke
 
     Raises ConfigError if there is no such store, or if it is not the one that has this registry's files.
     """
-    try:
+    with _explained_store(files_url):
         registry_id = repository.read(lambda reader: reader.registry_id())
         store = open_file_store(files_url, data_dir, registry_id, keep_free)
         some = repository.read(lambda reader: reader.some_files(SAMPLE_FILES))
         lost = some and not any(store.has(file.object_name, file.size) for file in some)
-    except Exception as error:
-        # Each of the many file systems raises errors of its own, and the library's name what has to be installed.
-        said = str(error.__cause__ if isinstance(error, RegistryError) and error.__cause__ else error)
-        if credentials := (files_url or "").partition("//")[2].partition("/")[0].rpartition("@")[0]:
-            said = said.replace(credentials, "…")
-        raise ConfigError(f"the store of model files: {said}") from None
     if lost:
         raise ConfigError("the store of model files has none of those that the database knows: see --files-url")
     return store
@@ -220,10 +213,8 @@ def open_kept(
                 raise ConfigError(f"there is no database {database.file}: see --data-dir and --database-url")
             inventory = stack.enter_context(open_inventory(database))
             registry_id = inventory.registry_id()
-        try:
+        with _explained_store(files_url):
             store = open_kept_files(files_url, data_dir, registry_id) if with_files else None
-        except Exception as error:  # as in `open_files`
-            raise ConfigError(f"the store of model files: {error}") from error
         yield inventory, store
 
 
@@ -250,6 +241,19 @@ def _database(database_url: str | None, data_dir: Path, identity: FileIdentity |
 
 def _database_of(database_url: str | None, data_dir: Path, identity: FileIdentity | None = None) -> Database:
     return database_of(database_url or embedded_database(data_dir / DATABASE_FILE), identity)
+
+
+@contextlib.contextmanager
+def _explained_store(files_url: str | None) -> Iterator[None]:
+    """Make a ConfigError of what is wrong with the store of model files; it has no credentials of the URL."""
+    try:
+        yield
+    except Exception as error:
+        # Each of the many file systems raises errors of its own, and the library's name what has to be installed.
+        said = str(error.__cause__ if isinstance(error, RegistryError) and error.__cause__ else error)
+        if credentials := (files_url or "").partition("//")[2].partition("/")[0].rpartition("@")[0]:
+            said = said.replace(credentials, "…")
+        raise ConfigError(f"the store of model files: {said}") from None
 
 
 @contextlib.contextmanager

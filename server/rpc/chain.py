@@ -1,7 +1,7 @@
 """What happens around every handler, outermost first.
 
 Before them stands admission: credentials are judged at a call's HEADERS, and a thread is taken once its message is
-there; if too many calls wait for threads, one more is refused at once.
+there; if too many calls wait for threads, one more is refused.
 
 1. telemetry       one log line a call (none for health and reflection that went well), metrics and traces; it stands
                    outside to see what the others refuse.
@@ -144,7 +144,7 @@ class Chain(grpc.ServerInterceptor):
         run_on(self._comparison_threads, current_caller().user, work)
 
     def close(self) -> None:
-        """Stop enforcing the time limit for messages."""
+        """Stop enforcing the time limit for messages, and answer the refusals that are held back."""
         self.admission.close()
 
     def cancel_streams(self) -> None:

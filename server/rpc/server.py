@@ -61,8 +61,14 @@ def build_server(
     """
 
     def ping() -> None:
-        chain.disabled.refresh(repository.ping)
+        repository.ping()
+        chain.disabled.refresh(lambda: repository.read(lambda reader: reader.disabled_principals()))
 
+    def check() -> None:
+        ping()
+        repository.require_writable()
+
+    # Also on a disk that is full: then there is one more who can take roles away.
     ping()
     server = grpc.server(
         chain.threads,
@@ -100,7 +106,7 @@ def build_server(
         AccessService(repository, current_caller, chain.disabled), server
     )
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    chain.self_check.add_to(server, ping)
+    chain.self_check.add_to(server, check)
     if reflection:
         add_reflection(server, (*SERVICES, HEALTH))
     return server

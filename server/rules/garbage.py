@@ -55,5 +55,8 @@ def collect(repository: Repository, store: FileStore) -> Collected:
                 collected.objects += 1
     for key in repository.read(lambda reader: reader.unused_verdicts(VERDICT_LIFETIME)):
         # Each by itself: a transaction that removes several could wait for one that cites them in another order.
-        collected.verdicts += repository.write(lambda tx, key=key: tx.remove_unused_verdict(key))  # type: ignore[misc]
+        collected.verdicts += repository.write(
+            lambda tx, key=key: tx.remove_unused_verdict(key),  # type: ignore[misc]
+            may_use_reserve=True,
+        )
     return collected

@@ -34,10 +34,10 @@ class ComparisonsNeeded(Exception):
 
 
 # Does work where comparisons have their place, and returns when it is done. Raises what that raises, and Overloaded.
-Run: TypeAlias = Callable[[Callable[[], None]], None]
+Runner: TypeAlias = Callable[[Callable[[], None]], None]
 
 
-def here(work: Callable[[], None]) -> None:
+def run_inline(work: Callable[[], None]) -> None:
     """Do work at once, in this thread."""
     work()
 
@@ -45,7 +45,7 @@ def here(work: Callable[[], None]) -> None:
 def write_with_verdicts(
     repository: Repository,
     change: Callable[[Transaction], T],
-    run: Run = here,
+    run: Runner = run_inline,
     *,
     repeatable: bool = False,
     branch: tuple[str, str] | None = None,

@@ -24,7 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from server.core.errors import RegistryError
-from server.storage.room import free_bytes
+from server.storage.disk_space import free_bytes
 from server.storage.unavailable import no_room_for_files, unavailable
 
 READ_BYTES = 2**20

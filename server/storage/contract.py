@@ -312,6 +312,9 @@ class Reader(Protocol):
     def get_folder_policy(self, folder_rid: str) -> FolderPolicy:
         """Return the newest policy of a folder; NEW_MODEL_OWNER_CREATOR and nothing else if it has none."""
 
+    def disabled_principals(self) -> frozenset[str]:
+        """Return all principals that are disabled."""
+
     def list_disabled_principals(self, page: PageRequest) -> Page[DisabledPrincipal]:
         """Return the principals that are disabled, in the order of code points."""
 
@@ -630,14 +633,18 @@ class Repository(Protocol):
         StorageUnavailable. A database that is no file of this machine has no reserve.
         """
 
-    def ping(self) -> frozenset[str]:
-        """Return all principals that are disabled, if the storage answers.
+    def ping(self) -> None:
+        """Return if the storage answers. Raises StorageUnavailable.
 
-        If it is a file of this machine, whether that can be written is tried, too, every few seconds.
+        What this repository writes down from now on is not timed before the newest promotion that was stored by then,
+        unless that was timed more than a day ahead. Nor is it ever before what it wrote down itself.
+        """
 
-        Takes the reserve back when there is room for it. What this repository writes down from now on is not timed
-        before the newest promotion that was stored by then, unless that was timed more than a day ahead. Nor is it ever
-        before what it wrote down itself. Raises StorageUnavailable.
+    def require_writable(self) -> None:
+        """Return if the storage can be written, if it is a file of this machine; of another it is not asked.
+
+        It is tried every few seconds, however often it is asked for, and the reserve is taken back when there is room.
+        Raises StorageUnavailable.
         """
 
     def connections(self) -> ConnectionUse:

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.model_pb2 import ModelVersionSource
 from server.core import rids
-from server.core.caller import MAX_PRINCIPAL_BYTES, unseen_sign
+from server.core.caller import MAX_PRINCIPAL_BYTES, invisible_character
 from server.core.errors import FieldViolation, InvalidBranchName, InvalidDisplayName, InvalidPageSize, RegistryError
 from server.validation.keywords import Keywords, keywords_of, says
 
@@ -174,12 +174,12 @@ def principal(value: str) -> Iterable[Broken]:
 
 
 @says(keywords_of(principal))
-def principal_to_be(value: str) -> Iterable[Broken]:
+def new_grantee(value: str) -> Iterable[Broken]:
     """A user or a group who is given something: what others can neither see nor tell apart is not in its name."""
     broken = list(principal(value))
-    if not broken and (unseen := unseen_sign(value)) is not None:
+    if not broken and (invisible := invisible_character(value)) is not None:
         sentence = "must not contain what is not seen, turns characters around or can be taken for a blank, but has"
-        broken.append(Broken(f"{sentence} U+{ord(unseen):04X} in {value!a}"))
+        broken.append(Broken(f"{sentence} U+{ord(invisible):04X} in {value!a}"))
     return broken
 
 

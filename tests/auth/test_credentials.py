@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from server.auth.credentials import Credentials
-from server.auth.keys import MAX_AGE, MIN_REFRESH_INTERVAL, JwksKeySet
+from server.auth.keys import MIN_REFRESH_INTERVAL, REFRESH_SECONDS, JwksKeySet
 from server.auth.tokens import MAX_AUTHORIZATION_LENGTH, TokenVerifier
 from server.core.errors import ApiUsageDenied, InvalidCredentials, KeysUnavailable, MissingCredentials
 from server.core.permissions import RPC_SCOPES
@@ -87,7 +87,7 @@ def test_it_never_waits_for_the_issuer_and_a_withdrawn_key_stops_working() -> No
     judged = credentials.verified(READ, token)
     asked.clear()
     answers.clear()
-    now[0] += MAX_AGE + 1
+    now[0] += REFRESH_SECONDS + 1
     # The keys are old: a caller that may wait has to ask for them.
     assert credentials.from_cache(READ, token) is None
     assert not asked.is_set()

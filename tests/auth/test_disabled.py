@@ -25,9 +25,9 @@ def test_if_the_list_cannot_be_read_the_last_one_holds() -> None:
     disabled.refresh(lambda: frozenset({"user:jane"}))
     with pytest.raises(StorageUnavailable):
         disabled.refresh(unreadable)
-    assert disabled.names(JANE)
+    assert disabled.has_user(JANE)
     disabled.refresh(lambda: frozenset())
-    assert not disabled.names(JANE)
+    assert not disabled.has_user(JANE)
 
 
 def test_a_disabled_group_makes_no_member_an_administrator() -> None:

@@ -11,7 +11,7 @@ import jwt
 import pytest
 
 from server.auth import tokens
-from server.auth.keys import MAX_AGE, MAX_TRIED_KEYS, JwksKeySet
+from server.auth.keys import MAX_TRIED_KEYS, REFRESH_SECONDS, JwksKeySet
 from server.auth.local_keys import AUDIENCE, ISSUER, LocalKeys
 from server.auth.tokens import TokenVerifier
 from server.core.claims import LEEWAY, MAX_LEEWAY, ClaimRules
@@ -126,7 +126,7 @@ def test_a_token_without_a_key_id_is_refused_when_its_own_key_was_withdrawn(
     for token in (of_first, of_last):
         nameless_verifier.verify(token)
     del published[0]
-    clock[0] += MAX_AGE + 1
+    clock[0] += REFRESH_SECONDS + 1
     refuse(nameless_verifier, of_first)
     assert nameless_verifier.verify(of_last).user == "user:alice"
 
@@ -137,7 +137,7 @@ def test_a_token_without_a_key_id_is_refused_when_too_many_keys_were_added(
     token = nameless(published[0])
     nameless_verifier.verify(token)
     published += [key_pair("ES256", kid=f"more {number}") for number in range(MAX_TRIED_KEYS)]
-    clock[0] += MAX_AGE + 1
+    clock[0] += REFRESH_SECONDS + 1
     refuse(nameless_verifier, token)
 
 
@@ -148,5 +148,5 @@ def test_a_token_of_the_only_key_is_refused_when_another_took_its_place(clock: l
     for _ in range(2):
         assert verifier.verify(token).user == "user:alice"
     published[0] = key_pair("ES256", kid=None)
-    clock[0] += MAX_AGE + 1
+    clock[0] += REFRESH_SECONDS + 1
     refuse(verifier, token)

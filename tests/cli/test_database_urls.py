@@ -93,6 +93,8 @@ def test_a_file_without_a_url_or_a_url_beside_it_is_refused(tmp_path: Path) -> N
         ]:
             said = failure(run(*command, *arguments, cwd=tmp_path, **variables))
             assert said == "give --database-url or --database-url-file, not both", (command, arguments)
+    both = run("fsck", "--database-url", url, "--database-url-file", file, cwd=tmp_path)
+    assert (both.returncode, both.stderr) == (2, "error: give --database-url or --database-url-file, not both\n")
     for given in (tmp_path / "absent", empty, binary, tmp_path):
         refused = run("migrate", "--database-url-file", given, cwd=tmp_path)
         assert refused.returncode == 2

@@ -127,9 +127,6 @@ def test_a_registry_that_is_whole_has_no_fault(kept: Kept) -> None:
     )
 
 
-OF = "(SELECT id FROM versions WHERE rid = :promoted)"
-BRANCH = "(SELECT branch_id FROM versions WHERE rid = :promoted)"
-LAST = f"(SELECT max(p.id) FROM promotions p JOIN versions v ON v.id = p.version_id WHERE v.branch_id = {BRANCH})"
 ON = "UPDATE {} SET {} WHERE {}"
 PROMOTED = "(SELECT id FROM versions WHERE rid = :promoted)"
 BRANCH = "(SELECT branch_id FROM versions WHERE rid = :promoted)"

@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from modelregistry.v1.access_service_pb2 import ROLE_PROMOTER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from modelregistry.v1.model_api_pb2 import ModelApi, ModelApiInput, ParameterType
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import Promotion
 from server.core.cancellation import current_call
-from server.rpc.chain import COMPARISON_THREADS
 from server.rules import verdicts
 from server.validation.model_api import MAX_PARTS
 from tests import builders
@@ -81,6 +82,14 @@ def stages(admin: User) -> Stages:
     return Stages(admin)
 
 
+@pytest.fixture
+def rival(admin: User, registry: Registry, stages: Stages) -> User:
+    """Another caller, who may promote from staging into production, too."""
+    for model in (stages.staging, stages.production):
+        admin("GrantRole", resource_rid=model.rid, principal="user:rival", role=ROLE_PROMOTER)
+    return registry.user("rival")
+
+
 def begin(registry: Registry, user: User, rpc: str, timeout: float = DEADLINE_SECONDS, **fields: Any) -> Any:
     """Begin a call, and return what it will be answered."""
     answer = GetMessageClass(METHODS[rpc].output_type)
@@ -102,7 +111,7 @@ def wide_api(label: str, count: int = 500) -> ModelApi:
     kind = model_api().outputs[0].parameter.data_type
     return ModelApi(
         inputs=[
-            ModelApiInput(parameter=ParameterType(name=f"{label} {number}", data_type=kind)) for number in range(500)
+            ModelApiInput(parameter=ParameterType(name=f"{label} {number}", data_type=kind)) for number in range(count)
         ]
     )
 
@@ -134,10 +143,10 @@ def test_no_connection_is_in_use_while_something_is_compared(
 
 
 def test_a_head_that_changes_meanwhile_is_compared_in_its_place(
-    admin: User, stages: Stages, comparisons: Comparisons
+    admin: User, rival: User, stages: Stages, comparisons: Comparisons
 ) -> None:
     first, second, third = stages.sources
-    comparisons.at_first = lambda: admin.promote(third, stages.production)
+    comparisons.at_first = lambda: rival.promote(third, stages.production)
 
     promoted = admin.promote(second, stages.production)
 
@@ -149,10 +158,10 @@ def test_a_head_that_changes_meanwhile_is_compared_in_its_place(
 
 
 def test_a_head_that_was_expected_and_changes_meanwhile_is_told(
-    admin: User, stages: Stages, comparisons: Comparisons
+    admin: User, rival: User, stages: Stages, comparisons: Comparisons
 ) -> None:
     _, second, third = stages.sources
-    comparisons.at_first = lambda: admin.promote(third, stages.production)
+    comparisons.at_first = lambda: rival.promote(third, stages.production)
 
     expected = {"expected_head_version_rid": stages.live.rid, "preview": True}
     failure = admin.failure("PromoteVersion", **stages.promotion(second), **expected)
@@ -296,22 +305,41 @@ def test_a_comparison_ends_with_its_call(
 # Beside others
 
 
-def test_however_many_compare_others_are_served(
-    admin: User, jane: User, registry: Registry, stages: Stages, comparisons: Comparisons
+def test_however_much_one_compares_others_are_served(
+    admin: User, rival: User, registry: Registry, stages: Stages, comparisons: Comparisons
 ) -> None:
     goes_on = threading.Event()
-    comparisons.at_each = lambda: goes_on.wait(DEADLINE_SECONDS)
+    comparisons.at_first = lambda: goes_on.wait(DEADLINE_SECONDS)
     promotion = stages.promotion(stages.sources[1])
     calls = [begin(registry, admin, "CheckPromotion", **promotion, preview=True) for _ in range(2 * THREADS)]
     try:
-        until(lambda: len(comparisons.pairs) == COMPARISON_THREADS)
+        until(lambda: bool(comparisons.pairs))
         # What comes behind them on the same connection is answered, so they have arrived.
         assert HealthStub(registry.channel).Check(HealthCheckRequest(), timeout=DEADLINE_SECONDS)
-        assert admin("GetModel", model_rid=stages.production.rid) == stages.production
-        assert jane.failure("GetModel", model_rid=stages.production.rid).name == "ModelNotFound"
-        # What needs no comparison is promoted.
-        assert admin.promote(stages.sources[0], stages.production).version_number == 2
+        assert rival("GetModel", model_rid=stages.production.rid) == stages.production
+        assert rival("CheckPromotion", **promotion, preview=True).error_count == 2
+        assert rival.promote(stages.sources[1], stages.production).version_number == 2
         assert not any(call.done() for call in calls)
     finally:
         goes_on.set()
-    assert [call.result(DEADLINE_SECONDS).error_count for call in calls] == [2] * len(calls)
+    assert [call.result(DEADLINE_SECONDS).would_succeed for call in calls] == [True] * len(calls)
+
+
+def test_one_that_waits_for_a_comparison_that_does_not_begin_is_given_up_with_its_call(
+    admin: User, registry: Registry, stages: Stages, comparisons: Comparisons
+) -> None:
+    goes_on = threading.Event()
+    comparisons.at_first = lambda: goes_on.wait(DEADLINE_SECONDS)
+    promotion = stages.promotion(stages.sources[1])
+    first = begin(registry, admin, "CheckPromotion", **promotion, preview=True)
+    try:
+        until(lambda: bool(comparisons.pairs))
+        second = begin(registry, admin, "PromoteVersion", timeout=0.5, **promotion, preview=True)
+        assert second.exception(DEADLINE_SECONDS).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        until(lambda: len(registry.chain._write_threads) == 0)
+        assert len(registry.chain._comparison_threads) == 1
+    finally:
+        goes_on.set()
+    assert first.result(DEADLINE_SECONDS).error_count == 2
+    assert len(comparisons.pairs) == 1
+    assert admin("GetBranch", model_rid=stages.production.rid, branch="master").version_count == 1

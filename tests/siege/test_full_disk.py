@@ -194,7 +194,7 @@ def test_what_no_version_names_is_collected_on_a_full_disk(disk: Disk, tmp_path:
         collected = run("gc", *options, command=disk.command, cwd=tmp_path)
 
         assert collected.returncode == 0
-        assert " 1 leftovers " in collected.stderr
+        assert " 1 leftovers," in collected.stderr
         until(lambda: health(server) == {SERVING})
         scene.promote()
         scene.assert_all_there()

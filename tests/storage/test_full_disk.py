@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -135,14 +136,14 @@ def test_the_reserve_is_given_up_for_what_may_use_it_and_kept_from_all_else(
     assert reserve.stat().st_size == 0
     assert [record.levelname for record in caplog.records if "was given up" in record.message] == ["ERROR"]
     set_grant(repository, ROLE_OWNER, may_use_reserve=True)
-    for call in (lambda: set_grant(repository, ROLE_VIEWER), repository.ping):
+    for call in (lambda: set_grant(repository, ROLE_VIEWER), repository.require_writable):
         assert_full(call)
     assert repository.read(lambda reader: reader.get_role(builders.FOLDER, builders.caller("user:jane"))) == ROLE_OWNER
 
     free(2 * RESERVE - 1)
-    assert_full(repository.ping)
+    assert_full(repository.require_writable)
     free(2 * RESERVE)
-    repository.ping()
+    repository.require_writable()
     assert reserve.stat().st_size == RESERVE
     assert [record.levelname for record in caplog.records if "is held again" in record.message] == ["WARNING"]
     set_grant(repository, ROLE_VIEWER)
@@ -159,7 +160,7 @@ def test_all_processes_share_the_reserve(
     for each in (repository, other):
         assert_full(lambda each=each: add_model(each))  # type: ignore[misc]
     other.close()
-    repository.ping()
+    repository.require_writable()
     assert reserve.stat().st_size == RESERVE
     add_model(repository)
 
@@ -193,31 +194,32 @@ def test_a_reserve_for_which_there_is_no_room_counts_as_given_up(
     assert "--disk-reserve" in caplog.text
     assert_full(lambda: add_model(repository))
     monkeypatch.undo()
-    repository.ping()
+    repository.require_writable()
     add_model(repository)
 
 
 def test_a_database_that_others_keep_busy_is_not_away(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sql_repository, "PROBE_PATIENCE_SECONDS", 0.1)
     with opened(url) as (other, repository), other.begin():
-        repository.ping()
+        repository.require_writable()
 
 
 def test_a_database_that_cannot_be_written_is_not_ready(url: str, open_repository: OpenRepository) -> None:
     with each_opened(SqliteSession, lambda driver: driver.execute("PRAGMA query_only = ON")):
         repository = open_repository(url)
         with pytest.raises(StorageUnavailable):
-            repository.ping()
+            repository.require_writable()
 
 
 def test_whether_it_can_be_written_is_tried_now_and_then(
     url: str, open_repository: OpenRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sql_repository, "PROBE_SECONDS", math.inf)
     repository, log = open_repository(url), Path(f"{url.removeprefix('sqlite:///')}-wal")
-    repository.ping()
+    repository.require_writable()
     before = log.stat().st_size
-    repository.ping()
+    repository.require_writable()
     assert log.stat().st_size == before
     monkeypatch.setattr(sql_repository, "PROBE_SECONDS", 0)
-    repository.ping()
+    repository.require_writable()
     assert log.stat().st_size > before

@@ -41,7 +41,7 @@ def unused(repository: SqlRepository, age: timedelta = timedelta()) -> list[int]
 
 
 def cite(tx: Transaction, version: ModelVersion, verdict: Verdict) -> str:
-    """Record a promotion that cites a verdict, and return its RID when the database has it."""
+    """Promote a version once more by a promotion that cites a verdict; return its RID when the database has it."""
     promotion = Promotion(
         rid=rids.new_promotion_rid(),
         kind=PROMOTION_KIND_PROMOTION,
@@ -49,8 +49,8 @@ def cite(tx: Transaction, version: ModelVersion, verdict: Verdict) -> str:
         source_model_version_rid=version.rid,
         model_version_rid=version.rid,
     )
-    tx.add_promotion(promotion, verdict)
-    return tx.get_promotion_rid(version.rid)
+    copy = builders.version(version.model_rid)
+    return tx.get_promotion_rid(tx.append_promoted(copy, tx.put_content(copy), promotion, verdict).version.rid)
 
 
 def test_a_verdict_is_unused_when_it_is_old_enough_and_no_promotion_cites_it(

@@ -37,9 +37,10 @@ class ModelServiceStub:
     └── ModelVersion   ri.models.main.model-version.<uuid>
 
     Every RPC wants `authorization: Bearer <JWT>` and can fail with UNAUTHENTICATED (MissingCredentials,
-    InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope), INVALID_ARGUMENT
-    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable, KeysUnavailable) and INTERNAL
-    (Internal); each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
+    InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope; PrincipalDisabled),
+    INVALID_ARGUMENT (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable,
+    KeysUnavailable) and INTERNAL (Internal); each RPC below names its other failures. What a caller may not see is
+    answered exactly like what does not exist.
     """
 
     def __init__(self, channel):
@@ -116,13 +117,15 @@ class ModelServiceServicer:
     └── ModelVersion   ri.models.main.model-version.<uuid>
 
     Every RPC wants `authorization: Bearer <JWT>` and can fail with UNAUTHENTICATED (MissingCredentials,
-    InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope), INVALID_ARGUMENT
-    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable, KeysUnavailable) and INTERNAL
-    (Internal); each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
+    InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope; PrincipalDisabled),
+    INVALID_ARGUMENT (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable,
+    KeysUnavailable) and INTERNAL (Internal); each RPC below names its other failures. What a caller may not see is
+    answered exactly like what does not exist.
     """
 
     def CreateModel(self, request, context):
-        """Creates a model with no versions. The caller becomes its owner.
+        """Creates a model with no versions. The caller becomes its owner, unless the policy of the folder is
+        NEW_MODEL_OWNER_FOLDER.
 
         Scope api:models-write; editor on the folder. Fails with INVALID_ARGUMENT (InvalidDisplayName),
         PERMISSION_DENIED (CreateModelPermissionDenied), ALREADY_EXISTS (ResourceNameAlreadyExists, RequestIdAlreadyUsed) and,
@@ -238,8 +241,9 @@ class ModelServiceServicer:
 
         Scope api:models-read; viewer on the model. Fails with NOT_FOUND (ModelVersionNotFound, also where the model is
         absent or invisible; ModelFilesNotFound if the version has no files) and INVALID_ARGUMENT
-        (UnsupportedModelSource). A stream that its client does not read for a minute, or of more than six hours, is
-        cancelled.
+        (UnsupportedModelSource), RESOURCE_EXHAUSTED (Overloaded also where the caller has two transfers under way) and
+        DEADLINE_EXCEEDED (RequestTimeout: the client takes fewer than 1,024 bytes a second). A stream whose client reads
+        nothing for two minutes, or of more than six hours, is cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -322,9 +326,10 @@ class ModelService:
     └── ModelVersion   ri.models.main.model-version.<uuid>
 
     Every RPC wants `authorization: Bearer <JWT>` and can fail with UNAUTHENTICATED (MissingCredentials,
-    InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope), INVALID_ARGUMENT
-    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable, KeysUnavailable) and INTERNAL
-    (Internal); each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
+    InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope; PrincipalDisabled),
+    INVALID_ARGUMENT (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable,
+    KeysUnavailable) and INTERNAL (Internal); each RPC below names its other failures. What a caller may not see is
+    answered exactly like what does not exist.
     """
 
     @staticmethod

@@ -20,7 +20,7 @@ import grpc
 from server.auth.credentials import VERIFIERS, Authentication, Credentials, joined
 from server.core.errors import FieldViolation, InvalidArgument, InvalidCredentials, Overloaded, RegistryError
 from server.rpc.admission.arrival import Arrival
-from server.rpc.admission.held_back import HeldBack
+from server.rpc.admission.delayed_refusals import DelayedRefusals
 from server.rpc.admission.receiving import LARGE_BYTES, Receiving
 from server.rpc.threads import CallThreads
 
@@ -59,14 +59,14 @@ class Admission:
         self.receiving = Receiving(receive_timeout_seconds, max_message_bytes)
         # Known callers have one of their own, so that strangers cannot delay their answers.
         self.callers_refusals = CallThreads(1, "callers-refusals", REFUSALS)
-        self.held_back = HeldBack(HOLD_SECONDS, HOLD_PAUSE_SECONDS, REFUSALS)
+        self.delayed_refusals = DelayedRefusals(HOLD_SECONDS, HOLD_PAUSE_SECONDS, REFUSALS)
         self._counting = threading.Lock()
         self._without_line = 0
 
     def close(self) -> None:
-        """Stop enforcing the time limit for messages."""
+        """Stop enforcing the time limit for messages, and answer the refusals that are held back."""
         self.receiving.close()
-        self.held_back.close()
+        self.delayed_refusals.close()
 
     def judge(self, method: str, metadata: Any) -> bool:
         """Judge the credentials of a call, on the server's own thread; False if it is refused as a stranger's.
@@ -197,7 +197,7 @@ class _Call:
         would keep the server busy with nothing else.
         """
         is_greedy = isinstance(error, Overloaded) and self.caller is not None
-        if not (is_greedy and self._admission.held_back.add(lambda: self._refuse_later(error))):
+        if not (is_greedy and self._admission.delayed_refusals.add(lambda: self._refuse_later(error))):
             self._refuse(error)
 
     def _refuse_later(self, error: RegistryError) -> None:

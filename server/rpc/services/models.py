@@ -35,7 +35,7 @@ from server.rules.idempotency import is_repeatable
 from server.rules.model_files import download_model_files, upload_model_files, uploaded_id
 from server.rules.models import create_model, create_model_version, find_replayed_version, get_model_version
 from server.rules.promotion import promote_version
-from server.rules.verdicts import Run, here, write_with_verdicts
+from server.rules.verdicts import Runner, run_inline, write_with_verdicts
 from server.storage.blobs import FileStore
 from server.storage.contract import Repository
 from server.storage.paging import Paging
@@ -53,7 +53,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         files: FileStore,
         caller: Callable[[], Caller],
         quota: FileQuota = NO_QUOTA,
-        compare: Run = here,
+        compare: Runner = run_inline,
     ):
         self._repository = repository
         self._files = files

@@ -29,7 +29,7 @@ from server.rules.branch_policies import get_branch_policy, set_branch_policy
 from server.rules.idempotency import is_repeatable
 from server.rules.promotion import batch_promote_versions, check_promotion, rollback_branch
 from server.rules.promotion_records import filter_of, get_promotion, list_promotions
-from server.rules.verdicts import Run, here, write_with_verdicts
+from server.rules.verdicts import Runner, run_inline, write_with_verdicts
 from server.storage.contract import Repository
 from server.storage.paging import Paging
 
@@ -40,7 +40,7 @@ class PromotionService(promotion_service_pb2_grpc.PromotionServiceServicer):
     What changes have to compare is compared by `compare`, and CheckPromotion compares in the thread that it has.
     """
 
-    def __init__(self, repository: Repository, caller: Callable[[], Caller], compare: Run = here):
+    def __init__(self, repository: Repository, caller: Callable[[], Caller], compare: Runner = run_inline):
         self._repository = repository
         self._caller = caller
         self._compare = compare

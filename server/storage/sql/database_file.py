@@ -12,7 +12,7 @@ from server.storage.sql.session import WAIT_SECONDS
 from server.storage.unavailable import DatabaseUnsuitable, unavailable
 
 # What SQLite keeps beside a file while a connection is open. A new one in its place is another database, too: those who
-# have the old one open would write what no one who opens the file finds.
+# have the old one open would write what is not found in the file by those who open it.
 _BESIDE = ("-wal", "-shm")
 
 

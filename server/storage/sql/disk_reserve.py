@@ -10,7 +10,7 @@ import logging
 import os
 from pathlib import Path
 
-from server.storage.room import ROOM, free_bytes
+from server.storage.disk_space import FREE_PER_RESERVE, free_bytes
 from server.storage.unavailable import no_room_for_database
 
 _CHUNK = bytes(2**20)
@@ -44,7 +44,7 @@ class DiskReserve:
         """Return unless the reserve was given up. Raises StorageUnavailable."""
         if self._is_given_up():
             raise no_room_for_database(
-                "Until it has room again, only roles can be taken away and branches rolled back."
+                "Until it has room again, only RevokeRole, DisablePrincipal and RollbackBranch are carried out."
             ) from OSError(f"{self._path} was given up, and there is no room for it yet")
 
     def give_up(self) -> bool:
@@ -74,7 +74,7 @@ class DiskReserve:
 
     def _has_room(self) -> bool:
         try:
-            return free_bytes(self._path.parent) >= ROOM * self._size
+            return free_bytes(self._path.parent) >= FREE_PER_RESERVE * self._size
         except OSError:
             return False
 

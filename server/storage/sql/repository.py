@@ -19,7 +19,6 @@ from server.core.observers import unfailing
 from server.storage.contract import ConnectionUse, Reader, StatementObserver, Transaction
 from server.storage.sql.clock import SteadyClock
 from server.storage.sql.database import Database
-from server.storage.sql.disabling import disabled_principals
 from server.storage.sql.disk_reserve import DiskReserve
 from server.storage.sql.group_commit import GroupCommit
 from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
@@ -104,16 +103,18 @@ class SqlRepository:
             lambda: self._write(change, branch, may_use_reserve), repeatable, may_use_reserve=may_use_reserve
         )
 
-    def ping(self) -> frozenset[str]:
+    def ping(self) -> None:
         """See the contract."""
-        disabled = self._with_retries(lambda: self._pool.read(self._look_up))
+        self._with_retries(lambda: self._pool.read(self._set_clock))
+
+    def require_writable(self) -> None:
+        """See the contract."""
         if self._reserve is not None and time.monotonic() - self._probed_at >= PROBE_SECONDS:
             self._reserve.take_back()
             # Where others write for so long, it can be written.
             with suppress(Overloaded, CallOver):
                 within(PROBE_PATIENCE_SECONDS, self._probe)
                 self._probed_at = time.monotonic()
-        return disabled
 
     def connections(self) -> ConnectionUse:
         """See the contract."""
@@ -125,13 +126,12 @@ class SqlRepository:
             self._queue.close()
         self._pool.close()
 
-    def _look_up(self, session: Session) -> frozenset[str]:
-        """Return the disabled principals, and let the clock go on from the newest promotion."""
+    def _set_clock(self, session: Session) -> None:
+        """Let the clock go on from the newest promotion. Raises DatabaseUnsuitable, and the driver's errors."""
         newest = session.one_or_none(_newest, {"bound_ms": self._clock_ms.bound_ms()})
         session.require_connected()
         if newest is not None:
             self._clock_ms.not_before(newest.created_time)
-        return disabled_principals(session)
 
     def _probe(self) -> None:
         self._with_retries(lambda: self._write(_leave_a_mark, None, False))

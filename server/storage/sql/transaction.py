@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from server.storage.sql import (
-    disabling,
     files,
     folder_policies,
     grants,
     lineage,
     models,
+    principals,
     promotion_facts,
     promotion_records,
     versions,
@@ -44,7 +44,8 @@ class SqlReader(UnitOfWork):
     get_role = grants.get_role
     owners = grants.owners
     get_folder_policy = folder_policies.get_folder_policy
-    list_disabled_principals = disabling.list_disabled_principals
+    disabled_principals = principals.disabled_principals
+    list_disabled_principals = principals.list_disabled_principals
     list_grants = grants.list_grants
     list_grant_changes = grants.list_grant_changes
 
@@ -75,8 +76,8 @@ class SqlTransaction(SqlReader):
     remove_grant = grants.remove_grant
     lock_owners = grants.lock_owners
     add_folder_policy = folder_policies.add_folder_policy
-    disable_principal = disabling.disable_principal
-    enable_principal = disabling.enable_principal
+    disable_principal = principals.disable_principal
+    enable_principal = principals.enable_principal
 
     begin_upload = files.begin_upload
     finish_upload = files.finish_upload

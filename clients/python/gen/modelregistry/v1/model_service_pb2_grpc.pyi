@@ -38,9 +38,10 @@ class ModelServiceStub:
                 └── ModelVersion   ri.models.main.model-version.<uuid>
 
     Every RPC wants `authorization: Bearer <JWT>` and can fail with UNAUTHENTICATED (MissingCredentials,
-    InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope), INVALID_ARGUMENT
-    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable, KeysUnavailable) and INTERNAL
-    (Internal); each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
+    InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope; PrincipalDisabled),
+    INVALID_ARGUMENT (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable,
+    KeysUnavailable) and INTERNAL (Internal); each RPC below names its other failures. What a caller may not see is
+    answered exactly like what does not exist.
     """
 
     @_typing.overload
@@ -48,7 +49,8 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     CreateModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.CreateModelRequest, _model_pb2.Model]
-    """Creates a model with no versions. The caller becomes its owner.
+    """Creates a model with no versions. The caller becomes its owner, unless the policy of the folder is
+    NEW_MODEL_OWNER_FOLDER.
 
     Scope api:models-write; editor on the folder. Fails with INVALID_ARGUMENT (InvalidDisplayName),
     PERMISSION_DENIED (CreateModelPermissionDenied), ALREADY_EXISTS (ResourceNameAlreadyExists, RequestIdAlreadyUsed) and,
@@ -124,8 +126,9 @@ class ModelServiceStub:
 
     Scope api:models-read; viewer on the model. Fails with NOT_FOUND (ModelVersionNotFound, also where the model is
     absent or invisible; ModelFilesNotFound if the version has no files) and INVALID_ARGUMENT
-    (UnsupportedModelSource). A stream that its client does not read for a minute, or of more than six hours, is
-    cancelled.
+    (UnsupportedModelSource), RESOURCE_EXHAUSTED (Overloaded also where the caller has two transfers under way) and
+    DEADLINE_EXCEEDED (RequestTimeout: the client takes fewer than 1,024 bytes a second). A stream whose client reads
+    nothing for two minutes, or of more than six hours, is cancelled.
     """
 
 @_typing.type_check_only
@@ -140,14 +143,16 @@ class ModelServiceAsyncStub(ModelServiceStub):
                 └── ModelVersion   ri.models.main.model-version.<uuid>
 
     Every RPC wants `authorization: Bearer <JWT>` and can fail with UNAUTHENTICATED (MissingCredentials,
-    InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope), INVALID_ARGUMENT
-    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable, KeysUnavailable) and INTERNAL
-    (Internal); each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
+    InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope; PrincipalDisabled),
+    INVALID_ARGUMENT (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable,
+    KeysUnavailable) and INTERNAL (Internal); each RPC below names its other failures. What a caller may not see is
+    answered exactly like what does not exist.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CreateModelRequest, _model_pb2.Model]  # type: ignore[assignment]
-    """Creates a model with no versions. The caller becomes its owner.
+    """Creates a model with no versions. The caller becomes its owner, unless the policy of the folder is
+    NEW_MODEL_OWNER_FOLDER.
 
     Scope api:models-write; editor on the folder. Fails with INVALID_ARGUMENT (InvalidDisplayName),
     PERMISSION_DENIED (CreateModelPermissionDenied), ALREADY_EXISTS (ResourceNameAlreadyExists, RequestIdAlreadyUsed) and,
@@ -223,8 +228,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     Scope api:models-read; viewer on the model. Fails with NOT_FOUND (ModelVersionNotFound, also where the model is
     absent or invisible; ModelFilesNotFound if the version has no files) and INVALID_ARGUMENT
-    (UnsupportedModelSource). A stream that its client does not read for a minute, or of more than six hours, is
-    cancelled.
+    (UnsupportedModelSource), RESOURCE_EXHAUSTED (Overloaded also where the caller has two transfers under way) and
+    DEADLINE_EXCEEDED (RequestTimeout: the client takes fewer than 1,024 bytes a second). A stream whose client reads
+    nothing for two minutes, or of more than six hours, is cancelled.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -238,9 +244,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
                 └── ModelVersion   ri.models.main.model-version.<uuid>
 
     Every RPC wants `authorization: Bearer <JWT>` and can fail with UNAUTHENTICATED (MissingCredentials,
-    InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope), INVALID_ARGUMENT
-    (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable, KeysUnavailable) and INTERNAL
-    (Internal); each RPC below names its other failures. What a caller may not see is answered exactly like what does not exist.
+    InvalidCredentials), PERMISSION_DENIED (ApiUsageDenied: the token lacks the RPC's scope; PrincipalDisabled),
+    INVALID_ARGUMENT (InvalidArgument), RESOURCE_EXHAUSTED (Overloaded), UNAVAILABLE (StorageUnavailable,
+    KeysUnavailable) and INTERNAL (Internal); each RPC below names its other failures. What a caller may not see is
+    answered exactly like what does not exist.
     """
 
     @_abc_1.abstractmethod
@@ -249,7 +256,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.CreateModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.Model, _abc.Awaitable[_model_pb2.Model]]:
-        """Creates a model with no versions. The caller becomes its owner.
+        """Creates a model with no versions. The caller becomes its owner, unless the policy of the folder is
+        NEW_MODEL_OWNER_FOLDER.
 
         Scope api:models-write; editor on the folder. Fails with INVALID_ARGUMENT (InvalidDisplayName),
         PERMISSION_DENIED (CreateModelPermissionDenied), ALREADY_EXISTS (ResourceNameAlreadyExists, RequestIdAlreadyUsed) and,
@@ -385,8 +393,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Scope api:models-read; viewer on the model. Fails with NOT_FOUND (ModelVersionNotFound, also where the model is
         absent or invisible; ModelFilesNotFound if the version has no files) and INVALID_ARGUMENT
-        (UnsupportedModelSource). A stream that its client does not read for a minute, or of more than six hours, is
-        cancelled.
+        (UnsupportedModelSource), RESOURCE_EXHAUSTED (Overloaded also where the caller has two transfers under way) and
+        DEADLINE_EXCEEDED (RequestTimeout: the client takes fewer than 1,024 bytes a second). A stream whose client reads
+        nothing for two minutes, or of more than six hours, is cancelled.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

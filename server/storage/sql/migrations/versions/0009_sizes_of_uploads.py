@@ -8,7 +8,7 @@ down_revision = "0008"
 
 
 def upgrade() -> None:
-    """Add what servers of the release before leave out: what they upload meanwhile counts for nobody."""
+    """Add what servers of the release before leave out: what they upload meanwhile does not count."""
     op.add_column("uploads", sa.Column("size", sa.BigInteger))
     op.add_column("uploads", sa.Column("is_named", sa.Boolean, nullable=False, server_default=sa.false()))
     op.create_index("ix_uploads_caller_expire_time", "uploads", ["caller", "expire_time"])

@@ -1,4 +1,4 @@
-"""What is done a little later than it could be, so that it is not asked for again at once."""
+"""Refusals that are sent a little later than they could be: a client that asks again at once then waits, too."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 
-class HeldBack:
-    """Does things so many seconds after they were added, in their order and one by one, on a thread of its own."""
+class DelayedRefusals:
+    """Sends refusals so many seconds after they were added, in their order and one by one, on a thread of its own."""
 
     def __init__(self, seconds: float, pause: float, most: int) -> None:
         """Between two of them is a pause, so that what came at once does not come again at once; `most` may wait."""

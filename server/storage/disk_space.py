@@ -7,7 +7,7 @@ from pathlib import Path
 
 # So many times the reserve of the database must be free before it is taken up again, and stay free when model files
 # come in: these fill no disk that others need.
-ROOM = 2
+FREE_PER_RESERVE = 2
 
 
 def free_bytes(folder: Path | str) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server.core.unwaiting import write_at_once
+from server.core.nonblocking_output import write_at_once
 
 DATA = b"0123456789" * 100_000
 
