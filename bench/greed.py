@@ -103,6 +103,9 @@ class Registry:
         try:
             time.sleep(_WARM_UP_SECONDS)
             yield
+            ended = [process.args for process in processes if process.poll() is not None]
+            if ended:
+                raise RuntimeError(f"the load did not last as long as the slice: {ended}")
         finally:
             for process in processes:
                 process.kill()

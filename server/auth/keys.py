@@ -1,4 +1,4 @@
-"""The keys that verify tokens: a JWKS in a file or at a URL, cached and refreshed. Keys that cannot be refreshed expire."""
+"""The keys that verify tokens: a JWKS in a file or at a URL, cached and refreshed; they expire where that fails."""
 
 from __future__ import annotations
 

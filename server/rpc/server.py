@@ -62,7 +62,7 @@ def build_server(
 
     def ping() -> None:
         repository.ping()
-        chain.disabled.refresh(lambda: repository.read(lambda reader: reader.disabled_principals()))
+        chain.disabled.refresh(repository.disabled_principals)
 
     def check() -> None:
         ping()

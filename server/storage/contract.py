@@ -312,9 +312,6 @@ class Reader(Protocol):
     def get_folder_policy(self, folder_rid: str) -> FolderPolicy:
         """Return the newest policy of a folder; NEW_MODEL_OWNER_CREATOR and nothing else if it has none."""
 
-    def disabled_principals(self) -> frozenset[str]:
-        """Return all principals that are disabled."""
-
     def list_disabled_principals(self, page: PageRequest) -> Page[DisabledPrincipal]:
         """Return the principals that are disabled, in the order of code points."""
 
@@ -632,6 +629,9 @@ class Repository(Protocol):
         takes something away or makes room, and must not wait. As long as that is given up, all others raise
         StorageUnavailable. A database that is no file of this machine has no reserve.
         """
+
+    def disabled_principals(self) -> frozenset[str]:
+        """Return all principals that are disabled. Raises StorageUnavailable."""
 
     def ping(self) -> None:
         """Return if the storage answers. Raises StorageUnavailable.

@@ -53,7 +53,7 @@ def test_every_change_of_a_grant_is_listed_with_who_made_it_and_when_the_newest_
     changes = jane("ListGrantChanges", resource_rid=model.rid).changes
 
     def told(change: GrantChange) -> tuple[str, int | None, str]:
-        return change.principal, change.role if change.HasField("role") else None, change.changed_by
+        return change.principal, change.role or None, change.changed_by
 
     assert [told(change) for change in changes] == [
         ("group:g", None, "user:admin"),

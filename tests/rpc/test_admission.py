@@ -19,7 +19,7 @@ from server.auth.credentials import VERIFIERS
 from server.core.config import Limits
 from server.core.permissions import MODELS_READ
 from server.rpc import chain, threads
-from server.rpc.admission.receiving import SHARE, STRANGERS
+from server.rpc.admission.receiving import PLACES_OF_EACH, STRANGERS
 from server.rpc.health import SERVING
 from tests.conftest import NewDatabase, OpenRepository
 from tests.processes import until
@@ -130,7 +130,7 @@ def test_a_message_that_does_not_come_in_time_ends_its_call(
 ) -> None:
     caplog.set_level(logging.INFO, "modelregistry.calls")
     admin = impatient.user("admin")
-    with half_open(impatient, CHANGE, admin.metadata, SHARE + 2) as calls:
+    with half_open(impatient, CHANGE, admin.metadata, PLACES_OF_EACH + 2) as calls:
         failures = [failure_of(call.exception(SECONDS)) for call in calls]
     assert {(f.code, f.name) for f in failures} == {(grpc.StatusCode.DEADLINE_EXCEEDED, "RequestTimeout")}
     # And is in the log, with who made it.
@@ -142,8 +142,8 @@ def test_a_message_that_does_not_come_in_time_ends_its_call(
 
 def test_calls_of_a_caller_beyond_its_share_wait_for_their_turn(registry: Registry) -> None:
     admin = registry.user("admin")
-    with half_open(registry, READ, admin.metadata, SHARE) as first:
-        until(lambda: len(registry.chain.admission.receiving._due) == SHARE)
+    with half_open(registry, READ, admin.metadata, PLACES_OF_EACH) as first:
+        until(lambda: len(registry.chain.admission.receiving._due) == PLACES_OF_EACH)
         later = registry.channel.unary_unary(path_of("ListModels")).future(
             b"", metadata=admin.metadata, timeout=SECONDS
         )

@@ -19,7 +19,7 @@ from tests.storage.inspection import statements
 ABSENT_MODEL = "ri.models.main.model.99999999-9999-4999-8999-999999999999"
 ABSENT_VERSION = "ri.models.main.model-version.99999999-9999-4999-8999-999999999999"
 
-# By RPC, a request of somebody who promotes into `target`: its RIDs are those of the version in question.
+# By RPC, a request of a caller who promotes into `target`: its RIDs are those of the version in question.
 CALLS: list[tuple[str, dict[str, Any]]] = [
     ("PromoteVersion", {"model_rid": "target", "source_model_version_rid": "version", "preview": True}),
     ("CheckPromotion", {"model_rid": "target", "source_model_version_rid": "version", "preview": True}),
@@ -82,6 +82,7 @@ def test_an_absent_and_an_invisible_version_take_the_same_statements(
     absent = {"target": target.rid, "model": ABSENT_MODEL, "version": ABSENT_VERSION}
 
     never_read = sent(jane, rpc, **filled_in(fields, rids))
+    assert never_read
     admin("GetModelVersion", model_rid=hidden.model_rid, model_version_rid=hidden.rid)
     read_by_others = sent(jane, rpc, **filled_in(fields, rids))
 

@@ -18,7 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from sqlalchemy import make_url
 
 from modelregistry.v1.model_pb2 import Model, ModelVersion
-from server.rpc.admission.receiving import SHARE, WAITING
+from server.rpc.admission.receiving import PLACES_OF_EACH, WAITING
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.session import WAIT_SECONDS
 from tests.builders import file_store
@@ -162,7 +162,7 @@ def test_among_many_who_give_up_the_others_are_served(scene: Scene) -> None:
     rpcs = itertools.cycle(["PromoteVersion", "BatchPromoteVersions", "PromoteVersion"])
     patient, hasty = [], []
     # At a time no more calls than a caller may have whose messages are on their way.
-    at_once = (SHARE + WAITING) // 3
+    at_once = (PLACES_OF_EACH + WAITING) // 3
     for number in range(40):
         if number >= at_once:
             assert patient[number - at_once].exception(timeout=DEADLINE_SECONDS) is None

@@ -89,7 +89,7 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
 
 
 def is_full(failure: Failure) -> bool:
-    is_told = "The disk of the database is full. Until it has room again, only roles can be taken" in failure.message
+    is_told = "The disk of the database is full. Until it has room again, only RevokeRole," in failure.message
     return is_told and (failure.name, failure.retry_seconds) == ("StorageUnavailable", 1)
 
 

@@ -14,7 +14,7 @@ from server.rpc.admission.receiving import (
     LARGE_BYTES,
     MAX_BYTES,
     PLACES,
-    SHARE,
+    PLACES_OF_EACH,
     SHARE_OF_BYTES,
     STRANGERS,
     WAITING,
@@ -66,18 +66,18 @@ def enter(receiving: Receiving, caller: str | None, count: int) -> list[Call]:
 
 
 def test_a_caller_has_its_share_of_the_places_and_its_others_wait_in_order(receiving: Receiving) -> None:
-    calls = enter(receiving, "jane", SHARE + WAITING + 1)
-    assert [call.has_begun for call in calls] == [True] * SHARE + [False] * (WAITING + 1)
+    calls = enter(receiving, "jane", PLACES_OF_EACH + WAITING + 1)
+    assert [call.has_begun for call in calls] == [True] * PLACES_OF_EACH + [False] * (WAITING + 1)
     assert isinstance(calls[-1].error, Overloaded)
     assert receiving.arrived(calls[3], 1)
-    assert [call.has_begun for call in calls] == [True] * (SHARE + 1) + [False] * WAITING
+    assert [call.has_begun for call in calls] == [True] * (PLACES_OF_EACH + 1) + [False] * WAITING
     # Another one's place is no matter of hers.
     [other] = enter(receiving, "joe", 1)
     assert other.has_begun
 
 
 def test_places_that_become_free_go_round_those_who_wait(receiving: Receiving) -> None:
-    takers = [enter(receiving, str(number), SHARE) for number in range(PLACES // SHARE)]
+    takers = [enter(receiving, str(number), PLACES_OF_EACH) for number in range(PLACES // PLACES_OF_EACH)]
     assert all(call.has_begun for calls in takers for call in calls)
     jane, joe = enter(receiving, "jane", 3), enter(receiving, "joe", 3)
     for call in takers[0][:4]:
@@ -147,7 +147,7 @@ def test_large_messages_of_all_are_bounded_together(receiving: Receiving) -> Non
 
 
 def test_nothing_is_kept_of_callers_whose_calls_are_done(receiving: Receiving) -> None:
-    calls = enter(receiving, "jane", SHARE + 2)
+    calls = enter(receiving, "jane", PLACES_OF_EACH + 2)
     for call in calls:
         receiving.arrived(call, LARGE_BYTES)
         receiving.done(call, LARGE_BYTES)
@@ -158,7 +158,7 @@ def test_nothing_is_kept_of_callers_whose_calls_are_done(receiving: Receiving) -
 def test_time_is_up_for_those_that_receive_and_those_that_wait() -> None:
     receiving = Receiving(0.2, MESSAGE_BYTES)
     try:
-        strangers, calls = enter(receiving, None, 1), enter(receiving, "jane", SHARE + 2)
+        strangers, calls = enter(receiving, None, 1), enter(receiving, "jane", PLACES_OF_EACH + 2)
         for call in (*strangers, *calls):
             assert call.refused.wait(SECONDS)
             assert isinstance(call.error, RequestTimeout)
@@ -173,14 +173,14 @@ def test_time_is_up_for_those_that_receive_and_those_that_wait() -> None:
 def test_no_more_wait_than_all_may_and_nothing_is_kept_of_the_others(receiving: Receiving) -> None:
     callers = [str(number) for number in range(ALL_WAITING // WAITING)]
     for caller in callers:
-        enter(receiving, caller, SHARE + WAITING)
+        enter(receiving, caller, PLACES_OF_EACH + WAITING)
     [late] = enter(receiving, "late", 1)
     assert isinstance(late.error, Overloaded)
     assert set(receiving._lines) == set(callers)
 
 
 def test_clients_that_are_gone_leave_their_places_to_the_next(receiving: Receiving) -> None:
-    calls = enter(receiving, "jane", SHARE)
+    calls = enter(receiving, "jane", PLACES_OF_EACH)
     gone = [Call("jane") for _ in range(WAITING - 1)]
     for call in gone:
         call.is_gone = True

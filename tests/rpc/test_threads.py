@@ -110,11 +110,12 @@ def test_a_caller_leaves_a_thread_to_the_others() -> None:
 
 def test_beside_others_a_caller_has_a_part_of_the_threads() -> None:
     held = Held(count=4, callers=Callers())
-    alone = [held.hold(GREEDY) for _ in range(3)]
-    other = held.hold(OTHER)
-    waiting = [held.add(GREEDY, f"greedy {number}") for number in range(2)]
-    assert not wait(waiting, 0).done
-    assert served(held, *alone, other, *waiting) == ["greedy 0", "greedy 1"]
+    begun = [held.hold(GREEDY), held.hold(OTHER)]
+    # Two threads are free, and the greedy caller has its part.
+    waiting = held.add(GREEDY, "greedy")
+    assert wait([held.add("user:late", "late")], SECONDS).done
+    assert (held.order, waiting.done()) == (["late"], False)
+    assert served(held, *begun, waiting) == ["late", "greedy"]
     held.threads.shutdown()
 
 

@@ -126,6 +126,7 @@ def test_a_batch_of_promotions_with_the_largest_model_apis(
     scene = Scene(server, channel, BATCH + 1)
     call = scene.begin_batch()
     assert honest.served() == ALL_SERVED
+    assert not call.done()
     call.result(DEADLINE_SECONDS)
     records = scene.mallory("ListPromotions", model_rid=scene.target.rid, page_size=1).promotions
     assert (records[0].version_number, records[0].error_count) == (BATCH + 1, COLUMNS)

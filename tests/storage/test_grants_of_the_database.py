@@ -23,6 +23,7 @@ from server.rules.verdicts import write_with_verdicts
 from server.storage.contract import Comparison, PromotionFilter, StoredFile, Transaction, UploadKey
 from server.storage.paging import PageRequest
 from server.storage.sql import migrate as schema
+from server.storage.sql.repository import now_ms
 from server.storage.sql.tables import metadata
 from tests import builders
 from tests.builders import ADMIN, add_model, append, file_store
@@ -103,7 +104,9 @@ def test_gc_needs_two_rights_more(
         connection.execute(
             sql.SQL("GRANT DELETE ON files, verdicts TO {}").format(sql.Identifier(role.username or "")),
         )
+    # The database lets no row in of another time than its own.
     clock = Clock()
+    clock.now_ms = now_ms()
     repository = open_repository(server_url, clock_ms=clock)
     model = add_model(repository)
     source = append(repository, builders.version(model.rid))

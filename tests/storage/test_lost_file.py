@@ -68,11 +68,11 @@ def test_no_change_is_acknowledged_and_the_server_is_not_ready(
 ) -> None:
     monkeypatch.setattr(sql_repository, "PROBE_SECONDS", 0)
     add_model(repository)
-    repository.ping()
+    repository.require_writable()
     lose(file)
     for _ in range(2):
         assert "was" in str(refused(lambda: add_model(repository)).__cause__)
-        refused(repository.ping)
+        refused(repository.require_writable)
 
 
 @loses

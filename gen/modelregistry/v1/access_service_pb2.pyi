@@ -130,7 +130,7 @@ class GrantChange(_message.Message):
     principal: _builtins.str
     """Output only. Whose role was changed: `user:<sub>` or `group:<name>`."""
     role: Global___Role.ValueType
-    """Output only. The role that was given, in place of any other; unset if the role was taken away."""
+    """Output only. The role that was given, in place of any other; ROLE_UNSPECIFIED if the role was taken away."""
     changed_by: _builtins.str
     """Output only. The principal who made the change."""
     @_builtins.property
@@ -142,17 +142,15 @@ class GrantChange(_message.Message):
         *,
         resource_rid: _builtins.str = ...,
         principal: _builtins.str = ...,
-        role: Global___Role.ValueType | None = ...,
+        role: Global___Role.ValueType = ...,
         changed_by: _builtins.str = ...,
         changed_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_role", b"_role", "changed_time", b"changed_time", "role", b"role"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changed_time", b"changed_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_role", b"_role", "changed_by", b"changed_by", "changed_time", b"changed_time", "principal", b"principal", "resource_rid", b"resource_rid", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_by", b"changed_by", "changed_time", b"changed_time", "principal", b"principal", "resource_rid", b"resource_rid", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__role: _TypeAlias = _typing.Literal["role"]  # noqa: Y015
-    _WhichOneofArgType__role: _TypeAlias = _typing.Literal["_role", b"_role"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__role) -> _WhichOneofReturnType__role | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GrantChange: _TypeAlias = GrantChange  # noqa: Y015
 

@@ -13,11 +13,11 @@ from collections import deque
 from typing import Protocol
 
 from server.core.errors import Overloaded, RegistryError, RequestTimeout
-from server.rpc.threads import Place, first_to_end
+from server.rpc.threads import SHARE, Place, first_to_end
 
 # How many messages of callers with credentials may be on their way, and how many of each of these callers.
 PLACES = 32
-SHARE = PLACES // 4
+PLACES_OF_EACH = PLACES // SHARE
 # How many calls of each caller may wait for a place, and how many of all: what came in of them already stays here.
 WAITING = 32
 ALL_WAITING = 4 * WAITING
@@ -26,7 +26,7 @@ STRANGERS = 32
 # How much of what has arrived may wait for a thread or have one, in bytes, and how much of it of each caller. What is
 # smaller than LARGE_BYTES is not worth counting.
 MAX_BYTES = 128 * 2**20
-SHARE_OF_BYTES = MAX_BYTES // 4  # and always one message
+SHARE_OF_BYTES = MAX_BYTES // SHARE  # and always one message
 LARGE_BYTES = 64 * 2**10
 # How often the calls are looked through, while a message may take its time.
 SWEEPS = 20
@@ -182,7 +182,7 @@ class Receiving:
         return ended
 
     def _take_place(self, line: _Line) -> bool:
-        if self._free == 0 or line.receiving >= SHARE:
+        if self._free == 0 or line.receiving >= PLACES_OF_EACH:
             return False
         self._free -= 1
         line.receiving += 1

@@ -10,6 +10,7 @@ from modelregistry.v1.access_service_pb2 import DisabledPrincipal
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.pages import page_of
 from server.storage.sql.rows import AnyRow, timestamp
+from server.storage.sql.session import Session
 from server.storage.sql.statements import Statement
 from server.storage.sql.tables import principal_changes
 from server.storage.sql.unit_of_work import UnitOfWork
@@ -17,9 +18,9 @@ from server.storage.sql.unit_of_work import UnitOfWork
 _later = principal_changes.alias("later")
 
 
-def disabled_principals(work: UnitOfWork) -> frozenset[str]:
-    """See the contract."""
-    return frozenset(row.principal for row in work.session.all(_all))
+def disabled_principals(session: Session) -> frozenset[str]:
+    """See the contract of the repository."""
+    return frozenset(row.principal for row in session.all(_all))
 
 
 def list_disabled_principals(work: UnitOfWork, page: PageRequest) -> Page[DisabledPrincipal]:

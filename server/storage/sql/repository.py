@@ -22,6 +22,7 @@ from server.storage.sql.database import Database
 from server.storage.sql.disk_reserve import DiskReserve
 from server.storage.sql.group_commit import GroupCommit
 from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
+from server.storage.sql.principals import disabled_principals
 from server.storage.sql.session import Conflict, Failure, Session
 from server.storage.sql.statements import Statement
 from server.storage.sql.tables import promotions
@@ -102,6 +103,10 @@ class SqlRepository:
         return self._with_retries(
             lambda: self._write(change, branch, may_use_reserve), repeatable, may_use_reserve=may_use_reserve
         )
+
+    def disabled_principals(self) -> frozenset[str]:
+        """See the contract."""
+        return self._with_retries(lambda: self._pool.read(disabled_principals))
 
     def ping(self) -> None:
         """See the contract."""

@@ -44,7 +44,6 @@ class SqlReader(UnitOfWork):
     get_role = grants.get_role
     owners = grants.owners
     get_folder_policy = folder_policies.get_folder_policy
-    disabled_principals = principals.disabled_principals
     list_disabled_principals = principals.list_disabled_principals
     list_grants = grants.list_grants
     list_grant_changes = grants.list_grant_changes
