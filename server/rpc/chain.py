@@ -104,8 +104,8 @@ class Chain(grpc.ServerInterceptor):
         self._probes = CallThreads(PROBE_THREADS, "probes")
         # Twice as many as there are streams: those that make room need a moment.
         self._stream_threads = CallThreads(2 * STREAMS, "streams")
-        # Streams of files keep no other calls waiting.
-        self._transfer_threads = CallThreads(TRANSFER_THREADS, "transfers", callers=self._callers)
+        # Streams of files keep no other calls waiting. A caller's are bounded where they have their places.
+        self._transfer_threads = CallThreads(TRANSFER_THREADS, "transfers")
         # However many wait for a branch, reads are answered.
         self._write_threads = CallThreads(WRITE_THREADS, "writes", callers=self._callers)
         self._creation_threads = CallThreads(CREATION_THREADS, "creations", callers=self._callers)

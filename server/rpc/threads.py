@@ -68,13 +68,21 @@ class Callers:
 
     def note(self, caller: str | None) -> int:
         """Take note of a call, and return how many callers had one in the last RECENT_SECONDS."""
-        now = time.monotonic()
         with self._noting:
             self._last.pop(caller, None)
-            self._last[caller] = now
-            while now - self._last[first := next(iter(self._last))] > RECENT_SECONDS:
-                del self._last[first]
-            return len(self._last)
+            self._last[caller] = time.monotonic()
+            return self._count()
+
+    def count(self) -> int:
+        """Return how many callers had a call in the last RECENT_SECONDS."""
+        with self._noting:
+            return self._count()
+
+    def _count(self) -> int:
+        before = time.monotonic() - RECENT_SECONDS
+        while self._last and self._last[first := next(iter(self._last))] < before:
+            del self._last[first]
+        return len(self._last)
 
 
 class _Waiting(Future[Any]):
@@ -155,7 +163,7 @@ class CallThreads(ThreadPoolExecutor):
         cancelled, or this one refused. A call that is cancelled before its turn is never begun.
         """
         waiting = _Waiting(caller, functools.partial(fn, *args, **kwargs), self._leave)
-        share = self._count if self._callers is None else max(1, (self._count - 1) // self._callers.note(caller))
+        share = self._share_beside(self._callers.note(caller)) if self._callers else self._count
         with self._lock:
             self._share = share
             displaced = self._make_room(caller)
@@ -164,16 +172,26 @@ class CallThreads(ThreadPoolExecutor):
             displaced.cancel()
         return self._begin(waiting) if is_thread_needed else waiting
 
+    def _share_beside(self, callers: int) -> int:
+        """Return how many threads a caller may have at a time where there are so many callers."""
+        return max(1, (self._count - 1) // max(1, callers))
+
     def _begin(self, waiting: _Waiting) -> _Waiting:
-        """Ask for a thread. Raises what the pool raises if there is none, without the call."""
+        """Ask for a thread. Raises RuntimeError if there is none, without the call."""
+        if not self._ask_for_thread():
+            waiting.cancel()
+            raise RuntimeError("no thread can be had any more")
+        return waiting
+
+    def _ask_for_thread(self) -> bool:
+        """Let one more thread serve; False if the pool has ended, or the system has no more threads."""
         try:
             super().submit(self._serve)
-        except BaseException:
+        except RuntimeError:
             with self._lock:
                 self._serving -= 1
-            waiting.cancel()
-            raise
-        return waiting
+            return False
+        return True
 
     def _serve(self) -> None:
         """Serve calls, as long as there are some whose turn it is."""
@@ -190,7 +208,9 @@ class CallThreads(ThreadPoolExecutor):
 
     def _next(self, served: _Waiting | None) -> _Waiting | None:
         """Give back the turn of a call that was served, and take that of the next; None if there is none."""
+        share = self._share_beside(self._callers.count()) if self._callers else self._count
         with self._lock:
+            self._share = share
             if served is not None:
                 line = self._lines[served.caller]
                 line.running -= 1
@@ -204,7 +224,12 @@ class CallThreads(ThreadPoolExecutor):
             del self._turns[caller]  # The others come first.
             waiting = next(iter(line.waiting))
             self._remove(line, waiting)
-            return waiting
+            # Its share may be larger than when they came.
+            is_thread_needed = bool(self._turns) and self._serving < self._count
+            self._serving += is_thread_needed
+        if is_thread_needed:
+            self._ask_for_thread()
+        return waiting
 
     def _make_room(self, caller: str | None) -> _Waiting | None:
         """Return the call that has to leave for one more of this caller, if one has to. Raises Overloaded."""
@@ -261,7 +286,9 @@ def run_on(threads: CallThreads, caller: str, work: Callable[[], T]) -> T:
     """
     doing = threads.submit_for(caller, contextvars.copy_context().run, work)
     try:
-        while not wait([doing], LOOK_SECONDS).done:
+        # One that gave way to another caller's is done, and does not wake who waits for it.
+        while not doing.done():
+            wait([doing], LOOK_SECONDS)
             if not doing.running():
                 require_wanted()
         return doing.result()

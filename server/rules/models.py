@@ -11,7 +11,7 @@ from modelregistry.v1.model_service_pb2 import (
 )
 from server.core import rids
 from server.core.branches import branch_of
-from server.core.caller import Caller
+from server.core.caller import Caller, invisible_character
 from server.core.errors import (
     CreateModelPermissionDenied,
     CreateModelVersionPermissionDenied,
@@ -47,10 +47,12 @@ def create_model(tx: Transaction, caller: Caller, request: CreateModelRequest) -
 def add_owned_model(tx: Transaction, model: Model) -> Model:
     """Store a model and make its creator the owner, unless its folder wants no other owners than its own.
 
-    Raises ResourceNameAlreadyExists.
+    A creator of long ago whose name has invisible characters, as an import may bring it, is given nothing. Raises
+    ResourceNameAlreadyExists.
     """
     stored = tx.add_model(model)
-    if tx.get_folder_policy(stored.parent_folder_rid).new_model_owner != NEW_MODEL_OWNER_FOLDER:
+    of_creator = tx.get_folder_policy(stored.parent_folder_rid).new_model_owner != NEW_MODEL_OWNER_FOLDER
+    if of_creator and invisible_character(stored.created_by) is None:
         tx.set_grant(Grant(resource_rid=stored.rid, principal=stored.created_by, role=ROLE_OWNER), stored.created_by)
     return stored
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 
 from server.core.errors import Overloaded
-from server.rpc.threads import RECENT_SECONDS, SHARE, Callers, CallThreads
+from server.rpc.threads import RECENT_SECONDS, SHARE, Callers, CallThreads, run_on
+from tests.processes import until
 
 SECONDS = 60
 GREEDY, OTHER = "user:greedy", "user:other"
@@ -117,6 +118,35 @@ def test_beside_others_a_caller_has_a_part_of_the_threads() -> None:
     assert (held.order, waiting.done()) == (["late"], False)
     assert served(held, *begun, waiting) == ["late", "greedy"]
     held.threads.shutdown()
+
+
+def test_the_part_of_a_caller_grows_when_the_others_have_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    held = Held(count=4, callers=Callers())
+    for number in range(8):
+        held.threads.submit_for(f"user:{number}", int).result(SECONDS)
+    first = held.threads.submit_for(GREEDY, held.goes_on.wait, SECONDS)
+    meeting = threading.Barrier(3)
+    waiting = [held.threads.submit_for(GREEDY, meeting.wait, SECONDS) for _ in range(3)]
+    now += RECENT_SECONDS + 1
+    held.goes_on.set()
+    # All three are at work together, or none of them goes on.
+    assert not wait([first, *waiting], SECONDS).not_done
+    assert not any(call.exception() for call in waiting)
+    held.threads.shutdown()
+
+
+def test_work_for_a_call_that_gives_way_to_another_caller_is_overloaded(held: Held) -> None:
+    calls = [held.add("user:a") for _ in range(WAITING - 1)]
+    with ThreadPoolExecutor(1) as thread:
+        doing = thread.submit(run_on, held.threads, "user:a", lambda: "done")
+        until(lambda: len(held.threads) == 1 + WAITING)
+        calls += [held.add(f"user:{number}") for number in range(SHARE - 1) for _ in range(WAITING)]
+        # All places are taken, and of the longest lines that one is the first.
+        calls.append(held.add("user:late"))
+        assert isinstance(doing.exception(SECONDS), Overloaded)
+    served(held, *calls)
 
 
 def test_callers_are_there_for_a_while_after_a_call(monkeypatch: pytest.MonkeyPatch) -> None:

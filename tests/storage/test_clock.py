@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 
-from server.storage.contract import PromotionFilter
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER
+from server.core.errors import StorageUnavailable
+from server.storage.contract import PromotionFilter, Transaction
 from server.storage.paging import PageRequest
 from server.storage.sql.clock import MAX_LEAD_MS
-from server.storage.sql.repository import SqlRepository
+from server.storage.sql.repository import SqlRepository, now_ms
 from tests import builders
 from tests.builders import ADMIN, ALL, add_model, append, promote
 from tests.conftest import OpenRepository
@@ -61,6 +65,38 @@ def test_a_process_that_starts_goes_on_from_the_newest_promotion(
     other.ping()
     assert line.promote(other) == NOW_MS + 2000
     assert line.is_listed_in_order()
+
+
+def test_a_time_that_was_refused_does_not_stick(timed: SqlRepository, clock: Clock) -> None:
+    line = Line(timed)
+    model = add_model(timed)
+    clock.now_ms = NOW_MS + HOUR_MS
+
+    def refuse(tx: Transaction) -> NoReturn:
+        version = builders.version(model.rid)
+        tx.append_version(version, tx.put_content(version))
+        raise StorageUnavailable
+
+    with pytest.raises(StorageUnavailable):
+        timed.write(refuse)
+    clock.now_ms = NOW_MS
+    assert line.promote() == NOW_MS
+
+
+def test_servers_go_on_behind_a_promotion_that_lies_ahead(
+    owner_url: str, server_url: str, open_repository: OpenRepository
+) -> None:
+    """As one of the release before may have stored it, or one from before the clocks were put right."""
+    ahead = open_repository(owner_url, clock_ms=lambda: now_ms() + HOUR_MS)
+    version = append(ahead, builders.version(add_model(ahead).rid))
+    promote(ahead, version, version.model_rid)
+    repository = open_repository(server_url)
+    model = add_model(repository)
+    repository.ping()
+
+    append(repository, builders.version(model.rid))
+    builders.grant(repository, model.rid, "user:jane", ROLE_OWNER)
+    assert promote(repository, version, model.rid).version_number == 2
 
 
 @pytest.mark.parametrize("how", ["in the process", "as it is stored"])

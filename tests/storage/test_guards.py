@@ -97,6 +97,18 @@ def change(role: str, who: str = "'user:joe'", at: str = NOW) -> str:
 
 
 ATTACKS = {
+    "a record of a principal is pinned as the newest": """
+        INSERT INTO principal_changes (id, principal, changed_by, changed_time)
+        VALUES (9223372036854775807, 'user:mallory', 'user:admin', 0)
+    """,
+    "a policy of a branch is pinned as the newest": """
+        INSERT INTO branch_policies (id, model_id, branch, compatibility, changed_by, changed_time)
+        SELECT 9223372036854775807, id, 'master', 1, 'user:admin', 0 FROM models
+    """,
+    "a policy of a folder is pinned as the newest": """
+        INSERT INTO folder_policies (id, folder_rid, new_model_owner, changed_by, changed_time)
+        VALUES (9223372036854775807, %(resource)s, 1, 'user:admin', 0)
+    """,
     "a head moves back": "UPDATE branches SET version_count = version_count - 1 WHERE version_count = 3",
     "a head moves back to nothing": "UPDATE branches SET version_count = 0, chain = NULL",
     "a head leaps": "UPDATE branches SET version_count = 2147483646 WHERE version_count = 3",

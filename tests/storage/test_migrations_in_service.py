@@ -65,6 +65,42 @@ def test_a_migration_locks_one_table_that_is_in_use(engine: Engine, number: int)
     assert len(locked) <= 1 or REVISIONS[number] in BEFORE_THE_RULE, locked
 
 
+# What servers of the release before do to promote: they count first, and store the version and its record then.
+PROMOTES = """
+    INSERT INTO models (rid, name, name_digest, parent_folder_rid, created_time, created_by)
+        VALUES (:model, :model, :digest, 'ri.folder', 0, 'user:u');
+    INSERT INTO contents (digest, payload, size) VALUES (:digest, '', 0);
+    INSERT INTO branches (model_id, name, version_count) SELECT id, 'master', 1 FROM models WHERE rid = :model;
+    INSERT INTO versions (rid, branch_id, version_number, content_digest, source, root_rid, created_time, created_by)
+        SELECT :model, id, 1, :digest, '', :model, {now}, 'user:u' FROM branches WHERE model_id = ({model});
+    INSERT INTO promotions (rid, kind, version_id, model_id, source_model_rid, source_rid, created_time, created_by)
+        SELECT :model, 1, id, ({model}), 'ri.m', 'ri.v', created_time, 'user:u' FROM versions WHERE rid = :model;
+    INSERT INTO grants (resource_rid, principal, role) VALUES (:model, 'user:u', 4);
+    INSERT INTO grant_changes (resource_rid, principal, role, changed_by, changed_time)
+        VALUES (:model, 'user:u', 4, 'user:u', {now});
+""".format(now="date_part('epoch', now()) * 1000", model="SELECT id FROM models WHERE rid = :model")
+
+
+def test_on_the_way_to_this_schema_servers_of_the_release_before_go_on(engine: Engine) -> None:
+    """Each migration is committed by itself, and the next one may have to wait, or fail."""
+    role = f'"server_{engine.url.database}"'
+    with engine.begin() as owner:
+        owner.exec_driver_sql(f"CREATE ROLE {role}")
+    try:
+        for revision in REVISIONS[REVISIONS.index("0008") :]:
+            migrate_to(engine, revision)
+            values = {"model": f"ri.model.{revision}", "digest": revision.encode()}
+            with engine.begin() as server:
+                server.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}")
+                server.exec_driver_sql(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}")
+                server.exec_driver_sql(f"SET LOCAL ROLE {role}")
+                for statement in filter(str.strip, PROMOTES.split(";")):
+                    server.execute(text(statement), values)
+    finally:
+        with engine.begin() as owner:
+            owner.exec_driver_sql(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 def test_migrations_that_are_missing_are_carried_out_one_by_one(engine: Engine) -> None:
     """What one of them locks is free again before the next one begins."""
     migrate_to(engine, REVISIONS[0])

@@ -13,7 +13,10 @@ log = logging.getLogger(__name__)
 
 
 class SteadyClock:
-    """A clock in ms that stands still until the one behind it has caught up; safe to share between threads."""
+    """A clock in ms that is never before what was stored: it stands still until the one behind it has caught up.
+
+    Safe to share between threads.
+    """
 
     def __init__(self, clock_ms: Callable[[], int]) -> None:
         self._clock_ms = clock_ms
@@ -21,18 +24,18 @@ class SteadyClock:
         self._deciding = threading.Lock()
 
     def __call__(self) -> int:
-        """Return the time: never before what was returned earlier, unless that was more than MAX_LEAD_MS ahead."""
-        return self.not_before(0)
-
-    def not_before(self, stored_ms: int) -> int:
-        """Return the time, which from now on is not before this one."""
+        """Return the time: never before what was stored earlier, unless that was more than MAX_LEAD_MS ahead."""
         with self._deciding:
             now_ms = self._clock_ms()
             if self._latest_ms - now_ms > MAX_LEAD_MS:
                 log.warning("the clock went back by %d s, and is followed", (self._latest_ms - now_ms) // 1000)
                 self._latest_ms = now_ms
-            self._latest_ms = max(self._latest_ms, now_ms, stored_ms)
-            return self._latest_ms
+            return max(self._latest_ms, now_ms)
+
+    def not_before(self, stored_ms: int) -> None:
+        """Let no time be before this one, which is stored. What was given out and then refused does not count."""
+        with self._deciding:
+            self._latest_ms = max(self._latest_ms, stored_ms)
 
     def bound_ms(self) -> int:
         """Return the latest time to go on from: what is stored beyond it was written by a clock that was wrong."""

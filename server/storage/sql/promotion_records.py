@@ -95,6 +95,7 @@ def append_promoted(
         },
     )
     work.promoted.append(promotion.kind)
+    work.promoted_ms = max(work.promoted_ms, record.created_ms)
     return Promoted(stored, chain)
 
 

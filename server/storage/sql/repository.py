@@ -165,6 +165,7 @@ class SqlRepository:
             result, transaction = self._group_commit.run(run, branch if self._queue is None else None)
         self._versions.put(transaction.versions_read)
         # Of a COMMIT whose answer was lost nothing is told, even if it turns out later that it was applied.
+        self._clock_ms.not_before(transaction.promoted_ms)
         self._tell(transaction.promoted)
         return result
 

@@ -26,3 +26,5 @@ class UnitOfWork:
         # What it read of versions, and the kind of each promotion that it recorded: both hold once it has committed.
         self.versions_read: list[StoredVersion] = []
         self.promoted: list[PromotionKind.ValueType] = []
+        # When it recorded the last of them, in ms since the epoch.
+        self.promoted_ms = 0

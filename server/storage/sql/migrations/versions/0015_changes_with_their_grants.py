@@ -19,7 +19,8 @@ def upgrade() -> None:
     add_guard(
         "guard_grant_changes",
         declare=f"now_ms bigint := {NOW_MS};",
-        holds="false",
+        # Where a clock was far ahead, no time is before that of the newest promotion.
+        holds="NEW.changed_time > now_ms AND NEW.changed_time <= (SELECT max(p.created_time) FROM promotions p)",
         refusal="""
             format('a change of a grant on %s: its time, %s ms since the epoch, is more than 10 minutes off the clock'
             ' of the database (%s): set the clock of the server', NEW.resource_rid, NEW.changed_time, now_ms)

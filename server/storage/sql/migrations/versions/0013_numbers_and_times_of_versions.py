@@ -4,12 +4,15 @@ from alembic import op
 
 from server.storage.sql.migrations.guards import IS_UNTIMELY, NOW_MS, add_guard, admit, is_postgres
 
-revision = "0012"
-down_revision = "0011"
+revision = "0013"
+down_revision = "0012"
 
 
 def upgrade() -> None:
-    """Add the policy and the trigger. A version may have the time of the one before, where a clock was far ahead."""
+    """Add the policy and the trigger.
+
+    Where a clock was far ahead, a version may have the time of the one before, or of the newest promotion.
+    """
     if not is_postgres():
         return
     admit(
@@ -27,9 +30,12 @@ def upgrade() -> None:
         "guard_times",
         declare=f"now_ms bigint := {NOW_MS};",
         holds="""
-            NEW.created_time > now_ms AND EXISTS (
-                SELECT FROM versions b WHERE b.branch_id = NEW.branch_id
-                AND b.version_number = NEW.version_number - 1 AND b.created_time = NEW.created_time
+            NEW.created_time > now_ms AND (
+                EXISTS (
+                    SELECT FROM versions b WHERE b.branch_id = NEW.branch_id
+                    AND b.version_number = NEW.version_number - 1 AND b.created_time = NEW.created_time
+                )
+                OR NEW.created_time <= (SELECT max(p.created_time) FROM promotions p)
             )
         """,
         refusal="""

@@ -5,8 +5,8 @@ from alembic import op
 
 from server.storage.sql.migrations.guards import add_guard, is_postgres
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 
 
 def upgrade() -> None:
@@ -14,7 +14,7 @@ def upgrade() -> None:
     op.add_column("branches", sa.Column("chain", sa.LargeBinary))
     if not is_postgres():
         return
-    # One step at a time, each with its version; 0012 lets in no version that is not counted. So the count is the
+    # One step at a time, each with its version; 0013 lets in no version that is not counted. So the count is the
     # greatest number of a version, and there is no gap. The chain moves on with the promotion that made that version.
     add_guard(
         "guard_branches",

@@ -5,14 +5,14 @@ from alembic import op
 
 from server.storage.sql.migrations.guards import IS_UNTIMELY, NOW_MS, add_guard, is_postgres
 
-revision = "0013"
-down_revision = "0012"
+revision = "0011"
+down_revision = "0010"
 
 
 def upgrade() -> None:
     """Add the columns, which `migrate` fills afterwards, and a trigger.
 
-    A promotion that has a place in the chain is compared with its version when the chain moves on to it, by 0011. Here
+    A promotion that has a place in the chain is compared with its version when the chain moves on to it, by 0012. Here
     are the ones of servers of the release before, each of which is that of the version which its branch has just got,
     and those of other times. A transaction in another isolation could take the head of the past for that of now.
     """
