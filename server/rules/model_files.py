@@ -14,10 +14,11 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Self, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import (
     CreateModelVersionRequest,
     DownloadModelFilesRequest,
@@ -35,9 +36,12 @@ from server.core.errors import (
     RegistryError,
     StorageUnavailable,
 )
-from server.rules.models import find_model_version, require_editor
+from server.rules.idempotency import is_repeatable
+from server.rules.models import create_model_version, find_model_version, find_replayed_version, require_editor
 from server.storage.blobs import FileStore, Target, new_object_name
 from server.storage.contract import Reader, Repository, StoredFile, Transaction, UploadKey
+
+T = TypeVar("T")
 
 # No stream of files lasts longer.
 LONGEST_TRANSFER = timedelta(hours=6)
@@ -61,51 +65,41 @@ def upload_model_files(
     Who may upload takes a `turn` to do so. Raises InvalidArgument, ModelNotFound, CreateModelVersionPermissionDenied,
     QuotaExceeded, StorageUnavailable, and what taking a turn raises.
     """
-    first = next(parts, None)
-    if first is None or not first.model_rid:
-        raise _violation("model_rid", "is required in the first part")
-    upload_id, name = secrets.token_urlsafe(UPLOAD_ID_BYTES), new_object_name()
-    upload = UploadKey.of(upload_id, caller, first.model_rid)
-
-    def begin(tx: Transaction) -> _Room:
-        require_editor(tx, caller, upload.model_rid)
-        tx.remove_expired_uploads(caller.user)
-        room = _room(tx, upload, quota)
-        room.require(1)
-        tx.begin_upload(upload, name, UPLOADING_LIFETIME)
-        return room
-
-    room = repository.write(begin)
-    try:
-        with turn(), store.write(name) as target:
-            digest, size = _receive(itertools.chain([first], parts), target, room)
-    except BaseException:
-        _give_up(repository, upload)
-        raise
-    expire_time = _finish(repository, store, upload, StoredFile(digest, size, name), quota)
+    upload_id = secrets.token_urlsafe(UPLOAD_ID_BYTES)
+    upload, file = _take_in(repository, store, caller, upload_id, parts, turn, quota)
+    expire_time = _finish(repository, store, upload, file, quota)
     return UploadModelFilesResponse(upload_id=upload_id, expire_time=expire_time)
 
 
-def uploaded_id(
+def create_version(
     repository: Repository,
     store: FileStore,
     caller: Caller,
     request: CreateModelVersionRequest,
     quota: FileQuota = NO_QUOTA,
-) -> str | None:
-    """Return the id of the upload that has the files of a request; those that it brings itself become one first.
+) -> ModelVersion:
+    """Create a version, with the files that its request names or brings.
 
-    None if it has no files. Raises what `upload_model_files` raises.
+    Raises what `create_model_version` raises, and QuotaExceeded and StorageUnavailable.
     """
-    match request.model_files.WhichOneof("type"):
-        case "uploaded":
-            return request.model_files.uploaded.upload_id
-        case "dill":
-            text = request.model_files.dill.serialized_model_function.encode()
-            sha256 = hashlib.sha256(text).hexdigest()
-            part = UploadModelFilesRequest(model_rid=request.model_rid, chunk=text, sha256=sha256)
-            return upload_model_files(repository, store, caller, iter([part]), quota=quota).upload_id
-    return None
+
+    def made_before() -> ModelVersion | None:
+        return repository.read(lambda reader: find_replayed_version(reader, caller, request))
+
+    # Before its files are stored again.
+    made = made_before()
+    if made is not None:
+        return made
+    if request.model_files.WhichOneof("type") != "dill":
+        return repository.write(lambda tx: create_model_version(tx, caller, request), repeatable=is_repeatable(request))
+    try:
+        return _create_with_own_files(repository, store, caller, request, quota)
+    except QuotaExceeded:
+        # The room may be taken by the same request, which was carried out meanwhile.
+        made = made_before()
+        if made is None:
+            raise
+        return made
 
 
 def download_model_files(
@@ -141,6 +135,101 @@ def _file_of(reader: Reader, caller: Caller, request: DownloadModelFilesRequest)
     return file
 
 
+def _take_in(
+    repository: Repository,
+    store: FileStore,
+    caller: Caller,
+    upload_id: str,
+    parts: Iterator[UploadModelFilesRequest],
+    turn: Callable[[], AbstractContextManager[object]],
+    quota: FileQuota,
+) -> tuple[UploadKey, StoredFile]:
+    """Begin an upload and write its object, which does not count yet. Nothing stays of what fails."""
+    first = next(parts, None)
+    if first is None or not first.model_rid:
+        raise _violation("model_rid", "is required in the first part")
+    upload, name = UploadKey.of(upload_id, caller, first.model_rid), new_object_name()
+
+    def begin(tx: Transaction) -> _Room:
+        require_editor(tx, caller, upload.model_rid)
+        tx.remove_expired_uploads(caller.user)
+        room = _room(tx, upload, quota).require(1)
+        tx.begin_upload(upload, name, UPLOADING_LIFETIME)
+        return room
+
+    room = _with_room(repository, lambda: repository.write(begin))
+
+    def require(size: int) -> None:
+        nonlocal room
+        if room.lacks(size):
+            room = _with_room(
+                repository, lambda: repository.read(lambda reader: _room(reader, upload, quota).require(size))
+            )
+
+    try:
+        with turn(), store.write(name) as target:
+            digest, size = _receive(itertools.chain([first], parts), target, require)
+    except BaseException:
+        _give_up(repository, store, upload, name)
+        raise
+    return upload, StoredFile(digest, size, name)
+
+
+def _create_with_own_files(
+    repository: Repository, store: FileStore, caller: Caller, request: CreateModelVersionRequest, quota: FileQuota
+) -> ModelVersion:
+    """Create a version with the files that its request brings.
+
+    They count in the transaction that creates it: what fails, or was carried out before, counts nothing; and where the
+    same request has taken the room, it has made its version. Raises what `create_version` raises.
+    """
+    text = request.model_files.dill.serialized_model_function.encode()
+    part = UploadModelFilesRequest(model_rid=request.model_rid, chunk=text, sha256=hashlib.sha256(text).hexdigest())
+    upload_id = secrets.token_urlsafe(UPLOAD_ID_BYTES)
+    upload, file = _take_in(repository, store, caller, upload_id, iter([part]), nullcontext, quota)
+    holders: list[str] = []
+
+    def record(tx: Transaction) -> bytes:
+        holders[:] = [tx.finish_upload(upload, file, quota)]
+        tx.find_upload(upload)  # Now its bytes count for good.
+        return file.digest
+
+    def create() -> ModelVersion:
+        return repository.write(
+            lambda tx: create_model_version(tx, caller, request, record), repeatable=is_repeatable(request)
+        )
+
+    try:
+        version = _with_room(repository, create)
+        try:
+            for holder in holders:
+                _require_object(repository, store, holder, file)
+        except StorageUnavailable as error:
+            raise StorageUnavailable(retry_after=None) from error  # The version is there.
+        return version
+    finally:
+        # Whatever came of it, nothing else can name this upload.
+        _give_up(repository, store, upload, file.object_name)
+
+
+def _with_room(repository: Repository, attempt: Callable[[], T]) -> T:
+    """Return what an attempt returns. If it has no room, it is made again as long as expired uploads give some back.
+
+    They are removed in transactions of their own, since an attempt that fails undoes what it removed. Where none are
+    left, others may just have removed them, so it is made once more. Raises QuotaExceeded.
+    """
+    without_expired: set[str] = set()
+    while True:
+        try:
+            return attempt()
+        except QuotaExceeded as error:
+            holder = error.resource
+            if holder in without_expired:
+                raise
+        if not repository.write(lambda tx: tx.remove_expired_uploads(holder)):  # noqa: B023
+            without_expired.add(holder)
+
+
 class _Room(NamedTuple):
     """How many more bytes may count for a holder, and of how many in all; None of no holder."""
 
@@ -148,10 +237,15 @@ class _Room(NamedTuple):
     left: int | None = None
     most: int = 0
 
-    def require(self, size: int) -> None:
-        """Return if so many bytes have room. Raises QuotaExceeded."""
-        if self.left is not None and size > self.left:
+    def lacks(self, size: int) -> bool:
+        """Whether so many bytes have no room."""
+        return self.left is not None and size > self.left
+
+    def require(self, size: int) -> Self:
+        """Return this room if so many bytes have room. Raises QuotaExceeded."""
+        if self.lacks(size):
             raise QuotaExceeded(resource=self.holder, max_bytes=self.most)
+        return self
 
 
 def _room(reader: Reader, upload: UploadKey, quota: FileQuota) -> _Room:
@@ -164,35 +258,51 @@ def _room(reader: Reader, upload: UploadKey, quota: FileQuota) -> _Room:
 def _finish(
     repository: Repository, store: FileStore, upload: UploadKey, file: StoredFile, quota: FileQuota
 ) -> Timestamp:
-    """Record that an upload is complete, and see to it that the object which now holds its files is really there.
+    """Record that an upload is complete. Returns until when it can be found.
 
-    That is looked at whichever object it is, so that the time it takes tells nothing. Returns until when the upload can
-    be found. Raises StorageUnavailable, and QuotaExceeded if others used up what was left.
+    Raises StorageUnavailable, and QuotaExceeded if others used up what was left.
     """
+
+    def finish(tx: Transaction) -> tuple[str, Timestamp]:
+        return tx.finish_upload(upload, file, quota), tx.keep_upload(upload, UPLOAD_LIFETIME)
+
     try:
-        holder, expire_time = repository.write(
-            lambda tx: (tx.finish_upload(upload, file, quota), tx.keep_upload(upload, UPLOAD_LIFETIME))
-        )
+        holder, expire_time = _with_room(repository, lambda: repository.write(finish))
     except QuotaExceeded:
-        _give_up(repository, upload)
-        store.remove_soon(file.object_name)
+        _give_up(repository, store, upload, file.object_name)
         raise
-    if store.has(holder, file.size):
-        if holder != file.object_name:
-            store.remove_soon(file.object_name)
-        return expire_time
-    repository.write(lambda tx: tx.replace_object(file, lost_object=holder))
-    if not store.has(file.object_name, file.size):
-        raise StorageUnavailable
+    if _require_object(repository, store, holder, file) != file.object_name:
+        store.remove_soon(file.object_name)
     return expire_time
 
 
-def _give_up(repository: Repository, upload: UploadKey) -> None:
+def _require_object(repository: Repository, store: FileStore, holder: str, file: StoredFile) -> str:
+    """See to it that the object which holds files is really there, and return which one it is.
+
+    That is looked at whichever object it is, so that the time it takes tells nothing. Raises StorageUnavailable.
+    """
+    if store.has(holder, file.size):
+        return holder
+    repository.write(lambda tx: tx.replace_object(file, lost_object=holder))
+    if not store.has(file.object_name, file.size):
+        raise StorageUnavailable
+    return file.object_name
+
+
+def _give_up(repository: Repository, store: FileStore, upload: UploadKey, object_name: str) -> None:
+    """Forget an upload, and remove its object unless it holds files.
+
+    That is asked last: where the outcome of a transaction that names it is unknown, forgetting waits for it.
+    """
     with suppress(RegistryError):  # It expires.
         repository.write(lambda tx: tx.give_up_upload(upload))
+        if not repository.read(lambda reader: reader.known_objects([object_name])):
+            store.remove_soon(object_name)
 
 
-def _receive(parts: Iterator[UploadModelFilesRequest], target: Target, room: _Room) -> tuple[bytes, int]:
+def _receive(
+    parts: Iterator[UploadModelFilesRequest], target: Target, require_room: Callable[[int], None]
+) -> tuple[bytes, int]:
     """Write the bytes of all parts, and return their SHA-256 and how many they are.
 
     Raises InvalidArgument, and QuotaExceeded as soon as they have no room.
@@ -205,7 +315,7 @@ def _receive(parts: Iterator[UploadModelFilesRequest], target: Target, room: _Ro
             raise _violation("sha256", "must be the same in every part")
         model_rid, said, last = model_rid or part.model_rid, said or part.sha256.lower(), part
         size += len(part.chunk)
-        room.require(size)
+        require_room(size)
         digest.update(part.chunk)
         target.write(part.chunk)
     if not last.sha256:

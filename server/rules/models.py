@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWNER, Grant
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.model_service_pb2 import (
@@ -58,12 +60,17 @@ def add_owned_model(tx: Transaction, model: Model) -> Model:
 
 
 def create_model_version(
-    tx: Transaction, caller: Caller, request: CreateModelVersionRequest, upload_id: str | None = None
+    tx: Transaction,
+    caller: Caller,
+    request: CreateModelVersionRequest,
+    own_files: Callable[[Transaction], bytes] | None = None,
 ) -> ModelVersion:
-    """Store a version as the new head of a branch, with the files of an upload; it is its own root.
+    """Store a version as the new head of a branch, with the files of the upload that it names; it is its own root.
 
-    The same request, by its id, is carried out once: it returns the same version again. Raises ModelNotFound,
-    RequestIdAlreadyUsed, CreateModelVersionPermissionDenied, UploadNotFound and RequestTooLarge.
+    Files that the request brings itself are recorded by `own_files`, which returns their digest. The same request, by
+    its id, is carried out once: it returns the same version again, and records no files. Raises ModelNotFound,
+    RequestIdAlreadyUsed, CreateModelVersionPermissionDenied, UploadNotFound and RequestTooLarge, and what `own_files`
+    raises.
     """
     target = tx.get_model(request.model_rid, caller)
     made = claim(tx, caller, request, [rid := rids.new_model_version_rid()])
@@ -82,9 +89,8 @@ def create_model_version(
         created_by=caller.user,
         root_model_version_rid=rid,
     )
-    created = tx.append_version(
-        version, tx.put_content(version, _file_digest(tx, caller, request.model_rid, upload_id))
-    )
+    digest = own_files(tx) if own_files is not None else _uploaded_digest(tx, caller, request)
+    created = tx.append_version(version, tx.put_content(version, digest))
     # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
     require_editor(tx, caller, request.model_rid)
     return created
@@ -112,13 +118,14 @@ def _require_editor(target: VisibleModel) -> None:
         raise CreateModelVersionPermissionDenied(model_rid=target.model.rid)
 
 
-def _file_digest(tx: Transaction, caller: Caller, model_rid: str, upload_id: str | None) -> bytes | None:
-    if upload_id is None:
+def _uploaded_digest(tx: Transaction, caller: Caller, request: CreateModelVersionRequest) -> bytes | None:
+    if request.model_files.WhichOneof("type") != "uploaded":
         return None
-    digest = tx.find_upload(UploadKey.of(upload_id, caller, model_rid))
+    upload_id = request.model_files.uploaded.upload_id
+    digest = tx.find_upload(UploadKey.of(upload_id, caller, request.model_rid))
     if digest is None:
         # Not all of it: the id may be good for something else, and errors are in the log.
-        raise UploadNotFound(model_rid=model_rid, upload_id=f"{upload_id[:8]}…")
+        raise UploadNotFound(model_rid=request.model_rid, upload_id=f"{upload_id[:8]}…")
     return digest
 
 

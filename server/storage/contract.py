@@ -476,10 +476,11 @@ class Transaction(Reader, Protocol):
         The files stay as long as this transaction lasts, and their bytes count beyond the lifetime of the upload.
         """
 
-    def remove_expired_uploads(self, caller: str | None = None) -> int:
+    def remove_expired_uploads(self, holder: str | None = None) -> int:
         """Forget the uploads whose lifetime is over, complete or not, and return how many these were.
 
-        With a caller, a few of that principal's. The bytes of those that were never found count no longer.
+        With a holder, a principal or a folder, a few that are of that principal or for its models, and first those that
+        give most back. The bytes of those that were never found count no longer.
         """
 
     def remove_unnamed_file(self, digest: bytes) -> StoredFile | None:

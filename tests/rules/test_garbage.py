@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
+from modelregistry.v1.model_files_pb2 import ModelFiles, UploadedModelFiles
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import (
     CreateModelVersionRequest,
@@ -49,8 +50,9 @@ def upload(repository: SqlRepository, store: FileStore, model_rid: str, data: by
 
 
 def create(repository: SqlRepository, model_rid: str, upload_id: str, branch: str = "master") -> ModelVersion:
-    request = CreateModelVersionRequest(model_rid=model_rid, model_api=model_api(), branch=branch)
-    return repository.write(lambda tx: create_model_version(tx, ADMIN, request, upload_id))
+    files = ModelFiles(uploaded=UploadedModelFiles(upload_id=upload_id))
+    request = CreateModelVersionRequest(model_rid=model_rid, model_api=model_api(), branch=branch, model_files=files)
+    return repository.write(lambda tx: create_model_version(tx, ADMIN, request))
 
 
 def download(repository: SqlRepository, store: FileStore, version: ModelVersion) -> bytes:

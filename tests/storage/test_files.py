@@ -15,8 +15,8 @@ from server.storage.contract import StoredFile, Transaction, UploadKey
 from server.storage.sql.files import EXPIRED_AT_ONCE
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.tables import uploads
-from tests.builders import ADMIN, FOLDER, add_model, append, caller, find, version
-from tests.storage.conftest import NOW_MS, Clock
+from tests.builders import ADMIN, FOLDER, add_model, append, caller, find, new_folder_rid, version
+from tests.storage.conftest import NOW_MS, Clock, at_once
 from tests.storage.inspection import row_counts, rows
 
 DAY = timedelta(days=1)
@@ -388,3 +388,46 @@ def test_a_caller_forgets_a_few_expired_uploads_of_its_own(timed: SqlRepository,
 
     assert counts == [EXPIRED_AT_ONCE, 1, 0]
     assert used(timed, of_jane) == [5, 5]
+
+
+def test_a_folder_forgets_expired_uploads_of_all_callers_for_its_models(timed: SqlRepository, clock: Clock) -> None:
+    model_rid, elsewhere = add_model(timed).rid, add_model(timed, folder=new_folder_rid()).rid
+    of_jane = UploadKey.of("jane", caller("user:jane"), model_rid)
+    uploaded(timed, of_jane)
+    uploaded(timed, key(model_rid), FILE._replace(object_name="second"))
+    uploaded(timed, key(elsewhere, "elsewhere"), FILE._replace(object_name="third"))
+    clock.now_ms += 86_400_000
+
+    assert timed.write(lambda tx: tx.remove_expired_uploads(FOLDER)) == 2
+
+    assert used(timed, of_jane) == [0, 0]
+    assert used(timed, key(elsewhere)) == [5, 5]
+
+
+def test_expired_uploads_that_give_most_back_are_forgotten_first(timed: SqlRepository, clock: Clock) -> None:
+    model_rid = add_model(timed).rid
+    for number in range(EXPIRED_AT_ONCE):
+        uploaded(timed, key(model_rid, str(number)), FILE._replace(object_name=str(number)))
+        assert found(timed, key(model_rid, str(number))) == FILE.digest
+        begin(timed, key(model_rid, f"{number} incomplete"), f"{number} incomplete")
+    uploaded(timed, key(model_rid, "large"), StoredFile(b"l" * 32, 2**33, "large"))
+    clock.now_ms += 86_400_000
+
+    timed.write(lambda tx: tx.remove_expired_uploads(ADMIN.user))
+
+    assert used(timed, key(model_rid)) == [5 * EXPIRED_AT_ONCE, 5 * EXPIRED_AT_ONCE]
+
+
+def test_callers_that_forget_the_same_expired_uploads_at_once_give_their_bytes_back_once(
+    timed: SqlRepository, clock: Clock
+) -> None:
+    model_rid = add_model(timed).rid
+    uploaded(timed, key(model_rid))
+    clock.now_ms += 86_400_000
+    uploaded(timed, key(model_rid, "younger"), FILE._replace(object_name="second"))
+
+    holders = [FOLDER, ADMIN.user, FOLDER, ADMIN.user]
+    counts = at_once(4, lambda number: timed.write(lambda tx: tx.remove_expired_uploads(holders[number])))
+
+    assert sorted(counts) == [0, 0, 0, 1]
+    assert used(timed, key(model_rid)) == [5, 5]

@@ -32,8 +32,8 @@ from server.core.caller import Caller
 from server.core.config import NO_QUOTA, FileQuota
 from server.rpc.transfers import Transfers, watched
 from server.rules.idempotency import is_repeatable
-from server.rules.model_files import download_model_files, upload_model_files, uploaded_id
-from server.rules.models import create_model, create_model_version, find_replayed_version, get_model_version
+from server.rules.model_files import create_version, download_model_files, upload_model_files
+from server.rules.models import create_model, get_model_version
 from server.rules.promotion import promote_version
 from server.rules.verdicts import Runner, run_inline, write_with_verdicts
 from server.storage.blobs import FileStore
@@ -83,15 +83,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     def CreateModelVersion(self, request: CreateModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Add a version as the new head of a branch."""
-        caller = self._caller()
-        # Before its files are stored again.
-        made = self._repository.read(lambda reader: find_replayed_version(reader, caller, request))
-        if made is not None:
-            return made
-        upload_id = uploaded_id(self._repository, self._files, caller, request, self._quota)
-        return self._repository.write(
-            lambda tx: create_model_version(tx, caller, request, upload_id), repeatable=is_repeatable(request)
-        )
+        return create_version(self._repository, self._files, self._caller(), request, self._quota)
 
     def GetModelVersion(self, request: GetModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Return a version of a model."""

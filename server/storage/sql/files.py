@@ -18,7 +18,7 @@ from server.storage.sql.statements import Statement, forms, numbered, padded, se
 from server.storage.sql.tables import contents, file_usage, files, identity, model_id, models, uploads
 from server.storage.sql.unit_of_work import UnitOfWork
 
-# How many expired uploads of its caller one that begins forgets: more than it brings, and no burden.
+# How many expired uploads one that begins, or has no room, forgets at once: more than it brings, and no burden.
 EXPIRED_AT_ONCE = 10
 # More bytes than there are.
 _ANY_NUMBER = 2**63 - 1
@@ -105,13 +105,13 @@ def find_upload(work: UnitOfWork, upload: UploadKey) -> bytes | None:
     return digest
 
 
-def remove_expired_uploads(work: UnitOfWork, caller: str | None = None) -> int:
+def remove_expired_uploads(work: UnitOfWork, holder: str | None = None) -> int:
     """See the contract."""
     now = {"now_ms": work.clock_ms()}
-    if caller is None:
+    if holder is None:
         removed = work.session.all(_remove_expired, now)
     else:
-        removed = work.session.all(_remove_expired_of, now | {"uploader": caller, "count": EXPIRED_AT_ONCE})
+        removed = work.session.all(_remove_expired_of, now | {"holder": holder, "count": EXPIRED_AT_ONCE})
     principals, folders = Counter[str](), Counter[str]()
     for upload in removed:
         if not upload.is_named:
@@ -221,10 +221,19 @@ _removed = (
     uploads.c.is_named,
 )
 _remove_expired = Statement(delete(uploads).where(_is_expired).returning(*_removed))
+_is_for_folder = uploads.c.model_id.in_(select(models.c.id).where(models.c.parent_folder_rid == bindparam("holder")))
+# Locked in an order, so that several that remove the same ones wait for each other, and do not deadlock.
 _expired_of = (
-    select(uploads.c.id_digest).where(uploads.c.caller == bindparam("uploader"), _is_expired).limit(bindparam("count"))
+    select(uploads.c.id_digest)
+    .where(_is_expired, or_(uploads.c.caller == bindparam("holder"), _is_for_folder))
+    .order_by(uploads.c.is_named, func.coalesce(uploads.c.size, 0).desc(), uploads.c.id_digest)
+    .limit(bindparam("count"))
+    .with_for_update()
+    .cte("expired")
 )
-_remove_expired_of = Statement(delete(uploads).where(uploads.c.id_digest.in_(_expired_of)).returning(*_removed))
+_remove_expired_of = Statement(
+    delete(uploads).where(uploads.c.id_digest.in_(select(_expired_of.c.id_digest))).returning(*_removed)
+)
 _give_back = Statement(
     update(file_usage)
     .where(file_usage.c.holder == bindparam("holder"))
