@@ -426,7 +426,7 @@ def test_callers_that_forget_the_same_expired_uploads_at_once_give_their_bytes_b
     clock.now_ms += 86_400_000
     uploaded(timed, key(model_rid, "younger"), FILE._replace(object_name="second"))
 
-    holders = [FOLDER, ADMIN.user, FOLDER, ADMIN.user]
+    holders = 2 * [FOLDER, ADMIN.user]
     counts = at_once(4, lambda number: timed.write(lambda tx: tx.remove_expired_uploads(holders[number])))
 
     assert sorted(counts) == [0, 0, 0, 1]

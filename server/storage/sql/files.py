@@ -12,6 +12,7 @@ from sqlalchemy import BigInteger, and_, bindparam, delete, exists, func, insert
 
 from server.core.config import NO_QUOTA, FileQuota
 from server.core.errors import QuotaExceeded, StorageUnavailable
+from server.core.rids import rid_type
 from server.storage.contract import FileUse, StoredFile, UploadKey
 from server.storage.sql.rows import AnyRow, timestamp
 from server.storage.sql.statements import Statement, forms, numbered, padded, several, upsert
@@ -111,7 +112,8 @@ def remove_expired_uploads(work: UnitOfWork, holder: str | None = None) -> int:
     if holder is None:
         removed = work.session.all(_remove_expired, now)
     else:
-        removed = work.session.all(_remove_expired_of, now | {"holder": holder, "count": EXPIRED_AT_ONCE})
+        remove = _remove_expired_of_principal if rid_type(holder) is None else _remove_expired_of_folder
+        removed = work.session.all(remove, now | {"holder": holder, "count": EXPIRED_AT_ONCE})
     principals, folders = Counter[str](), Counter[str]()
     for upload in removed:
         if not upload.is_named:
@@ -221,19 +223,24 @@ _removed = (
     uploads.c.is_named,
 )
 _remove_expired = Statement(delete(uploads).where(_is_expired).returning(*_removed))
-_is_for_folder = uploads.c.model_id.in_(select(models.c.id).where(models.c.parent_folder_rid == bindparam("holder")))
-# Locked in an order, so that several that remove the same ones wait for each other, and do not deadlock.
-_expired_of = (
-    select(uploads.c.id_digest)
-    .where(_is_expired, or_(uploads.c.caller == bindparam("holder"), _is_for_folder))
-    .order_by(uploads.c.is_named, func.coalesce(uploads.c.size, 0).desc(), uploads.c.id_digest)
-    .limit(bindparam("count"))
-    .with_for_update()
-    .cte("expired")
-)
-_remove_expired_of = Statement(
-    delete(uploads).where(uploads.c.id_digest.in_(select(_expired_of.c.id_digest))).returning(*_removed)
-)
+_in_folder = select(models.c.id).where(models.c.parent_folder_rid == bindparam("holder"))
+
+
+def _remove_expired_where(is_of_holder: Any) -> Statement:
+    # Locked in an order, so that several that remove the same ones wait for each other, and do not deadlock.
+    expired = (
+        select(uploads.c.id_digest)
+        .where(_is_expired, is_of_holder)
+        .order_by(uploads.c.is_named, func.coalesce(uploads.c.size, 0).desc(), uploads.c.id_digest)
+        .limit(bindparam("count"))
+        .with_for_update()
+        .cte("expired")
+    )
+    return Statement(delete(uploads).where(uploads.c.id_digest.in_(select(expired.c.id_digest))).returning(*_removed))
+
+
+_remove_expired_of_principal = _remove_expired_where(uploads.c.caller == bindparam("holder"))
+_remove_expired_of_folder = _remove_expired_where(uploads.c.model_id.in_(_in_folder))
 _give_back = Statement(
     update(file_usage)
     .where(file_usage.c.holder == bindparam("holder"))
