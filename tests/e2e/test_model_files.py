@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from modelregistry.v1.access_service_pb2 import ROLE_EDITOR
 from modelregistry.v1.model_files_pb2 import DillModelFiles, ModelFiles, UploadedModelFiles
 from modelregistry.v1.model_service_pb2 import (
     CreateModelVersionRequest,
@@ -18,6 +19,7 @@ from modelregistry.v1.model_service_pb2 import (
     UploadModelFilesRequest,
 )
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
+from server.rpc.threads import SHARE
 from server.rpc.transfers import MAX_TRANSFERS
 from tests.builders import model_api
 from tests.object_store import BUCKET, StalledStore, object_store
@@ -82,6 +84,10 @@ def test_uploads_to_a_slow_object_store_take_little_memory_too(tmp_path: Path) -
         admin = server.user(channel)
         model = admin.create_model("model")
         upload = ModelServiceStub(channel).UploadModelFiles
+        # No caller has more than a part of the places.
+        names = [f"user-{stream * SHARE // MAX_TRANSFERS}" for stream in range(MAX_TRANSFERS)]
+        for name in set(names):
+            admin("GrantRole", resource_rid=model.rid, principal=f"user:{name}", role=ROLE_EDITOR)
         sent = [0] * MAX_TRANSFERS
 
         def counted(stream: int) -> Iterator[UploadModelFilesRequest]:
@@ -91,8 +97,8 @@ def test_uploads_to_a_slow_object_store_take_little_memory_too(tmp_path: Path) -
 
         before = peak_resident_bytes(server)
         calls = [
-            upload.future(counted(stream), metadata=admin.metadata, timeout=TRANSFER_SECONDS)
-            for stream in range(MAX_TRANSFERS)
+            upload.future(counted(stream), metadata=server.user(channel, name).metadata, timeout=TRANSFER_SECONDS)
+            for stream, name in enumerate(names)
         ]
         until_it_stands_still(sent)
         assert not any(call.done() for call in calls)
