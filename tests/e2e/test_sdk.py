@@ -86,7 +86,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 Call = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def loop() -> Iterator[asyncio.Runner]:
     """The event loop of all async clients, since they share their connections."""
     with asyncio.Runner() as runner:
