@@ -150,6 +150,8 @@ class _Call:
         self._admission = admission
         self._threads = threads
         self._is_stream = is_stream
+        # Whether all that its client sends is here.
+        self._is_complete = False
         self._judged = arrival.in_context(_authentication.get) or Authentication(None)
 
     @property
@@ -194,10 +196,13 @@ class _Call:
         """Answer with an error; where too many are refused, with a status that says so, without details.
 
         A known caller is told a little later that there are too many calls. Told at once, one that asks again at once
-        would keep the server busy with nothing else.
+        would keep the server busy with nothing else. Where bytes of the call are still on their way, it is told at
+        once, since gRPC keeps them as long as the call lasts.
         """
         is_greedy = isinstance(error, Overloaded) and self.caller is not None
-        if not (is_greedy and self._admission.delayed_refusals.add(lambda: self._refuse_later(error))):
+        if not (
+            is_greedy and self._is_complete and self._admission.delayed_refusals.add(lambda: self._refuse_later(error))
+        ):
             self._refuse(error)
 
     def _refuse_later(self, error: RegistryError) -> None:
@@ -225,6 +230,7 @@ class _Call:
         self._arrival.cancel()
 
     def _received(self, message: bytes | None) -> None:
+        self._is_complete = not self._is_stream
         try:
             try:
                 self._take(message)
