@@ -31,6 +31,8 @@ from tests.rpc.harness import User
 
 COMMAND = Path(sys.executable).with_name("modelregistry")
 DEADLINE_SECONDS = 180
+# Of a channel that shares no connection with others, so that each worker has some.
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
 T = TypeVar("T")
 # `run` or `run_here`.
@@ -247,6 +249,14 @@ class Server:
     def token(self, subject: str = "admin", *groups: str, scopes: Iterable[str] = SCOPES) -> str:
         """A token that the server trusts."""
         return LocalKeys.open(self.data_dir).mint(subject, scopes, groups)
+
+    def health(self) -> set[bytes]:
+        """What the workers say, each of several new connections: the bytes of a HealthCheckResponse."""
+        said = set()
+        for _ in range(16):
+            with grpc.insecure_channel(self.address, OWN_CONNECTION) as channel:
+                said.add(channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=DEADLINE_SECONDS))
+        return said
 
     def user(self, channel: grpc.Channel, subject: str = "admin") -> User:
         """Someone who calls over a channel to the server."""

@@ -208,7 +208,8 @@ class CallThreads(ThreadPoolExecutor):
 
     def _next(self, served: _Waiting | None) -> _Waiting | None:
         """Give back the turn of a call that was served, and take that of the next; None if there is none."""
-        share = self._share_beside(self._callers.count()) if self._callers else self._count
+        # Only those that wait can have a larger share than when they came.
+        share = self._share_beside(self._callers.count()) if self._callers and self._waiting else self._share
         with self._lock:
             self._share = share
             if served is not None:
@@ -224,7 +225,6 @@ class CallThreads(ThreadPoolExecutor):
             del self._turns[caller]  # The others come first.
             waiting = next(iter(line.waiting))
             self._remove(line, waiting)
-            # Its share may be larger than when they came.
             is_thread_needed = bool(self._turns) and self._serving < self._count
             self._serving += is_thread_needed
         if is_thread_needed:

@@ -15,9 +15,8 @@ from google.protobuf.message import DecodeError
 
 from modelregistry.v1.access_service_pb2 import Role
 from modelregistry.v1.model_pb2 import ModelVersionSource, PromotedSource
-from server.core.content_digest import content_digest
 from server.core.errors import StorageUnavailable
-from server.core.promotion_chain import BEGINNING, ChainedRecord, link
+from server.core.integrity import BEGINNING, ChainedRecord, chain_hash, content_digest
 from server.storage.blobs import FileStore
 from server.storage.contract import (
     Inventory,
@@ -240,7 +239,7 @@ class _Chain:
             yield Fault("unchained", promotion.rid, "it is in no chain, which would show that it was altered")
             return
         record = _as_chained(promotion, version, self._branch)
-        if link(promotion.previous_hash, record) != promotion.hash and not is_record_known_to_be_wrong:
+        if chain_hash(promotion.previous_hash, record) != promotion.hash and not is_record_known_to_be_wrong:
             yield Fault("chain", promotion.rid, "its hash is not that of what it says")
         if promotion.previous_hash in self._open:
             del self._open[promotion.previous_hash]

@@ -22,7 +22,7 @@ from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import BranchPolicy, LineageNode, Promotion
 from server.core.caller import Caller
 from server.core.config import NO_QUOTA, FileQuota
-from server.core.promotion_chain import BEGINNING
+from server.core.integrity import BEGINNING
 from server.storage.paging import Page, PageRequest
 
 T = TypeVar("T")

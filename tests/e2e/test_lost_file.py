@@ -16,15 +16,12 @@ import pytest
 
 from server.process.app import DATABASE_FILE
 from tests.e2e.test_workers import workers_of
-from tests.processes import DEADLINE_SECONDS, Server, until
+from tests.processes import DEADLINE_SECONDS, OWN_CONNECTION, Server, until
 from tests.records import consistent_records
 from tests.rpc.harness import Failure, User, failure_of
 
 CLIENTS = 4
 SOME = 20
-# Each client has a connection of its own, so that each worker has some.
-OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
-HEALTH = "/grpc.health.v1.Health/Check"
 NOT_SERVING = b"\x08\x02"
 
 
@@ -39,15 +36,6 @@ LOSSES: dict[str, Callable[[Path], object]] = {
     "replaced": put_a_copy_in_place,
     "folder renamed": lambda file: file.parent.rename(file.parent.with_name("elsewhere")),
 }
-
-
-def health(server: Server) -> set[bytes]:
-    """What the workers say, each of several new connections."""
-    said = set()
-    for _ in range(16):
-        with grpc.insecure_channel(server.address, OWN_CONNECTION) as channel:
-            said.add(channel.unary_unary(HEALTH)(b"", timeout=DEADLINE_SECONDS))
-    return said
 
 
 class Load:
@@ -96,7 +84,7 @@ def test_nothing_is_acknowledged_and_no_worker_makes_or_takes_another_file(
 
         load.lose(lambda: lose(server.data_dir / DATABASE_FILE))
 
-        until(lambda: health(server) == {NOT_SERVING})
+        until(lambda: server.health() == {NOT_SERVING})
         left = sorted(tmp_path.rglob("*"))
         # One that dies is not replaced by one with an empty database, however often that is tried; nor are the others.
         survivor = max(workers_of(server))

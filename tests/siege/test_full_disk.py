@@ -14,15 +14,13 @@ import pytest
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR
 from modelregistry.v1.model_files_pb2 import DillModelFiles, ModelFiles
 from modelregistry.v1.model_pb2 import Model, ModelVersion
-from tests.processes import DEADLINE_SECONDS, Server, run, until
+from tests.processes import Server, run, until
 from tests.records import consistent_records
 from tests.rpc.harness import Failure, User, failure_of
 from tests.siege.disks import Disk, small_disk
 
 RESERVE = 4 * 2**20
 DISK = 48 * 2**20
-OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
-HEALTH = "/grpc.health.v1.Health/Check"
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 # More than there is room for.
 MOST = 20_000
@@ -42,15 +40,6 @@ def serving(disk: Disk, tmp_path: Path) -> Iterator[Server]:
         tmp_path / "cwd", *options, "--disk-reserve", str(RESERVE), "--workers", "2", command=disk.command
     ) as server:
         yield server
-
-
-def health(server: Server) -> set[bytes]:
-    """What the workers say, each of several new connections."""
-    said = set()
-    for _ in range(16):
-        with grpc.insecure_channel(server.address, OWN_CONNECTION) as channel:
-            said.add(channel.unary_unary(HEALTH)(b"", timeout=DEADLINE_SECONDS))
-    return said
 
 
 def first_failure(call: Callable[[], object]) -> Failure:
@@ -123,14 +112,14 @@ def test_a_full_disk_refuses_promotions_says_so_and_lets_roles_be_taken_away(dis
         head = scene.admin("GetBranch", model_rid=scene.models[0].rid).head
         assert head.rid == scene.source.rid
         scene.promote()
-        assert health(server) == {SERVING}
+        assert server.health() == {SERVING}
 
         # Then the database has no room.
         disk.fill()
         refused = first_failure(scene.promote)
         assert (refused.name, refused.retry_seconds) == ("StorageUnavailable", 1)
         assert DATABASE_FULL in refused.message
-        until(lambda: health(server) == {NOT_SERVING})
+        until(lambda: server.health() == {NOT_SERVING})
         assert reserve(disk) == RESERVE
 
         for model in scene.models:
@@ -149,7 +138,7 @@ def test_a_full_disk_refuses_promotions_says_so_and_lets_roles_be_taken_away(dis
         scene.roll_back()
 
         disk.empty()
-        until(lambda: health(server) == {SERVING})
+        until(lambda: server.health() == {SERVING})
         assert reserve(disk) == RESERVE
         assert "is held again" in server.logged(level="WARNING", logger="server.storage.sql.disk_reserve")["message"]
         scene.promote()
@@ -170,12 +159,12 @@ def test_a_server_starts_on_a_full_disk(end: Callable[[Server], None], disk: Dis
     with serving(disk, tmp_path) as server, grpc.insecure_channel(server.address) as channel:
         scene.admin = scene.jane = server.user(channel)
         assert DATABASE_FULL in first_failure(scene.promote).message
-        until(lambda: health(server) == {NOT_SERVING})
+        until(lambda: server.health() == {NOT_SERVING})
         # As operators do it, whose commands do not wait until the server is well.
         assert server.run("revoke", scene.models[0].rid, "user:jane").returncode == 0
         scene.roll_back()
         disk.empty()
-        until(lambda: health(server) == {SERVING})
+        until(lambda: server.health() == {SERVING})
         scene.promote()
         scene.assert_all_there()
 
@@ -195,6 +184,6 @@ def test_what_no_version_names_is_collected_on_a_full_disk(disk: Disk, tmp_path:
 
         assert collected.returncode == 0
         assert " 1 leftovers," in collected.stderr
-        until(lambda: health(server) == {SERVING})
+        until(lambda: server.health() == {SERVING})
         scene.promote()
         scene.assert_all_there()

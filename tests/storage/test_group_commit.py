@@ -229,7 +229,7 @@ def test_changes_of_one_branch_go_together_and_those_of_another_on_their_own(
 
 
 def test_each_change_of_a_group_works_for_its_own_call(url: str, open_repository: OpenRepository) -> None:
-    """Whoever runs it: the call that leads may be over while the others' are not."""
+    """Not of the call that leads and runs it, which may be over while the others' are not."""
     repository = open_repository(url, pool_size=WRITERS + 1)
     calls = [Call() for _ in range(3)]
     held, seen = Held(), []

@@ -18,7 +18,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, event, inspect, make_url, text
 
-from modelregistry.v1.model_pb2 import ModelVersionSource, PromotedSource
+from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, Promotion
 from server.storage.contract import PromotionFilter
 from server.storage.paging import PageRequest
@@ -84,25 +84,28 @@ OF_THE_FIRST_RELEASE = (
 )
 
 
+def of_first_release(old: ModelVersion) -> dict[str, Any]:
+    """The values of OF_THE_FIRST_RELEASE for a version."""
+    content = content_of(old)
+    return {
+        "model_rid": old.model_rid,
+        "rid": old.rid,
+        "digest": content.digest,
+        "payload": content.payload,
+        "size": len(content.payload),
+        "source": old.source.SerializeToString(),
+    }
+
+
 def test_versions_of_before_model_files_go_on_without(
     database_url: str, engine: Engine, open_repository: OpenRepository
 ) -> None:
     old = version("ri.models.main.model.old")
-    content = content_of(old)
+    values = of_first_release(old)
     with engine.begin() as connection:
         command.upgrade(schema._config(connection), "0001")
         for statement in OF_THE_FIRST_RELEASE:
-            connection.execute(
-                text(statement),
-                {
-                    "model_rid": old.model_rid,
-                    "rid": old.rid,
-                    "digest": content.digest,
-                    "payload": content.payload,
-                    "size": len(content.payload),
-                    "source": old.source.SerializeToString(),
-                },
-            )
+            connection.execute(text(statement), values)
     with pytest.raises(SchemaOutdated):
         schema.check(engine)
 
@@ -132,17 +135,9 @@ def test_promotions_of_before_records_get_theirs(
 ) -> None:
     """However many they are: they are read in batches."""
     old, promoted = (version("ri.models.main.model.old") for _ in range(2))
-    content, count = content_of(old), 2500
+    count = 2500
     source = PromotedSource(previous_model_rid=old.model_rid, previous_model_version_rid=old.rid)
-    values = {
-        "model_rid": old.model_rid,
-        "rid": old.rid,
-        "digest": content.digest,
-        "payload": content.payload,
-        "size": len(content.payload),
-        "source": old.source.SerializeToString(),
-        "promoted_source": ModelVersionSource(promoted=source).SerializeToString(),
-    }
+    values = of_first_release(old) | {"promoted_source": ModelVersionSource(promoted=source).SerializeToString()}
     with engine.begin() as connection:
         command.upgrade(schema._config(connection), "0002")
         for statement in OF_THE_FIRST_RELEASE:
@@ -192,16 +187,7 @@ PROMOTION_OF_BEFORE = (
 
 def test_files_of_before_quotas_count_for_creators_and_folders(database_url: str, engine: Engine) -> None:
     old = version("ri.models.main.model.old")
-    content = content_of(old)
-    values = {
-        "model_rid": old.model_rid,
-        "rid": old.rid,
-        "digest": content.digest,
-        "payload": content.payload,
-        "size": len(content.payload),
-        "source": old.source.SerializeToString(),
-        "file": b"f" * 32,
-    }
+    values = of_first_release(old) | {"file": b"f" * 32}
     with engine.begin() as connection:
         command.upgrade(schema._config(connection), "0008")
         connection.execute(text("INSERT INTO files (digest, object_name, size) VALUES (:file, 'object', 5)"), values)

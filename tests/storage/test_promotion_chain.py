@@ -140,7 +140,7 @@ def promote_as_before(url: str, model_rid: str) -> None:
 def test_what_servers_of_the_release_before_promote_is_chained_behind_the_rest(
     repository: SqlRepository, migrated_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.storage.sql.migrate._CHAINED_AT_ONCE", 2)
+    monkeypatch.setattr("server.storage.sql.unchained._AT_ONCE", 2)
     model, other = add_model(repository), add_model(repository)
     source = append(repository, builders.version(model.rid))
     append(repository, builders.version(other.rid))
@@ -168,7 +168,7 @@ def test_what_servers_of_the_release_before_promote_is_chained_behind_the_rest(
 def test_servers_go_on_while_older_promotions_are_chained(
     repository: SqlRepository, migrated_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.storage.sql.migrate._CHAINED_AT_ONCE", 1)
+    monkeypatch.setattr("server.storage.sql.unchained._AT_ONCE", 1)
     model = add_model(repository)
     source = append(repository, builders.version(model.rid))
     for _ in range(20):

@@ -199,11 +199,10 @@ class _Call:
         would keep the server busy with nothing else. Where bytes of the call are still on their way, it is told at
         once, since gRPC keeps them as long as the call lasts.
         """
-        is_greedy = isinstance(error, Overloaded) and self.caller is not None
-        if not (
-            is_greedy and self._is_complete and self._admission.delayed_refusals.add(lambda: self._refuse_later(error))
-        ):
-            self._refuse(error)
+        may_wait = isinstance(error, Overloaded) and self.caller is not None and self._is_complete
+        if may_wait and self._admission.delayed_refusals.add(lambda: self._refuse_later(error)):
+            return
+        self._refuse(error)
 
     def _refuse_later(self, error: RegistryError) -> None:
         try:

@@ -11,13 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, Engine, NullPool, bindparam, create_engine, event, inspect, select, text, update
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from server.core.promotion_chain import BEGINNING, ChainedRecord, link
 from server.storage.sql.database import Database
 from server.storage.sql.session import WAIT_SECONDS
-from server.storage.sql.tables import branches, models, promotions, versions
+from server.storage.sql.unchained import chain_next
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -32,9 +31,6 @@ _IN_USE = {"40P01", "55P03"}
 
 # Any constant will do that no other program uses for an advisory lock in this database.
 _MIGRATION_LOCK = 6_044_121_873_905
-
-# How many promotions are chained in one transaction, which keeps others out of their branches for milliseconds.
-_CHAINED_AT_ONCE = 200
 
 T = TypeVar("T")
 
@@ -80,7 +76,7 @@ def chain_promotions(engine: Engine) -> None:
     """
     last: int | None = 0
     while last is not None:
-        last = _retried(engine, partial(_chain_next, behind=last))
+        last = _retried(engine, partial(chain_next, behind=last))
 
 
 def _run_next(engine: Engine) -> bool:
@@ -119,58 +115,6 @@ def _try_next(connection: Connection) -> bool:
 
     command.upgrade(_config(connection), "+1")
     return True
-
-
-def _chain_next(connection: Connection, behind: int) -> int | None:
-    """Chain some promotions behind one, by key, and return the last one's key; None if there are none."""
-    records = connection.execute(
-        select(promotions, versions.c.rid.label("version_rid"), versions.c.version_number, versions.c.content_digest)
-        .add_columns(branches.c.id.label("branch_key"), branches.c.name, models.c.rid.label("model_rid"))
-        .join_from(promotions, versions, versions.c.id == promotions.c.version_id)
-        .join(branches)
-        .join(models, models.c.id == branches.c.model_id)
-        .where(promotions.c.hash.is_(None), promotions.c.id > behind)
-        .order_by(promotions.c.id)
-        .limit(_CHAINED_AT_ONCE)
-    ).all()
-    if not records:
-        return None
-    # Locked, so that what servers promote meanwhile comes before these or behind them.
-    keys = {record.branch_key for record in records}
-    locked = select(branches.c.id, branches.c.chain).where(branches.c.id.in_(keys)).order_by(branches.c.id)
-    chains = {row.id: row.chain or BEGINNING for row in connection.execute(locked.with_for_update())}
-    links = []
-    for record in records:
-        previous = chains[record.branch_key]
-        chains[record.branch_key] = link(
-            previous,
-            ChainedRecord(
-                rid=record.rid,
-                kind=record.kind,
-                version_rid=record.version_rid,
-                model_rid=record.model_rid,
-                branch=record.name,
-                version_number=record.version_number,
-                source_model_rid=record.source_model_rid,
-                source_rid=record.source_rid,
-                content_digest=record.content_digest,
-                reason=record.reason,
-                created_ms=record.created_time,
-                created_by=record.created_by,
-            ),
-        )
-        links.append({"key": record.id, "chained_to": previous, "chain_end": chains[record.branch_key]})
-    connection.execute(
-        update(promotions)
-        .where(promotions.c.id == bindparam("key"))
-        .values(previous_hash=bindparam("chained_to"), hash=bindparam("chain_end")),
-        links,
-    )
-    connection.execute(
-        update(branches).where(branches.c.id == bindparam("key")).values(chain=bindparam("chain_end")),
-        [{"key": key, "chain_end": chain} for key, chain in chains.items()],
-    )
-    return int(records[-1].id)
 
 
 def check(engine: Engine) -> None:

@@ -13,7 +13,7 @@ from modelregistry.v1.access_service_pb2 import Role
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN, CompatibilityMode
 from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
 from server.core.caller import Caller
-from server.core.promotion_chain import BEGINNING
+from server.core.integrity import BEGINNING
 from server.storage.contract import (
     BranchEnd,
     Comparison,

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Dialect
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.promotion_pb2 import Promotion
 from server.core.caller import Caller
-from server.core.promotion_chain import ChainedRecord, link
+from server.core.integrity import ChainedRecord, chain_hash
 from server.storage.contract import BranchEnd, Promoted, PromotionFilter, Verdict
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import Cursors
@@ -76,7 +76,7 @@ def append_promoted(
         created_ms=of_version["created_ms"],
         created_by=stored.created_by,
     )
-    chain = link(place.chain, record)
+    chain = chain_hash(place.chain, record)
     work.session.send(_set_end, {"branch_key": place.branch_key, "number": place.number, "chain_end": chain})
     work.session.send(APPEND, of_version)
     work.session.send(

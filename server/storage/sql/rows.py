@@ -9,8 +9,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import ColumnElement, Row, func
 
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
-from server.core.content_digest import content_digest
 from server.core.errors import StorageUnavailable
+from server.core.integrity import content_digest
 from server.storage.contract import StoredVersion
 from server.storage.sql.tables import contents, versions
 from server.storage.unavailable import DatabaseUnsuitable

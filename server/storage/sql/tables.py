@@ -218,7 +218,7 @@ promotions = Table(
     Column("reason", CodePointText),
     Column("created_time", BigInteger, nullable=False),
     Column("created_by", CodePointText, nullable=False),
-    # Its place in the chain of its branch: `server.core.promotion_chain`. None of what servers of earlier releases
+    # Its place in the chain of its branch: `server.core.integrity`. None of what servers of earlier releases
     # recorded, until `migrate` chains it.
     Column("previous_hash", LargeBinary),
     Column("hash", LargeBinary),

@@ -23,7 +23,7 @@ from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Branch, ModelVersion
 from server.core.caller import Caller
 from server.core.errors import BranchNotFound, ModelNotFound, RequestTooLarge
-from server.core.promotion_chain import BEGINNING
+from server.core.integrity import BEGINNING
 from server.storage.contract import BranchEnd, StoredVersion
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.origins import hidden_origins, visible_key

@@ -1,6 +1,7 @@
-"""The chain of a branch's promotions: the hash of each covers its record, and the hash of the one before.
+"""What shows that something was altered: the digest of a content, and the chain of a branch's promotions.
 
-docs/operations.md says how an auditor computes it in any language, and what it proves.
+The hash of each promotion covers its record, and the hash of the one before. docs/operations.md says how an auditor
+computes it in any language, and what it proves.
 """
 
 from __future__ import annotations
@@ -32,7 +33,14 @@ class ChainedRecord(NamedTuple):
     created_by: str
 
 
-def link(previous: bytes, record: ChainedRecord) -> bytes:
+def content_digest(payload: bytes, file_digest: bytes | None) -> bytes:
+    """Return the SHA-256 of a content: of its bytes as they are stored, and the digest of its model files."""
+    # No message begins with a zero byte, so nothing without files has the digest of something with files.
+    addressed = payload if file_digest is None else b"\0" + file_digest + payload
+    return hashlib.sha256(addressed).digest()
+
+
+def chain_hash(previous: bytes, record: ChainedRecord) -> bytes:
     """Return the hash of a promotion that comes behind the one with this hash.
 
     It is the SHA-256 of the previous hash and the JSON of the record as RFC 8785 writes it, the digest in hexadecimal.
