@@ -8,7 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, NoReturn
 
 import typer
 
@@ -144,8 +144,7 @@ def gc(
     except ConfigError as error:
         fail(str(error))
     except RegistryError as error:
-        cause = f" {error.__cause__}" if error.__cause__ else ""
-        fail(f"{error.name}: {error}{cause} Run it again.", EXIT_CODE_BASE + error.code)
+        _fail_for_now(error)
     say(
         f"removed {collected.files} files of {collected.file_bytes} bytes, {collected.objects} leftovers,"
         f" {collected.uploads} expired uploads and {collected.verdicts} comparisons"
@@ -190,13 +189,17 @@ def fsck(
     except ConfigError as error:
         fail(str(error), NO_REGISTRY)
     except RegistryError as error:
-        cause = f" {error.__cause__}" if error.__cause__ else ""
-        fail(f"{error.name}: {error}{cause} Run it again.", EXIT_CODE_BASE + error.code)
+        _fail_for_now(error)
     counted = ", ".join(f"{count} {name}" for name, count in examination.counted.items()) or "nothing"
     say(f"checked {counted}; the chains of promotions end in {examination.chains_digest}")
     say(f"found {_count(found, 'fault', 'faults')}" if found else "everything is whole")
     if found:
         raise typer.Exit(1)
+
+
+def _fail_for_now(error: RegistryError) -> NoReturn:
+    cause = f" {error.__cause__}" if error.__cause__ else ""
+    fail(f"{error.name}: {error}{cause} Run it again.", EXIT_CODE_BASE + error.code)
 
 
 def _told(summary: ImportSummary) -> str:
