@@ -36,8 +36,9 @@ from server.rpc.admission import Admission, Handler, authentication, authorizati
 from server.rpc.health import METHOD as SELF_CHECK_METHOD
 from server.rpc.health import WATCH, SelfCheck
 from server.rpc.status import abort
+from server.rpc.streams import OpenStreams
 from server.rpc.telemetry import CallRecord, ObserverOf, note_arrival, observers_for
-from server.rpc.threads import Callers, CallThreads, OpenStreams, run_on
+from server.rpc.threads import Callers, CallThreads, run_on
 from server.validation import validate
 
 PROBE_THREADS = 2
@@ -94,7 +95,7 @@ class Chain(grpc.ServerInterceptor):
         self.admission = Admission(credentials, receive_timeout_seconds, max_message_bytes)
         # Together for all threads: those of one kind keep the calls of the other kinds waiting, too.
         self._callers = Callers()
-        # The server's own: all calls that have no others, which are those that only read.
+        # Of the calls that have no others, which are those that only read.
         self.threads = CallThreads(threads, "rpc", callers=self._callers)
         self._observers_of = observers_of
         self._methods: dict[str, _Method] = {}
@@ -144,8 +145,18 @@ class Chain(grpc.ServerInterceptor):
         run_on(self._comparison_threads, current_caller().user, work)
 
     def close(self) -> None:
-        """Stop enforcing the time limit for messages, and answer the refusals that are held back."""
+        """Take no more calls, and end what serves them when it has."""
         self.admission.close()
+        for threads in (
+            self.threads,
+            self._probes,
+            self._stream_threads,
+            self._transfer_threads,
+            self._write_threads,
+            self._creation_threads,
+            self._comparison_threads,
+        ):
+            threads.close()
 
     def cancel_streams(self) -> None:
         """End the streams of health and reflection, also those that begin later: they do not end by themselves."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -71,7 +73,8 @@ def build_server(
     # Also on a disk that is full: then there is one more who can take roles away.
     ping()
     server = grpc.server(
-        chain.threads,
+        # It starts none of them: the chain has threads for each method.
+        ThreadPoolExecutor(1),
         interceptors=[chain],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),

@@ -1,22 +1,20 @@
-"""Bounds for concurrent calls: threads that callers share fairly, and open streams, of which one ends for a new one."""
+"""Threads that callers share fairly: each caller has a line of calls, and the lines take turns."""
 
 from __future__ import annotations
 
 import contextvars
 import functools
+import logging
+import queue
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple, ParamSpec, TypeVar
-
-import grpc
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import TypeVar
 
 from server.core.cancellation import LOOK_SECONDS, CallOver, require_wanted
 from server.core.errors import Overloaded
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 # Of what all callers share, each has one part in so many.
@@ -29,33 +27,7 @@ WAITING = 96
 # For how long after a call a caller is there, and has its share kept.
 RECENT_SECONDS = 1.0
 
-# For how long a call is young: by then, one that means well has sent its message, or has its answer.
-YOUNG_SECONDS = 3.0
-
-
-class Place(NamedTuple):
-    """The place that a call holds: the address and port of its client, and since when, by the monotonic clock."""
-
-    connection: str
-    since: float
-
-    @classmethod
-    def taken_by(cls, connection: str) -> Place:
-        """Return a place that is taken now."""
-        return cls(connection, time.monotonic())
-
-
-def first_to_end(places: Mapping[T, Place]) -> T:
-    """Return which of these calls, in the order in which they came, ends for another one.
-
-    That is the oldest, unless all are young: then it is the oldest on the connection with the most of them, so that one
-    client that comes again and again ends its own.
-    """
-    oldest, place = next(iter(places.items()))
-    if time.monotonic() - place.since > YOUNG_SECONDS:
-        return oldest
-    counts = Counter(place.connection for place in places.values())
-    return max(places, key=lambda call: counts[places[call].connection])
+log = logging.getLogger(__name__)
 
 
 class Callers:
@@ -85,21 +57,15 @@ class Callers:
         return len(self._last)
 
 
-class _Waiting(Future[Any]):
-    """A call that waits for its turn: cancelled, it gives its place up."""
+class Submitted:
+    """A call that waits for its turn, or has had it."""
 
-    def __init__(self, caller: str | None, call: Callable[[], Any], leave: Callable[[_Waiting], None]):
-        super().__init__()
+    __slots__ = ("call", "caller", "give_way")
+
+    def __init__(self, caller: str | None, call: Callable[[], object], give_way: Callable[[], object] | None):
         self.caller = caller
         self.call = call
-        self._leave = leave
-
-    def cancel(self) -> bool:
-        """Give its place up, and return whether it still had it."""
-        is_cancelled = super().cancel()
-        if is_cancelled:
-            self._leave(self)
-        return is_cancelled
+        self.give_way = give_way
 
 
 class _Line:
@@ -109,11 +75,11 @@ class _Line:
 
     def __init__(self) -> None:
         self.running = 0
-        self.waiting: dict[_Waiting, None] = {}
+        self.waiting: dict[Submitted, None] = {}
 
 
-class CallThreads(ThreadPoolExecutor):
-    """A thread pool in which each caller has a line, and the lines take turns.
+class CallThreads:
+    """Threads for calls, in which each caller has a line, and the lines take turns.
 
     What a thread is asked for is not a certain call, but to serve the call whose turn it is. `None` is the caller of
     strangers, who share a line.
@@ -125,8 +91,8 @@ class CallThreads(ThreadPoolExecutor):
         Alone, a caller has all threads but one. Beside others it has a part of that: what runs at once in one process
         takes its turns on one processor, and so the threads of one keep the calls of others from being taken up.
         """
-        super().__init__(count, thread_name_prefix=name)
         self._count = count
+        self._name = name
         self._callers = callers
         self._share = count
         self._most_waiting = waiting
@@ -136,7 +102,12 @@ class CallThreads(ThreadPoolExecutor):
         # The callers with a call that could be served now, the next in turn first.
         self._turns: dict[str | None, None] = {}
         self._waiting = 0
+        # How many threads serve, or were asked to. The others wait to be asked, or to be told that this is the end.
         self._serving = 0
+        self._threads: list[threading.Thread] = []
+        self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        # Whether the end has begun.
+        self.is_closed = False
 
     def __len__(self) -> int:
         """How many calls have a thread, or wait for one."""
@@ -149,64 +120,66 @@ class CallThreads(ThreadPoolExecutor):
         line = self._lines.get(None)
         return line is not None and len(line.waiting) >= self._most_waiting
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Submit a call of a stranger, also to a full line: ask `is_full` before."""
-        waiting = _Waiting(None, functools.partial(fn, *args, **kwargs), self._leave)
+    def close(self) -> None:
+        """Take no more calls, and return when those that are there have been served."""
         with self._lock:
-            is_thread_needed = self._add(waiting)
-        return self._begin(waiting) if is_thread_needed else waiting
+            self.is_closed = True
+            threads = tuple(self._threads)
+        for _ in threads:
+            self._asked.put(False)
+        for thread in threads:
+            thread.join()
 
-    def submit_for(self, caller: str | None, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    def submit(self, call: Callable[[], object]) -> None:
+        """Submit a call of a stranger, also to a full line: ask `is_full` before."""
+        with self._lock:
+            self._add(Submitted(None, call, None))
+
+    def submit_for(
+        self, caller: str | None, call: Callable[[], object], give_way: Callable[[], object] | None = None
+    ) -> Submitted:
         """Submit a call of a caller. Raises Overloaded if as many of its calls wait as may.
 
-        Where as many of all callers' wait as may, it is the longest line that gives a place up: its newest call is
-        cancelled, or this one refused. A call that is cancelled before its turn is never begun.
+        Where as many of all callers' wait as may, it is the longest line that gives a place up: this call is refused,
+        or that line's newest one is told to `give_way`, and never begun.
         """
-        waiting = _Waiting(caller, functools.partial(fn, *args, **kwargs), self._leave)
+        submitted = Submitted(caller, call, give_way)
         share = self._share_beside(self._callers.note(caller)) if self._callers else self._count
         with self._lock:
             self._share = share
             displaced = self._make_room(caller)
-            is_thread_needed = self._add(waiting)
-        if displaced is not None:
-            displaced.cancel()
-        return self._begin(waiting) if is_thread_needed else waiting
+            self._add(submitted)
+        if displaced is not None and displaced.give_way is not None:
+            displaced.give_way()
+        return submitted
+
+    def withdraw(self, submitted: Submitted) -> bool:
+        """Give up the place of a call, and return whether it still had it."""
+        with self._lock:
+            line = self._lines.get(submitted.caller)
+            if line is None or submitted not in line.waiting:
+                return False
+            self._remove(line, submitted)
+            return True
 
     def _share_beside(self, callers: int) -> int:
         """Return how many threads a caller may have at a time where there are so many callers."""
         return max(1, (self._count - 1) // max(1, callers))
 
-    def _begin(self, waiting: _Waiting) -> _Waiting:
-        """Ask for a thread. Raises RuntimeError if there is none, without the call."""
-        if not self._ask_for_thread():
-            waiting.cancel()
-            raise RuntimeError("no thread can be had any more")
-        return waiting
-
-    def _ask_for_thread(self) -> bool:
-        """Let one more thread serve; False if the pool has ended, or the system has no more threads."""
-        try:
-            super().submit(self._serve)
-        except RuntimeError:
-            with self._lock:
-                self._serving -= 1
-            return False
-        return True
-
-    def _serve(self) -> None:
-        """Serve calls, as long as there are some whose turn it is."""
-        waiting = self._next(None)
-        while waiting is not None:
-            if waiting.set_running_or_notify_cancel():
+    def _work(self) -> None:
+        """Serve calls, as long as there are some whose turn it is, and again when this thread is asked to."""
+        is_asked = True
+        while is_asked:
+            submitted = self._next(None)
+            while submitted is not None:
                 try:
-                    result = waiting.call()
-                except BaseException as raised:
-                    waiting.set_exception(raised)
-                else:
-                    waiting.set_result(result)
-            waiting = self._next(waiting)
+                    submitted.call()
+                except BaseException:
+                    log.exception("a call was lost in its thread")
+                submitted = self._next(submitted)
+            is_asked = self._asked.get()
 
-    def _next(self, served: _Waiting | None) -> _Waiting | None:
+    def _next(self, served: Submitted | None) -> Submitted | None:
         """Give back the turn of a call that was served, and take that of the next; None if there is none."""
         # Only those that wait can have a larger share than when they came.
         share = self._share_beside(self._callers.count()) if self._callers and self._waiting else self._share
@@ -223,15 +196,31 @@ class CallThreads(ThreadPoolExecutor):
             line = self._lines[caller]
             line.running += 1
             del self._turns[caller]  # The others come first.
-            waiting = next(iter(line.waiting))
-            self._remove(line, waiting)
-            is_thread_needed = bool(self._turns) and self._serving < self._count
-            self._serving += is_thread_needed
-        if is_thread_needed:
-            self._ask_for_thread()
-        return waiting
+            submitted = next(iter(line.waiting))
+            self._remove(line, submitted)
+            if self._turns:
+                self._ask_for_thread()
+        return submitted
 
-    def _make_room(self, caller: str | None) -> _Waiting | None:
+    def _ask_for_thread(self) -> None:
+        """Let one more thread serve, if not all do. Raises RuntimeError if there is none and none can be started."""
+        if self._serving == self._count:
+            return
+        if self._serving < len(self._threads):
+            self._asked.put(True)
+        else:
+            name = f"{self._name}_{len(self._threads)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                if self._threads:
+                    return  # They take their turns anyway.
+                raise
+            self._threads.append(thread)
+        self._serving += 1
+
+    def _make_room(self, caller: str | None) -> Submitted | None:
         """Return the call that has to leave for one more of this caller, if one has to. Raises Overloaded."""
         line = self._lines.get(caller)
         length = 0 if line is None else len(line.waiting)
@@ -246,27 +235,27 @@ class CallThreads(ThreadPoolExecutor):
         self._remove(longest, newest)
         return newest
 
-    def _add(self, waiting: _Waiting) -> bool:
-        """Let a call wait, and return whether a thread has to be asked for: those at work take their turns anyway."""
-        line = self._lines.setdefault(waiting.caller, _Line())
-        line.waiting[waiting] = None
+    def _add(self, submitted: Submitted) -> None:
+        """Let a call wait, for a thread that is asked for here: those at work take their turns anyway."""
+        if self.is_closed:
+            raise RuntimeError("these threads take no more calls")
+        line = self._lines.get(submitted.caller)
+        if line is None:
+            line = self._lines[submitted.caller] = _Line()
+        line.waiting[submitted] = None
         self._waiting += 1
-        self._update(waiting.caller, line)
-        is_thread_needed = waiting.caller in self._turns and self._serving < self._count
-        self._serving += is_thread_needed
-        return is_thread_needed
+        self._update(submitted.caller, line)
+        if submitted.caller in self._turns:
+            try:
+                self._ask_for_thread()
+            except RuntimeError:
+                self._remove(line, submitted)
+                raise
 
-    def _leave(self, waiting: _Waiting) -> None:
-        """Give up the place of a call that was cancelled before its turn."""
-        with self._lock:
-            line = self._lines.get(waiting.caller)
-            if line is not None and waiting in line.waiting:
-                self._remove(line, waiting)
-
-    def _remove(self, line: _Line, waiting: _Waiting) -> None:
-        del line.waiting[waiting]
+    def _remove(self, line: _Line, submitted: Submitted) -> None:
+        del line.waiting[submitted]
         self._waiting -= 1
-        self._update(waiting.caller, line)
+        self._update(submitted.caller, line)
 
     def _update(self, caller: str | None, line: _Line) -> None:
         """Take note of whether a caller has a call that could be served now, and whether it has any at all."""
@@ -284,62 +273,25 @@ def run_on(threads: CallThreads, caller: str, work: Callable[[], T]) -> T:
     Raises what the work raises, which notices itself when the call is over; CallOver if the call is over before a
     thread is free, and Overloaded if too many wait for one.
     """
-    doing = threads.submit_for(caller, contextvars.copy_context().run, work)
+    doing: Future[T] = Future()
+    do = functools.partial(_do, doing, contextvars.copy_context(), work)
+    submitted = threads.submit_for(caller, do, functools.partial(doing.set_exception, Overloaded()))
     try:
-        # One that gave way to another caller's is done, and does not wake who waits for it.
-        while not doing.done():
-            wait([doing], LOOK_SECONDS)
+        while not wait([doing], LOOK_SECONDS).done:
             if not doing.running():
                 require_wanted()
         return doing.result()
     except CallOver:
-        doing.cancel()
+        threads.withdraw(submitted)
         raise
-    except CancelledError:
-        raise Overloaded from None
     finally:
-        # It holds what was raised, which holds this frame.
-        del doing
+        # They hold what was raised, which holds this frame.
+        del doing, do, submitted
 
 
-class OpenStreams:
-    """The calls of streams, while they are open; safe to share between threads."""
-
-    def __init__(self, most: int | None = None) -> None:
-        """Beyond `most`, if given, one is cancelled for one more."""
-        self._most = most
-        self._places: dict[grpc.ServicerContext, Place] = {}
-        self._taking = threading.Lock()
-        self._closing = False
-
-    def __len__(self) -> int:
-        """How many are open."""
-        return len(self._places)
-
-    def add(self, context: grpc.ServicerContext) -> None:
-        """Take one that has begun."""
-        place = Place.taken_by(context.peer())
-        ended = None
-        with self._taking:
-            self._places[context] = place
-            if self._most is not None and len(self._places) > self._most:
-                ended = first_to_end(self._places)
-                del self._places[ended]
-        if not context.add_callback(lambda: self._remove(context)):
-            self._remove(context)
-        if self._closing:
-            context.cancel()
-        if ended is not None:
-            ended.cancel()
-
-    def cancel_all(self) -> None:
-        """End those that are open, and those that begin from now on."""
-        self._closing = True
-        with self._taking:
-            contexts = tuple(self._places)
-        for context in contexts:
-            context.cancel()
-
-    def _remove(self, context: grpc.ServicerContext) -> None:
-        with self._taking:
-            self._places.pop(context, None)
+def _do(doing: Future[T], context: contextvars.Context, work: Callable[[], T]) -> None:
+    doing.set_running_or_notify_cancel()
+    try:
+        doing.set_result(context.run(work))
+    except BaseException as raised:
+        doing.set_exception(raised)

@@ -18,7 +18,8 @@ from server.auth import tokens
 from server.auth.credentials import VERIFIERS
 from server.core.config import Limits
 from server.core.permissions import MODELS_READ
-from server.rpc import chain, threads
+from server.rpc import chain
+from server.rpc import streams as open_streams
 from server.rpc.admission.receiving import PLACES_OF_EACH, STRANGERS
 from server.rpc.health import SERVING
 from tests.conftest import NewDatabase, OpenRepository
@@ -195,7 +196,7 @@ def test_reflection_answers_whoever_holds_its_streams_open(registry: Registry) -
 def test_one_client_does_not_end_the_reflection_of_another(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, has_begun: bool
 ) -> None:
-    monkeypatch.setattr(threads, "YOUNG_SECONDS", SECONDS)
+    monkeypatch.setattr(open_streams, "YOUNG_SECONDS", SECONDS)
     path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     requests: queue.Queue[Any] = queue.Queue()
@@ -280,7 +281,7 @@ def test_refusals_beyond_the_bound_are_told_so_and_counted(
 ) -> None:
     refusals = registry.chain.admission.refusals
     goes_on = threading.Event()
-    refusals.submit(goes_on.wait, SECONDS)
+    refusals.submit(lambda: goes_on.wait(SECONDS))
     monkeypatch.setattr(refusals, "_most_waiting", 2)
     get_model = registry.channel.unary_unary(READ)
     calls = [get_model.future(b"", timeout=SECONDS) for _ in range(5)]
@@ -297,7 +298,7 @@ def test_strangers_keep_no_known_caller_from_the_reason_of_a_refusal(
 ) -> None:
     refusals = registry.chain.admission.refusals
     goes_on = threading.Event()
-    refusals.submit(goes_on.wait, SECONDS)
+    refusals.submit(lambda: goes_on.wait(SECONDS))
     monkeypatch.setattr(refusals, "_most_waiting", 0)
     reader = registry.user("reader", scopes=(MODELS_READ,))
     # The token is unknown at first.

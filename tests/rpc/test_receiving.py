@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from server.core.errors import Overloaded, RegistryError, RequestTimeout
-from server.rpc import threads
+from server.rpc import streams
 from server.rpc.admission.receiving import (
     ALL_WAITING,
     LARGE_BYTES,
@@ -99,7 +99,7 @@ def test_the_oldest_stranger_makes_room_for_the_next(receiving: Receiving) -> No
 def test_of_young_strangers_those_on_the_connection_with_most_make_room(
     receiving: Receiving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads, "YOUNG_SECONDS", SECONDS)
+    monkeypatch.setattr(streams, "YOUNG_SECONDS", SECONDS)
     slow = Call(None, "ipv4:127.0.0.1:50001")
     receiving.enter(slow)
     greedy = enter(receiving, None, 2 * STRANGERS)
@@ -114,7 +114,7 @@ def test_of_strangers_that_are_not_young_the_oldest_makes_room(
     squatters = [Call(None, f"ipv4:127.0.0.1:{50001 + number}") for number in range(STRANGERS)]
     for call in squatters:
         receiving.enter(call)
-    monkeypatch.setattr(threads, "YOUNG_SECONDS", -1)
+    monkeypatch.setattr(streams, "YOUNG_SECONDS", -1)
     behind_a_proxy = enter(receiving, None, STRANGERS // 2)
     assert [call.is_dropped for call in squatters] == [True] * (STRANGERS // 2) + [False] * (STRANGERS // 2)
     assert not any(call.is_dropped for call in behind_a_proxy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -28,6 +28,12 @@ class Held:
         self.goes_on = threading.Event()
         self._begun = threading.Semaphore(0)
 
+    def submit(self, caller: str, work: Callable[[], object]) -> Future[Any]:
+        """Submit a call; its future is cancelled if it gives way."""
+        doing: Future[Any] = Future()
+        self.threads.submit_for(caller, lambda: doing.set_result(work()), doing.cancel)
+        return doing
+
     def hold(self, caller: str) -> Future[Any]:
         """Let a call of this caller begin, and keep its thread."""
 
@@ -35,13 +41,13 @@ class Held:
             self._begun.release()
             assert self.goes_on.wait(SECONDS)
 
-        held = self.threads.submit_for(caller, work)
+        held = self.submit(caller, work)
         assert self._begun.acquire(timeout=SECONDS)
         return held
 
     def add(self, caller: str, name: str = "") -> Future[Any]:
         """Let a call wait that notes when it is served."""
-        return self.threads.submit_for(caller, self.order.append, name or caller)
+        return self.submit(caller, lambda: self.order.append(name or caller))
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ def held() -> Iterator[Held]:
     held.hold(GREEDY)
     yield held
     held.goes_on.set()
-    held.threads.shutdown()
+    held.threads.close()
 
 
 def served(held: Held, *calls: Future[Any]) -> list[str]:
@@ -91,11 +97,13 @@ def test_where_all_places_are_taken_the_newest_of_the_longest_line_gives_way(hel
 
 
 def test_a_call_that_is_over_before_its_turn_frees_its_place_at_once(held: Held) -> None:
-    calls = [held.add(GREEDY, str(number)) for number in range(WAITING)]
-    assert calls[1].cancel()
+    first = held.add(GREEDY, "first")
+    withdrawn = held.threads.submit_for(GREEDY, lambda: held.order.append("withdrawn"))
+    last = held.add(GREEDY, "last")
+    assert held.threads.withdraw(withdrawn)
+    assert not held.threads.withdraw(withdrawn)
     assert len(held.threads) == WAITING
-    calls.append(held.add(GREEDY, "later"))
-    assert served(held, *calls) == ["0", "2", "later"]
+    assert served(held, first, last, held.add(GREEDY, "later")) == ["first", "last", "later"]
 
 
 def test_a_caller_leaves_a_thread_to_the_others() -> None:
@@ -105,7 +113,7 @@ def test_a_caller_leaves_a_thread_to_the_others() -> None:
     assert held.order == [OTHER]
     assert not greedy[1].done()
     assert served(held, *greedy) == [OTHER, GREEDY]
-    held.threads.shutdown()
+    held.threads.close()
     assert len(held.threads) == 0
 
 
@@ -117,7 +125,7 @@ def test_beside_others_a_caller_has_a_part_of_the_threads() -> None:
     assert wait([held.add("user:late", "late")], SECONDS).done
     assert (held.order, waiting.done()) == (["late"], False)
     assert served(held, *begun, waiting) == ["late", "greedy"]
-    held.threads.shutdown()
+    held.threads.close()
 
 
 def test_the_part_of_a_caller_grows_when_the_others_have_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,16 +133,16 @@ def test_the_part_of_a_caller_grows_when_the_others_have_gone(monkeypatch: pytes
     monkeypatch.setattr(time, "monotonic", lambda: now)
     held = Held(count=4, callers=Callers())
     for number in range(8):
-        held.threads.submit_for(f"user:{number}", int).result(SECONDS)
-    first = held.threads.submit_for(GREEDY, held.goes_on.wait, SECONDS)
+        held.submit(f"user:{number}", int).result(SECONDS)
+    first = held.hold(GREEDY)
     meeting = threading.Barrier(3)
-    waiting = [held.threads.submit_for(GREEDY, meeting.wait, SECONDS) for _ in range(3)]
+    waiting = [held.submit(GREEDY, lambda: meeting.wait(SECONDS)) for _ in range(3)]
     now += RECENT_SECONDS + 1
     held.goes_on.set()
     # All three are at work together, or none of them goes on.
     assert not wait([first, *waiting], SECONDS).not_done
     assert not any(call.exception() for call in waiting)
-    held.threads.shutdown()
+    held.threads.close()
 
 
 def test_work_for_a_call_that_gives_way_to_another_caller_is_overloaded(held: Held) -> None:
@@ -159,18 +167,48 @@ def test_callers_are_there_for_a_while_after_a_call(monkeypatch: pytest.MonkeyPa
     assert callers.note("user:late") == 1
 
 
-def test_what_a_call_raises_ends_no_thread(held: Held) -> None:
+def test_what_a_call_raises_ends_no_thread(held: Held, caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
-        raise ValueError
+        raise ValueError("of a call")
 
-    failing = held.threads.submit_for(OTHER, fail)
-    assert served(held, failing, held.add(OTHER)) == [OTHER]
-    assert isinstance(failing.exception(), ValueError)
+    held.threads.submit_for(OTHER, fail)
+    assert served(held, held.add(OTHER)) == [OTHER]
+    assert "ValueError: of a call" in caplog.text
 
 
-def test_after_the_end_a_call_that_cannot_begin_leaves_nothing() -> None:
-    threads = CallThreads(1, "ended")
-    threads.shutdown()
-    with pytest.raises(RuntimeError):
-        threads.submit_for(OTHER, int)
+def test_what_work_for_a_call_raises_is_raised_where_the_call_waits() -> None:
+    def fail() -> None:
+        raise ValueError("of its work")
+
+    threads = CallThreads(1, "working")
+    with pytest.raises(ValueError, match="of its work"):
+        run_on(threads, OTHER, fail)
+    threads.close()
+
+
+def test_the_end_waits_for_the_calls_that_are_there(held: Held) -> None:
+    calls = [held.add(GREEDY), held.add(OTHER)]
+    with ThreadPoolExecutor(1) as thread:
+        closing = thread.submit(held.threads.close)
+        until(lambda: held.threads.is_closed)
+        with pytest.raises(RuntimeError):
+            held.add(OTHER)
+        assert not closing.done()
+        held.goes_on.set()
+        closing.result(SECONDS)
+    assert [call.done() for call in calls] == [True, True]
+    assert len(held.threads) == 0
+
+
+def test_a_call_for_which_no_thread_can_be_started_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads = CallThreads(1, "none")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="can't start"):
+            threads.submit_for(OTHER, int)
     assert len(threads) == 0
+    assert run_on(threads, OTHER, lambda: "later") == "later"
+    threads.close()

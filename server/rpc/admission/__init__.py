@@ -64,9 +64,11 @@ class Admission:
         self._without_line = 0
 
     def close(self) -> None:
-        """Stop enforcing the time limit for messages, and answer the refusals that are held back."""
+        """Stop enforcing the time limit for messages, and answer what waits for an answer."""
         self.receiving.close()
         self.delayed_refusals.close()
+        for threads in (self._verifiers, self.refusals, self.callers_refusals):
+            threads.close()
 
     def judge(self, method: str, metadata: Any) -> bool:
         """Judge the credentials of a call, on the server's own thread; False if it is refused as a stranger's.
@@ -98,13 +100,32 @@ class Admission:
             self.count_one_without_line()
             context.abort(*_TOO_MANY_REFUSALS)
 
-        refuse.experimental_thread_pool = self.refusals  # type: ignore[attr-defined]
-        drop.experimental_thread_pool = _InlineExecutor()  # type: ignore[attr-defined]
+        def submit(fn: Callable[..., Any], *args: Any) -> None:
+            self.refusals.submit(functools.partial(fn, *args))
+
+        def run(fn: Callable[..., Any], *args: Any) -> None:
+            fn(*args)
+
+        refuse.experimental_thread_pool = _Executor(submit)  # type: ignore[attr-defined]
+        drop.experimental_thread_pool = _Executor(run)  # type: ignore[attr-defined]
         return grpc.stream_unary_rpc_method_handler(refuse), grpc.stream_unary_rpc_method_handler(drop)
 
     def threads_for(self, method: str, threads: CallThreads, *, is_open: bool, is_stream: bool) -> ThreadPoolExecutor:
-        """Return the executor to which gRPC submits the calls of a method."""
-        return _Entrance(self, method, threads, is_open=is_open, is_stream=is_stream)
+        """Return the executor to which gRPC submits the calls of a method that were not refused."""
+
+        def enter(*submitted: Any) -> None:
+            call = _Call(Arrival(*submitted), self, threads, is_stream=is_stream)
+            try:
+                if call.error is not None:
+                    call.refuse(call.error)
+                elif call.caller is None and not is_open:
+                    self.verify(call, method)
+                else:
+                    call.receive()
+            except Exception:
+                call.fail()
+
+        return _Executor(enter)
 
     def verify(self, call: _Call, method: str) -> None:
         """Verify the token of a call in a thread for that; then its message may come in, or it is refused."""
@@ -150,8 +171,9 @@ class _Call:
         self._admission = admission
         self._threads = threads
         self._is_stream = is_stream
-        # Whether all that its client sends is here.
+        # Whether all that its client sends is here, and how large its message is while it is counted.
         self._is_complete = False
+        self._size = 0
         self._judged = arrival.in_context(_authentication.get) or Authentication(None)
 
     @property
@@ -214,7 +236,7 @@ class _Call:
         threads = self._admission.refusals if self.caller is None else self._admission.callers_refusals
         self.note(Authentication(self._judged.caller, error))
         try:
-            self._submit(threads, self._arrival.serve, b"", self._refuse_in_short)
+            self._submit(threads, self._arrival.serving(b""), self._refuse_in_short)
         except Overloaded:
             self._refuse_in_short()
 
@@ -240,90 +262,75 @@ class _Call:
 
     def _take(self, message: bytes | None) -> None:
         size = 0 if message is None else len(message)
-        receiving = self._admission.receiving
-        if not receiving.arrived(self, size):
+        if not self._admission.receiving.arrived(self, size):
             return
+        self._size = size
         try:
-            served = self._serve(message)
+            self._serve(message)
         except BaseException:
-            receiving.done(self, size)
+            self._forget_message()
             raise
-        if size >= LARGE_BYTES:
-            served.add_done_callback(lambda _: receiving.done(self, size))
 
-    def _serve(self, message: bytes | None) -> Future[None]:
-        if message is None and not self._is_stream:
+    def _serve(self, message: bytes | None) -> None:
+        if message is not None and not self._is_stream:
+            serving = self._arrival.serving(message)
+        elif self._is_stream:
+            serving = self._arrival.serving_stream(message)
+        else:
             # If the client has gone, this is not sent.
             raise InvalidArgument(violations=(FieldViolation("", "the call ended without a message"),))
-        serve: Any = self._arrival.serve_stream if self._is_stream else self._arrival.serve
-        return self._submit(self._threads, serve, message, lambda: self.refuse(Overloaded()))
+        if self._size >= LARGE_BYTES:
+            serving = functools.partial(self._serve_large, serving)
+        self._submit(self._threads, serving, lambda: self.refuse(Overloaded()))
 
-    def _submit(
-        self,
-        threads: CallThreads,
-        serve: Callable[..., Future[None]],
-        message: bytes | None,
-        give_way: Callable[[], None],
-    ) -> Future[None]:
+    def _serve_large(self, serving: Callable[[], object]) -> None:
+        try:
+            serving()
+        finally:
+            self._forget_message()
+
+    def _forget_message(self) -> None:
+        size, self._size = self._size, 0
+        self._admission.receiving.done(self, size)
+
+    def _submit(self, threads: CallThreads, serving: Callable[[], object], give_way: Callable[[], None]) -> None:
         """Let a thread serve the call when it is its caller's turn; or let it `give_way` to others if they come first.
 
-        Raises Overloaded.
+        One that is over before its turn gives its place up at once. Raises Overloaded.
         """
 
-        def end(served: Future[None]) -> None:
+        def leave() -> None:
+            if threads.withdraw(submitted):
+                self._forget_message()
+                self._admission.count_one_without_line()
+
+        def make_room() -> None:
+            self._forget_message()
             try:
-                if served.cancelled() and self.is_active:
+                if self.is_active:
                     give_way()
-                elif served.cancelled():
+                else:
                     self._admission.count_one_without_line()
             except Exception:
                 self.fail()
 
-        served = serve(functools.partial(threads.submit_for, self.caller), message)
-        # One that is over before its turn frees its place at once.
-        if not self._arrival.on_end(served.cancel):
-            served.cancel()
-        served.add_done_callback(end)
-        return served
+        submitted = threads.submit_for(self.caller, serving, make_room)
+        if not self._arrival.on_end(leave):
+            leave()
 
     def _refuse_in_short(self) -> None:
         self._admission.count_one_without_line()
         self._arrival.abort(*_TOO_MANY_REFUSALS)
 
 
-class _Entrance(ThreadPoolExecutor):
-    """The executor to which gRPC submits the calls of a method. It has no threads of its own."""
+class _Executor(ThreadPoolExecutor):
+    """What grpcio takes for the threads of a method: it has none, and hands what is submitted to a function."""
 
-    def __init__(self, admission: Admission, method: str, threads: CallThreads, *, is_open: bool, is_stream: bool):
+    def __init__(self, take: Callable[..., object]) -> None:
         super().__init__(1)
-        self._admission = admission
-        self._method = method
-        self._pool = threads
-        self._is_open = is_open
-        self._is_stream = is_stream
+        self._take = take
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
-        """Take a call that was not refused. gRPC asks the future only if it bounds concurrent calls itself."""
-        call = _Call(Arrival(fn, *args), self._admission, self._pool, is_stream=self._is_stream)
-        try:
-            if call.error is not None:
-                call.refuse(call.error)
-            elif call.caller is None and not self._is_open:
-                self._admission.verify(call, self._method)
-            else:
-                call.receive()
-        except Exception:
-            call.fail()
-        return _DONE
-
-
-class _InlineExecutor(ThreadPoolExecutor):
-    """An executor that runs a function in the thread that submits it."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run it."""
-        fn(*args, **kwargs)
+        """Hand over what a thread is to do. gRPC asks the future only if it bounds concurrent calls itself."""
+        self._take(fn, *args)
         return _DONE

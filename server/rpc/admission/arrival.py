@@ -14,10 +14,10 @@ says with which versions this was tried, and fails with any other.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from grpc import _server
@@ -25,14 +25,11 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 T = TypeVar("T")
 
-# How an executor takes what a thread of it does for a call.
-Submit: TypeAlias = Callable[..., Future[None]]
-
 _NO_FLAGS = 0
 
 
 class Arrival:
-    """A call that grpcio would give a thread now. It is ended once: `serve`, `serve_stream`, `abort` or `cancel`."""
+    """A call that grpcio would give a thread now. It is ended once: served, by `abort` or by `cancel`."""
 
     __slots__ = ("_behaviour", "_event", "_run", "_serializers", "_serve", "_state", "_take_request")
 
@@ -108,14 +105,14 @@ class Arrival:
                 self._state.callbacks.append(then)
         return is_open
 
-    def serve(self, submit: Submit, message: bytes) -> Future[None]:
-        """Let a thread serve the call, with its message."""
-        return self._submit(submit, lambda: message)
+    def serving(self, message: bytes) -> Callable[[], object]:
+        """Return what a thread does to serve the call, with its message."""
+        return self._serving(lambda: message)
 
-    def serve_stream(self, submit: Submit, first: bytes | None) -> Future[None]:
-        """Let a thread serve the call, with a stream of messages: the first, if there is one, and the others."""
+    def serving_stream(self, first: bytes | None) -> Callable[[], object]:
+        """Return what a thread does to serve the call, with a stream of messages: the first, if any, and the others."""
         begun = () if first is None else (first,)
-        return self._submit(submit, lambda: itertools.chain(begun, self._take_request()))
+        return self._serving(lambda: itertools.chain(begun, self._take_request()))
 
     def cancel(self) -> None:
         """End the call without an answer."""
@@ -126,8 +123,8 @@ class Arrival:
         with self._state.condition:
             _server._abort(self._state, self._event.call, _server._application_code(code), message.encode())
 
-    def _submit(self, submit: Submit, take_request: Callable[[], Any]) -> Future[None]:
-        return submit(
+    def _serving(self, take_request: Callable[[], Any]) -> Callable[[], object]:
+        return functools.partial(
             self._run, self._serve, self._event, self._state, self._behaviour, take_request, *self._serializers
         )
 

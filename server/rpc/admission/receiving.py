@@ -13,7 +13,8 @@ from collections import deque
 from typing import Protocol
 
 from server.core.errors import Overloaded, RegistryError, RequestTimeout
-from server.rpc.threads import SHARE, Place, first_to_end
+from server.rpc.streams import Place, first_to_end
+from server.rpc.threads import SHARE
 
 # How many messages of callers with credentials may be on their way, and how many of each of these callers.
 PLACES = 32
