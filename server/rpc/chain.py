@@ -50,7 +50,7 @@ WATCHES = 1024
 # More than may transfer model files at a time, so that the others are told so at once.
 TRANSFER_THREADS = 64
 # Calls that change something wait for each other, and share what a commit costs; so there are more of them at a time.
-WRITE_THREADS = 8
+WRITE_THREADS = 16
 # CreateModelVersion may bring files, and then waits for the file store, as no other unary call does.
 CREATE_MODEL_VERSION = "/modelregistry.v1.ModelService/CreateModelVersion"
 CREATION_THREADS = 4
