@@ -17,6 +17,7 @@ from tests.processes import until
 SECONDS = 60
 GREEDY, OTHER = "user:greedy", "user:other"
 WAITING = 3
+WORK_SECONDS = 0.02
 
 
 class Held:
@@ -58,6 +59,27 @@ def held() -> Iterator[Held]:
     yield held
     held.goes_on.set()
     held.threads.close()
+
+
+def rests_of(name: str, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Note for how long threads whose name begins so sleep."""
+    rests: list[float] = []
+    sleep = time.sleep
+
+    def noted(seconds: float) -> None:
+        if threading.current_thread().name.startswith(name):
+            rests.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", noted)
+    return rests
+
+
+def work_for_a_while() -> None:
+    """Keep a processor busy for WORK_SECONDS."""
+    until_seconds = time.thread_time() + WORK_SECONDS
+    while time.thread_time() < until_seconds:
+        pass
 
 
 def served(held: Held, *calls: Future[Any]) -> list[str]:
@@ -143,6 +165,35 @@ def test_the_part_of_a_caller_grows_when_the_others_have_gone(monkeypatch: pytes
     assert not wait([first, *waiting], SECONDS).not_done
     assert not any(call.exception() for call in waiting)
     held.threads.close()
+
+
+def test_beside_others_a_caller_with_most_of_what_waits_leaves_the_processor_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rests = rests_of("held_", monkeypatch)
+    callers = Callers()
+    held = Held(callers=callers)
+    callers.note(OTHER)
+    begun = held.hold(GREEDY)
+    served(held, begun, *[held.submit(GREEDY, work_for_a_while) for _ in range(2)])
+    held.threads.close()
+    # Behind the last call nothing waits. The processor has worked for WORK_SECONDS and more before each rest.
+    assert len(rests) == 2
+    assert rests[1] > 0
+
+
+@pytest.mark.parametrize("also", [(), (OTHER, OTHER, OTHER)], ids=["alone", "beside a longer line"])
+def test_a_caller_that_is_alone_or_waits_no_more_than_others_is_served_without_rest(
+    monkeypatch: pytest.MonkeyPatch, also: tuple[str, ...]
+) -> None:
+    rests = rests_of("held_", monkeypatch)
+    held = Held(callers=Callers())
+    begun = held.hold(GREEDY)
+    calls = [held.submit(GREEDY, work_for_a_while) for _ in range(2)]
+    calls += [held.submit(caller, int) for caller in also]
+    served(held, begun, *calls)
+    held.threads.close()
+    assert rests == []
 
 
 def test_work_for_a_call_that_gives_way_to_another_caller_is_overloaded(held: Held) -> None:

@@ -27,8 +27,8 @@ from server.rpc.threads import CallThreads
 # How many refusals may wait for their thread: what it does for one takes 0.3 ms.
 REFUSALS = 1024
 # How long a known caller waits to be told that there are too many calls, and how long after it the next one.
-HOLD_SECONDS = 0.25
-HOLD_PAUSE_SECONDS = 0.002
+HOLD_SECONDS = 0.5
+HOLD_PAUSE_SECONDS = 0.004
 
 _TOO_MANY_REFUSALS = (grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded: too many calls are refused at once")
 
