@@ -17,7 +17,7 @@ _canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class ChainedRecord(NamedTuple):
-    """What the hash of a promotion covers, in this order; the time is in ms since the epoch."""
+    """What the hash of a promotion covers, in this order: the digest in hexadecimal, the time in ms since the epoch."""
 
     rid: str
     kind: int
@@ -27,7 +27,7 @@ class ChainedRecord(NamedTuple):
     version_number: int
     source_model_rid: str
     source_rid: str
-    content_digest: bytes
+    content_digest: str
     reason: str | None
     created_ms: int
     created_by: str
@@ -43,7 +43,6 @@ def content_digest(payload: bytes, file_digest: bytes | None) -> bytes:
 def chain_hash(previous: bytes, record: ChainedRecord) -> bytes:
     """Return the hash of a promotion that comes behind the one with this hash.
 
-    It is the SHA-256 of the previous hash and the JSON of the record as RFC 8785 writes it, the digest in hexadecimal.
+    It is the SHA-256 of the previous hash and the JSON of the record as RFC 8785 writes it.
     """
-    fields = record._replace(content_digest=record.content_digest.hex())  # type: ignore[arg-type]
-    return hashlib.sha256(previous + _canonical(fields).encode()).digest()
+    return hashlib.sha256(previous + _canonical(record).encode()).digest()

@@ -25,8 +25,8 @@ SHARE = 4
 WAITING = 96
 
 # A greedy caller is served so slowly that the time is so many times what this process works meanwhile; no single rest
-# takes longer. `python -m bench.greed`: the p99 of others beside it is at most 3 times that without it; at 2 it is up to
-# 3.2 times, and without any rest 20 times.
+# takes longer. `python -m bench.greed`: the p99 of others beside it is at most 3 times that without it; at 2 it is up
+# to 3.2 times, and without any rest 20 times.
 PACE = 2.5
 LONGEST_REST_SECONDS = 0.05
 

@@ -272,7 +272,7 @@ def _as_chained(promotion: KeptPromotion, version: KeptVersion, branch: KeptBran
         version_number=version.number,
         source_model_rid=promotion.source_model_rid,
         source_rid=promotion.source_rid,
-        content_digest=version.content_digest,
+        content_digest=version.content_digest.hex(),
         reason=promotion.reason,
         created_ms=promotion.created_ms,
         created_by=promotion.created_by,

@@ -55,6 +55,7 @@ from server.storage.contract import (
     BranchEnd,
     Comparison,
     Head,
+    Promoted,
     PromotionFacts,
     Reader,
     Repository,
@@ -338,9 +339,11 @@ def _carry_out(
     found = _compared(tx, found)
     require(found, _OF_THE_CONTENT)
     promoted = []
-    ends: dict[tuple[str, str], BranchEnd] = {}
+    last: dict[tuple[str, str], Promoted] = {}
     for attempt, facts, rid in zip(while_wanted(attempts), found, new_rids, strict=True):
-        source, end = _source(facts), ends.get(attempt.place, facts.stored.branch)
+        source, end = _source(facts), facts.stored.branch
+        if attempt.place in last:
+            end = _stored_behind(last[attempt.place], end)
         made = tx.append_promoted(
             _copy_of(source.version, attempt, rid, caller),
             source.content_digest,
@@ -348,8 +351,7 @@ def _carry_out(
             facts.verdict,
             end,
         )
-        head = Head(rid, source.content_digest, made.version.created_time.ToMilliseconds())
-        ends[attempt.place] = _after(end, head)._replace(chain=made.chain)
+        last[attempt.place] = made
         # Who promotes has seen the source, and not always the root.
         seen = StoredVersion(made.version, source.content_digest, None, hides_root=source.hides_root)
         promoted.append(seen.as_seen())
@@ -360,16 +362,20 @@ def _one_after_another(
     tx: Transaction, attempts: Sequence[Attempt], found: Sequence[Facts], new_rids: Sequence[str]
 ) -> list[Facts]:
     """Return the facts of each attempt where those before it have been carried out."""
-    ends: dict[tuple[str, str], BranchEnd] = {}
-    following = []
-    for attempt, facts, rid in zip(while_wanted(attempts), found, new_rids, strict=True):
-        source, end = _source(facts), ends.get(attempt.place)
-        if end is not None:
-            comparison = comparison_of(end, source)
+    following: list[Facts] = []
+    # Which entry was the last one on each branch.
+    last: dict[tuple[str, str], int] = {}
+    for number, (attempt, facts) in enumerate(zip(while_wanted(attempts), found, strict=True)):
+        if attempt.place in last:
+            before = last[attempt.place]
+            # When it is created, and its place in the chain, will be known once it is.
+            head = Head(new_rids[before], _source(found[before]).content_digest, created_ms=0)
+            end = following[before].stored.branch
+            end = end._replace(next_number=end.next_number + 1, head=head)
+            comparison = comparison_of(end, _source(facts))
             verdict = None if comparison is None else tx.find_verdict(comparison)
             facts = facts._replace(stored=facts.stored._replace(branch=end, verdict=verdict))
-        # When it is created will be known once it is.
-        ends[attempt.place] = _after(facts.stored.branch, Head(rid, source.content_digest, created_ms=0))
+        last[attempt.place] = number
         following.append(facts)
     return following
 
@@ -443,9 +449,11 @@ def _record_of(source: ModelVersion, attempt: Attempt) -> Promotion:
     )
 
 
-def _after(end: BranchEnd, head: Head) -> BranchEnd:
-    """Return where a branch goes on behind a new head."""
-    return end._replace(next_number=end.next_number + 1, head=head)
+def _stored_behind(before: Promoted, end: BranchEnd) -> BranchEnd:
+    """Return where a branch goes on behind a promotion that has just been stored."""
+    assert end.head is not None, "that promotion has made it"
+    head = end.head._replace(created_ms=before.version.created_time.ToMilliseconds())
+    return end._replace(head=head, chain=before.chain)
 
 
 @contextmanager

@@ -22,6 +22,8 @@ class DatabaseFile:
     def __init__(self, path: Path, identity: FileIdentity | None = None):
         """`identity` is that of the file that must be there; then none is made. Raises DatabaseUnsuitable."""
         self.path = path.absolute()
+        # It is asked for several times for each change.
+        self._name = str(self.path)
         self._identity = identity
         if identity is not None:
             self.require_same()
@@ -52,7 +54,7 @@ class DatabaseFile:
 
     def require_same(self) -> None:
         """Return if the path names the file that was opened. Raises DatabaseUnsuitable."""
-        if not _is_at(self.path, self._identity):
+        if not _is_at(self._name, self._identity):
             raise DatabaseUnsuitable(
                 f"{self.path} is not the file that this server opened: that one was moved, removed or replaced. Stop"
                 " the server, and start it again when the right file is there"
@@ -92,8 +94,8 @@ class FilesBeside:
                 )
 
 
-def _is_at(path: Path | str, identity: FileIdentity | None) -> bool:
-    # It is asked several times for each change, and makes no identity, which takes as long as the question.
+def _is_at(path: str, identity: FileIdentity | None) -> bool:
+    # It makes no identity, which takes as long as the question.
     try:
         status = os.stat(path)
     except OSError:

@@ -71,7 +71,7 @@ def append_promoted(
         version_number=place.number,
         source_model_rid=promotion.source_model_rid,
         source_rid=promotion.source_model_version_rid,
-        content_digest=content_digest,
+        content_digest=content_digest.hex(),
         reason=reason,
         created_ms=of_version["created_ms"],
         created_by=stored.created_by,

@@ -43,7 +43,7 @@ def chain_next(connection: Connection, behind: int) -> int | None:
                 version_number=record.version_number,
                 source_model_rid=record.source_model_rid,
                 source_rid=record.source_rid,
-                content_digest=record.content_digest,
+                content_digest=record.content_digest.hex(),
                 reason=record.reason,
                 created_ms=record.created_time,
                 created_by=record.created_by,
