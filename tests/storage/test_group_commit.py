@@ -20,6 +20,7 @@ from modelregistry.v1.model_pb2 import ModelVersion
 from server.core import cancellation as deadline
 from server.core.cancellation import Call, CallOver
 from server.core.errors import Overloaded, StorageUnavailable
+from server.storage.contract import Transaction
 from server.storage.sql import postgres as postgres_driver
 from server.storage.sql import writer_queue
 from server.storage.sql.repository import SqlRepository
@@ -226,6 +227,36 @@ def test_changes_of_one_branch_go_together_and_those_of_another_on_their_own(
         assert sorted(each.result(60).version_number for each in extended) == [*range(3, 11)]
     assert len(commits) == 2
     assert numbers_of(repository, hot.rid) == [*range(10, 0, -1)]
+
+
+@pytest.mark.parametrize(("extends", "locks"), [(True, 1), (False, 2)], ids=["that extends it", "that does not"])
+def test_a_branch_is_locked_again_behind_a_change_that_does_not_extend_it(
+    postgres: str, open_repository: OpenRepository, extends: bool, locks: int
+) -> None:
+    """A request that is repeated has locked nothing, if its caller lost the role meanwhile."""
+    statements: list[str] = []
+    repository = open_repository(postgres, observer=statements.append)
+    hot = add_model(repository)
+    append(repository, builders.version(hot.rid))
+    held = Held()
+
+    def lead(tx: Transaction) -> None:
+        builders.lock(tx, hot.rid)
+        if extends:
+            new = builders.version(hot.rid)
+            tx.append_version(new, tx.put_content(new))
+        held(tx)
+
+    with ThreadPoolExecutor(WRITERS) as threads:
+        leader = threads.submit(repository.write, lead, branch=(hot.rid, "master"))
+        held.wait_until_begun()
+        following = [threads.submit(extend, repository, hot.rid) for _ in range(3)]
+        until(lambda: waiting(repository) == 3)
+        held.go_on()
+        for each in (leader, *following):
+            each.result(60)
+    assert sum("FOR UPDATE" in each for each in statements) == locks
+    assert numbers_of(repository, hot.rid) == [*range(4 + extends, 0, -1)]
 
 
 def test_each_change_of_a_group_works_for_its_own_call(url: str, open_repository: OpenRepository) -> None:

@@ -156,7 +156,9 @@ class SqlRepository:
             if self._reserve is not None and not may_use_reserve:
                 self._reserve.require_held()
             transaction = SqlTransaction(session, self._max_message_bytes, self._versions, self._clock_ms)
-            return change(transaction), transaction
+            result = change(transaction)
+            session.extended |= transaction.extended
+            return result, transaction
 
         if self._queue is None and branch is None:
             result, transaction = self._pool.write(run)

@@ -54,6 +54,8 @@ class Session(ABC):
     def __init__(self, driver: Any, observer: StatementObserver | None):
         self.driver = driver
         self.is_closed = False
+        # The branches that the changes of the transaction have extended, which has them locked until its end.
+        self.extended: set[tuple[str, str]] = set()
         self._observer = observer
 
     @classmethod

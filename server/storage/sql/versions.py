@@ -159,6 +159,7 @@ class Place(NamedTuple):
 def next_place(work: UnitOfWork, version: ModelVersion, end: BranchEnd | None) -> Place:
     """Return where a version goes on its branch, which is locked from then on. Raises Conflict."""
     session = work.session
+    work.extended.add((version.model_rid, version.branch))
     if end is not None and end.key is not None:
         return Place(end.key, end.next_number, end.head.created_ms if end.head else 0, end.chain, is_counted=False)
     # Transactions that extend one branch wait for each other here.
