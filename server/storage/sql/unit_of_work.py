@@ -26,7 +26,7 @@ class UnitOfWork:
         # What it read of versions, and the kind of each promotion that it recorded: both hold once it has committed.
         self.versions_read: list[StoredVersion] = []
         self.promoted: list[PromotionKind.ValueType] = []
-        # The branches that it has extended, by the RID of their model and their name: locked until the transaction ends.
+        # The branches that it has extended, by the RID of their model and their name. They are locked until its end.
         self.extended: set[tuple[str, str]] = set()
         # When it recorded the last of them, in ms since the epoch.
         self.promoted_ms = 0
