@@ -36,8 +36,8 @@ from server.core.errors import (
     RegistryError,
     StorageUnavailable,
 )
-from server.rules.idempotency import is_repeatable
-from server.rules.models import create_model_version, find_model_version, find_replayed_version, require_editor
+from server.rules.models import find_model_version, find_replayed_version, require_editor, write_version
+from server.rules.verdicts import Runner, run_inline
 from server.storage.blobs import FileStore, Target, new_object_name
 from server.storage.contract import Reader, Repository, StoredFile, Transaction, UploadKey
 
@@ -77,10 +77,11 @@ def create_version(
     caller: Caller,
     request: CreateModelVersionRequest,
     quota: FileQuota = NO_QUOTA,
+    run: Runner = run_inline,
 ) -> ModelVersion:
-    """Create a version, with the files that its request names or brings.
+    """Create a version, with the files that its request names or brings; what it has to compare is compared by `run`.
 
-    Raises what `create_model_version` raises, and QuotaExceeded and StorageUnavailable.
+    Raises what `write_version` raises, and QuotaExceeded and StorageUnavailable.
     """
 
     def made_before() -> ModelVersion | None:
@@ -91,9 +92,9 @@ def create_version(
     if made is not None:
         return made
     if request.model_files.WhichOneof("type") != "dill":
-        return repository.write(lambda tx: create_model_version(tx, caller, request), repeatable=is_repeatable(request))
+        return write_version(repository, caller, request, run)
     try:
-        return _create_with_own_files(repository, store, caller, request, quota)
+        return _create_with_own_files(repository, store, caller, request, quota, run)
     except QuotaExceeded:
         # The room may be taken by the same request, which was carried out meanwhile.
         made = made_before()
@@ -176,7 +177,12 @@ def _take_in(
 
 
 def _create_with_own_files(
-    repository: Repository, store: FileStore, caller: Caller, request: CreateModelVersionRequest, quota: FileQuota
+    repository: Repository,
+    store: FileStore,
+    caller: Caller,
+    request: CreateModelVersionRequest,
+    quota: FileQuota,
+    run: Runner,
 ) -> ModelVersion:
     """Create a version with the files that its request brings.
 
@@ -195,9 +201,7 @@ def _create_with_own_files(
         return file.digest
 
     def create() -> ModelVersion:
-        return repository.write(
-            lambda tx: create_model_version(tx, caller, request, record), repeatable=is_repeatable(request)
-        )
+        return write_version(repository, caller, request, run, record)
 
     try:
         version = _with_room(repository, create)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWNER, Grant
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.model_service_pb2 import (
     CreateModelRequest,
     CreateModelVersionRequest,
     GetModelVersionRequest,
 )
+from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_UNSPECIFIED, Promotion
 from server.core import rids
 from server.core.branches import branch_of
 from server.core.caller import Caller, invisible_character
@@ -22,8 +24,20 @@ from server.core.errors import (
     UploadNotFound,
 )
 from server.core.permissions import TO_CREATE_MODELS, TO_CREATE_VERSIONS
-from server.rules.idempotency import claim, is_repeatable, replayed_results, replayed_version
-from server.storage.contract import Reader, StoredVersion, Transaction, UploadKey, VisibleModel
+from server.rules.compatibility import RULES_VERSION, compare
+from server.rules.idempotency import claim, claim_of, is_repeatable, replayed_results, replayed_version
+from server.rules.obstacles import OF_THE_REQUEST, OF_THE_TARGET, Attempt, Facts, require
+from server.rules.verdicts import ComparisonsNeeded, Runner, write_with_verdicts
+from server.storage.contract import (
+    Comparison,
+    Reader,
+    Repository,
+    StoredVersion,
+    Transaction,
+    UploadKey,
+    VisibleModel,
+    WantedPromotion,
+)
 
 
 def create_model(tx: Transaction, caller: Caller, request: CreateModelRequest) -> Model:
@@ -63,20 +77,27 @@ def create_model_version(
     tx: Transaction,
     caller: Caller,
     request: CreateModelVersionRequest,
+    findings: Mapping[Comparison, Promotion],
     own_files: Callable[[Transaction], bytes] | None = None,
 ) -> ModelVersion:
     """Store a version as the new head of a branch, with the files of the upload that it names; it is its own root.
 
     Files that the request brings itself are recorded by `own_files`, which returns their digest. The same request, by
     its id, is carried out once: it returns the same version again, and records no files. Raises ModelNotFound,
-    RequestIdAlreadyUsed, CreateModelVersionPermissionDenied, UploadNotFound and RequestTooLarge, and what `own_files`
-    raises.
+    RequestIdAlreadyUsed, CreateModelVersionPermissionDenied, ModelApiIncompatible, UploadNotFound and RequestTooLarge,
+    what `own_files` raises, and ComparisonsNeeded if `findings` lack what the branch's policy asks of its content.
     """
-    target = tx.get_model(request.model_rid, caller)
-    made = claim(tx, caller, request, [rid := rids.new_model_version_rid()])
-    if made is not None:
-        return replayed_version(tx, caller, request.model_rid, made[0])
-    _require_editor(target)
+    rid, branch = rids.new_model_version_rid(), branch_of(request)
+    attempt = Attempt(PROMOTION_KIND_UNSPECIFIED, request.model_rid, branch, rid)
+    # The head that it is compared with stays the head. A branch that is new is locked by `append_version`.
+    tx.lock_branches({attempt.place}, caller, attempt.needed_role)
+    this = claim_of(caller, request, [rid])
+    earlier = None if this is None else tx.claim_request(this.key, this.request)
+    wanted = WantedPromotion(request.model_rid, branch, None, RULES_VERSION)
+    facts = Facts(tx.get_promotion_facts(wanted, caller), this, earlier)
+    require(attempt, facts, (*OF_THE_REQUEST, *OF_THE_TARGET))
+    if earlier is not None:
+        return replayed_version(tx, caller, request.model_rid, earlier.results[0])
     version = ModelVersion(
         rid=rid,
         model_api=request.model_api,
@@ -85,15 +106,55 @@ def create_model_version(
         source=request.source if request.HasField("source") else ModelVersionSource(sdk=SdkSource()),
         linked_experiment=request.linked_experiment if request.HasField("linked_experiment") else None,
         model_rid=request.model_rid,
-        branch=branch_of(request),
+        branch=branch,
         created_by=caller.user,
         root_model_version_rid=rid,
     )
-    digest = own_files(tx) if own_files is not None else _uploaded_digest(tx, caller, request)
-    created = tx.append_version(version, tx.put_content(version, digest))
+    file_digest = own_files(tx) if own_files is not None else _uploaded_digest(tx, caller, request)
+    content_digest = tx.put_content(version, file_digest)
+    facts = facts.with_source(StoredVersion(version, content_digest, None))
+    require(attempt, _compared(facts, findings))
+    created = tx.append_version(version, content_digest, branch=facts.stored.branch)
     # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
     require_editor(tx, caller, request.model_rid)
     return created
+
+
+def write_version(
+    repository: Repository,
+    caller: Caller,
+    request: CreateModelVersionRequest,
+    run: Runner,
+    own_files: Callable[[Transaction], bytes] | None = None,
+) -> ModelVersion:
+    """Create a version as `create_model_version` does, and compare its content with the branch's head by `run`.
+
+    What is found is not stored, since the content is not, as long as it may be refused. Raises what these raise.
+    """
+    found: dict[Comparison, Promotion] = {}
+
+    def compare_with(comparison: Comparison) -> None:
+        head = repository.read(lambda reader: reader.get_model_api(comparison.head_digest))
+        found[comparison] = compare(head, request.model_api)
+
+    return write_with_verdicts(
+        repository,
+        lambda tx: create_model_version(tx, caller, request, found, own_files),
+        run,
+        repeatable=is_repeatable(request),
+        make=compare_with,
+    )
+
+
+def _compared(facts: Facts, findings: Mapping[Comparison, Promotion]) -> Facts:
+    """Return facts with what was found, if the policy wants to know. Raises ComparisonsNeeded if it was not."""
+    comparison = facts.comparison
+    if comparison is None or facts.stored.branch.compatibility != COMPATIBILITY_MODE_ENFORCE:
+        return facts
+    if comparison not in findings:
+        raise ComparisonsNeeded([comparison])
+    found = findings[comparison]
+    return facts.with_findings(found.error_count, lambda: found)
 
 
 def find_replayed_version(reader: Reader, caller: Caller, request: CreateModelVersionRequest) -> ModelVersion | None:

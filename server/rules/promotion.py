@@ -1,25 +1,20 @@
-"""Promotion: whether an existing version may become the new head of a branch of any model, and how it does.
+"""Promotion: how an existing version becomes the new head of a branch of any model.
 
-`OBSTACLES` is the one list of what speaks against a promotion; its order is a promise. PromoteVersion raises the first
-obstacle and CheckPromotion lists all; batches and rollbacks go by the same list.
+Whether it may is what `obstacles` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple, TypeAlias
 
-from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED
-from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import (
     PROMOTION_KIND_PROMOTION,
     PROMOTION_KIND_ROLLBACK,
     Promotion,
-    PromotionKind,
 )
 from modelregistry.v1.promotion_service_pb2 import (
     BatchPromoted,
@@ -35,172 +30,34 @@ from server.core.branches import branch_of
 from server.core.caller import Caller
 from server.core.cancellation import while_wanted
 from server.core.errors import (
-    BranchHeadChanged,
-    BranchNotFound,
     FieldViolation,
-    ModelNotFound,
-    ModelVersionNotFound,
-    PromoteVersionModelPermissionDenied,
     RegistryError,
-    RequestIdAlreadyUsed,
-    UnsupportedModelSource,
-    VersionAlreadyHead,
-    VersionNumberNotFound,
 )
 from server.core.permissions import TO_PROMOTE
 from server.rules.compatibility import RULES_VERSION
 from server.rules.idempotency import Claim, claim_of, replayed_version
-from server.rules.verdicts import ComparisonsNeeded, comparison_of, findings_on, incompatible
+from server.rules.obstacles import (
+    OF_THE_BRANCH,
+    OF_THE_CONTENT,
+    OF_THE_REQUEST,
+    OF_THE_SOURCE,
+    Attempt,
+    Facts,
+    Obstacle,
+    obstacles,
+    require,
+)
+from server.rules.verdicts import ComparisonsNeeded, comparison_of, findings_on
 from server.storage.contract import (
     BranchEnd,
-    Comparison,
     Head,
     Promoted,
-    PromotionFacts,
     Reader,
     Repository,
-    RequestRecord,
     StoredVersion,
     Transaction,
-    Verdict,
     WantedPromotion,
 )
-
-
-class Attempt(NamedTuple):
-    """A promotion that is asked for: by itself, in a batch, or as a rollback to a version of the branch."""
-
-    kind: PromotionKind.ValueType
-    model_rid: str
-    branch: str
-    # Of a rollback, None if the branch has no version of the number.
-    source_rid: str | None
-    to_version_number: int | None
-    expected_head_rid: str | None
-    reason: str | None
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """The RID of the target model, and the name of the branch."""
-        return self.model_rid, self.branch
-
-
-class Facts(NamedTuple):
-    """What decides an attempt: what is stored of it, and what is known of the request that it is part of.
-
-    `claim` is that request if it has an id, `earlier` the one that was carried out under this id. `error_count` is how
-    many errors were found when the source was compared with the branch's head, and `findings` returns them.
-    """
-
-    stored: PromotionFacts
-    claim: Claim | None = None
-    earlier: RequestRecord | None = None
-    error_count: int = 0
-    findings: Callable[[], Promotion] = Promotion
-
-    @property
-    def is_repeated(self) -> bool:
-        """Whether the very same request was carried out before, so that nothing is left to do."""
-        return self.claim is not None and self.earlier is not None and self.earlier.digest == self.claim.request.digest
-
-    @property
-    def comparison(self) -> Comparison | None:
-        """What has to be compared for the source to replace the head; None if nothing has to be."""
-        return None if self.stored.source is None else comparison_of(self.stored.branch, self.stored.source)
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """The verdict on that comparison, if it is stored."""
-        return None if self.comparison is None else self.stored.verdict
-
-    def with_findings(self, error_count: int, findings: Callable[[], Promotion]) -> Facts:
-        """Return the facts with what the comparison found."""
-        return self._replace(error_count=error_count, findings=findings)
-
-
-# What speaks against an attempt, in order
-
-
-def _request_id_used(attempt: Attempt, facts: Facts) -> RegistryError | None:
-    if facts.claim is None or facts.earlier is None:
-        return None
-    return RequestIdAlreadyUsed(request_id=facts.claim.request_id)
-
-
-def _role_too_low(attempt: Attempt, facts: Facts) -> RegistryError | None:
-    if (facts.stored.role or ROLE_UNSPECIFIED) >= TO_PROMOTE:
-        return None
-    return PromoteVersionModelPermissionDenied(model_rid=attempt.model_rid)
-
-
-def _source_not_found(attempt: Attempt, facts: Facts) -> RegistryError | None:
-    if facts.stored.source is not None:
-        return None
-    if attempt.to_version_number is None:
-        return ModelVersionNotFound(model_rid=attempt.model_rid, model_version_rid=attempt.source_rid or "")
-    if facts.stored.branch.head is None:
-        return BranchNotFound(model_rid=attempt.model_rid, branch_name=attempt.branch)
-    return VersionNumberNotFound(
-        model_rid=attempt.model_rid, branch_name=attempt.branch, version_number=attempt.to_version_number
-    )
-
-
-def _source_unsupported(attempt: Attempt, facts: Facts) -> RegistryError | None:
-    source = facts.stored.source
-    return UnsupportedModelSource() if source is not None and source.legacy_source is not None else None
-
-
-def _head_changed(attempt: Attempt, facts: Facts) -> RegistryError | None:
-    head = facts.stored.branch.head
-    actual = "" if head is None else head.rid
-    if attempt.expected_head_rid in (None, actual):
-        return None
-    return BranchHeadChanged(
-        model_rid=attempt.model_rid,
-        branch_name=attempt.branch,
-        expected_head_version_rid=attempt.expected_head_rid or "",
-        actual_head_version_rid=actual,
-    )
-
-
-def _already_head(attempt: Attempt, facts: Facts) -> RegistryError | None:
-    number = attempt.to_version_number
-    if number is None or facts.stored.branch.next_number != number + 1:
-        return None
-    return VersionAlreadyHead(model_rid=attempt.model_rid, branch_name=attempt.branch, version_number=number)
-
-
-def _model_api_incompatible(attempt: Attempt, facts: Facts) -> RegistryError | None:
-    # After an incident the way back must be open: a rollback records its findings, and they refuse nothing.
-    if attempt.kind == PROMOTION_KIND_ROLLBACK or facts.stored.branch.compatibility != COMPATIBILITY_MODE_ENFORCE:
-        return None
-    return incompatible(facts.findings(), attempt.model_rid, attempt.branch) if facts.error_count else None
-
-
-Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]
-
-# In a batch, all entries are looked at for one group before any is for the next. CheckPromotion asks every obstacle,
-# whatever those before it said: the role may be too low and the source None.
-_OF_THE_REQUEST: tuple[Obstacle, ...] = (_request_id_used,)
-_OF_THE_SOURCE: tuple[Obstacle, ...] = (_role_too_low, _source_not_found, _source_unsupported)
-_OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head)
-_OF_THE_CONTENT: tuple[Obstacle, ...] = (_model_api_incompatible,)
-OBSTACLES = (*_OF_THE_REQUEST, *_OF_THE_SOURCE, *_OF_THE_BRANCH, *_OF_THE_CONTENT)
-
-
-def obstacles(attempt: Attempt, facts: Facts, among: Sequence[Obstacle] = OBSTACLES) -> Iterator[RegistryError]:
-    """Yield what speaks against an attempt, the first one first.
-
-    Of a target that is not there nothing more is said, and against what was carried out before nothing is.
-    """
-    if facts.stored.role is None:
-        yield ModelNotFound(model_rid=attempt.model_rid)
-    elif not facts.is_repeated:
-        for obstacle in among:
-            error = obstacle(attempt, facts)
-            if error is not None:
-                yield error
-
 
 # The RPCs
 
@@ -314,30 +171,28 @@ def _carry_out(
     Raises the first obstacle, and ComparisonsNeeded if nothing else speaks against them.
     """
 
-    def require(found: Sequence[Facts], among: Sequence[Obstacle]) -> None:
+    def require_all(found: Sequence[Facts], among: Sequence[Obstacle]) -> None:
         for number, (attempt, facts) in enumerate(zip(attempts, found, strict=True)):
             with _naming(number if names_entries else None):
-                for error in obstacles(attempt, facts, among):
-                    raise error
+                require(attempt, facts, among)
 
     # Locked first, so that what is read of a branch holds until the end of the transaction. A new branch may be made by
     # another one meanwhile: `append_version` notices.
     tx.lock_branches({(attempt.model_rid, attempt.branch) for attempt in attempts}, caller, TO_PROMOTE)
     earlier = None if claim is None else tx.claim_request(claim.key, claim.request)
     found = [Facts(tx.get_promotion_facts(_wanted(each), caller), claim, earlier) for each in while_wanted(attempts)]
-    require(found, ())
-    for error in obstacles(attempts[0], found[0], _OF_THE_REQUEST):
-        raise error
-    require(found, _OF_THE_SOURCE)
+    require_all(found, ())
+    require(attempts[0], found[0], OF_THE_REQUEST)
+    require_all(found, OF_THE_SOURCE)
     if earlier is not None:
         return [
             replayed_version(tx, caller, attempt.model_rid, rid)
             for attempt, rid in zip(attempts, earlier.results, strict=True)
         ]
     found = _one_after_another(tx, attempts, found, new_rids)
-    require(found, _OF_THE_BRANCH)
+    require_all(found, OF_THE_BRANCH)
     found = _compared(tx, found)
-    require(found, _OF_THE_CONTENT)
+    require_all(found, OF_THE_CONTENT)
     promoted = []
     last: dict[tuple[str, str], Promoted] = {}
     for attempt, facts, rid in zip(while_wanted(attempts), found, new_rids, strict=True):

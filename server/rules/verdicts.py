@@ -50,18 +50,22 @@ def write_with_verdicts(
     repeatable: bool = False,
     branch: tuple[str, str] | None = None,
     may_use_reserve: bool = False,
+    make: Callable[[Comparison], None] | None = None,
 ) -> T:
     """Run a change as `repository.write` does, and make the verdicts that it lacks, each by `run`.
 
-    Raises what these raise, and Overloaded if there are others to be made again and again.
+    They are stored, unless there is a way to `make` them that keeps them elsewhere. Raises what these raise, and
+    Overloaded if there are others to be made again and again.
     """
+    if make is None:
+        make = partial(_make_verdict, repository, may_use_reserve=may_use_reserve)
     for _ in range(ROUNDS):
         try:
             return repository.write(change, repeatable=repeatable, branch=branch, may_use_reserve=may_use_reserve)
         except ComparisonsNeeded as needed:
             comparisons = needed.comparisons
         for comparison in while_wanted(comparisons):
-            run(partial(_make_verdict, repository, comparison, may_use_reserve))
+            run(partial(make, comparison))
     raise Overloaded
 
 
@@ -93,7 +97,7 @@ def incompatible(findings: Promotion, model_rid: str, branch: str) -> ModelApiIn
     )
 
 
-def _make_verdict(repository: Repository, comparison: Comparison, may_use_reserve: bool) -> None:
+def _make_verdict(repository: Repository, comparison: Comparison, *, may_use_reserve: bool) -> None:
     """Store the verdict on a comparison, unless another call has done so meanwhile."""
     if repository.read(lambda reader: reader.find_verdict(comparison)) is None:
         findings = findings_on(repository, comparison)

@@ -263,6 +263,7 @@ class Reference:
         version = ModelVersion.FromString(content_of(request))  # type: ignore[arg-type]
         version.source.CopyFrom(request.source if request.HasField("source") else ModelVersionSource(sdk=SdkSource()))
         version.root_model_version_rid = rid
+        self._require_compatible(request, self._findings(request, version))
         self._append(person, request, version, rid)
         self._remember(person, request, rid)
         return version

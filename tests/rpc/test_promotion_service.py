@@ -136,6 +136,23 @@ def test_a_branch_that_enforces_compatibility_refuses_with_the_first_findings(ad
     assert admin.promote(source, stages.production, branch="other").version_number == 1
 
 
+def test_a_branch_that_enforces_compatibility_refuses_a_version_that_is_created(admin: User, stages: Stages) -> None:
+    set_policy(admin, stages, COMPATIBILITY_MODE_ENFORCE)
+    request = {"model_rid": stages.production.rid, "model_api": ModelApi()}
+
+    failure = admin.failure("CreateModelVersion", **request)
+
+    assert (failure.code.name, failure.name) == ("FAILED_PRECONDITION", "ModelApiIncompatible")
+    assert failure.parameters == {"modelRid": stages.production.rid, "branchName": "master", "errorCount": "2"}
+    assert [path for path, _ in failure.violations] == ['inputs["churn"]', 'outputs["score"]']
+    assert head_of(admin, stages.production) == stages.live
+    # What is compatible passes, and so do other branches.
+    assert admin.create_version(stages.production).version_number == 2
+    assert admin("CreateModelVersion", **request, branch="other").version_number == 1
+    set_policy(admin, stages, COMPATIBILITY_MODE_WARN)
+    assert admin("CreateModelVersion", **request).version_number == 3
+
+
 def test_warnings_refuse_nothing(admin: User, stages: Stages) -> None:
     set_policy(admin, stages, COMPATIBILITY_MODE_ENFORCE)
     without_column = model_api()

@@ -19,7 +19,7 @@ from modelregistry.v1.compatibility_pb2 import (
     COMPATIBILITY_MODE_WARN,
 )
 from modelregistry.v1.model_pb2 import ModelVersion
-from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
+from modelregistry.v1.model_service_pb2 import CreateModelVersionRequest, PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import Promotion
 from modelregistry.v1.promotion_service_pb2 import (
     BatchPromoteVersionsRequest,
@@ -30,22 +30,27 @@ from modelregistry.v1.promotion_service_pb2 import (
 from server.core import cancellation, rids
 from server.core.cancellation import Call, CallOver
 from server.core.errors import RegistryError
+from server.rules.compatibility import RULES_VERSION
 from server.rules.idempotency import claim_of
+from server.rules.models import create_model_version
+from server.rules.obstacles import OBSTACLES
 from server.rules.promotion import (
-    OBSTACLES,
     batch_promote_versions,
     check_promotion,
     promote_version,
     rollback_branch,
 )
+from server.rules.verdicts import ComparisonsNeeded
 from server.storage.contract import (
     BranchEnd,
+    Comparison,
     Head,
     Promoted,
     PromotionFacts,
     RequestRecord,
     StoredVersion,
     Verdict,
+    VisibleModel,
 )
 from tests import builders
 from tests.builders import caller
@@ -171,6 +176,19 @@ class Storage:
         stored.version_number = branch.next_number
         return Promoted(stored, b"")
 
+    def put_content(self, *_: object) -> bytes:
+        return b"candidate"
+
+    def append_version(self, version: ModelVersion, digest: bytes, *, branch: BranchEnd) -> ModelVersion:
+        assert digest == b"candidate"
+        assert branch.next_number == (NUMBER + 2 if self.case.head else 1)
+        self.appended.append(version)
+        return version
+
+    def get_model(self, *_: object) -> VisibleModel:
+        assert self.case.role is not None
+        return VisibleModel(TARGET, self.case.role)  # type: ignore[arg-type]
+
     def get_promotion_rid(self, _: str) -> str:
         return rids.new_promotion_rid()
 
@@ -233,6 +251,38 @@ def test_a_rollback_has_the_same_obstacles_but_for_those_of_its_source() -> None
         expected = [name for name in expected if name != "ModelApiIncompatible"]
         tx: Any = Storage(case, request)
         assert _names(lambda tx=tx, request=request: rollback_branch(tx, JANE, request)) == expected[:1], case
+
+
+def test_a_version_that_is_created_has_the_same_obstacles_but_for_those_of_its_source() -> None:
+    for case in CASES:
+        if (case.source, case.expected_head) != ("there", None):
+            continue
+        request = CreateModelVersionRequest(
+            model_rid=TARGET.rid, request_id=None if case.earlier == "none" else REQUEST_ID
+        )
+        expected = case.expected
+        if case.role == ROLE_PROMOTER and expected[:1] != ["RequestIdAlreadyUsed"] and case.earlier != "the same":
+            expected = ["CreateModelVersionPermissionDenied"]
+        expected = [name.replace("PromoteVersionModel", "CreateModelVersion") for name in expected]
+        findings = {Comparison(b"head", b"candidate", RULES_VERSION): Promotion(error_count=case.errors)}
+        tx: Any = Storage(case, request)
+        create = lambda tx=tx, request=request, found=findings: create_model_version(tx, JANE, request, found)  # noqa: E731
+        assert _names(create) == expected[:1], case
+        assert len(tx.appended) == (not expected and case.earlier != "the same"), case
+
+
+def test_a_version_is_compared_only_where_the_policy_asks_for_it() -> None:
+    """So where it does not, a creation waits for no comparison."""
+    for mode in (COMPATIBILITY_MODE_OFF, COMPATIBILITY_MODE_WARN, COMPATIBILITY_MODE_ENFORCE):
+        case = Case(ROLE_OWNER, "none", "there", None, "other content", mode, 2)
+        request = CreateModelVersionRequest(model_rid=TARGET.rid)
+        tx: Any = Storage(case, request)
+        if mode == COMPATIBILITY_MODE_ENFORCE:
+            with pytest.raises(ComparisonsNeeded):
+                create_model_version(tx, JANE, request, {})
+        else:
+            create_model_version(tx, JANE, request, {})
+        assert len(tx.appended) == (mode != COMPATIBILITY_MODE_ENFORCE)
 
 
 def test_a_rollback_to_the_head_is_refused_last() -> None:

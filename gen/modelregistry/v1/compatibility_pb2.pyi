@@ -28,7 +28,7 @@ class _SeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Severity.Val
     SEVERITY_WARN: _Severity.ValueType  # 1
     """May break a client. Refuses nothing."""
     SEVERITY_ERROR: _Severity.ValueType  # 2
-    """Breaks a client. Refuses a promotion into a branch whose compatibility is ENFORCE."""
+    """Breaks a client. Refuses a new head of a branch whose compatibility is ENFORCE."""
 
 class Severity(_Severity, metaclass=_SeverityEnumTypeWrapper):
     """How bad a finding is."""
@@ -38,7 +38,7 @@ SEVERITY_UNSPECIFIED: Severity.ValueType  # 0
 SEVERITY_WARN: Severity.ValueType  # 1
 """May break a client. Refuses nothing."""
 SEVERITY_ERROR: Severity.ValueType  # 2
-"""Breaks a client. Refuses a promotion into a branch whose compatibility is ENFORCE."""
+"""Breaks a client. Refuses a new head of a branch whose compatibility is ENFORCE."""
 Global___Severity: _TypeAlias = Severity  # noqa: Y015
 
 class _CompatibilityRule:
@@ -110,7 +110,7 @@ class _CompatibilityModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Com
     COMPATIBILITY_MODE_WARN: _CompatibilityMode.ValueType  # 2
     """Findings are recorded with the promotion, and nothing is refused: what holds for a branch without a policy."""
     COMPATIBILITY_MODE_ENFORCE: _CompatibilityMode.ValueType  # 3
-    """A promotion with a finding of severity ERROR is refused."""
+    """A promotion with a finding of severity ERROR is refused, and so is a version that is created."""
 
 class CompatibilityMode(_CompatibilityMode, metaclass=_CompatibilityModeEnumTypeWrapper):
     """What a branch does about findings."""
@@ -122,7 +122,7 @@ COMPATIBILITY_MODE_OFF: CompatibilityMode.ValueType  # 1
 COMPATIBILITY_MODE_WARN: CompatibilityMode.ValueType  # 2
 """Findings are recorded with the promotion, and nothing is refused: what holds for a branch without a policy."""
 COMPATIBILITY_MODE_ENFORCE: CompatibilityMode.ValueType  # 3
-"""A promotion with a finding of severity ERROR is refused."""
+"""A promotion with a finding of severity ERROR is refused, and so is a version that is created."""
 Global___CompatibilityMode: _TypeAlias = CompatibilityMode  # noqa: Y015
 
 @_typing.final

@@ -158,8 +158,9 @@ class ModelServiceServicer:
 
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
         NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
-        (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through
-        UploadModelFiles; QuotaExceeded).
+        (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (ModelApiIncompatible, where the branch's policy enforces
+        compatibility) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+        QuotaExceeded).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -71,8 +71,9 @@ class ModelServiceStub:
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
     NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
-    (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through
-    UploadModelFiles; QuotaExceeded).
+    (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (ModelApiIncompatible, where the branch's policy enforces
+    compatibility) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+    QuotaExceeded).
     """
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
     """Returns a version of a model.
@@ -173,8 +174,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
     NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
-    (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through
-    UploadModelFiles; QuotaExceeded).
+    (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (ModelApiIncompatible, where the branch's policy enforces
+    compatibility) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+    QuotaExceeded).
     """
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Returns a version of a model.
@@ -296,8 +298,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
         NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
-        (CreateModelVersionPermissionDenied) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through
-        UploadModelFiles; QuotaExceeded).
+        (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (ModelApiIncompatible, where the branch's policy enforces
+        compatibility) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+        QuotaExceeded).
         """
 
     @_abc_1.abstractmethod

@@ -44,7 +44,7 @@ from server.storage.paging import Paging
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """Serves modelregistry.v1.ModelService; requests are validated, `caller` tells whose they are.
 
-    What a promotion has to compare is compared by `compare`.
+    What a promotion or a new version has to compare is compared by `compare`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     def CreateModelVersion(self, request: CreateModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Add a version as the new head of a branch."""
-        return create_version(self._repository, self._files, self._caller(), request, self._quota)
+        return create_version(self._repository, self._files, self._caller(), request, self._quota, self._compare)
 
     def GetModelVersion(self, request: GetModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Return a version of a model."""

@@ -1,0 +1,197 @@
+"""Obstacles: what speaks against a new head of a branch, whether it is promoted, rolled back to or created.
+
+`OBSTACLES` is the one list of them; its order is a promise. PromoteVersion raises the first obstacle and CheckPromotion
+lists all; batches, rollbacks and CreateModelVersion go by the same list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED, Role
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
+from modelregistry.v1.promotion_pb2 import (
+    PROMOTION_KIND_ROLLBACK,
+    PROMOTION_KIND_UNSPECIFIED,
+    Promotion,
+    PromotionKind,
+)
+from server.core.errors import (
+    BranchHeadChanged,
+    BranchNotFound,
+    CreateModelVersionPermissionDenied,
+    ModelNotFound,
+    ModelVersionNotFound,
+    PromoteVersionModelPermissionDenied,
+    RegistryError,
+    RequestIdAlreadyUsed,
+    UnsupportedModelSource,
+    VersionAlreadyHead,
+    VersionNumberNotFound,
+)
+from server.core.permissions import TO_CREATE_VERSIONS, TO_PROMOTE
+from server.rules.idempotency import Claim
+from server.rules.verdicts import comparison_of, incompatible
+from server.storage.contract import Comparison, PromotionFacts, RequestRecord, StoredVersion, Verdict
+
+
+class Attempt(NamedTuple):
+    """A new head that is asked for: a promotion by itself or in a batch, a rollback to a version of the branch, or a
+    version that is created.
+    """
+
+    # PROMOTION_KIND_UNSPECIFIED if it is created.
+    kind: PromotionKind.ValueType
+    model_rid: str
+    branch: str
+    # Of a rollback, None if the branch has no version of the number; of one that is created, its own.
+    source_rid: str | None
+    to_version_number: int | None = None
+    expected_head_rid: str | None = None
+    reason: str | None = None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The RID of the target model, and the name of the branch."""
+        return self.model_rid, self.branch
+
+    @property
+    def is_creation(self) -> bool:
+        """Whether the version is created, and copied from no other."""
+        return self.kind == PROMOTION_KIND_UNSPECIFIED
+
+    @property
+    def needed_role(self) -> Role.ValueType:
+        """The role that its caller needs."""
+        return TO_CREATE_VERSIONS if self.is_creation else TO_PROMOTE
+
+
+class Facts(NamedTuple):
+    """What decides an attempt: what is stored of it, and what is known of the request that it is part of.
+
+    `claim` is that request if it has an id, `earlier` the one that was carried out under this id. `error_count` is how
+    many errors were found when the source was compared with the branch's head, and `findings` returns them.
+    """
+
+    stored: PromotionFacts
+    claim: Claim | None = None
+    earlier: RequestRecord | None = None
+    error_count: int = 0
+    findings: Callable[[], Promotion] = Promotion
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the very same request was carried out before, so that nothing is left to do."""
+        return self.claim is not None and self.earlier is not None and self.earlier.digest == self.claim.request.digest
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """What has to be compared for the source to replace the head; None if nothing has to be."""
+        return None if self.stored.source is None else comparison_of(self.stored.branch, self.stored.source)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The verdict on that comparison, if it is stored."""
+        return None if self.comparison is None else self.stored.verdict
+
+    def with_source(self, source: StoredVersion) -> Facts:
+        """Return the facts with what is to become the head."""
+        return self._replace(stored=self.stored._replace(source=source))
+
+    def with_findings(self, error_count: int, findings: Callable[[], Promotion]) -> Facts:
+        """Return the facts with what the comparison found."""
+        return self._replace(error_count=error_count, findings=findings)
+
+
+# What speaks against an attempt, in order
+
+
+def _request_id_used(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    if facts.claim is None or facts.earlier is None:
+        return None
+    return RequestIdAlreadyUsed(request_id=facts.claim.request_id)
+
+
+def _role_too_low(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    if (facts.stored.role or ROLE_UNSPECIFIED) >= attempt.needed_role:
+        return None
+    if attempt.is_creation:
+        return CreateModelVersionPermissionDenied(model_rid=attempt.model_rid)
+    return PromoteVersionModelPermissionDenied(model_rid=attempt.model_rid)
+
+
+def _source_not_found(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    if facts.stored.source is not None:
+        return None
+    if attempt.to_version_number is None:
+        return ModelVersionNotFound(model_rid=attempt.model_rid, model_version_rid=attempt.source_rid or "")
+    if facts.stored.branch.head is None:
+        return BranchNotFound(model_rid=attempt.model_rid, branch_name=attempt.branch)
+    return VersionNumberNotFound(
+        model_rid=attempt.model_rid, branch_name=attempt.branch, version_number=attempt.to_version_number
+    )
+
+
+def _source_unsupported(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    source = facts.stored.source
+    return UnsupportedModelSource() if source is not None and source.legacy_source is not None else None
+
+
+def _head_changed(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    head = facts.stored.branch.head
+    actual = "" if head is None else head.rid
+    if attempt.expected_head_rid in (None, actual):
+        return None
+    return BranchHeadChanged(
+        model_rid=attempt.model_rid,
+        branch_name=attempt.branch,
+        expected_head_version_rid=attempt.expected_head_rid or "",
+        actual_head_version_rid=actual,
+    )
+
+
+def _already_head(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    number = attempt.to_version_number
+    if number is None or facts.stored.branch.next_number != number + 1:
+        return None
+    return VersionAlreadyHead(model_rid=attempt.model_rid, branch_name=attempt.branch, version_number=number)
+
+
+def _model_api_incompatible(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    # After an incident the way back must be open: a rollback records its findings, and they refuse nothing.
+    if attempt.kind == PROMOTION_KIND_ROLLBACK or facts.stored.branch.compatibility != COMPATIBILITY_MODE_ENFORCE:
+        return None
+    return incompatible(facts.findings(), attempt.model_rid, attempt.branch) if facts.error_count else None
+
+
+Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]
+
+# In a batch, all entries are looked at for one group before any is for the next. CheckPromotion asks every obstacle,
+# whatever those before it said: the role may be too low and the source None.
+OF_THE_REQUEST: tuple[Obstacle, ...] = (_request_id_used,)
+OF_THE_TARGET: tuple[Obstacle, ...] = (_role_too_low,)
+OF_THE_SOURCE: tuple[Obstacle, ...] = (*OF_THE_TARGET, _source_not_found, _source_unsupported)
+OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head)
+OF_THE_CONTENT: tuple[Obstacle, ...] = (_model_api_incompatible,)
+OBSTACLES = (*OF_THE_REQUEST, *OF_THE_SOURCE, *OF_THE_BRANCH, *OF_THE_CONTENT)
+
+
+def obstacles(attempt: Attempt, facts: Facts, among: Sequence[Obstacle] = OBSTACLES) -> Iterator[RegistryError]:
+    """Yield what speaks against an attempt, the first one first.
+
+    Of a target that is not there nothing more is said, and against what was carried out before nothing is.
+    """
+    if facts.stored.role is None:
+        yield ModelNotFound(model_rid=attempt.model_rid)
+    elif not facts.is_repeated:
+        for obstacle in among:
+            error = obstacle(attempt, facts)
+            if error is not None:
+                yield error
+
+
+def require(attempt: Attempt, facts: Facts, among: Sequence[Obstacle] = OBSTACLES) -> None:
+    """Raise the first obstacle, if there is one."""
+    for error in obstacles(attempt, facts, among):
+        raise error
