@@ -25,9 +25,9 @@ SHARE = 4
 WAITING = 96
 
 # A greedy caller is served so slowly that the time is so many times what this process works meanwhile; no single rest
-# takes longer. `python -m bench.greed`: the p99 of others beside it is at most 3 times that without it; at 2 it is up
-# to 3.2 times, and without any rest 20 times.
-PACE = 2.5
+# takes longer. `python -m bench.greed`: with that, the p99 of others beside it is 1.3 to 1.9 times that without it, and
+# without any rest up to 20 times.
+PACE = 1.25
 LONGEST_REST_SECONDS = 0.05
 
 # For how long after a call a caller is there, and has its share kept.
@@ -64,14 +64,39 @@ class Callers:
 
 
 class Submitted:
-    """A call that waits for its turn, or has had it."""
+    """A call that waits for its turn, or has had it: then it holds nothing of the call any more."""
 
-    __slots__ = ("call", "caller", "give_way")
+    __slots__ = ("_give_way", "_serve", "caller")
 
-    def __init__(self, caller: str | None, call: Callable[[], object], give_way: Callable[[], object] | None):
+    def __init__(self, caller: str | None, serve: Callable[[], object], give_way: Callable[[], object] | None):
         self.caller = caller
-        self.call = call
-        self.give_way = give_way
+        self._serve: Callable[[], object] | None = serve
+        self._give_way = give_way
+
+    def serve(self) -> None:
+        """Serve the call."""
+        try:
+            self._taken()()
+        except BaseException:
+            log.exception("a call was lost in its thread")
+
+    def give_way(self) -> None:
+        """Tell the call that it gives its place up to another one."""
+        give_way = self._give_way
+        self.forget()
+        if give_way is not None:
+            give_way()
+
+    def forget(self) -> None:
+        """Let go of the call, which has given its place up."""
+        self._serve = self._give_way = None
+
+    def _taken(self) -> Callable[[], object]:
+        """Return what serves the call, and let go of it: what is raised holds the frames that know it."""
+        serve = self._serve
+        assert serve is not None
+        self.forget()
+        return serve
 
 
 class _Line:
@@ -90,23 +115,24 @@ class _Pace:
     __slots__ = ("_cpu", "_wall")
 
     def __init__(self) -> None:
-        self._begin()
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def rest(self) -> None:
-        """Rest until the time since the last rest is PACE times what all threads of the process have worked in it."""
-        worked, passed = time.process_time() - self._cpu, time.perf_counter() - self._wall
-        time.sleep(min(max(0.0, PACE * worked - passed), LONGEST_REST_SECONDS))
-        self._begin()
+        """Rest until the time since the last rest is PACE times what all threads of the process have worked in it.
 
-    def _begin(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        What they work during a rest counts towards the next one.
+        """
+        cpu = time.process_time()
+        passed = time.perf_counter() - self._wall
+        time.sleep(min(max(0.0, PACE * (cpu - self._cpu) - passed), LONGEST_REST_SECONDS))
+        self._wall, self._cpu = time.perf_counter(), cpu
 
 
 class CallThreads:
     """Threads for calls, in which each caller has a line, and the lines take turns.
 
-    What a thread is asked for is not a certain call, but to serve the call whose turn it is. `None` is the caller of
-    strangers, who share a line.
+    What a thread is asked for is not a certain call, but to serve the call whose turn it is: as long as a call could be
+    served and not all threads serve, one more has been asked. `None` is the caller of strangers, who share a line.
     """
 
     def __init__(self, count: int, name: str, waiting: int = WAITING, callers: Callers | None = None):
@@ -127,12 +153,15 @@ class CallThreads:
         # The callers with a call that could be served now, the next in turn first.
         self._turns: dict[str | None, None] = {}
         self._waiting = 0
-        # How many threads serve, or were asked to. The others wait to be asked, or to be told that this is the end.
-        self._serving = 0
+        # How many threads serve, or were asked to; one does when it starts. The others wait to be asked, or to be told
+        # that this is the end.
+        self._serving = 1
         self._threads: list[threading.Thread] = []
         self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
         # Whether the end has begun.
         self.is_closed = False
+        # With one thread, all calls are served, also where the system gives no others. Raises RuntimeError.
+        self._start_thread()
 
     def __len__(self) -> int:
         """How many calls have a thread, or wait for one."""
@@ -158,6 +187,7 @@ class CallThreads:
     def submit(self, call: Callable[[], object]) -> None:
         """Submit a call of a stranger, also to a full line: ask `is_full` before."""
         with self._lock:
+            self._require_open()
             self._add(Submitted(None, call, None))
 
     def submit_for(
@@ -169,12 +199,13 @@ class CallThreads:
         or that line's newest one is told to `give_way`, and never begun.
         """
         submitted = Submitted(caller, call, give_way)
-        share = self._share_beside(self._callers.note(caller)) if self._callers else self._count
         with self._lock:
-            self._share = share
+            self._require_open()
+            if self._callers:
+                self._share = self._share_beside(self._callers.note(caller))
             displaced = self._make_room(caller)
             self._add(submitted)
-        if displaced is not None and displaced.give_way is not None:
+        if displaced is not None:
             displaced.give_way()
         return submitted
 
@@ -185,7 +216,12 @@ class CallThreads:
             if line is None or submitted not in line.waiting:
                 return False
             self._remove(line, submitted)
-            return True
+        submitted.forget()
+        return True
+
+    def _require_open(self) -> None:
+        if self.is_closed:
+            raise RuntimeError("these threads take no more calls")
 
     def _share_beside(self, callers: int) -> int:
         """Return how many threads a caller may have at a time where there are so many callers."""
@@ -199,10 +235,7 @@ class CallThreads:
             submitted = self._next(None)
             pace = _Pace()
             while submitted is not None:
-                try:
-                    submitted.call()
-                except BaseException:
-                    log.exception("a call was lost in its thread")
+                submitted.serve()
                 if self._is_greedy(submitted.caller):
                     pace.rest()
                 submitted = self._next(submitted)
@@ -216,10 +249,10 @@ class CallThreads:
 
     def _next(self, served: Submitted | None) -> Submitted | None:
         """Give back the turn of a call that was served, and take that of the next; None if there is none."""
-        # Only those that wait can have a larger share than when they came.
-        share = self._share_beside(self._callers.count()) if self._callers and self._waiting else self._share
         with self._lock:
-            self._share = share
+            # Only those that wait can have a larger share than when they came.
+            if self._callers and self._waiting:
+                self._share = self._share_beside(self._callers.count())
             if served is not None:
                 line = self._lines[served.caller]
                 line.running -= 1
@@ -238,22 +271,22 @@ class CallThreads:
         return submitted
 
     def _ask_for_thread(self) -> None:
-        """Let one more thread serve, if not all do. Raises RuntimeError if there is none and none can be started."""
-        if self._serving == self._count:
+        """Let one more thread serve, if there is one that does not. At the end, those at work take the turns."""
+        if self.is_closed or self._serving == self._count:
             return
         if self._serving < len(self._threads):
             self._asked.put(True)
         else:
-            name = f"{self._name}_{len(self._threads)}"
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
             try:
-                thread.start()
+                self._start_thread()
             except RuntimeError:
-                if self._threads:
-                    return  # They take their turns anyway.
-                raise
-            self._threads.append(thread)
+                return  # The system has no more: those at work take the turns.
         self._serving += 1
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"{self._name}_{len(self._threads)}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _make_room(self, caller: str | None) -> Submitted | None:
         """Return the call that has to leave for one more of this caller, if one has to. Raises Overloaded."""
@@ -272,8 +305,6 @@ class CallThreads:
 
     def _add(self, submitted: Submitted) -> None:
         """Let a call wait, for a thread that is asked for here: those at work take their turns anyway."""
-        if self.is_closed:
-            raise RuntimeError("these threads take no more calls")
         line = self._lines.get(submitted.caller)
         if line is None:
             line = self._lines[submitted.caller] = _Line()
@@ -281,11 +312,7 @@ class CallThreads:
         self._waiting += 1
         self._update(submitted.caller, line)
         if submitted.caller in self._turns:
-            try:
-                self._ask_for_thread()
-            except RuntimeError:
-                self._remove(line, submitted)
-                raise
+            self._ask_for_thread()
 
     def _remove(self, line: _Line, submitted: Submitted) -> None:
         del line.waiting[submitted]
@@ -330,3 +357,6 @@ def _do(doing: Future[T], context: contextvars.Context, work: Callable[[], T]) -
         doing.set_result(context.run(work))
     except BaseException as raised:
         doing.set_exception(raised)
+    finally:
+        # It holds what was raised, which holds this frame, and all that the work knows.
+        del doing, context, work

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,11 +17,13 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from server.auth import tokens
 from server.auth.credentials import VERIFIERS
 from server.core.config import Limits
+from server.core.errors import Overloaded
 from server.core.permissions import MODELS_READ
 from server.rpc import chain
 from server.rpc import streams as open_streams
-from server.rpc.admission.receiving import PLACES_OF_EACH, STRANGERS
+from server.rpc.admission.receiving import LARGE_BYTES, PLACES_OF_EACH, STRANGERS
 from server.rpc.health import SERVING
+from tests.builders import model_api
 from tests.conftest import NewDatabase, OpenRepository
 from tests.processes import until
 from tests.rpc.harness import THREADS, Registry, failure_of, path_of, serving
@@ -304,3 +306,23 @@ def test_strangers_keep_no_known_caller_from_the_reason_of_a_refusal(
     # The token is unknown at first.
     assert [reader.failure("CreateModel").name for _ in range(2)] == ["ApiUsageDenied"] * 2
     goes_on.set()
+
+
+def test_a_refusal_that_is_held_back_does_not_hold_the_message(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a thousand of them would hold 4 GiB that count nowhere."""
+    admission, held = registry.chain.admission, []
+    add = admission.delayed_refusals.add
+
+    def noted(then: Callable[[], None]) -> bool:
+        held.extend(cell.cell_contents for cell in then.__closure__ or ())  # type: ignore[attr-defined]
+        return add(then)
+
+    monkeypatch.setattr(admission.delayed_refusals, "add", noted)
+    monkeypatch.setattr(admission.receiving, "_share_of_bytes", 0)
+    model = registry.user("admin").create_model("m")
+    large = {"model_rid": model.rid, "model_api": model_api(), "conda_requirements": ["x" * LARGE_BYTES]}
+    assert registry.user("admin").failure("CreateModelVersion", **large).name == "Overloaded"
+    [error] = [each for each in held if isinstance(each, Overloaded)]
+    assert error.__traceback__ is None

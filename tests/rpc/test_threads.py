@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from server.core.errors import Overloaded
-from server.rpc.threads import RECENT_SECONDS, SHARE, Callers, CallThreads, run_on
+from server.rpc.threads import RECENT_SECONDS, SHARE, Callers, CallThreads, Submitted, run_on
 from tests.processes import until
 
 SECONDS = 60
@@ -251,15 +253,71 @@ def test_the_end_waits_for_the_calls_that_are_there(held: Held) -> None:
     assert len(held.threads) == 0
 
 
-def test_a_call_for_which_no_thread_can_be_started_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_more_threads_can_be_started_those_at_work_take_the_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    threads = CallThreads(1, "none")
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
-        with pytest.raises(RuntimeError, match="can't start"):
-            threads.submit_for(OTHER, int)
-    assert len(threads) == 0
-    assert run_on(threads, OTHER, lambda: "later") == "later"
-    threads.close()
+    held = Held(count=3)
+    begun = held.hold(GREEDY)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    calls = [held.add(GREEDY), held.add(OTHER)]
+    assert served(held, begun, *calls) == [GREEDY, OTHER]
+    held.threads.close()
+
+
+def test_the_end_comes_also_where_the_share_grows_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    held = Held(count=9, callers=Callers())
+    for number in range(8):
+        held.submit(f"user:{number}", int).result(SECONDS)
+    begun = held.hold(GREEDY)
+    calls = [held.add(GREEDY) for _ in range(WAITING)]
+    now += RECENT_SECONDS + 1
+    with ThreadPoolExecutor(1) as thread:
+        closing = thread.submit(held.threads.close)
+        until(lambda: held.threads.is_closed)
+        held.goes_on.set()
+        closing.result(SECONDS)
+    assert all(call.done() for call in (begun, *calls))
+    assert len(held.threads) == 0
+
+
+def test_a_call_that_was_served_or_has_left_is_not_held(held: Held) -> None:
+    class Message:
+        """What a call brings."""
+
+    def submit(caller: str, done: Future[Any]) -> tuple[Submitted, weakref.ref[Message]]:
+        message = Message()
+        submitted = held.threads.submit_for(caller, lambda: done.set_result(message is None), done.cancel)
+        return submitted, weakref.ref(message)
+
+    outcomes: list[Future[Any]] = [Future() for _ in range(3)]
+    withdrawn, served_one = (submit(OTHER, done) for done in outcomes[:2])
+    displaced = submit(GREEDY, outcomes[2])
+    others = [held.add(GREEDY) for _ in range(WAITING - 1)]
+    assert held.threads.withdraw(withdrawn[0])
+    assert withdrawn[1]() is None
+    served(held, outcomes[1], outcomes[2], *others)
+    until(lambda: served_one[1]() is None and displaced[1]() is None)
+
+
+def test_what_work_raises_is_not_held_by_its_future() -> None:
+    class Raised(Exception):
+        """What the work raises, with all that its frames hold."""
+
+    def fail() -> None:
+        raise Raised
+
+    threads, raised = CallThreads(1, "failing"), []
+    gc.disable()
+    try:
+        for _ in range(3):
+            try:
+                run_on(threads, OTHER, fail)
+            except Raised as error:
+                raised.append(weakref.ref(error))
+        threads.close()
+        assert [each() for each in raised] == [None] * 3
+    finally:
+        gc.enable()

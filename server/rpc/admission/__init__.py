@@ -256,7 +256,9 @@ class _Call:
             try:
                 self._take(message)
             except RegistryError as error:
-                self.refuse(error)
+                # It may be told later, and must not hold the message until then, as frames do.
+                message = None
+                self.refuse(error.with_traceback(None))
         except Exception:
             self.fail()
 

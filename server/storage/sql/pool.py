@@ -77,6 +77,7 @@ class Pool:
         call = current_call()
 
         def run(session: Session) -> T:
+            session.extended.clear()
             session.begin()
             result = change(session)
             session.require_connected()

@@ -116,7 +116,6 @@ class PostgresSession(Session):
     def begin(self) -> None:
         """Begin a transaction; others' locks are waited for by its first statement that has to."""
         self._unsent = []
-        self.extended.clear()
         # The statements here are made for it, whatever the database's default.
         self.run("BEGIN ISOLATION LEVEL READ COMMITTED", wait=False)
         if self._is_behind_pooler:

@@ -23,10 +23,10 @@ class UnitOfWork:
         self.fitting_bytes = max_message_bytes - ENVELOPE_BYTES
         self.versions = versions
         self.clock_ms = clock_ms
+        # The branches that it has extended, by the RID of their model and their name. They are locked until its end.
+        self.extended: set[tuple[str, str]] = set()
         # What it read of versions, and the kind of each promotion that it recorded: both hold once it has committed.
         self.versions_read: list[StoredVersion] = []
         self.promoted: list[PromotionKind.ValueType] = []
-        # The branches that it has extended, by the RID of their model and their name. They are locked until its end.
-        self.extended: set[tuple[str, str]] = set()
         # When it recorded the last of them, in ms since the epoch.
         self.promoted_ms = 0
