@@ -14,6 +14,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, Grant, Role
+from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_api_pb2 import (
     Column,
     DataType,
@@ -27,7 +28,7 @@ from modelregistry.v1.model_api_pb2 import (
 )
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
-from modelregistry.v1.promotion_pb2 import Promotion
+from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
 from server.core import rids
 from server.core.caller import Caller
 from server.rules.promotion import promote_version
@@ -96,6 +97,11 @@ def version(
         created_by=created_by,
         root_model_version_rid=rid,
     )
+
+
+def policy(model_rid: str, compatibility: CompatibilityMode.ValueType, revision: int = 1, **rules: Any) -> BranchPolicy:
+    """A policy of the branch `master`."""
+    return BranchPolicy(model_rid=model_rid, branch="master", compatibility=compatibility, revision=revision, **rules)
 
 
 def timestamp(milliseconds: int) -> Timestamp:

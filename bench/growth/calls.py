@@ -138,6 +138,7 @@ CALLS = (
     Call("CheckPromotion", "CheckPromotion", _some_preview),
     Call("CheckPromotion, deep", "CheckPromotion", _deep_promotion),
     Call("GetBranchPolicy", "GetBranchPolicy", lambda f, c: {"model_rid": _some_model(f, c)}),
+    Call("ListBranchPolicyRevisions", "ListBranchPolicyRevisions", lambda f, c: {"model_rid": _some_model(f, c)}),
     Call("ListGrants", "ListGrants", lambda f, c: {"resource_rid": _some_model(f, c)}),
     Call("ListGrantChanges", "ListGrantChanges", lambda f, c: {"resource_rid": _some_model(f, c)}),
     Call("CreateModel", "CreateModel", lambda *_: {"name": str(uuid.uuid4()), "parent_folder_rid": NEW_FOLDER}),

@@ -37,7 +37,7 @@ OTLP_PROTOCOL = "http/protobuf"
 
 def option(flag: str, help_text: str, **settings: Any) -> Any:
     """Return an option that is also an environment variable: `--data-dir` is MODELREGISTRY_DATA_DIR too."""
-    name = flag.removeprefix("--").upper().replace("-", "_")
+    name = flag.partition("/")[0].removeprefix("--").upper().replace("-", "_")
     settings.setdefault("envvar", f"MODELREGISTRY_{name}")
     return typer.Option(flag, help=help_text, **settings)
 

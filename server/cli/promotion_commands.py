@@ -53,8 +53,19 @@ ToNumber = Annotated[
     int | None, option("--to", "The number of the version to go back to; asked for at a terminal.", metavar="NUMBER")
 ]
 Compatibility = Annotated[
-    Literal["off", "warn", "enforce"],
+    Literal["off", "warn", "enforce"] | None,
     typer.Argument(help="off: nothing is compared; warn: findings are recorded; enforce: errors refuse a promotion."),
+]
+PromotionOnly = Annotated[
+    bool | None, option("--promotion-only/--no-promotion-only", "Whether heads come by promotion alone.")
+]
+Clear = Annotated[
+    list[str] | None,
+    option("--clear", "A field of the policy that is to hold no longer; can be given several times.", metavar="FIELD"),
+]
+ExpectedRevision = Annotated[
+    int | None,
+    option("--expected-revision", "Refuse unless the policy has this revision now; 0: none is set.", metavar="NUMBER"),
 ]
 BatchFile = Annotated[
     str,
@@ -184,18 +195,32 @@ def rollback(
     return registry.promotions.RollbackBranch(request)
 
 
-def set_policy(registry: Registry, model_rid: ModelRid, compatibility: Compatibility, branch: Branch = None) -> Message:
-    """Set what a branch does about findings of compatibility.
+def set_policy(
+    registry: Registry,
+    model_rid: ModelRid,
+    compatibility: Compatibility = None,
+    branch: Branch = None,
+    promotion_only: PromotionOnly = None,
+    clear: Clear = None,
+    expected_revision: ExpectedRevision = None,
+) -> Message:
+    """Set what holds for new heads of a branch. What you leave out stays as it was.
 
-    [bold]modelregistry set-policy ri.models.main.model.… enforce[/bold]
+    [bold]modelregistry set-policy ri.models.main.model.… enforce --promotion-only[/bold]
     """
-    mode = CompatibilityMode.Value(f"COMPATIBILITY_MODE_{compatibility.upper()}")
-    request = SetBranchPolicyRequest(model_rid=model_rid, branch=branch, compatibility=mode)
+    request = SetBranchPolicyRequest(
+        model_rid=model_rid,
+        branch=branch,
+        compatibility=CompatibilityMode.Value(f"COMPATIBILITY_MODE_{(compatibility or 'unspecified').upper()}"),
+        promotion_only=promotion_only,
+        clear_fields=clear,
+        expected_revision=expected_revision,
+    )
     return registry.promotions.SetBranchPolicy(request)
 
 
 def get_policy(registry: Registry, model_rid: ModelRid, branch: Branch = None) -> Message:
-    """Print what a branch does about findings of compatibility.
+    """Print what holds for new heads of a branch.
 
     [bold]modelregistry get-policy ri.models.main.model.…[/bold]
     """

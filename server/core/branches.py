@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+from modelregistry.v1.promotion_pb2 import BranchPolicy
+from modelregistry.v1.promotion_service_pb2 import SetBranchPolicyRequest
+
 DEFAULT_BRANCH = "master"
+
+# The fields of a policy that can be set: what the request and the policy both have, but for the names of the branch.
+POLICY_FIELDS = tuple(
+    field.name
+    for field in SetBranchPolicyRequest.DESCRIPTOR.fields
+    if field.name in BranchPolicy.DESCRIPTOR.fields_by_name and field.name not in ("model_rid", "branch")
+)
 
 
 class NamesBranch(Protocol):

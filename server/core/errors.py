@@ -389,6 +389,29 @@ class ModelApiIncompatible(RegistryError):
     error_count: int
 
 
+class BranchAcceptsPromotionsOnly(RegistryError):
+    """The branch's policy lets no version be created there."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = (
+        "The policy of the branch lets heads come by promotion alone: create the version on another branch, or in"
+        " another model, and promote it."
+    )
+    model_rid: str
+    branch_name: str
+
+
+class BranchPolicyChanged(RegistryError):
+    """The policy of the branch has another revision than the caller thinks; 0 means that none is set."""
+
+    code = code_pb2.ABORTED
+    description = "The policy of the branch is not the one that was expected: look at it again with GetBranchPolicy."
+    model_rid: str
+    branch_name: str
+    expected_revision: int
+    actual_revision: int
+
+
 class PromotionNotFound(RegistryError):
     """No such promotion, or none that the caller may see."""
 

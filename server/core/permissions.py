@@ -33,6 +33,7 @@ RPC_SCOPES = {
     _PROMOTIONS + "GetLineage": MODELS_READ,
     _PROMOTIONS + "SetBranchPolicy": MODELS_WRITE,
     _PROMOTIONS + "GetBranchPolicy": MODELS_READ,
+    _PROMOTIONS + "ListBranchPolicyRevisions": MODELS_READ,
     _ACCESS + "GrantRole": MODELS_WRITE,
     _ACCESS + "RevokeRole": MODELS_WRITE,
     _ACCESS + "ListGrants": MODELS_READ,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWNER, Grant
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
@@ -77,8 +78,8 @@ def create_model_version(
     tx: Transaction,
     caller: Caller,
     request: CreateModelVersionRequest,
-    findings: Mapping[Comparison, Promotion],
     own_files: Callable[[Transaction], bytes] | None = None,
+    findings: Mapping[Comparison, Promotion] = MappingProxyType({}),
 ) -> ModelVersion:
     """Store a version as the new head of a branch, with the files of the upload that it names; it is its own root.
 
@@ -139,7 +140,7 @@ def write_version(
 
     return write_with_verdicts(
         repository,
-        lambda tx: create_model_version(tx, caller, request, found, own_files),
+        lambda tx: create_model_version(tx, caller, request, own_files, found),
         run,
         repeatable=is_repeatable(request),
         make=compare_with,

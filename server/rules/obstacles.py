@@ -18,6 +18,7 @@ from modelregistry.v1.promotion_pb2 import (
     PromotionKind,
 )
 from server.core.errors import (
+    BranchAcceptsPromotionsOnly,
     BranchHeadChanged,
     BranchNotFound,
     CreateModelVersionPermissionDenied,
@@ -121,6 +122,12 @@ def _role_too_low(attempt: Attempt, facts: Facts) -> RegistryError | None:
     return PromoteVersionModelPermissionDenied(model_rid=attempt.model_rid)
 
 
+def _accepts_promotions_only(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    if not (attempt.is_creation and facts.stored.branch.policy.promotion_only):
+        return None
+    return BranchAcceptsPromotionsOnly(model_rid=attempt.model_rid, branch_name=attempt.branch)
+
+
 def _source_not_found(attempt: Attempt, facts: Facts) -> RegistryError | None:
     if facts.stored.source is not None:
         return None
@@ -170,7 +177,7 @@ Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]
 # In a batch, all entries are looked at for one group before any is for the next. CheckPromotion asks every obstacle,
 # whatever those before it said: the role may be too low and the source None.
 OF_THE_REQUEST: tuple[Obstacle, ...] = (_request_id_used,)
-OF_THE_TARGET: tuple[Obstacle, ...] = (_role_too_low,)
+OF_THE_TARGET: tuple[Obstacle, ...] = (_role_too_low, _accepts_promotions_only)
 OF_THE_SOURCE: tuple[Obstacle, ...] = (*OF_THE_TARGET, _source_not_found, _source_unsupported)
 OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head)
 OF_THE_CONTENT: tuple[Obstacle, ...] = (_model_api_incompatible,)

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.access_service_pb2 import DisabledPrincipal, FolderPolicy, Grant, GrantChange, NewModelOwner, Role
-from modelregistry.v1.compatibility_pb2 import CompatibilityMode
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN, CompatibilityMode
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import BranchPolicy, LineageNode, Promotion
@@ -79,18 +79,27 @@ class Head(NamedTuple):
     created_ms: int
 
 
+# What holds for a branch where no policy is set.
+NO_POLICY = BranchPolicy(compatibility=COMPATIBILITY_MODE_WARN)
+
+
 class BranchEnd(NamedTuple):
     """Where a branch goes on: the number that its next version gets, its head if it has one, and its policy.
 
-    `key` is what storage finds the branch by; None if there is no such branch yet. `chain` is the hash of the promotion
-    that its next one is chained to.
+    Of the policy, the rules alone are told. `key` is what storage finds the branch by; None if there is no such branch
+    yet. `chain` is the hash of the promotion that its next one is chained to.
     """
 
     next_number: int
     head: Head | None
-    compatibility: CompatibilityMode.ValueType
+    policy: BranchPolicy = NO_POLICY
     key: int | None = None
     chain: bytes = BEGINNING
+
+    @property
+    def compatibility(self) -> CompatibilityMode.ValueType:
+        """What becomes of findings."""
+        return self.policy.compatibility
 
 
 class Promoted(NamedTuple):
@@ -303,6 +312,9 @@ class Reader(Protocol):
     def get_policy(self, model_rid: str, branch: str) -> BranchPolicy:
         """Return the newest policy of a branch; COMPATIBILITY_MODE_WARN and nothing else if it has none."""
 
+    def list_policies(self, model_rid: str, branch: str, page: PageRequest) -> Page[BranchPolicy]:
+        """Return a page of the policies of a branch that were set, the newest first; positions are revisions."""
+
     def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
         """Return the caller's highest role among the grants on this very RID; ROLE_UNSPECIFIED if there is none.
 
@@ -423,10 +435,11 @@ class Transaction(Reader, Protocol):
         committed, even if the COMMIT that carried it out was interrupted.
         """
 
-    def add_policy(
-        self, model_rid: str, branch: str, mode: CompatibilityMode.ValueType, changed_by: str
-    ) -> BranchPolicy:
-        """Record a policy of a branch, by whom and when, and return it. Earlier ones stay. The model must be stored."""
+    def add_policy(self, policy: BranchPolicy, changed_by: str) -> BranchPolicy:
+        """Record a policy of a branch, by whom and when, and return it. Earlier ones stay. The model must be stored.
+
+        Of several transactions that record the same revision of a branch, one commits; the others are run again.
+        """
 
     def set_grant(self, grant: Grant, changed_by: str) -> None:
         """Give a principal a role on a resource in place of any other, and record who did so and when."""

@@ -242,6 +242,16 @@ def known(enum: EnumDescriptor, *, required: bool = False) -> Rule:
     return rule
 
 
+def one_of(*names: str) -> Rule:
+    """Return the rule for a text that is one of these."""
+
+    @says({"enum": list(names)})
+    def rule(value: str) -> Iterable[Broken]:
+        return () if value in names else (Broken(f"must be one of {', '.join(names)}, not {shown(value)}"),)
+
+    return rule
+
+
 def whole_milliseconds(value: Timestamp) -> Iterable[Broken]:
     """A time that is stored and shown without loss."""
     if value.seconds not in _SECONDS or value.nanos not in _NANOS:

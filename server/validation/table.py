@@ -13,6 +13,7 @@ from typing import Final
 from modelregistry.v1.access_service_pb2 import NewModelOwner, Role
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_api_pb2 import TabularFormat
+from server.core.branches import POLICY_FIELDS
 from server.core.rids import FOLDER, MODEL, MODEL_VERSION, PROMOTION
 from server.validation import model_api
 from server.validation.rules import (
@@ -30,6 +31,7 @@ from server.validation.rules import (
     known,
     new_grantee,
     not_negative,
+    one_of,
     opaque,
     page_size,
     principal,
@@ -91,7 +93,9 @@ RULES: Final[Mapping[str, Rule]] = {
     "ListPromotionsRequest.created_by": principal,
     "ListPromotionsRequest.start_time": whole_milliseconds,
     "ListPromotionsRequest.end_time": whole_milliseconds,
-    "SetBranchPolicyRequest.compatibility": known(CompatibilityMode.DESCRIPTOR, required=True),
+    "SetBranchPolicyRequest.compatibility": known(CompatibilityMode.DESCRIPTOR),
+    "SetBranchPolicyRequest.clear_fields": each(one_of(*POLICY_FIELDS)),
+    "SetBranchPolicyRequest.expected_revision": not_negative,
     # AccessService's requests
     "GrantRoleRequest.principal": new_grantee,
     "TransferOwnershipRequest.principal": new_grantee,

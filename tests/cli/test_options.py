@@ -82,7 +82,7 @@ CLIENT_COMMANDS: dict[str, set[str]] = {
     },
     "get-promotion": set(),
     "lineage": set(),
-    "set-policy": {"--branch"},
+    "set-policy": {"--branch", "--promotion-only", "--clear", "--expected-revision"},
     "get-policy": {"--branch"},
     "create-model": {"--folder", "--request-id"},
     "create-version": {"--file", "--model-files", "--branch", "--request-id"},

@@ -223,3 +223,13 @@ def test_who_may_not_check_is_asked_at_a_terminal(stages: Stages) -> None:
     terminal.answer("n")
     assert terminal.ends().returncode == 1
     assert stages.numbers() == [1]
+
+
+def test_a_policy_is_set_field_by_field(stages: Stages) -> None:
+    place = (stages.production, "--branch", "fields")
+    set_ = stages.server.json("set-policy", *place, "enforce", "--promotion-only")
+    assert (set_["compatibility"], set_["promotionOnly"], set_["revision"]) == ("ENFORCE", True, 1)
+    cleared = stages.server.json("set-policy", *place, "--no-promotion-only", "--clear", "compatibility")
+    assert (cleared["compatibility"], cleared["promotionOnly"], cleared["revision"]) == ("WARN", False, 2)
+    refused = stages.server.run("set-policy", *place, "off", "--expected-revision", "1")
+    assert failure(refused, ABORTED).startswith("BranchPolicyChanged: The policy of the branch is not")

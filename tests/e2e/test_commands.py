@@ -44,6 +44,7 @@ def test_each_command_succeeds_and_warns_of_nothing(server: Server, tmp_path: Pa
     succeeds("promote-batch", "--file", tmp_path / "batch.json")
     succeeds("rollback", target, "--to", str(promoted["versionNumber"]))
     succeeds("set-policy", target, "warn")
+    succeeds("set-policy", target, "--promotion-only", "--clear", "compatibility", "--expected-revision", "1")
     succeeds("get-policy", target)
     [promotion] = json.loads(succeeds("list-promotions", "--version", promoted["rid"]))["data"]
     succeeds("get-promotion", promotion["rid"])

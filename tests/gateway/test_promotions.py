@@ -33,7 +33,13 @@ def test_names_of_columns_are_kept_as_they_come_from_spreadsheets(registry: Regi
 
 def test_a_policy_is_put_and_got(registry: Registry) -> None:
     path = f"{MODELS}/{registry.target.rid}/branchPolicy"
-    nobodys = {"modelRid": registry.target.rid, "branch": "release/1", "compatibility": "WARN"}
+    nobodys = {
+        "modelRid": registry.target.rid,
+        "branch": "release/1",
+        "compatibility": "WARN",
+        "revision": 0,
+        "promotionOnly": False,
+    }
 
     assert good(registry.get(path, branch="release/1")) == nobodys
     put = good(registry.set_policy(branch="release/1", compatibility="ENFORCE"))
@@ -41,12 +47,13 @@ def test_a_policy_is_put_and_got(registry: Registry) -> None:
         "compatibility": "ENFORCE",
         "changedBy": "user:admin",
         "changedTime": put["changedTime"],
+        "revision": 1,
     }
     assert good(registry.get(path, branch="release/1")) == put
     assert good(registry.get(path)) == nobodys | {"branch": "master"}
 
 
-@pytest.mark.parametrize("mode", [None, "", "COMPATIBILITY_MODE_WARN", "warn", 1, "UNSPECIFIED"])
+@pytest.mark.parametrize("mode", ["", "COMPATIBILITY_MODE_WARN", "warn", 1, "UNSPECIFIED"])
 def test_a_policy_that_is_none_is_told(registry: Registry, mode: Any) -> None:
     answer = registry.set_policy(compatibility=mode)
 

@@ -259,6 +259,9 @@ class Reference:
             return self.versions[earlier[0]]
         if self._role_on_model(person, request.model_rid) < ROLE_EDITOR:
             raise Refused("CreateModelVersionPermissionDenied", modelRid=request.model_rid)
+        branch = branch_of(request)
+        if self._policy(request.model_rid, branch).promotion_only:
+            raise Refused("BranchAcceptsPromotionsOnly", modelRid=request.model_rid, branchName=branch)
         rid = self._new(made).rid
         version = ModelVersion.FromString(content_of(request))  # type: ignore[arg-type]
         version.source.CopyFrom(request.source if request.HasField("source") else ModelVersionSource(sdk=SdkSource()))
@@ -476,11 +479,22 @@ class Reference:
         self._seen_model(person, request.model_rid)
         if self._role_on_model(person, request.model_rid) < ROLE_OWNER:
             raise Refused("AccessPermissionDenied", resourceRid=request.model_rid)
+        before = self._policy(request.model_rid, branch_of(request))
+        if request.HasField("expected_revision") and request.expected_revision != before.revision:
+            raise Refused(
+                "BranchPolicyChanged",
+                modelRid=request.model_rid,
+                branchName=before.branch,
+                expectedRevision=request.expected_revision,
+                actualRevision=before.revision,
+            )
         policy = BranchPolicy(
             model_rid=request.model_rid,
-            branch=branch_of(request),
-            compatibility=request.compatibility,
+            branch=before.branch,
+            compatibility=request.compatibility or before.compatibility,
             changed_by=person.principals[0],
+            revision=before.revision + 1,
+            promotion_only=request.promotion_only if request.HasField("promotion_only") else before.promotion_only,
         )
         self.policies.append(policy)
         return policy

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_PROMOTER, ROLE_VIEWER
+from modelregistry.v1.access_service_pb2 import ROLE_PROMOTER, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import (
     COMPATIBILITY_MODE_ENFORCE,
     COMPATIBILITY_MODE_OFF,
@@ -204,29 +204,6 @@ def test_a_pair_of_contents_is_compared_once(admin: User, stages: Stages, migrat
 
     # There and back.
     assert row_counts(migrated_url)["verdicts"] == 2
-
-
-def test_a_policy_is_set_by_owners_and_read_by_viewers(admin: User, jane: User, stages: Stages) -> None:
-    rid = stages.production.rid
-    assert jane.failure("GetBranchPolicy", model_rid=rid).name == "ModelNotFound"
-    admin("GrantRole", resource_rid=rid, principal="user:jane", role=ROLE_EDITOR)
-    request = {"model_rid": rid, "branch": "new", "compatibility": COMPATIBILITY_MODE_ENFORCE}
-
-    failure = jane.failure("SetBranchPolicy", **request)
-    assert (failure.name, failure.parameters) == ("AccessPermissionDenied", {"resourceRid": rid})
-    default = jane("GetBranchPolicy", model_rid=rid)
-    assert (default.branch, default.compatibility, default.changed_by) == ("master", COMPATIBILITY_MODE_WARN, "")
-    assert not default.HasField("changed_time")
-    admin("GrantRole", resource_rid=rid, principal="user:jane", role=ROLE_OWNER)
-    policy = jane("SetBranchPolicy", **request)
-    assert (policy.branch, policy.compatibility, policy.changed_by) == ("new", COMPATIBILITY_MODE_ENFORCE, "user:jane")
-    assert jane("GetBranchPolicy", model_rid=rid, branch="new") == policy
-    assert jane.failure("SetBranchPolicy", model_rid=rid).violations == [
-        (
-            "compatibility",
-            "is required, one of COMPATIBILITY_MODE_OFF, COMPATIBILITY_MODE_WARN, COMPATIBILITY_MODE_ENFORCE",
-        )
-    ]
 
 
 # Checks

@@ -230,7 +230,12 @@ class RegistryMachine(RuleBasedStateMachine):
             case "policy":
                 policy = data.draw(st.sampled_from(POLICIES), "policy")
                 place = {"model_rid": self.model(data), "branch": self.branch(data)}
-                self.change(name, "SetBranchPolicy", **place, compatibility=policy)
+                fields = data.draw(
+                    st.sampled_from([{"compatibility": policy}] * 2 + [{"promotion_only": on} for on in (False, True)]),
+                    "fields",
+                )
+                revision = data.draw(st.none() | st.integers(0, 2), "expected revision")
+                self.change(name, "SetBranchPolicy", **place, **fields, expected_revision=revision)
             case "grant":
                 role = data.draw(st.sampled_from(ROLES), "role")
                 self.change(name, "GrantRole", **self.grantee(data), role=role)

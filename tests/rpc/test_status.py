@@ -52,6 +52,8 @@ TABLE = {
         ("modelRid", "branchName", "expectedHeadVersionRid", "actualHeadVersionRid"),
     ),
     "ModelApiIncompatible": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "errorCount")),
+    "BranchAcceptsPromotionsOnly": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName")),
+    "BranchPolicyChanged": ("ABORTED", 409, ("modelRid", "branchName", "expectedRevision", "actualRevision")),
     "VersionAlreadyHead": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "versionNumber")),
     "ResourceNameAlreadyExists": ("ALREADY_EXISTS", 409, ("parentFolderRid", "displayName")),
     "RequestTooLarge": ("RESOURCE_EXHAUSTED", 413, ()),

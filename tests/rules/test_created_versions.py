@@ -24,7 +24,7 @@ def test_a_head_that_comes_while_contents_are_compared_is_compared_with_instead(
     empty = builders.version(model.rid)
     empty.model_api.CopyFrom(ModelApi())
     builders.append(repository, empty)
-    repository.write(lambda tx: tx.add_policy(model.rid, "master", COMPATIBILITY_MODE_ENFORCE, ADMIN.user))
+    repository.write(lambda tx: tx.add_policy(builders.policy(model.rid, COMPATIBILITY_MODE_ENFORCE), ADMIN.user))
     compared: list[str] = []
 
     def compare(work: Callable[[], None]) -> None:

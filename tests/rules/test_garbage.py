@@ -92,7 +92,7 @@ def test_what_was_found_where_no_promotion_came_of_it_goes_after_a_day(
     one, two, three = (append(timed, builders.version(staging.rid, label=label)) for label in ("1", "2", "3"))
     promote(timed, one, production.rid)
     promoted = promote(timed, two, production.rid)
-    timed.write(lambda tx: tx.add_policy(production.rid, "master", COMPATIBILITY_MODE_ENFORCE, ADMIN.user))
+    timed.write(lambda tx: tx.add_policy(builders.policy(production.rid, COMPATIBILITY_MODE_ENFORCE), ADMIN.user))
     with pytest.raises(ModelApiIncompatible):
         promote(timed, three, production.rid)
     wanted = PromotionFilter(version_rid=promoted.rid)

@@ -303,9 +303,11 @@ def test_a_change_of_which_nothing_was_answered_survives_the_loss_of_its_connect
     with opened(postgres) as (_, repository):
         model = add_model(repository)
         # What is sent for the first time is prepared, which is answered.
-        repository.write(lambda tx: tx.add_policy(model.rid, "master", COMPATIBILITY_MODE_OFF, ADMIN.user))
+        repository.write(lambda tx: tx.add_policy(builders.policy(model.rid, COMPATIBILITY_MODE_OFF), ADMIN.user))
         break_all_connections(postgres)
-        repository.write(lambda tx: tx.add_policy(model.rid, "master", COMPATIBILITY_MODE_ENFORCE, ADMIN.user))
+        repository.write(
+            lambda tx: tx.add_policy(builders.policy(model.rid, COMPATIBILITY_MODE_ENFORCE, 2), ADMIN.user)
+        )
         policy = repository.read(lambda reader: reader.get_policy(model.rid, "master"))
     assert policy.compatibility == COMPATIBILITY_MODE_ENFORCE
 

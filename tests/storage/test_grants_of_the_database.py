@@ -63,7 +63,7 @@ def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_reposit
     batch = BatchPromoteVersionsRequest(promotions=entries)
     write_with_verdicts(repository, lambda tx: batch_promote_versions(tx, ADMIN, batch))
     back = write_with_verdicts(repository, lambda tx: rollback_branch(tx, ADMIN, rollback))
-    repository.write(lambda tx: tx.add_policy(production.rid, "master", COMPATIBILITY_MODE_ENFORCE, ADMIN.user))
+    repository.write(lambda tx: tx.add_policy(builders.policy(production.rid, COMPATIBILITY_MODE_ENFORCE), ADMIN.user))
     builders.revoke(repository, staging.rid, "user:jane")
     repository.write(lambda tx: tx.lock_owners(staging.rid))
     repository.write(lambda tx: tx.enable_principal("user:jane", ADMIN.user))
@@ -138,7 +138,7 @@ def test_a_server_cannot_rewrite_what_is_on_record(
     empty.model_api.CopyFrom(ModelApi())
     append(repository, empty)
     builders.promote(repository, source, model.rid, request_id=str(uuid.uuid4()))
-    repository.write(lambda tx: tx.add_policy(model.rid, "master", COMPATIBILITY_MODE_ENFORCE, ADMIN.user))
+    repository.write(lambda tx: tx.add_policy(builders.policy(model.rid, COMPATIBILITY_MODE_ENFORCE), ADMIN.user))
     repository.write(lambda tx: tx.add_folder_policy(builders.FOLDER, NEW_MODEL_OWNER_FOLDER, ADMIN.user))
     repository.write(lambda tx: tx.disable_principal("user:j", "has left", ADMIN.user))
     repository.write(

@@ -67,7 +67,7 @@ def test_a_branch_that_does_not_exist_begins_with_1_and_has_no_head(repository: 
 
     end = repository.read(lambda reader: branch_end(reader, model.rid, "new"))
 
-    assert end == BranchEnd(1, None, COMPATIBILITY_MODE_WARN)
+    assert end == BranchEnd(1, None)
 
 
 def test_a_branch_goes_on_behind_its_head(timed: SqlRepository) -> None:
@@ -79,7 +79,7 @@ def test_a_branch_goes_on_behind_its_head(timed: SqlRepository) -> None:
 
     end = timed.read(lambda reader: branch_end(reader, model.rid))
 
-    assert end._replace(key=None) == BranchEnd(3, Head(head.rid, digest, NOW_MS), COMPATIBILITY_MODE_WARN)
+    assert end._replace(key=None) == BranchEnd(3, Head(head.rid, digest, NOW_MS))
     assert timed.write(lambda tx: _locked_and_appended(tx, model.rid)) == end
 
 
@@ -138,10 +138,14 @@ def test_the_newest_policy_of_a_branch_holds_and_the_earlier_ones_stay(
 ) -> None:
     model = add_model(timed)
     unset = timed.read(lambda reader: reader.get_policy(model.rid, "master"))
-    timed.write(lambda tx: tx.add_policy(model.rid, "master", COMPATIBILITY_MODE_OFF, "user:joe"))
+    timed.write(lambda tx: tx.add_policy(builders.policy(model.rid, COMPATIBILITY_MODE_OFF), "user:joe"))
     clock.now_ms += 1
 
-    set_ = timed.write(lambda tx: tx.add_policy(model.rid, "master", COMPATIBILITY_MODE_ENFORCE, "user:jane"))
+    set_ = timed.write(
+        lambda tx: tx.add_policy(
+            builders.policy(model.rid, COMPATIBILITY_MODE_ENFORCE, 2, promotion_only=True), "user:jane"
+        )
+    )
 
     assert unset == BranchPolicy(model_rid=model.rid, branch="master", compatibility=COMPATIBILITY_MODE_WARN)
     assert set_ == BranchPolicy(
@@ -150,10 +154,13 @@ def test_the_newest_policy_of_a_branch_holds_and_the_earlier_ones_stay(
         compatibility=COMPATIBILITY_MODE_ENFORCE,
         changed_by="user:jane",
         changed_time=builders.timestamp(NOW_MS + 1),
+        revision=2,
+        promotion_only=True,
     )
     assert timed.read(lambda reader: reader.get_policy(model.rid, "master")) == set_
     assert timed.read(lambda reader: reader.get_policy(model.rid, "other")).compatibility == COMPATIBILITY_MODE_WARN
-    assert timed.read(lambda reader: branch_end(reader, model.rid)).compatibility == set_.compatibility
+    rules = BranchPolicy(compatibility=COMPATIBILITY_MODE_ENFORCE, promotion_only=True)
+    assert timed.read(lambda reader: branch_end(reader, model.rid)).policy == rules
     changes = [(row.changed_by, row.compatibility, row.changed_time) for row in rows(migrated_url, branch_policies)]
     assert changes == [
         ("user:joe", COMPATIBILITY_MODE_OFF, NOW_MS),

@@ -46,7 +46,8 @@ def record(tx: Transaction, model_rid: str) -> None:
     )
     verdict = tx.add_verdict(comparison, Promotion())
     tx.append_promoted(copy, digest, promotion, verdict, builders.branch_end(tx, model_rid))
-    tx.add_policy(model_rid, "master", COMPATIBILITY_MODE_OFF, ADMIN.user)
+    revision = tx.get_policy(model_rid, "master").revision + 1
+    tx.add_policy(builders.policy(model_rid, COMPATIBILITY_MODE_OFF, revision, promotion_only=True), ADMIN.user)
     tx.add_folder_policy(builders.FOLDER, NEW_MODEL_OWNER_FOLDER, ADMIN.user)
     tx.disable_principal("user:joe", "has left", ADMIN.user)
     tx.claim_request(RequestKey(ADMIN.user, "PromoteVersion", copy.rid), RequestRecord(b"digest", (copy.rid,)))

@@ -130,10 +130,12 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("BatchPromoteVersions", {"promotions": [ENTRY | {"branch": "a", "reason": ""}] * 100, "requestId": UUID.upper()}),
     ("RollbackBranch", {"branch": "a", "toVersionNumber": 2**31 - 1}),
     ("SetBranchPolicy", {"branch": None, "compatibility": "OFF"}),
+    ("SetBranchPolicy", {"promotionOnly": True, "clearFields": ["compatibility"], "expectedRevision": 0}),
 ]
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     *((rpc, {"bogus": 1}) for rpc in GOOD),
-    *((rpc, {key: None}) for rpc, body in GOOD.items() for key in body),
+    # A policy has no field that every request sets.
+    *((rpc, {key: None}) for rpc, body in GOOD.items() for key in body if rpc != "SetBranchPolicy"),
     *(("CreateModel", {"name": name}) for name in ["", ".", "..", "a/b", "a\tb", "x" * 701, 1]),
     *((rpc, {"requestId": "nonsense"}) for rpc in GOOD),  # and where there is none, it is no key
     *(("PromoteVersion", {key: ""}) for key in ("requestId", "expectedHeadVersionRid")),
@@ -142,6 +144,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     *(("BatchPromoteVersions", {"promotions": [ENTRY | wrong]}) for wrong in ({"branch": ""}, {"requestId": UUID})),
     *(("RollbackBranch", {"toVersionNumber": number}) for number in (0, -1, "1", 2**31)),
     *(("SetBranchPolicy", {"compatibility": mode}) for mode in ("", "warn", "UNSPECIFIED", 1)),
+    *(("SetBranchPolicy", {"clearFields": fields}) for fields in (["revision"], [""], "promotionOnly", [1])),
+    *(("SetBranchPolicy", {"expectedRevision": number}) for number in (-1, "1")),
     ("CreateModel", {"parentFolderRid": "ri.models.main.model.a"}),
     ("CreateModel", {"parentFolderRid": "ri.compass.main.folder." + "x" * 255}),
     *(

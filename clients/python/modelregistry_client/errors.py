@@ -49,6 +49,22 @@ class ModelApiIncompatible(RegistryError):
     error_count = Parameter(int)
 
 
+class BranchAcceptsPromotionsOnly(RegistryError):
+    """The branch's policy lets no version be created there: heads come by promotion alone."""
+
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
+
+
+class BranchPolicyChanged(RegistryError):
+    """The policy of the branch has another revision than the caller thinks; 0 means that none is set."""
+
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
+    expected_revision = Parameter(int)
+    actual_revision = Parameter(int)
+
+
 class PromotionNotFound(RegistryError):
     """No such promotion, or none that the caller may see."""
 

@@ -158,8 +158,8 @@ class ModelServiceServicer:
 
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
         NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
-        (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (ModelApiIncompatible, where the branch's policy enforces
-        compatibility) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+        (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchAcceptsPromotionsOnly, ModelApiIncompatible, by the
+        policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
         QuotaExceeded).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -92,17 +92,24 @@ class PromotionServiceStub:
     InvalidPageToken) and NOT_FOUND (ModelVersionNotFound).
     """
     SetBranchPolicy: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.SetBranchPolicyRequest, _promotion_pb2.BranchPolicy]
-    """Sets what holds for promotions into a branch, which need not exist yet. Who did so and when stays on record.
+    """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
+    Who did so and when stays on record, as a revision of the policy.
 
     Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
-    (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+    (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
     """
     GetBranchPolicy: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetBranchPolicyRequest, _promotion_pb2.BranchPolicy]
-    """Returns what holds for promotions into a branch. Without a policy that was set, findings are recorded, and nothing is
+    """Returns what holds for new heads of a branch. Without a policy that was set, findings are recorded, and nothing is
     refused.
 
     Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName) and NOT_FOUND
     (ModelNotFound).
+    """
+    ListBranchPolicyRevisions: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.ListBranchPolicyRevisionsRequest, _promotion_service_pb2.ListBranchPolicyRevisionsResponse]
+    """Lists the policies of a branch that were set, the newest first.
+
+    Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
+    InvalidPageToken) and NOT_FOUND (ModelNotFound).
     """
 
 @_typing.type_check_only
@@ -166,17 +173,24 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     InvalidPageToken) and NOT_FOUND (ModelVersionNotFound).
     """
     SetBranchPolicy: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.SetBranchPolicyRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
-    """Sets what holds for promotions into a branch, which need not exist yet. Who did so and when stays on record.
+    """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
+    Who did so and when stays on record, as a revision of the policy.
 
     Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
-    (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+    (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
     """
     GetBranchPolicy: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetBranchPolicyRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
-    """Returns what holds for promotions into a branch. Without a policy that was set, findings are recorded, and nothing is
+    """Returns what holds for new heads of a branch. Without a policy that was set, findings are recorded, and nothing is
     refused.
 
     Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName) and NOT_FOUND
     (ModelNotFound).
+    """
+    ListBranchPolicyRevisions: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.ListBranchPolicyRevisionsRequest, _promotion_service_pb2.ListBranchPolicyRevisionsResponse]  # type: ignore[assignment]
+    """Lists the policies of a branch that were set, the newest first.
+
+    Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
+    InvalidPageToken) and NOT_FOUND (ModelNotFound).
     """
 
 class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -279,10 +293,11 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _promotion_service_pb2.SetBranchPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_promotion_pb2.BranchPolicy, _abc.Awaitable[_promotion_pb2.BranchPolicy]]:
-        """Sets what holds for promotions into a branch, which need not exist yet. Who did so and when stays on record.
+        """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
+        Who did so and when stays on record, as a revision of the policy.
 
         Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
-        (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+        (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
         """
 
     @_abc_1.abstractmethod
@@ -291,11 +306,23 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _promotion_service_pb2.GetBranchPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_promotion_pb2.BranchPolicy, _abc.Awaitable[_promotion_pb2.BranchPolicy]]:
-        """Returns what holds for promotions into a branch. Without a policy that was set, findings are recorded, and nothing is
+        """Returns what holds for new heads of a branch. Without a policy that was set, findings are recorded, and nothing is
         refused.
 
         Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName) and NOT_FOUND
         (ModelNotFound).
+        """
+
+    @_abc_1.abstractmethod
+    def ListBranchPolicyRevisions(
+        self,
+        request: _promotion_service_pb2.ListBranchPolicyRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_promotion_service_pb2.ListBranchPolicyRevisionsResponse, _abc.Awaitable[_promotion_service_pb2.ListBranchPolicyRevisionsResponse]]:
+        """Lists the policies of a branch that were set, the newest first.
+
+        Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
+        InvalidPageToken) and NOT_FOUND (ModelNotFound).
         """
 
 def add_PromotionServiceServicer_to_server(servicer: PromotionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -18,6 +18,8 @@ from modelregistry.v1.promotion_service_pb2 import (
     GetLineageRequest,
     GetLineageResponse,
     GetPromotionRequest,
+    ListBranchPolicyRevisionsRequest,
+    ListBranchPolicyRevisionsResponse,
     ListPromotionsRequest,
     ListPromotionsResponse,
     RollbackBranchRequest,
@@ -25,7 +27,7 @@ from modelregistry.v1.promotion_service_pb2 import (
 )
 from server.core.branches import branch_of
 from server.core.caller import Caller
-from server.rules.branch_policies import get_branch_policy, set_branch_policy
+from server.rules.branch_policies import get_branch_policy, list_branch_policies, set_branch_policy
 from server.rules.idempotency import is_repeatable
 from server.rules.promotion import batch_promote_versions, check_promotion, rollback_branch
 from server.rules.promotion_records import filter_of, get_promotion, list_promotions
@@ -108,3 +110,13 @@ class PromotionService(promotion_service_pb2_grpc.PromotionServiceServicer):
         """Return what holds for promotions into a branch."""
         caller = self._caller()
         return self._repository.read(lambda reader: get_branch_policy(reader, caller, request))
+
+    def ListBranchPolicyRevisions(
+        self, request: ListBranchPolicyRevisionsRequest, context: grpc.ServicerContext
+    ) -> ListBranchPolicyRevisionsResponse:
+        """Return a page of the policies of a branch that were set."""
+        caller = self._caller()
+        paging = Paging(int, "ListBranchPolicyRevisions", request.model_rid, branch_of(request))
+        wanted = paging.page_request(request.page_size, request.page_token)
+        page = self._repository.read(lambda reader: list_branch_policies(reader, caller, request, wanted))
+        return ListBranchPolicyRevisionsResponse(policies=page.items, next_page_token=paging.next_token(page))

@@ -1,4 +1,4 @@
-"""What promotions are decided by: facts, verdicts, requests with an id, policies."""
+"""What promotions are decided by: facts, verdicts, requests with an id."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sqlalchemy import Select, and_, bindparam, delete, exists, insert, literal,
 from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.access_service_pb2 import Role
-from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN, CompatibilityMode
 from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
 from server.core.caller import Caller
 from server.core.integrity import BEGINNING
 from server.storage.contract import (
+    NO_POLICY,
     BranchEnd,
     Comparison,
     Head,
@@ -26,14 +26,13 @@ from server.storage.contract import (
     WantedPromotion,
 )
 from server.storage.sql.origins import hides_root, visible_key
-from server.storage.sql.rows import AnyColumns, AnyRow, timestamp
+from server.storage.sql.rows import AnyColumns, AnyRow
 from server.storage.sql.session import Conflict
 from server.storage.sql.statements import Statement, for_callers, principals, upsert
 from server.storage.sql.tables import (
     branch_policies,
     branches,
     is_head,
-    model_id,
     models,
     promotions,
     requests,
@@ -43,6 +42,8 @@ from server.storage.sql.tables import (
 from server.storage.sql.unit_of_work import UnitOfWork
 from server.storage.sql.versions import get_version
 from server.storage.sql.visibility import role_on_model
+
+_policies = branch_policies.alias("policies")
 
 
 def get_promotion_facts(work: UnitOfWork, wanted: WantedPromotion, caller: Caller) -> PromotionFacts:
@@ -59,7 +60,7 @@ def get_promotion_facts(work: UnitOfWork, wanted: WantedPromotion, caller: Calle
         | principals(caller),
     )
     if row is None or row.role is None:
-        return PromotionFacts(None, None, BranchEnd(1, None, COMPATIBILITY_MODE_WARN), None)
+        return PromotionFacts(None, None, BranchEnd(1, None), None)
     return PromotionFacts(
         role=row.role,
         source=_source_of(work, wanted, row),
@@ -137,30 +138,6 @@ def claim_request(work: UnitOfWork, key: RequestKey, request: RequestRecord) -> 
     return find_request(work, key)
 
 
-def get_policy(work: UnitOfWork, model_rid: str, branch: str) -> BranchPolicy:
-    """See the contract."""
-    row = work.session.one_or_none(_policy, {"model_rid": model_rid, "branch": branch})
-    policy = BranchPolicy(model_rid=model_rid, branch=branch, compatibility=COMPATIBILITY_MODE_WARN)
-    if row is not None:
-        policy.compatibility = row.compatibility
-        policy.changed_by = row.changed_by
-        policy.changed_time.CopyFrom(timestamp(row.changed_time))
-    return policy
-
-
-def add_policy(
-    work: UnitOfWork, model_rid: str, branch: str, mode: CompatibilityMode.ValueType, changed_by: str
-) -> BranchPolicy:
-    """See the contract."""
-    now_ms = work.clock_ms()
-    values = {"model_rid": model_rid, "branch_name": branch, "mode": mode, "changer": changed_by, "now_ms": now_ms}
-    work.session.send(_add_policy, values)
-    # And not what is read now, which another transaction may have set meanwhile.
-    return BranchPolicy(
-        model_rid=model_rid, branch=branch, compatibility=mode, changed_by=changed_by, changed_time=timestamp(now_ms)
-    )
-
-
 def _as_parameters(key: RequestKey) -> dict[str, Any]:
     return {"request_caller": key.caller, "request_rpc": key.rpc, "request_id": key.request_id}
 
@@ -175,17 +152,20 @@ def _source_of(work: UnitOfWork, wanted: WantedPromotion, row: AnyRow) -> Stored
 
 def _branch_end(row: AnyRow) -> BranchEnd:
     head = None if row.head_rid is None else Head(row.head_rid, row.head_digest, row.head_created_time)
-    compatibility = row.compatibility or COMPATIBILITY_MODE_WARN
-    return BranchEnd((row.version_count or 0) + 1, head, compatibility, row.branch_key, row.chain or BEGINNING)
+    policy = NO_POLICY
+    if row.compatibility is not None:
+        policy = BranchPolicy.FromString(row.rules or b"")
+        policy.compatibility = row.compatibility
+    return BranchEnd((row.version_count or 0) + 1, head, policy, row.branch_key, row.chain or BEGINNING)
 
 
 @for_callers
 def _facts(caller: Caller) -> Select[*AnyColumns]:
     """All that decides a promotion, but for the content of its source; no row without the model."""
     policy = (
-        select(branch_policies.c.compatibility)
-        .where(branch_policies.c.model_id == models.c.id, branch_policies.c.branch == bindparam("branch"))
-        .order_by(branch_policies.c.id.desc())
+        select(_policies.c.id)
+        .where(_policies.c.model_id == models.c.id, _policies.c.branch == bindparam("branch"))
+        .order_by(_policies.c.id.desc())
         .limit(1)
         .scalar_subquery()
     )
@@ -210,13 +190,15 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
             versions.c.rid.label("head_rid"),
             versions.c.content_digest.label("head_digest"),
             versions.c.created_time.label("head_created_time"),
-            policy.label("compatibility"),
+            branch_policies.c.compatibility,
+            branch_policies.c.rules,
             verdicts.c.id.label("verdict_id"),
             verdicts.c.error_count,
         )
         .select_from(models)
         .outerjoin(branches, and_(branches.c.model_id == models.c.id, branches.c.name == bindparam("branch")))
         .outerjoin(versions, is_head)
+        .outerjoin(branch_policies, branch_policies.c.id == policy)
         .outerjoin(source, true())
         .outerjoin(verdicts, is_verdict)
         .where(models.c.rid == bindparam("model_rid"))
@@ -294,23 +276,5 @@ _claim = Statement(
         )
         .on_conflict_do_nothing()
         .returning(requests.c.digest)
-    )
-)
-_policy = Statement(
-    select(branch_policies)
-    .where(
-        branch_policies.c.model_id == model_id(bindparam("model_rid")),
-        branch_policies.c.branch == bindparam("branch"),
-    )
-    .order_by(branch_policies.c.id.desc())
-    .limit(1)
-)
-_add_policy = Statement(
-    insert(branch_policies).values(
-        model_id=model_id(bindparam("model_rid")),
-        branch=bindparam("branch_name"),
-        compatibility=bindparam("mode"),
-        changed_by=bindparam("changer"),
-        changed_time=bindparam("now_ms"),
     )
 )

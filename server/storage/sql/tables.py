@@ -246,7 +246,12 @@ branch_policies = Table(
     Column("compatibility", SmallInteger, nullable=False),
     Column("changed_by", CodePointText, nullable=False),
     Column("changed_time", BigInteger, nullable=False),
+    # None of what servers of the release before set: then it is how many there are up to this one.
+    Column("revision", Integer),
+    # A serialized BranchPolicy with what has no column; None if it is nothing.
+    Column("rules", LargeBinary),
     Index("ix_branch_policies_model_id_branch", "model_id", "branch", "id"),
+    Index("ix_branch_policies_revision", "model_id", "branch", "revision", unique=True),
 )
 
 # Append-only: the requests with an id that were carried out, and the RIDs of what they made, separated by spaces.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.storage.sql import (
+    branch_policies,
     files,
     folder_policies,
     grants,
@@ -35,7 +36,8 @@ class SqlReader(UnitOfWork):
     get_findings = promotion_facts.get_findings
     unused_verdicts = promotion_facts.unused_verdicts
     find_request = promotion_facts.find_request
-    get_policy = promotion_facts.get_policy
+    get_policy = branch_policies.get_policy
+    list_policies = branch_policies.list_policies
     find_promotion = promotion_records.find_promotion
     get_promotion_rid = promotion_records.get_promotion_rid
     list_promotions = promotion_records.list_promotions
@@ -69,7 +71,7 @@ class SqlTransaction(SqlReader):
     remove_unused_verdict = promotion_facts.remove_unused_verdict
     claim_request = promotion_facts.claim_request
     append_promoted = promotion_records.append_promoted
-    add_policy = promotion_facts.add_policy
+    add_policy = branch_policies.add_policy
 
     set_grant = grants.set_grant
     remove_grant = grants.remove_grant

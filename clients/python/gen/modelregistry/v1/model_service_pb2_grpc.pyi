@@ -71,8 +71,8 @@ class ModelServiceStub:
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
     NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
-    (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (ModelApiIncompatible, where the branch's policy enforces
-    compatibility) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+    (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchAcceptsPromotionsOnly, ModelApiIncompatible, by the
+    policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
     QuotaExceeded).
     """
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
@@ -174,8 +174,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
     NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
-    (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (ModelApiIncompatible, where the branch's policy enforces
-    compatibility) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+    (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchAcceptsPromotionsOnly, ModelApiIncompatible, by the
+    policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
     QuotaExceeded).
     """
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
@@ -298,8 +298,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
         NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
-        (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (ModelApiIncompatible, where the branch's policy enforces
-        compatibility) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+        (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchAcceptsPromotionsOnly, ModelApiIncompatible, by the
+        policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
         QuotaExceeded).
         """
 

@@ -147,7 +147,7 @@ Global___Promotion: _TypeAlias = Promotion  # noqa: Y015
 
 @_typing.final
 class BranchPolicy(_message.Message):
-    """What holds for promotions into a branch."""
+    """What holds for new heads of a branch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -156,6 +156,8 @@ class BranchPolicy(_message.Message):
     COMPATIBILITY_FIELD_NUMBER: _builtins.int
     CHANGED_BY_FIELD_NUMBER: _builtins.int
     CHANGED_TIME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    PROMOTION_ONLY_FIELD_NUMBER: _builtins.int
     model_rid: _builtins.str
     """Output only. The RID of the model."""
     branch: _builtins.str
@@ -164,6 +166,10 @@ class BranchPolicy(_message.Message):
     """Output only. What the branch does about findings of compatibility."""
     changed_by: _builtins.str
     """Output only. The principal who set the policy; unset if none did."""
+    revision: _builtins.int
+    """Output only. How often the policy has been set by now; 0 if it was not."""
+    promotion_only: _builtins.bool
+    """Output only. Whether heads come by promotion alone, and CreateModelVersion is refused."""
     @_builtins.property
     def changed_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the policy was set; unset if it was not."""
@@ -176,10 +182,12 @@ class BranchPolicy(_message.Message):
         compatibility: _compatibility_pb2.CompatibilityMode.ValueType = ...,
         changed_by: _builtins.str | None = ...,
         changed_time: _timestamp_pb2.Timestamp | None = ...,
+        revision: _builtins.int = ...,
+        promotion_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "changed_by", b"changed_by", "changed_time", b"changed_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "branch", b"branch", "changed_by", b"changed_by", "changed_time", b"changed_time", "compatibility", b"compatibility", "model_rid", b"model_rid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "branch", b"branch", "changed_by", b"changed_by", "changed_time", b"changed_time", "compatibility", b"compatibility", "model_rid", b"model_rid", "promotion_only", b"promotion_only", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__changed_by: _TypeAlias = _typing.Literal["changed_by"]  # noqa: Y015
     _WhichOneofArgType__changed_by: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by"]  # noqa: Y015

@@ -556,26 +556,51 @@ class SetBranchPolicyRequest(_message.Message):
     MODEL_RID_FIELD_NUMBER: _builtins.int
     BRANCH_FIELD_NUMBER: _builtins.int
     COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    PROMOTION_ONLY_FIELD_NUMBER: _builtins.int
+    CLEAR_FIELDS_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     model_rid: _builtins.str
     """Required. The RID of the model."""
     branch: _builtins.str
     """Optional. The branch; unset means `master`."""
     compatibility: _compatibility_pb2.CompatibilityMode.ValueType
-    """Required. What the branch does about findings of compatibility."""
+    """Optional. What the branch does about findings of compatibility."""
+    promotion_only: _builtins.bool
+    """Optional. Whether heads come by promotion alone, and CreateModelVersion is refused."""
+    expected_revision: _builtins.int
+    """Optional. The revision that the policy must have now, 0 if none is set."""
+    @_builtins.property
+    def clear_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. The names of fields of the policy that are to hold no longer, such as `promotion_only`: they become what
+        they are where no policy is set. None that the request sets. With none, it must set one.
+        """
+
     def __init__(
         self,
         *,
         model_rid: _builtins.str = ...,
         branch: _builtins.str | None = ...,
         compatibility: _compatibility_pb2.CompatibilityMode.ValueType = ...,
+        promotion_only: _builtins.bool | None = ...,
+        clear_fields: _abc.Iterable[_builtins.str] | None = ...,
+        expected_revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "branch", b"branch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_revision", b"_expected_revision", "_promotion_only", b"_promotion_only", "branch", b"branch", "expected_revision", b"expected_revision", "promotion_only", b"promotion_only"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "branch", b"branch", "compatibility", b"compatibility", "model_rid", b"model_rid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_revision", b"_expected_revision", "_promotion_only", b"_promotion_only", "branch", b"branch", "clear_fields", b"clear_fields", "compatibility", b"compatibility", "expected_revision", b"expected_revision", "model_rid", b"model_rid", "promotion_only", b"promotion_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
     _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    _WhichOneofReturnType__promotion_only: _TypeAlias = _typing.Literal["promotion_only"]  # noqa: Y015
+    _WhichOneofArgType__promotion_only: _TypeAlias = _typing.Literal["_promotion_only", b"_promotion_only"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__promotion_only) -> _WhichOneofReturnType__promotion_only | None: ...
 
 Global___SetBranchPolicyRequest: _TypeAlias = SetBranchPolicyRequest  # noqa: Y015
 
@@ -606,3 +631,74 @@ class GetBranchPolicyRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
 
 Global___GetBranchPolicyRequest: _TypeAlias = GetBranchPolicyRequest  # noqa: Y015
+
+@_typing.final
+class ListBranchPolicyRevisionsRequest(_message.Message):
+    """The request of ListBranchPolicyRevisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_RID_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    model_rid: _builtins.str
+    """Required. The RID of the model."""
+    branch: _builtins.str
+    """Optional. The branch; unset means `master`."""
+    page_size: _builtins.int
+    """Optional. How many policies to return at most, 1 to 1000; 0 means 100."""
+    page_token: _builtins.str
+    """Optional. The `next_page_token` of the page before; absent for the first page."""
+    def __init__(
+        self,
+        *,
+        model_rid: _builtins.str = ...,
+        branch: _builtins.str | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_page_token", b"_page_token", "branch", b"branch", "page_token", b"page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_page_token", b"_page_token", "branch", b"branch", "model_rid", b"model_rid", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
+    _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
+    _WhichOneofReturnType__page_token: _TypeAlias = _typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = _typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+
+Global___ListBranchPolicyRevisionsRequest: _TypeAlias = ListBranchPolicyRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListBranchPolicyRevisionsResponse(_message.Message):
+    """A page of the policies of a branch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Output only. Where the next page begins; absent on the last page."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[_promotion_pb2.BranchPolicy]:
+        """Output only. The policies, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[_promotion_pb2.BranchPolicy] | None = ...,
+        next_page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "next_page_token", b"next_page_token", "policies", b"policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_page_token: _TypeAlias = _typing.Literal["next_page_token"]  # noqa: Y015
+    _WhichOneofArgType__next_page_token: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page_token) -> _WhichOneofReturnType__next_page_token | None: ...
+
+Global___ListBranchPolicyRevisionsResponse: _TypeAlias = ListBranchPolicyRevisionsResponse  # noqa: Y015

@@ -81,6 +81,11 @@ class PromotionServiceStub(object):
                 request_serializer=modelregistry_dot_v1_dot_promotion__service__pb2.GetBranchPolicyRequest.SerializeToString,
                 response_deserializer=modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.FromString,
                 _registered_method=True)
+        self.ListBranchPolicyRevisions = channel.unary_unary(
+                '/modelregistry.v1.PromotionService/ListBranchPolicyRevisions',
+                request_serializer=modelregistry_dot_v1_dot_promotion__service__pb2.ListBranchPolicyRevisionsRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_promotion__service__pb2.ListBranchPolicyRevisionsResponse.FromString,
+                _registered_method=True)
 
 
 class PromotionServiceServicer(object):
@@ -166,21 +171,32 @@ class PromotionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SetBranchPolicy(self, request, context):
-        """Sets what holds for promotions into a branch, which need not exist yet. Who did so and when stays on record.
+        """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
+        Who did so and when stays on record, as a revision of the policy.
 
         Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
-        (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+        (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetBranchPolicy(self, request, context):
-        """Returns what holds for promotions into a branch. Without a policy that was set, findings are recorded, and nothing is
+        """Returns what holds for new heads of a branch. Without a policy that was set, findings are recorded, and nothing is
         refused.
 
         Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName) and NOT_FOUND
         (ModelNotFound).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBranchPolicyRevisions(self, request, context):
+        """Lists the policies of a branch that were set, the newest first.
+
+        Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
+        InvalidPageToken) and NOT_FOUND (ModelNotFound).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,6 +244,11 @@ def add_PromotionServiceServicer_to_server(servicer, server):
                     servicer.GetBranchPolicy,
                     request_deserializer=modelregistry_dot_v1_dot_promotion__service__pb2.GetBranchPolicyRequest.FromString,
                     response_serializer=modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.SerializeToString,
+            ),
+            'ListBranchPolicyRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBranchPolicyRevisions,
+                    request_deserializer=modelregistry_dot_v1_dot_promotion__service__pb2.ListBranchPolicyRevisionsRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_promotion__service__pb2.ListBranchPolicyRevisionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -450,6 +471,33 @@ class PromotionService(object):
             '/modelregistry.v1.PromotionService/GetBranchPolicy',
             modelregistry_dot_v1_dot_promotion__service__pb2.GetBranchPolicyRequest.SerializeToString,
             modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBranchPolicyRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.PromotionService/ListBranchPolicyRevisions',
+            modelregistry_dot_v1_dot_promotion__service__pb2.ListBranchPolicyRevisionsRequest.SerializeToString,
+            modelregistry_dot_v1_dot_promotion__service__pb2.ListBranchPolicyRevisionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,148 @@
+"""Policies of branches: who sets them, what a request leaves as it was, and what they refuse."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER
+from modelregistry.v1.compatibility_pb2 import (
+    COMPATIBILITY_MODE_ENFORCE,
+    COMPATIBILITY_MODE_OFF,
+    COMPATIBILITY_MODE_UNSPECIFIED,
+    COMPATIBILITY_MODE_WARN,
+)
+from modelregistry.v1.model_pb2 import Model
+from tests.rpc.harness import User
+
+
+@pytest.fixture
+def production(admin: User) -> Model:
+    """A model."""
+    return admin.create_model("production")
+
+
+def test_a_policy_is_set_by_owners_and_read_by_viewers(admin: User, jane: User, production: Model) -> None:
+    rid = production.rid
+    assert jane.failure("GetBranchPolicy", model_rid=rid).name == "ModelNotFound"
+    admin("GrantRole", resource_rid=rid, principal="user:jane", role=ROLE_EDITOR)
+    request = {"model_rid": rid, "branch": "new", "compatibility": COMPATIBILITY_MODE_ENFORCE}
+
+    failure = jane.failure("SetBranchPolicy", **request)
+    assert (failure.name, failure.parameters) == ("AccessPermissionDenied", {"resourceRid": rid})
+    default = jane("GetBranchPolicy", model_rid=rid)
+    assert (default.branch, default.compatibility, default.changed_by) == ("master", COMPATIBILITY_MODE_WARN, "")
+    assert not default.HasField("changed_time")
+    admin("GrantRole", resource_rid=rid, principal="user:jane", role=ROLE_OWNER)
+    policy = jane("SetBranchPolicy", **request)
+    assert (policy.branch, policy.compatibility, policy.changed_by) == ("new", COMPATIBILITY_MODE_ENFORCE, "user:jane")
+    assert jane("GetBranchPolicy", model_rid=rid, branch="new") == policy
+
+
+def test_what_a_request_leaves_out_stays_as_it_was(admin: User, production: Model) -> None:
+    def set_policy(**fields: Any) -> tuple[int, int, bool]:
+        policy = admin("SetBranchPolicy", model_rid=production.rid, **fields)
+        assert admin("GetBranchPolicy", model_rid=production.rid) == policy
+        return policy.revision, policy.compatibility, policy.promotion_only
+
+    assert set_policy(promotion_only=True) == (1, COMPATIBILITY_MODE_WARN, True)
+    assert set_policy(compatibility=COMPATIBILITY_MODE_ENFORCE) == (2, COMPATIBILITY_MODE_ENFORCE, True)
+    assert set_policy(promotion_only=False) == (3, COMPATIBILITY_MODE_ENFORCE, False)
+    assert set_policy(promotion_only=True, clear_fields=["compatibility"]) == (4, COMPATIBILITY_MODE_WARN, True)
+    assert set_policy(clear_fields=["promotion_only"]) == (5, COMPATIBILITY_MODE_WARN, False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "sentence"),
+    [
+        ({}, "", "sets none of compatibility, promotion_only"),
+        ({"compatibility": COMPATIBILITY_MODE_UNSPECIFIED}, "", "sets none of compatibility, promotion_only"),
+        ({"compatibility": 17}, "compatibility", "must be one of COMPATIBILITY_MODE_OFF, "),
+        (
+            {"promotion_only": True, "clear_fields": ["promotion_only"]},
+            "clear_fields",
+            "promotion_only cannot be set and cleared at once",
+        ),
+        (
+            {"clear_fields": ["compatibility", "revision"]},
+            "clear_fields[1]",
+            "must be one of compatibility, promotion_only, not 'revision'",
+        ),
+        ({"promotion_only": True, "expected_revision": -1}, "expected_revision", "must not be negative"),
+    ],
+)
+def test_a_request_that_says_nothing_or_nonsense_is_refused(
+    admin: User, production: Model, fields: dict[str, Any], field: str, sentence: str
+) -> None:
+    failure = admin.failure("SetBranchPolicy", model_rid=production.rid, **fields)
+    assert (failure.code.name, failure.name) == ("INVALID_ARGUMENT", "InvalidArgument")
+    [(at, said)] = failure.violations
+    assert (at, said[: len(sentence)]) == (field, sentence)
+    assert admin("GetBranchPolicy", model_rid=production.rid).revision == 0
+
+
+def test_a_policy_that_is_not_the_expected_one_stays(admin: User, production: Model) -> None:
+    request = {"model_rid": production.rid, "promotion_only": True}
+    assert admin("SetBranchPolicy", **request, expected_revision=0).revision == 1
+    failure = admin.failure("SetBranchPolicy", **request, expected_revision=0)
+    assert (failure.code.name, failure.name) == ("ABORTED", "BranchPolicyChanged")
+    assert failure.parameters == {
+        "modelRid": production.rid,
+        "branchName": "master",
+        "expectedRevision": "0",
+        "actualRevision": "1",
+    }
+    assert admin("SetBranchPolicy", **request, expected_revision=1).revision == 2
+
+
+def test_policies_that_are_set_at_once_are_set_one_upon_the_other(admin: User, production: Model) -> None:
+    """None takes away what another one has just set."""
+
+    def set_policy(number: int) -> int:
+        field = {"promotion_only": True} if number % 2 else {"compatibility": COMPATIBILITY_MODE_ENFORCE}
+        revision: int = admin("SetBranchPolicy", model_rid=production.rid, **field).revision
+        return revision
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sorted(threads.map(set_policy, range(16))) == [*range(1, 17)]
+    policy = admin("GetBranchPolicy", model_rid=production.rid)
+    assert (policy.compatibility, policy.promotion_only) == (COMPATIBILITY_MODE_ENFORCE, True)
+
+
+def test_revisions_are_listed_the_newest_first(admin: User, production: Model) -> None:
+    set_ = [admin("SetBranchPolicy", model_rid=production.rid, promotion_only=bool(n % 2)) for n in range(5)]
+    admin("SetBranchPolicy", model_rid=production.rid, branch="other", compatibility=COMPATIBILITY_MODE_OFF)
+
+    listed, token = [], None
+    while True:
+        page = admin("ListBranchPolicyRevisions", model_rid=production.rid, page_size=2, page_token=token)
+        listed += page.policies
+        if not page.HasField("next_page_token"):
+            break
+        token = page.next_page_token
+
+    assert listed == set_[::-1]
+    assert [policy.revision for policy in listed] == [5, 4, 3, 2, 1]
+
+
+def test_where_heads_come_by_promotion_alone_no_version_is_created(admin: User, production: Model) -> None:
+    source = admin.create_version(admin.create_model("staging"))
+    admin.create_version(production)
+    admin("SetBranchPolicy", model_rid=production.rid, promotion_only=True)
+
+    failure = admin.failure("CreateModelVersion", model_rid=production.rid, model_api=source.model_api)
+
+    assert (failure.code.name, failure.name) == ("FAILED_PRECONDITION", "BranchAcceptsPromotionsOnly")
+    assert failure.parameters == {"modelRid": production.rid, "branchName": "master"}
+    assert admin.promote(source, production).version_number == 2
+    assert admin("RollbackBranch", model_rid=production.rid, to_version_number=1).version_number == 3
+    assert admin.create_version(production, branch="other").version_number == 1
+
+
+def test_what_was_created_before_the_policy_is_answered_again(admin: User, production: Model) -> None:
+    request = {"model_rid": production.rid, "request_id": "0d8a3a2e-7f0a-4a5e-8a52-5f1f6f3c1f11"}
+    created = admin.create_version(production, request_id=request["request_id"])
+    admin("SetBranchPolicy", model_rid=production.rid, promotion_only=True)
+    assert admin.create_version(production, request_id=request["request_id"]) == created
