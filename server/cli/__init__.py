@@ -38,6 +38,8 @@ def build_app() -> typer.Typer:
         promotion_commands.rollback,
         promotion_commands.set_policy,
         promotion_commands.get_policy,
+        promotion_commands.lock,
+        promotion_commands.unlock,
         promotion_commands.get_promotion,
         promotion_commands.list_promotions,
         promotion_commands.lineage,

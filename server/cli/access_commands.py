@@ -22,7 +22,7 @@ from modelregistry.v1.access_service_pb2 import (
     TransferOwnershipRequest,
 )
 from modelregistry_client import Registry
-from server.cli.options import DisablingReason, PageSize, PageToken
+from server.cli.options import PageSize, PageToken, RequiredReason
 
 Resource = Annotated[str, typer.Argument(help="The RID of a model or folder.")]
 Principal = Annotated[str, typer.Argument(help="user:NAME or group:NAME.")]
@@ -102,7 +102,7 @@ def transfer_ownership(registry: Registry, resource_rid: Resource, principal: Pr
     return registry.access.TransferOwnership(request)
 
 
-def disable_principal(registry: Registry, principal: Principal, reason: DisablingReason) -> Message:
+def disable_principal(registry: Registry, principal: Principal, reason: RequiredReason) -> Message:
     """Serve a user no more, or let a group give its members nothing; for administrators.
 
     [bold]modelregistry disable-principal user:jane --reason "has left"[/bold]

@@ -141,7 +141,7 @@ ExpectedHead = Annotated[
     option("--expected-head", "The version that the branch's head must be, or nothing is done.", metavar="RID"),
 ]
 Reason = Annotated[str | None, option("--reason", "Why; it stays in the record of the promotion.", metavar="TEXT")]
-DisablingReason = Annotated[str, option("--reason", "Why; it stays on record.", metavar="TEXT")]
+RequiredReason = Annotated[str, option("--reason", "Why; it stays on record.", metavar="TEXT")]
 PageSize = Annotated[int, option("--page-size", "How many to print at most, 1 to 1000; 0 means 100.")]
 PageToken = Annotated[str | None, option("--page-token", "The nextPageToken of the page before.", metavar="TOKEN")]
 

@@ -23,8 +23,10 @@ from modelregistry.v1.promotion_service_pb2 import (
     GetLineageResponse,
     GetPromotionRequest,
     ListPromotionsRequest,
+    LockBranchRequest,
     RollbackBranchRequest,
     SetBranchPolicyRequest,
+    UnlockBranchRequest,
 )
 from modelregistry_client import Registry
 from modelregistry_client.errors import ApiUsageDenied
@@ -39,6 +41,7 @@ from server.cli.options import (
     PageToken,
     Reason,
     RequestId,
+    RequiredReason,
     VersionRid,
     option,
 )
@@ -88,6 +91,9 @@ OfCreator = Annotated[
 Since = Annotated[
     str | None,
     option("--since", "Only promotions at this time or later, RFC 3339 or a day in UTC: 2026-11-25.", metavar="TIME"),
+]
+LockedUntil = Annotated[
+    str | None, option("--until", "When the lock ends by itself, RFC 3339 or a day in UTC.", metavar="TIME")
 ]
 Until = Annotated[
     str | None, option("--until", "Only promotions before this time, in the forms of --since.", metavar="TIME")
@@ -217,6 +223,25 @@ def set_policy(
         expected_revision=expected_revision,
     )
     return registry.promotions.SetBranchPolicy(request)
+
+
+def lock(
+    registry: Registry, model_rid: ModelRid, reason: RequiredReason, branch: Branch = None, until: LockedUntil = None
+) -> Message:
+    """Let a branch have no new head for now, but by rollback, with a reason.
+
+    [bold]modelregistry lock ri.models.main.model.… --reason "incident 42"[/bold]
+    """
+    request = LockBranchRequest(model_rid=model_rid, branch=branch, reason=reason, expire_time=_time("--until", until))
+    return registry.promotions.LockBranch(request)
+
+
+def unlock(registry: Registry, model_rid: ModelRid, branch: Branch = None) -> Message:
+    """Take the lock of a branch away.
+
+    [bold]modelregistry unlock ri.models.main.model.…[/bold]
+    """
+    return registry.promotions.UnlockBranch(UnlockBranchRequest(model_rid=model_rid, branch=branch))
 
 
 def get_policy(registry: Registry, model_rid: ModelRid, branch: Branch = None) -> Message:

@@ -389,6 +389,19 @@ class ModelApiIncompatible(RegistryError):
     error_count: int
 
 
+class BranchLocked(RegistryError):
+    """The branch gets no new head for now; an empty time means that the lock does not end by itself."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = (
+        "The branch is locked. RollbackBranch passes, with a reason; for others, an owner of the model unlocks it."
+    )
+    model_rid: str
+    branch_name: str
+    reason: str
+    expire_time: str
+
+
 class BranchAcceptsPromotionsOnly(RegistryError):
     """The branch's policy lets no version be created there."""
 

@@ -34,6 +34,8 @@ RPC_SCOPES = {
     _PROMOTIONS + "SetBranchPolicy": MODELS_WRITE,
     _PROMOTIONS + "GetBranchPolicy": MODELS_READ,
     _PROMOTIONS + "ListBranchPolicyRevisions": MODELS_READ,
+    _PROMOTIONS + "LockBranch": MODELS_WRITE,
+    _PROMOTIONS + "UnlockBranch": MODELS_WRITE,
     _ACCESS + "GrantRole": MODELS_WRITE,
     _ACCESS + "RevokeRole": MODELS_WRITE,
     _ACCESS + "ListGrants": MODELS_READ,

@@ -20,6 +20,7 @@ from modelregistry.v1.promotion_pb2 import (
 from server.core.errors import (
     BranchAcceptsPromotionsOnly,
     BranchHeadChanged,
+    BranchLocked,
     BranchNotFound,
     CreateModelVersionPermissionDenied,
     ModelNotFound,
@@ -32,6 +33,7 @@ from server.core.errors import (
     VersionNumberNotFound,
 )
 from server.core.permissions import TO_CREATE_VERSIONS, TO_PROMOTE
+from server.rules.branch_policies import is_locked
 from server.rules.idempotency import Claim
 from server.rules.verdicts import comparison_of, incompatible
 from server.storage.contract import Comparison, PromotionFacts, RequestRecord, StoredVersion, Verdict
@@ -122,6 +124,21 @@ def _role_too_low(attempt: Attempt, facts: Facts) -> RegistryError | None:
     return PromoteVersionModelPermissionDenied(model_rid=attempt.model_rid)
 
 
+def _branch_locked(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    policy = facts.stored.branch.policy
+    if not is_locked(policy, facts.stored.now_ms):
+        return None
+    # After an incident the way back must be open.
+    if attempt.kind == PROMOTION_KIND_ROLLBACK and attempt.reason:
+        return None
+    return BranchLocked(
+        model_rid=attempt.model_rid,
+        branch_name=attempt.branch,
+        reason=policy.lock.reason,
+        expire_time=policy.lock.expire_time.ToJsonString() if policy.lock.HasField("expire_time") else "",
+    )
+
+
 def _accepts_promotions_only(attempt: Attempt, facts: Facts) -> RegistryError | None:
     if not (attempt.is_creation and facts.stored.branch.policy.promotion_only):
         return None
@@ -177,7 +194,7 @@ Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]
 # In a batch, all entries are looked at for one group before any is for the next. CheckPromotion asks every obstacle,
 # whatever those before it said: the role may be too low and the source None.
 OF_THE_REQUEST: tuple[Obstacle, ...] = (_request_id_used,)
-OF_THE_TARGET: tuple[Obstacle, ...] = (_role_too_low, _accepts_promotions_only)
+OF_THE_TARGET: tuple[Obstacle, ...] = (_role_too_low, _branch_locked, _accepts_promotions_only)
 OF_THE_SOURCE: tuple[Obstacle, ...] = (*OF_THE_TARGET, _source_not_found, _source_unsupported)
 OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head)
 OF_THE_CONTENT: tuple[Obstacle, ...] = (_model_api_incompatible,)

@@ -175,13 +175,14 @@ class PromotionFacts(NamedTuple):
 
     `role` is the caller's on the target; None if that is absent or invisible, and then nothing else is told. `source`
     is None if it is absent or invisible. `verdict` is the one on the source in place of the branch's head, if one is
-    stored.
+    stored. `now_ms` is when this was read, in ms since the epoch.
     """
 
     role: Role.ValueType | None
     source: StoredVersion | None
     branch: BranchEnd
     verdict: Verdict | None
+    now_ms: int
 
 
 class StoredFile(NamedTuple):
@@ -308,6 +309,9 @@ class Reader(Protocol):
         the version is absent or the caller may not see its model, and InvalidPageToken for what is no position; one
         that was made up may be taken for any place.
         """
+
+    def clock_ms(self) -> int:
+        """Return the time that would be stored now, in ms since the epoch: never before what was stored."""
 
     def get_policy(self, model_rid: str, branch: str) -> BranchPolicy:
         """Return the newest policy of a branch; COMPATIBILITY_MODE_WARN and nothing else if it has none."""

@@ -94,6 +94,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "ListPromotionsRequest.start_time": whole_milliseconds,
     "ListPromotionsRequest.end_time": whole_milliseconds,
     "SetBranchPolicyRequest.compatibility": known(CompatibilityMode.DESCRIPTOR),
+    "LockBranchRequest.reason": required_reason,
+    "LockBranchRequest.expire_time": whole_milliseconds,
     "SetBranchPolicyRequest.clear_fields": each(one_of(*POLICY_FIELDS)),
     "SetBranchPolicyRequest.expected_revision": not_negative,
     # AccessService's requests

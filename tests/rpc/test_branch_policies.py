@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER
 from modelregistry.v1.compatibility_pb2 import (
@@ -15,6 +17,7 @@ from modelregistry.v1.compatibility_pb2 import (
     COMPATIBILITY_MODE_WARN,
 )
 from modelregistry.v1.model_pb2 import Model
+from tests.processes import until
 from tests.rpc.harness import User
 
 
@@ -146,3 +149,69 @@ def test_what_was_created_before_the_policy_is_answered_again(admin: User, produ
     created = admin.create_version(production, request_id=request["request_id"])
     admin("SetBranchPolicy", model_rid=production.rid, promotion_only=True)
     assert admin.create_version(production, request_id=request["request_id"]) == created
+
+
+# Locks
+
+
+def test_a_locked_branch_gets_no_head_but_by_a_rollback_with_a_reason(admin: User, production: Model) -> None:
+    source = admin.create_version(admin.create_model("staging"))
+    for _ in range(2):
+        admin.create_version(production)
+    locked = admin("LockBranch", model_rid=production.rid, reason="incident 42")
+    assert (locked.lock.reason, locked.lock.locked_by, locked.revision) == ("incident 42", "user:admin", 1)
+    assert admin("GetBranchPolicy", model_rid=production.rid) == locked
+    promotion = {"model_rid": production.rid, "source_model_version_rid": source.rid}
+    rollback = {"model_rid": production.rid, "to_version_number": 1}
+
+    refused = [
+        admin.failure("PromoteVersion", **promotion, preview=True),
+        admin.failure("BatchPromoteVersions", promotions=[promotion]),
+        admin.failure("CreateModelVersion", model_rid=production.rid, model_api=source.model_api),
+        admin.failure("RollbackBranch", **rollback),
+    ]
+
+    for failure in refused:
+        assert (failure.code.name, failure.name) == ("FAILED_PRECONDITION", "BranchLocked")
+        place = {"modelRid": production.rid, "branchName": "master"}
+        assert failure.parameters == {**place, "reason": "incident 42", "expireTime": ""}
+    [obstacle] = admin("CheckPromotion", **promotion, preview=True).obstacles
+    assert obstacle.error_name == "BranchLocked"
+    assert admin("RollbackBranch", **rollback, reason="incident 42").version_number == 3
+    assert admin.promote(source, production, branch="other").version_number == 1
+    unlocked = admin("UnlockBranch", model_rid=production.rid)
+    assert (unlocked.HasField("lock"), unlocked.revision) == (False, 2)
+    assert admin("UnlockBranch", model_rid=production.rid) == unlocked
+    assert admin.promote(source, production).version_number == 4
+
+
+def test_a_lock_ends_with_its_time(admin: User, production: Model) -> None:
+    source = admin.create_version(admin.create_model("staging"))
+    soon = Timestamp()
+    soon.FromMilliseconds(time.time_ns() // 1_000_000 + 1_500)
+    admin("LockBranch", model_rid=production.rid, reason="incident 42", expire_time=soon)
+    request = {"model_rid": production.rid, "source_model_version_rid": source.rid, "preview": True}
+    failure = admin.failure("PromoteVersion", **request)
+    assert (failure.name, failure.parameters["expireTime"]) == ("BranchLocked", soon.ToJsonString())
+    until(lambda: admin("CheckPromotion", **request).would_succeed)
+    assert not admin("GetBranchPolicy", model_rid=production.rid).HasField("lock")
+    assert admin.promote(source, production).version_number == 1
+    # What the next revision says, the lock that is over is no part of.
+    assert not admin("SetBranchPolicy", model_rid=production.rid, promotion_only=True).HasField("lock")
+    [_, locked] = admin("ListBranchPolicyRevisions", model_rid=production.rid).policies
+    assert locked.lock.expire_time == soon
+
+
+def test_a_lock_that_would_be_over_is_refused(admin: User, production: Model) -> None:
+    failure = admin.failure("LockBranch", model_rid=production.rid, reason="late", expire_time=Timestamp(seconds=1))
+    assert (failure.name, [field for field, _ in failure.violations]) == ("InvalidArgument", ["expire_time"])
+    assert admin("GetBranchPolicy", model_rid=production.rid).revision == 0
+
+
+def test_owners_lock_and_unlock(admin: User, jane: User, production: Model) -> None:
+    calls = {"LockBranch": {"reason": "mine"}, "UnlockBranch": {}}
+    for rpc, fields in calls.items():
+        assert jane.failure(rpc, model_rid=production.rid, **fields).name == "ModelNotFound"
+    admin("GrantRole", resource_rid=production.rid, principal="user:jane", role=ROLE_EDITOR)
+    for rpc, fields in calls.items():
+        assert jane.failure(rpc, model_rid=production.rid, **fields).name == "AccessPermissionDenied"

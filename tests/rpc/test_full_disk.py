@@ -63,6 +63,8 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
         "PromoteVersion": {**promotion, "preview": True},
         "BatchPromoteVersions": {"promotions": [promotion]},
         "SetBranchPolicy": {"model_rid": model.rid, "compatibility": COMPATIBILITY_MODE_ENFORCE},
+        "LockBranch": {"model_rid": model.rid, "reason": "incident 42"},
+        "UnlockBranch": {"model_rid": model.rid},
         "GrantRole": {"resource_rid": model.rid, "principal": "user:joe", "role": ROLE_OWNER},
         "SetFolderPolicy": {"folder_rid": FOLDER, "new_model_owner": NEW_MODEL_OWNER_FOLDER},
         "TransferOwnership": {"resource_rid": model.rid, "principal": "user:joe"},

@@ -33,6 +33,8 @@ MODEL_CALLS: list[tuple[str, str, dict[str, Any]]] = [
     ("SetBranchPolicy", "model_rid", {"promotion_only": True, "expected_revision": 7}),
     ("GetBranchPolicy", "model_rid", {}),
     ("ListBranchPolicyRevisions", "model_rid", {}),
+    ("LockBranch", "model_rid", {"reason": "incident 42"}),
+    ("UnlockBranch", "model_rid", {}),
     ("GrantRole", "resource_rid", {"principal": "user:joe", "role": ROLE_VIEWER}),
     ("RevokeRole", "resource_rid", {"principal": "user:joe"}),
     ("ListGrants", "resource_rid", {}),

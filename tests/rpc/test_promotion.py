@@ -16,7 +16,9 @@ from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import model_api
 from tests.conftest import NewDatabase, OpenRepository
+from tests.processes import until
 from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, SOME_VERSION, Registry, User, serving
+from tests.storage.inspection import waiting
 
 pytestmark = pytest.mark.database("shared")
 
@@ -217,6 +219,33 @@ def test_a_role_revoked_while_a_promotion_waits_for_its_branch_counts(
         expected = {"target": "ModelNotFound", "source": "ModelVersionNotFound"}[revoked]
         assert promotion.result().name == expected
         assert admin("GetBranch", model_rid=models["target"].rid).version_count == 2
+
+
+def test_a_branch_that_is_locked_while_a_promotion_waits_for_it_refuses_that(
+    backend: str, new_database: NewDatabase, open_repository: OpenRepository
+) -> None:
+    """On PostgreSQL the promotion waits for who extends the branch, on SQLite for whoever writes."""
+    repository = open_repository(new_database(backend, migrated=True))
+    with serving(repository) as registry, ThreadPoolExecutor(2) as threads:
+        admin = registry.user("admin")
+        source, target = admin.create_version(admin.create_model("s")), admin.create_model("t")
+        branch = admin.promote(source, target)
+        request = {"model_rid": target.rid, "source_model_version_rid": source.rid, "preview": True}
+        lock = {"model_rid": target.rid, "reason": "incident 42"}
+        with builders.held(repository, branch):
+            if backend == "sqlite":
+                locking = threads.submit(admin, "LockBranch", **lock)
+                until(lambda: waiting(repository) == 1)
+            promotion = threads.submit(admin.failure, "PromoteVersion", **request)
+            if backend == "sqlite":
+                until(lambda: waiting(repository) == 2)
+            else:
+                until_somebody_waits_for_a_lock(repository)
+                locking = threads.submit(admin, "LockBranch", **lock)
+                locking.result(DEADLINE_SECONDS)
+        assert promotion.result().name == "BranchLocked"
+        assert locking.result().revision == 1
+        assert admin("GetBranch", model_rid=target.rid).version_count == 2
 
 
 def until_somebody_waits_for_a_lock(repository: SqlRepository) -> None:

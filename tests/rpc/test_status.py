@@ -52,6 +52,7 @@ TABLE = {
         ("modelRid", "branchName", "expectedHeadVersionRid", "actualHeadVersionRid"),
     ),
     "ModelApiIncompatible": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "errorCount")),
+    "BranchLocked": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "reason", "expireTime")),
     "BranchAcceptsPromotionsOnly": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName")),
     "BranchPolicyChanged": ("ABORTED", 409, ("modelRid", "branchName", "expectedRevision", "actualRevision")),
     "VersionAlreadyHead": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "versionNumber")),

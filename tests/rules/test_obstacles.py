@@ -60,6 +60,7 @@ TARGET = builders.model("target")
 SOURCE = builders.version(builders.model("source").rid)
 MADE = builders.version(TARGET.rid)
 HEAD = rids.new_model_version_rid()
+NOW_MS = 1_000_000
 REQUEST_ID = "6a3e0c3f-8e7b-4b58-9d9c-0d3c3ff1a3a7"
 NUMBER = 3
 
@@ -75,11 +76,17 @@ class Case(NamedTuple):
     mode: int
     errors: int
     promotion_only: bool = False
+    lock: str = "none"
 
     @property
     def policy(self) -> BranchPolicy:
         """That of the branch."""
-        return BranchPolicy(compatibility=self.mode, promotion_only=self.promotion_only)  # type: ignore[arg-type]
+        policy = BranchPolicy(compatibility=self.mode, promotion_only=self.promotion_only)  # type: ignore[arg-type]
+        if self.lock != "none":
+            policy.lock.reason = "incident 42"
+        if self.lock == "is over":
+            policy.lock.expire_time.FromMilliseconds(NOW_MS)
+        return policy
 
     @property
     def expected(self) -> list[str]:
@@ -92,6 +99,7 @@ class Case(NamedTuple):
         rows = (
             ("RequestIdAlreadyUsed", self.earlier == "another"),
             ("PromoteVersionModelPermissionDenied", self.role < ROLE_PROMOTER),
+            ("BranchLocked", self.lock == "holds"),
             ("ModelVersionNotFound", self.source == "absent"),
             ("UnsupportedModelSource", self.source == "legacy"),
             ("BranchHeadChanged", self.expected_head is not None and self.expected_head != (HEAD if self.head else "")),
@@ -111,6 +119,7 @@ class Case(NamedTuple):
         rows = (
             ("RequestIdAlreadyUsed", self.earlier == "another"),
             ("CreateModelVersionPermissionDenied", self.role < ROLE_EDITOR),
+            ("BranchLocked", self.lock == "holds"),
             ("BranchAcceptsPromotionsOnly", self.promotion_only),
             ("ModelApiIncompatible", is_compared and bool(self.errors)),
         )
@@ -127,6 +136,8 @@ CASES = [
         (None, "same content", "other content"),
         (COMPATIBILITY_MODE_OFF, COMPATIBILITY_MODE_WARN, COMPATIBILITY_MODE_ENFORCE),
         (0, 2),
+        (False,),
+        ("none", "holds"),
     )
 ]
 CREATIONS = [
@@ -174,12 +185,12 @@ class Storage:
     def get_promotion_facts(self, *_: object) -> PromotionFacts:
         case = self.case
         if case.role is None:
-            return PromotionFacts(None, None, BranchEnd(1, None), None)
+            return PromotionFacts(None, None, BranchEnd(1, None), None, NOW_MS)
         digest = b"candidate" if case.head == "same content" else b"head"
         head = Head(HEAD, digest, 0) if case.head else None
         end = BranchEnd(NUMBER + 2 if head else 1, head, case.policy, 1 if head else None)  # type: ignore[arg-type]
         verdict = Verdict(1, case.errors) if case.head == "other content" and case.source != "absent" else None
-        return PromotionFacts(case.role, self._stored(), end, verdict)  # type: ignore[arg-type]
+        return PromotionFacts(case.role, self._stored(), end, verdict, NOW_MS)  # type: ignore[arg-type]
 
     def find_numbered_version(self, *_: object) -> StoredVersion | None:
         return self._stored()
@@ -270,11 +281,12 @@ def test_a_rollback_has_the_same_obstacles_but_for_those_of_its_source() -> None
             model_rid=TARGET.rid,
             to_version_number=NUMBER,
             expected_head_version_rid=case.expected_head,
+            reason="the way back",
             request_id=None if case.earlier == "none" else REQUEST_ID,
         )
         of_source = "VersionNumberNotFound" if case.head else "BranchNotFound"
         expected = [of_source if name == "ModelVersionNotFound" else name for name in case.expected]
-        expected = [name for name in expected if name != "ModelApiIncompatible"]
+        expected = [name for name in expected if name not in ("ModelApiIncompatible", "BranchLocked")]
         tx: Any = Storage(case, request)
         assert _names(lambda tx=tx, request=request: rollback_branch(tx, JANE, request)) == expected[:1], case
 
@@ -304,6 +316,17 @@ def test_a_version_is_compared_only_where_the_policy_asks_for_it() -> None:
         else:
             create_model_version(tx, JANE, request)
         assert len(tx.appended) == (mode != COMPATIBILITY_MODE_ENFORCE)
+
+
+def test_a_lock_lets_a_rollback_pass_that_has_a_reason_and_ends_with_its_time() -> None:
+    case = Case(ROLE_PROMOTER, "none", "there", None, "other content", COMPATIBILITY_MODE_WARN, 0, lock="holds")
+    request = RollbackBranchRequest(model_rid=TARGET.rid, to_version_number=NUMBER)
+    locked: Any = Storage(case, request)
+    assert _names(lambda: rollback_branch(locked, JANE, request)) == ["BranchLocked"]
+    request.reason = "incident 42"
+    assert _names(lambda: rollback_branch(locked, JANE, request)) == []
+    over: Any = Storage(case._replace(lock="is over"), request)
+    assert _names(lambda: promote_version(over, JANE, _request(case))) == []
 
 
 def test_a_rollback_to_the_head_is_refused_last() -> None:

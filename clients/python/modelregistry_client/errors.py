@@ -49,6 +49,15 @@ class ModelApiIncompatible(RegistryError):
     error_count = Parameter(int)
 
 
+class BranchLocked(RegistryError):
+    """The branch gets no new head for now; an empty time means that the lock does not end by itself."""
+
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
+    reason = Parameter(str)
+    expire_time = Parameter(str)
+
+
 class BranchAcceptsPromotionsOnly(RegistryError):
     """The branch's policy lets no version be created there: heads come by promotion alone."""
 

@@ -633,6 +633,72 @@ class GetBranchPolicyRequest(_message.Message):
 Global___GetBranchPolicyRequest: _TypeAlias = GetBranchPolicyRequest  # noqa: Y015
 
 @_typing.final
+class LockBranchRequest(_message.Message):
+    """The request of LockBranch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_RID_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    model_rid: _builtins.str
+    """Required. The RID of the model."""
+    branch: _builtins.str
+    """Optional. The branch; unset means `master`."""
+    reason: _builtins.str
+    """Required. Why: text of any number of lines, at most 4096 bytes. It is told to all whom the lock refuses."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Optional. When the lock ends by itself, in whole milliseconds."""
+
+    def __init__(
+        self,
+        *,
+        model_rid: _builtins.str = ...,
+        branch: _builtins.str | None = ...,
+        reason: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "branch", b"branch", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "branch", b"branch", "expire_time", b"expire_time", "model_rid", b"model_rid", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
+    _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
+
+Global___LockBranchRequest: _TypeAlias = LockBranchRequest  # noqa: Y015
+
+@_typing.final
+class UnlockBranchRequest(_message.Message):
+    """The request of UnlockBranch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_RID_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    model_rid: _builtins.str
+    """Required. The RID of the model."""
+    branch: _builtins.str
+    """Optional. The branch; unset means `master`."""
+    def __init__(
+        self,
+        *,
+        model_rid: _builtins.str = ...,
+        branch: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "branch", b"branch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "branch", b"branch", "model_rid", b"model_rid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
+    _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
+
+Global___UnlockBranchRequest: _TypeAlias = UnlockBranchRequest  # noqa: Y015
+
+@_typing.final
 class ListBranchPolicyRevisionsRequest(_message.Message):
     """The request of ListBranchPolicyRevisions."""
 

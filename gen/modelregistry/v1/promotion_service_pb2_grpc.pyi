@@ -105,6 +105,19 @@ class PromotionServiceStub:
     Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName) and NOT_FOUND
     (ModelNotFound).
     """
+    LockBranch: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.LockBranchRequest, _promotion_pb2.BranchPolicy]
+    """Locks a branch, which need not exist yet: until it is unlocked, or the time of the lock is over, it gets no new head
+    but by RollbackBranch, with a reason. A lock takes the place of the one before, and is a revision of the policy.
+
+    Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: the
+    time is over), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+    """
+    UnlockBranch: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.UnlockBranchRequest, _promotion_pb2.BranchPolicy]
+    """Unlocks a branch. Succeeds if it is not locked.
+
+    Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
+    (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+    """
     ListBranchPolicyRevisions: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.ListBranchPolicyRevisionsRequest, _promotion_service_pb2.ListBranchPolicyRevisionsResponse]
     """Lists the policies of a branch that were set, the newest first.
 
@@ -185,6 +198,19 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
 
     Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName) and NOT_FOUND
     (ModelNotFound).
+    """
+    LockBranch: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.LockBranchRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
+    """Locks a branch, which need not exist yet: until it is unlocked, or the time of the lock is over, it gets no new head
+    but by RollbackBranch, with a reason. A lock takes the place of the one before, and is a revision of the policy.
+
+    Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: the
+    time is over), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+    """
+    UnlockBranch: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.UnlockBranchRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
+    """Unlocks a branch. Succeeds if it is not locked.
+
+    Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
+    (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
     """
     ListBranchPolicyRevisions: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.ListBranchPolicyRevisionsRequest, _promotion_service_pb2.ListBranchPolicyRevisionsResponse]  # type: ignore[assignment]
     """Lists the policies of a branch that were set, the newest first.
@@ -311,6 +337,31 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName) and NOT_FOUND
         (ModelNotFound).
+        """
+
+    @_abc_1.abstractmethod
+    def LockBranch(
+        self,
+        request: _promotion_service_pb2.LockBranchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_promotion_pb2.BranchPolicy, _abc.Awaitable[_promotion_pb2.BranchPolicy]]:
+        """Locks a branch, which need not exist yet: until it is unlocked, or the time of the lock is over, it gets no new head
+        but by RollbackBranch, with a reason. A lock takes the place of the one before, and is a revision of the policy.
+
+        Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: the
+        time is over), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+        """
+
+    @_abc_1.abstractmethod
+    def UnlockBranch(
+        self,
+        request: _promotion_service_pb2.UnlockBranchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_promotion_pb2.BranchPolicy, _abc.Awaitable[_promotion_pb2.BranchPolicy]]:
+        """Unlocks a branch. Succeeds if it is not locked.
+
+        Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
+        (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
         """
 
     @_abc_1.abstractmethod

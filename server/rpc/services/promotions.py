@@ -22,12 +22,20 @@ from modelregistry.v1.promotion_service_pb2 import (
     ListBranchPolicyRevisionsResponse,
     ListPromotionsRequest,
     ListPromotionsResponse,
+    LockBranchRequest,
     RollbackBranchRequest,
     SetBranchPolicyRequest,
+    UnlockBranchRequest,
 )
 from server.core.branches import branch_of
 from server.core.caller import Caller
-from server.rules.branch_policies import get_branch_policy, list_branch_policies, set_branch_policy
+from server.rules.branch_policies import (
+    get_branch_policy,
+    list_branch_policies,
+    lock_branch,
+    set_branch_policy,
+    unlock_branch,
+)
 from server.rules.idempotency import is_repeatable
 from server.rules.promotion import batch_promote_versions, check_promotion, rollback_branch
 from server.rules.promotion_records import filter_of, get_promotion, list_promotions
@@ -120,3 +128,13 @@ class PromotionService(promotion_service_pb2_grpc.PromotionServiceServicer):
         wanted = paging.page_request(request.page_size, request.page_token)
         page = self._repository.read(lambda reader: list_branch_policies(reader, caller, request, wanted))
         return ListBranchPolicyRevisionsResponse(policies=page.items, next_page_token=paging.next_token(page))
+
+    def LockBranch(self, request: LockBranchRequest, context: grpc.ServicerContext) -> BranchPolicy:
+        """Let a branch have no new head for now."""
+        caller = self._caller()
+        return self._repository.write(lambda tx: lock_branch(tx, caller, request))
+
+    def UnlockBranch(self, request: UnlockBranchRequest, context: grpc.ServicerContext) -> BranchPolicy:
+        """Take the lock of a branch away."""
+        caller = self._caller()
+        return self._repository.write(lambda tx: unlock_branch(tx, caller, request))

@@ -60,7 +60,7 @@ def add_policy(work: UnitOfWork, policy: BranchPolicy, changed_by: str) -> Branc
 
 def rules_of(policy: BranchPolicy) -> bytes | None:
     """Return what is stored of a policy that has no column."""
-    rules = BranchPolicy(promotion_only=policy.promotion_only)
+    rules = BranchPolicy(promotion_only=policy.promotion_only, lock=policy.lock if policy.HasField("lock") else None)
     return rules.SerializeToString(deterministic=True) or None
 
 

@@ -60,12 +60,13 @@ def get_promotion_facts(work: UnitOfWork, wanted: WantedPromotion, caller: Calle
         | principals(caller),
     )
     if row is None or row.role is None:
-        return PromotionFacts(None, None, BranchEnd(1, None), None)
+        return PromotionFacts(None, None, BranchEnd(1, None), None, work.clock_ms())
     return PromotionFacts(
         role=row.role,
         source=_source_of(work, wanted, row),
         branch=_branch_end(row),
         verdict=None if row.verdict_id is None else Verdict(row.verdict_id, row.error_count),
+        now_ms=work.clock_ms(),
     )
 
 

@@ -14,10 +14,10 @@ import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 10):
-    from typing import TypeAlias as _TypeAlias
+if sys.version_info >= (3, 11):
+    from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
-    from typing_extensions import TypeAlias as _TypeAlias
+    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -158,6 +158,7 @@ class BranchPolicy(_message.Message):
     CHANGED_TIME_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     PROMOTION_ONLY_FIELD_NUMBER: _builtins.int
+    LOCK_FIELD_NUMBER: _builtins.int
     model_rid: _builtins.str
     """Output only. The RID of the model."""
     branch: _builtins.str
@@ -174,6 +175,10 @@ class BranchPolicy(_message.Message):
     def changed_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the policy was set; unset if it was not."""
 
+    @_builtins.property
+    def lock(self) -> Global___BranchLock:
+        """Output only. The lock of the branch; unset if it has none, or its time is over."""
+
     def __init__(
         self,
         *,
@@ -184,16 +189,55 @@ class BranchPolicy(_message.Message):
         changed_time: _timestamp_pb2.Timestamp | None = ...,
         revision: _builtins.int = ...,
         promotion_only: _builtins.bool = ...,
+        lock: Global___BranchLock | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "changed_by", b"changed_by", "changed_time", b"changed_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "changed_by", b"changed_by", "changed_time", b"changed_time", "lock", b"lock"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "branch", b"branch", "changed_by", b"changed_by", "changed_time", b"changed_time", "compatibility", b"compatibility", "model_rid", b"model_rid", "promotion_only", b"promotion_only", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "branch", b"branch", "changed_by", b"changed_by", "changed_time", b"changed_time", "compatibility", b"compatibility", "lock", b"lock", "model_rid", b"model_rid", "promotion_only", b"promotion_only", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__changed_by: _TypeAlias = _typing.Literal["changed_by"]  # noqa: Y015
     _WhichOneofArgType__changed_by: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__changed_by) -> _WhichOneofReturnType__changed_by | None: ...
 
 Global___BranchPolicy: _TypeAlias = BranchPolicy  # noqa: Y015
+
+@_typing.final
+class BranchLock(_message.Message):
+    """While it holds, a branch gets no new head but by RollbackBranch, with a reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    LOCKED_BY_FIELD_NUMBER: _builtins.int
+    LOCKED_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Output only. Why, in the words of who locked the branch."""
+    locked_by: _builtins.str
+    """Output only. The principal who locked the branch."""
+    @_builtins.property
+    def locked_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When it was locked, in whole milliseconds."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the lock ends by itself; unset if it does not."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        locked_by: _builtins.str = ...,
+        locked_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "locked_time", b"locked_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "locked_by", b"locked_by", "locked_time", b"locked_time", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BranchLock: _TypeAlias = BranchLock  # noqa: Y015
 
 @_typing.final
 class LineageNode(_message.Message):

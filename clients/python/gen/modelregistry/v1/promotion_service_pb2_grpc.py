@@ -81,6 +81,16 @@ class PromotionServiceStub(object):
                 request_serializer=modelregistry_dot_v1_dot_promotion__service__pb2.GetBranchPolicyRequest.SerializeToString,
                 response_deserializer=modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.FromString,
                 _registered_method=True)
+        self.LockBranch = channel.unary_unary(
+                '/modelregistry.v1.PromotionService/LockBranch',
+                request_serializer=modelregistry_dot_v1_dot_promotion__service__pb2.LockBranchRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.FromString,
+                _registered_method=True)
+        self.UnlockBranch = channel.unary_unary(
+                '/modelregistry.v1.PromotionService/UnlockBranch',
+                request_serializer=modelregistry_dot_v1_dot_promotion__service__pb2.UnlockBranchRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.FromString,
+                _registered_method=True)
         self.ListBranchPolicyRevisions = channel.unary_unary(
                 '/modelregistry.v1.PromotionService/ListBranchPolicyRevisions',
                 request_serializer=modelregistry_dot_v1_dot_promotion__service__pb2.ListBranchPolicyRevisionsRequest.SerializeToString,
@@ -192,6 +202,27 @@ class PromotionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LockBranch(self, request, context):
+        """Locks a branch, which need not exist yet: until it is unlocked, or the time of the lock is over, it gets no new head
+        but by RollbackBranch, with a reason. A lock takes the place of the one before, and is a revision of the policy.
+
+        Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: the
+        time is over), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlockBranch(self, request, context):
+        """Unlocks a branch. Succeeds if it is not locked.
+
+        Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
+        (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListBranchPolicyRevisions(self, request, context):
         """Lists the policies of a branch that were set, the newest first.
 
@@ -243,6 +274,16 @@ def add_PromotionServiceServicer_to_server(servicer, server):
             'GetBranchPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBranchPolicy,
                     request_deserializer=modelregistry_dot_v1_dot_promotion__service__pb2.GetBranchPolicyRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.SerializeToString,
+            ),
+            'LockBranch': grpc.unary_unary_rpc_method_handler(
+                    servicer.LockBranch,
+                    request_deserializer=modelregistry_dot_v1_dot_promotion__service__pb2.LockBranchRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.SerializeToString,
+            ),
+            'UnlockBranch': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlockBranch,
+                    request_deserializer=modelregistry_dot_v1_dot_promotion__service__pb2.UnlockBranchRequest.FromString,
                     response_serializer=modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.SerializeToString,
             ),
             'ListBranchPolicyRevisions': grpc.unary_unary_rpc_method_handler(
@@ -470,6 +511,60 @@ class PromotionService(object):
             target,
             '/modelregistry.v1.PromotionService/GetBranchPolicy',
             modelregistry_dot_v1_dot_promotion__service__pb2.GetBranchPolicyRequest.SerializeToString,
+            modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LockBranch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.PromotionService/LockBranch',
+            modelregistry_dot_v1_dot_promotion__service__pb2.LockBranchRequest.SerializeToString,
+            modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlockBranch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.PromotionService/UnlockBranch',
+            modelregistry_dot_v1_dot_promotion__service__pb2.UnlockBranchRequest.SerializeToString,
             modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.FromString,
             options,
             channel_credentials,
