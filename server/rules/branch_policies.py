@@ -74,8 +74,6 @@ def lock_branch(tx: Transaction, caller: Caller, request: LockBranchRequest) -> 
 def unlock_branch(tx: Transaction, caller: Caller, request: UnlockBranchRequest) -> BranchPolicy:
     """Take the lock of a branch away, if it has one. Raises ModelNotFound and AccessPermissionDenied."""
     policy = _policy_to_change(tx, caller, request)
-    if not policy.HasField("lock"):
-        return policy
     policy.ClearField("lock")
     policy.revision += 1
     return tx.add_policy(policy, caller.user)

@@ -214,7 +214,7 @@ class PromotionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnlockBranch(self, request, context):
-        """Unlocks a branch. Succeeds if it is not locked.
+        """Unlocks a branch, which is a revision of its policy. Succeeds if it is not locked.
 
         Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
         (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).

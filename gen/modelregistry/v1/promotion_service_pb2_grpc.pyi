@@ -113,7 +113,7 @@ class PromotionServiceStub:
     time is over), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
     """
     UnlockBranch: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.UnlockBranchRequest, _promotion_pb2.BranchPolicy]
-    """Unlocks a branch. Succeeds if it is not locked.
+    """Unlocks a branch, which is a revision of its policy. Succeeds if it is not locked.
 
     Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
     (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
@@ -207,7 +207,7 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     time is over), NOT_FOUND (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
     """
     UnlockBranch: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.UnlockBranchRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
-    """Unlocks a branch. Succeeds if it is not locked.
+    """Unlocks a branch, which is a revision of its policy. Succeeds if it is not locked.
 
     Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
     (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
@@ -358,7 +358,7 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _promotion_service_pb2.UnlockBranchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_promotion_pb2.BranchPolicy, _abc.Awaitable[_promotion_pb2.BranchPolicy]]:
-        """Unlocks a branch. Succeeds if it is not locked.
+        """Unlocks a branch, which is a revision of its policy. Succeeds if it is not locked.
 
         Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
         (ModelNotFound) and PERMISSION_DENIED (AccessPermissionDenied).
