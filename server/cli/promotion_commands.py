@@ -57,7 +57,7 @@ ToNumber = Annotated[
 ]
 Compatibility = Annotated[
     Literal["off", "warn", "enforce"] | None,
-    typer.Argument(help="off: nothing is compared; warn: findings are recorded; enforce: errors refuse a promotion."),
+    typer.Argument(help="off: nothing is compared; warn: findings are recorded; enforce: errors refuse a new head."),
 ]
 PromotionOnly = Annotated[
     bool | None, option("--promotion-only/--no-promotion-only", "Whether heads come by promotion alone.")
@@ -92,8 +92,8 @@ Since = Annotated[
     str | None,
     option("--since", "Only promotions at this time or later, RFC 3339 or a day in UTC: 2026-11-25.", metavar="TIME"),
 ]
-LockedUntil = Annotated[
-    str | None, option("--until", "When the lock ends by itself, RFC 3339 or a day in UTC.", metavar="TIME")
+LockEnd = Annotated[
+    str | None, option("--expire-time", "When the lock ends by itself, RFC 3339 or a day in UTC.", metavar="TIME")
 ]
 Until = Annotated[
     str | None, option("--until", "Only promotions before this time, in the forms of --since.", metavar="TIME")
@@ -226,13 +226,15 @@ def set_policy(
 
 
 def lock(
-    registry: Registry, model_rid: ModelRid, reason: RequiredReason, branch: Branch = None, until: LockedUntil = None
+    registry: Registry, model_rid: ModelRid, reason: RequiredReason, branch: Branch = None, expire_time: LockEnd = None
 ) -> Message:
     """Let a branch have no new head for now, but by rollback, with a reason.
 
     [bold]modelregistry lock ri.models.main.model.… --reason "incident 42"[/bold]
     """
-    request = LockBranchRequest(model_rid=model_rid, branch=branch, reason=reason, expire_time=_time("--until", until))
+    request = LockBranchRequest(
+        model_rid=model_rid, branch=branch, reason=reason, expire_time=_time("--expire-time", expire_time)
+    )
     return registry.promotions.LockBranch(request)
 
 

@@ -96,9 +96,15 @@ def list_branch_policies(
 def _policy_to_change(
     tx: Transaction, caller: Caller, request: SetBranchPolicyRequest | LockBranchRequest | UnlockBranchRequest
 ) -> BranchPolicy:
+    """Return the policy that holds now, and let no transaction that was decided by it commit after this one.
+
+    But for the first version of a branch: there is nothing to lock. Raises ModelNotFound and AccessPermissionDenied.
+    """
+    branch = branch_of(request)
+    tx.lock_branches({(request.model_rid, branch)}, caller, TO_SET_POLICIES)
     if tx.get_model(request.model_rid, caller).role < TO_SET_POLICIES:
         raise AccessPermissionDenied(resource_rid=request.model_rid)
-    return _as_of_now(tx, tx.get_policy(request.model_rid, branch_of(request)))
+    return _as_of_now(tx, tx.get_policy(request.model_rid, branch))
 
 
 def _as_of_now(reader: Reader, policy: BranchPolicy) -> BranchPolicy:

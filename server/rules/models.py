@@ -85,8 +85,9 @@ def create_model_version(
 
     Files that the request brings itself are recorded by `own_files`, which returns their digest. The same request, by
     its id, is carried out once: it returns the same version again, and records no files. Raises ModelNotFound,
-    RequestIdAlreadyUsed, CreateModelVersionPermissionDenied, ModelApiIncompatible, UploadNotFound and RequestTooLarge,
-    what `own_files` raises, and ComparisonsNeeded if `findings` lack what the branch's policy asks of its content.
+    RequestIdAlreadyUsed, CreateModelVersionPermissionDenied, BranchLocked, BranchAcceptsPromotionsOnly, UploadNotFound,
+    RequestTooLarge and ModelApiIncompatible, what `own_files` raises, and ComparisonsNeeded if `findings` lack what the
+    branch's policy asks of its content.
     """
     rid, branch = rids.new_model_version_rid(), branch_of(request)
     attempt = Attempt(PROMOTION_KIND_UNSPECIFIED, request.model_rid, branch, rid)
@@ -114,7 +115,7 @@ def create_model_version(
     file_digest = own_files(tx) if own_files is not None else _uploaded_digest(tx, caller, request)
     content_digest = tx.put_content(version, file_digest)
     facts = facts.with_source(StoredVersion(version, content_digest, None))
-    require(attempt, _compared(facts, findings))
+    require(attempt, _with_findings(facts, findings))
     created = tx.append_version(version, content_digest, branch=facts.stored.branch)
     # The branch may have kept us waiting, and a role that was revoked meanwhile counts.
     require_editor(tx, caller, request.model_rid)
@@ -130,7 +131,8 @@ def write_version(
 ) -> ModelVersion:
     """Create a version as `create_model_version` does, and compare its content with the branch's head by `run`.
 
-    What is found is not stored, since the content is not, as long as it may be refused. Raises what these raise.
+    Findings are kept in memory: the content that they are about is not stored before the version is accepted. Raises
+    what `create_model_version` and `run` raise, and Overloaded if the head is another one again and again.
     """
     found: dict[Comparison, Promotion] = {}
 
@@ -147,7 +149,7 @@ def write_version(
     )
 
 
-def _compared(facts: Facts, findings: Mapping[Comparison, Promotion]) -> Facts:
+def _with_findings(facts: Facts, findings: Mapping[Comparison, Promotion]) -> Facts:
     """Return facts with what was found, if the policy wants to know. Raises ComparisonsNeeded if it was not."""
     comparison = facts.comparison
     if comparison is None or facts.stored.branch.compatibility != COMPATIBILITY_MODE_ENFORCE:

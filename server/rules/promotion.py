@@ -66,8 +66,9 @@ def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequ
     """Copy the source version into the target model, record that, and return the copy.
 
     The same request, by its id, is carried out once: it returns the same copy again. Raises ModelNotFound,
-    RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, ModelVersionNotFound, UnsupportedModelSource,
-    BranchHeadChanged and ModelApiIncompatible; and ComparisonsNeeded, for which there is `write_with_verdicts`.
+    RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, BranchLocked, ModelVersionNotFound,
+    UnsupportedModelSource, BranchHeadChanged and ModelApiIncompatible; and ComparisonsNeeded, for which there is
+    `write_with_verdicts`.
     """
     rid = rids.new_model_version_rid()
     [promoted] = _carry_out(tx, caller, [_attempt(request)], [rid], claim_of(caller, request, [rid]))
@@ -77,7 +78,7 @@ def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequ
 def rollback_branch(tx: Transaction, caller: Caller, request: RollbackBranchRequest) -> ModelVersion:
     """Promote an earlier version of a branch onto the same branch, record that, and return the copy.
 
-    Raises ModelNotFound, RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, BranchNotFound,
+    Raises ModelNotFound, RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, BranchLocked, BranchNotFound,
     VersionNumberNotFound, UnsupportedModelSource, BranchHeadChanged, VersionAlreadyHead and ComparisonsNeeded.
     """
     branch, number = branch_of(request), request.to_version_number
@@ -223,7 +224,7 @@ def _one_after_another(
     for number, (attempt, facts) in enumerate(zip(while_wanted(attempts), found, strict=True)):
         if attempt.place in last:
             before = last[attempt.place]
-            # When it is created, and its place in the chain, will be known once it is.
+            # Its time and the hash behind it are known once it is stored: `_stored_behind`.
             head = Head(new_rids[before], _source(found[before]).content_digest, created_ms=0)
             end = following[before].stored.branch
             end = end._replace(next_number=end.next_number + 1, head=head)

@@ -26,7 +26,7 @@ ROUNDS = 100
 
 
 class ComparisonsNeeded(Exception):
-    """A change lacks verdicts, and has changed nothing: they have to be made, and then it is to be run again."""
+    """A change lacks verdicts, and is rolled back: they have to be made, and then it is to be run again."""
 
     def __init__(self, comparisons: Collection[Comparison]):
         super().__init__(f"{len(comparisons)} verdicts are not stored yet")

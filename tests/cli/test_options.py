@@ -84,7 +84,7 @@ CLIENT_COMMANDS: dict[str, set[str]] = {
     "lineage": set(),
     "set-policy": {"--branch", "--promotion-only", "--clear", "--expected-revision"},
     "get-policy": {"--branch"},
-    "lock": {"--reason", "--branch", "--until"},
+    "lock": {"--reason", "--branch", "--expire-time"},
     "unlock": {"--branch"},
     "create-model": {"--folder", "--request-id"},
     "create-version": {"--file", "--model-files", "--branch", "--request-id"},

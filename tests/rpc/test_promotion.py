@@ -224,27 +224,29 @@ def test_a_role_revoked_while_a_promotion_waits_for_its_branch_counts(
 def test_a_branch_that_is_locked_while_a_promotion_waits_for_it_refuses_that(
     backend: str, new_database: NewDatabase, open_repository: OpenRepository
 ) -> None:
-    """On PostgreSQL the promotion waits for who extends the branch, on SQLite for whoever writes."""
+    """The lock waits for who extends the branch meanwhile, and the promotion behind it."""
     repository = open_repository(new_database(backend, migrated=True))
+    on_postgresql = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+
+    def waiters() -> int:
+        if backend == "sqlite":
+            return waiting(repository)
+        count: int = repository.read(lambda reader: reader.session.run(on_postgresql)[0][0])  # type: ignore[attr-defined]
+        return count
+
     with serving(repository) as registry, ThreadPoolExecutor(2) as threads:
         admin = registry.user("admin")
         source, target = admin.create_version(admin.create_model("s")), admin.create_model("t")
         branch = admin.promote(source, target)
         request = {"model_rid": target.rid, "source_model_version_rid": source.rid, "preview": True}
-        lock = {"model_rid": target.rid, "reason": "incident 42"}
         with builders.held(repository, branch):
-            if backend == "sqlite":
-                locking = threads.submit(admin, "LockBranch", **lock)
-                until(lambda: waiting(repository) == 1)
+            locking = threads.submit(admin, "LockBranch", model_rid=target.rid, reason="incident 42")
+            until(lambda: waiters() == 1)
             promotion = threads.submit(admin.failure, "PromoteVersion", **request)
-            if backend == "sqlite":
-                until(lambda: waiting(repository) == 2)
-            else:
-                until_somebody_waits_for_a_lock(repository)
-                locking = threads.submit(admin, "LockBranch", **lock)
-                locking.result(DEADLINE_SECONDS)
-        assert promotion.result().name == "BranchLocked"
-        assert locking.result().revision == 1
+            until(lambda: waiters() == 2)
+            assert not locking.done()
+        assert locking.result(DEADLINE_SECONDS).revision == 1
+        assert promotion.result(DEADLINE_SECONDS).name == "BranchLocked"
         assert admin("GetBranch", model_rid=target.rid).version_count == 2
 
 

@@ -71,8 +71,8 @@ class ModelServiceStub:
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
     NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
-    (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchAcceptsPromotionsOnly, ModelApiIncompatible, by the
-    policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+    (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchLocked, BranchAcceptsPromotionsOnly,
+    ModelApiIncompatible, by the policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
     QuotaExceeded).
     """
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
@@ -106,9 +106,9 @@ class ModelServiceStub:
 
     Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
     with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
-    (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound),
-    INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION
-    (ModelApiIncompatible).
+    (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
+    NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and
+    FAILED_PRECONDITION (ModelApiIncompatible).
     """
     UploadModelFiles: _grpc.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]
     """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
@@ -174,8 +174,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
     NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
-    (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchAcceptsPromotionsOnly, ModelApiIncompatible, by the
-    policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+    (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchLocked, BranchAcceptsPromotionsOnly,
+    ModelApiIncompatible, by the policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
     QuotaExceeded).
     """
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
@@ -209,9 +209,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
     with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
-    (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound),
-    INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION
-    (ModelApiIncompatible).
+    (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
+    NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and
+    FAILED_PRECONDITION (ModelApiIncompatible).
     """
     UploadModelFiles: _aio.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]  # type: ignore[assignment]
     """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
@@ -298,8 +298,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
         NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
-        (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchAcceptsPromotionsOnly, ModelApiIncompatible, by the
-        policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+        (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchLocked, BranchAcceptsPromotionsOnly,
+        ModelApiIncompatible, by the policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
         QuotaExceeded).
         """
 
@@ -363,9 +363,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
         with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
-        (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), NOT_FOUND (ModelVersionNotFound),
-        INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION
-        (ModelApiIncompatible).
+        (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
+        NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and
+        FAILED_PRECONDITION (ModelApiIncompatible).
         """
 
     @_abc_1.abstractmethod

@@ -110,12 +110,12 @@ class PromotionService(promotion_service_pb2_grpc.PromotionServiceServicer):
         )
 
     def SetBranchPolicy(self, request: SetBranchPolicyRequest, context: grpc.ServicerContext) -> BranchPolicy:
-        """Set what holds for promotions into a branch."""
+        """Set what holds for new heads of a branch."""
         caller = self._caller()
         return self._repository.write(lambda tx: set_branch_policy(tx, caller, request))
 
     def GetBranchPolicy(self, request: GetBranchPolicyRequest, context: grpc.ServicerContext) -> BranchPolicy:
-        """Return what holds for promotions into a branch."""
+        """Return what holds for new heads of a branch."""
         caller = self._caller()
         return self._repository.read(lambda reader: get_branch_policy(reader, caller, request))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Integer, bindparam, func, insert, select
 
-from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
 from modelregistry.v1.promotion_pb2 import BranchPolicy
+from server.storage.contract import NO_POLICY
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.pages import page_of
 from server.storage.sql.rows import AnyRow, timestamp
@@ -23,7 +23,7 @@ def get_policy(work: UnitOfWork, model_rid: str, branch: str) -> BranchPolicy:
     """See the contract."""
     row = work.session.one_or_none(_newest, {"model_rid": model_rid, "branch": branch})
     if row is None:
-        return BranchPolicy(model_rid=model_rid, branch=branch, compatibility=COMPATIBILITY_MODE_WARN)
+        return BranchPolicy(model_rid=model_rid, branch=branch, compatibility=NO_POLICY.compatibility)
     return _to_policy(row, model_rid)
 
 
@@ -48,7 +48,7 @@ def add_policy(work: UnitOfWork, policy: BranchPolicy, changed_by: str) -> Branc
             "changer": changed_by,
             "now_ms": now_ms,
             "number": policy.revision,
-            "without_column": rules_of(policy),
+            "without_column": _rules_of(policy),
         },
     )
     stored = BranchPolicy()
@@ -58,7 +58,7 @@ def add_policy(work: UnitOfWork, policy: BranchPolicy, changed_by: str) -> Branc
     return stored
 
 
-def rules_of(policy: BranchPolicy) -> bytes | None:
+def _rules_of(policy: BranchPolicy) -> bytes | None:
     """Return what is stored of a policy that has no column."""
     rules = BranchPolicy(promotion_only=policy.promotion_only, lock=policy.lock if policy.HasField("lock") else None)
     return rules.SerializeToString(deterministic=True) or None

@@ -168,7 +168,7 @@ class BranchPolicy(_message.Message):
     changed_by: _builtins.str
     """Output only. The principal who set the policy; unset if none did."""
     revision: _builtins.int
-    """Output only. How often the policy has been set by now; 0 if it was not."""
+    """Output only. The number of this policy among those that were set, from 1; 0 if none was."""
     promotion_only: _builtins.bool
     """Output only. Whether heads come by promotion alone, and CreateModelVersion is refused."""
     @_builtins.property
@@ -177,7 +177,7 @@ class BranchPolicy(_message.Message):
 
     @_builtins.property
     def lock(self) -> Global___BranchLock:
-        """Output only. The lock of the branch; unset if it has none, or its time is over."""
+        """Output only. The lock of the branch; unset if it has none, or, but in a list of revisions, its time is over."""
 
     def __init__(
         self,
