@@ -28,15 +28,8 @@ def is_locked(policy: BranchPolicy, now_ms: int) -> bool:
 def set_branch_policy(tx: Transaction, caller: Caller, request: SetBranchPolicyRequest) -> BranchPolicy:
     """Set the policy of a branch, which need not exist; what the request leaves out stays as it was.
 
-    Raises InvalidArgument, ModelNotFound, AccessPermissionDenied and BranchPolicyChanged.
+    Raises ModelNotFound, AccessPermissionDenied and BranchPolicyChanged.
     """
-    given = [field.name for field, _ in request.ListFields() if field.name in POLICY_FIELDS]
-    if twice := [name for name in request.clear_fields if name in given]:
-        raise InvalidArgument(
-            violations=(FieldViolation("clear_fields", f"{twice[0]} cannot be set and cleared at once"),)
-        )
-    if not given and not request.clear_fields:
-        raise InvalidArgument(violations=(FieldViolation("", f"sets none of {', '.join(POLICY_FIELDS)}"),))
     policy = _policy_to_change(tx, caller, request)
     if request.HasField("expected_revision") and request.expected_revision != policy.revision:
         raise BranchPolicyChanged(
@@ -47,8 +40,9 @@ def set_branch_policy(tx: Transaction, caller: Caller, request: SetBranchPolicyR
         )
     for name in request.clear_fields:
         setattr(policy, name, getattr(NO_POLICY, name))
-    for name in given:
-        setattr(policy, name, getattr(request, name))
+    for field, value in request.ListFields():
+        if field.name in POLICY_FIELDS:
+            setattr(policy, field.name, value)
     policy.revision += 1
     return tx.add_policy(policy, caller.user)
 

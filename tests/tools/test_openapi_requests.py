@@ -134,7 +134,7 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
 ]
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     *((rpc, {"bogus": 1}) for rpc in GOOD),
-    # A policy has no field that every request sets.
+    # A policy is set without any field.
     *((rpc, {key: None}) for rpc, body in GOOD.items() for key in body if rpc != "SetBranchPolicy"),
     *(("CreateModel", {"name": name}) for name in ["", ".", "..", "a/b", "a\tb", "x" * 701, 1]),
     *((rpc, {"requestId": "nonsense"}) for rpc in GOOD),  # and where there is none, it is no key

@@ -572,7 +572,7 @@ class SetBranchPolicyRequest(_message.Message):
     @_builtins.property
     def clear_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. The names of fields of the policy that are to hold no longer, such as `promotion_only`: they become what
-        they are where no policy is set. None that the request sets. With none, it must set one.
+        they are where no policy is set, unless the request sets them.
         """
 
     def __init__(
