@@ -60,6 +60,14 @@ def test_a_policy_that_is_none_is_told(registry: Registry, mode: Any) -> None:
     assert (answer.status, answer.error["errorName"], answer.fields) == (400, "InvalidArgument", {"compatibility"})
 
 
+def test_a_branch_is_locked_and_unlocked(registry: Registry) -> None:
+    locked = good(registry.post("lockBranch", reason="incident 42", branch="locked"))
+    assert (locked["lock"]["reason"], locked["lock"]["lockedBy"]) == ("incident 42", "user:admin")
+    over = registry.post("lockBranch", reason="late", expireTime="2003-05-06T12:34:56.789Z")
+    assert (over.status, over.error["errorName"], over.fields) == (400, "InvalidArgument", {"expireTime"})
+    assert "lock" not in good(registry.post("unlockBranch", branch="locked"))
+
+
 def test_a_promotion_that_would_break_somebody_is_refused_with_what_it_would_break(registry: Registry) -> None:
     registry.promote()
     registry.set_policy(compatibility="ENFORCE")
