@@ -25,7 +25,7 @@ from server.storage.file_identity import FileIdentity
 # Below the ten seconds after which container engines kill.
 DRAIN_SECONDS = 8.0
 # After how many new objects, less those that are gone, garbage is collected. 300 requests of HTTP that wait make it
-# seem that there are 10,000 new ones twice a second, and to look through these takes 25 ms, in which nobody is served.
+# seem that there are 10,000 new ones twice a second, and to look through these takes 25 ms, in which no call is served.
 GARBAGE_OBJECTS = 50_000
 
 log = logging.getLogger(__name__)

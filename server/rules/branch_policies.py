@@ -43,8 +43,7 @@ def set_branch_policy(tx: Transaction, caller: Caller, request: SetBranchPolicyR
     for field, value in request.ListFields():
         if field.name in POLICY_FIELDS:
             setattr(policy, field.name, value)
-    policy.revision += 1
-    return tx.add_policy(policy, caller.user)
+    return _next_revision(tx, caller, policy)
 
 
 def lock_branch(tx: Transaction, caller: Caller, request: LockBranchRequest) -> BranchPolicy:
@@ -58,19 +57,17 @@ def lock_branch(tx: Transaction, caller: Caller, request: LockBranchRequest) -> 
     if request.HasField("expire_time"):
         lock.expire_time.CopyFrom(request.expire_time)
     policy.lock.CopyFrom(lock)
-    if not is_locked(policy, tx.clock_ms()):
+    if not is_locked(policy, lock.locked_time.ToMilliseconds()):
         said = f"is over: it is {lock.locked_time.ToJsonString()} by the clock of the server"
         raise InvalidArgument(violations=(FieldViolation("expire_time", said),))
-    policy.revision += 1
-    return tx.add_policy(policy, caller.user)
+    return _next_revision(tx, caller, policy)
 
 
 def unlock_branch(tx: Transaction, caller: Caller, request: UnlockBranchRequest) -> BranchPolicy:
     """Take the lock of a branch away, if it has one. Raises ModelNotFound and AccessPermissionDenied."""
     policy = _policy_to_change(tx, caller, request)
     policy.ClearField("lock")
-    policy.revision += 1
-    return tx.add_policy(policy, caller.user)
+    return _next_revision(tx, caller, policy)
 
 
 def get_branch_policy(reader: Reader, caller: Caller, request: GetBranchPolicyRequest) -> BranchPolicy:
@@ -99,6 +96,11 @@ def _policy_to_change(
     if tx.get_model(request.model_rid, caller).role < TO_SET_POLICIES:
         raise AccessPermissionDenied(resource_rid=request.model_rid)
     return _as_of_now(tx, tx.get_policy(request.model_rid, branch))
+
+
+def _next_revision(tx: Transaction, caller: Caller, policy: BranchPolicy) -> BranchPolicy:
+    policy.revision += 1
+    return tx.add_policy(policy, caller.user)
 
 
 def _as_of_now(reader: Reader, policy: BranchPolicy) -> BranchPolicy:

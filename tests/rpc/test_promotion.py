@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -214,7 +214,7 @@ def test_a_role_revoked_while_a_promotion_waits_for_its_branch_counts(
         request = {"model_rid": models["target"].rid, "source_model_version_rid": source.rid, "preview": True}
         with builders.held(repository, branch):
             promotion = thread.submit(jane.failure, "PromoteVersion", **request)
-            until_somebody_waits_for_a_lock(repository)
+            until(lambda: waiting_for_locks(repository) > 0)
             admin("RevokeRole", resource_rid=models[revoked].rid, principal="user:jane")
         expected = {"target": "ModelNotFound", "source": "ModelVersionNotFound"}[revoked]
         assert promotion.result().name == expected
@@ -226,14 +226,7 @@ def test_a_branch_that_is_locked_while_a_promotion_waits_for_it_refuses_that(
 ) -> None:
     """The lock waits for who extends the branch meanwhile, and the promotion behind it."""
     repository = open_repository(new_database(backend, migrated=True))
-    on_postgresql = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-
-    def waiters() -> int:
-        if backend == "sqlite":
-            return waiting(repository)
-        count: int = repository.read(lambda reader: reader.session.run(on_postgresql)[0][0])  # type: ignore[attr-defined]
-        return count
-
+    waiters = functools.partial(waiting if backend == "sqlite" else waiting_for_locks, repository)
     with serving(repository) as registry, ThreadPoolExecutor(2) as threads:
         admin = registry.user("admin")
         source, target = admin.create_version(admin.create_model("s")), admin.create_model("t")
@@ -250,11 +243,11 @@ def test_a_branch_that_is_locked_while_a_promotion_waits_for_it_refuses_that(
         assert admin("GetBranch", model_rid=target.rid).version_count == 2
 
 
-def until_somebody_waits_for_a_lock(repository: SqlRepository) -> None:
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not repository.read(lambda reader: reader.session.run(waiting)[0][0]):  # type: ignore[attr-defined]
-        assert time.monotonic() < deadline
+def waiting_for_locks(repository: SqlRepository) -> int:
+    """How many locks of PostgreSQL are waited for."""
+    asked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    count: int = repository.read(lambda reader: reader.session.run(asked)[0][0])  # type: ignore[attr-defined]
+    return count
 
 
 def test_a_revoked_role_refuses_the_very_next_promotion(admin: User, jane: User) -> None:

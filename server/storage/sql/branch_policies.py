@@ -64,11 +64,17 @@ def _rules_of(policy: BranchPolicy) -> bytes | None:
     return rules.SerializeToString(deterministic=True) or None
 
 
-def _to_policy(row: AnyRow, model_rid: str) -> BranchPolicy:
+def stored_rules(row: AnyRow) -> BranchPolicy:
+    """Return the rules of a policy, and nothing else of it, from a row with its columns for them."""
     policy = BranchPolicy.FromString(row.rules or b"")
+    policy.compatibility = row.compatibility
+    return policy
+
+
+def _to_policy(row: AnyRow, model_rid: str) -> BranchPolicy:
+    policy = stored_rules(row)
     policy.model_rid = model_rid
     policy.branch = row.branch
-    policy.compatibility = row.compatibility
     policy.changed_by = row.changed_by
     policy.changed_time.CopyFrom(timestamp(row.changed_time))
     policy.revision = row.revision_number

@@ -10,7 +10,7 @@ from sqlalchemy import Select, and_, bindparam, delete, exists, insert, literal,
 from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.access_service_pb2 import Role
-from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
+from modelregistry.v1.promotion_pb2 import Promotion
 from server.core.caller import Caller
 from server.core.integrity import BEGINNING
 from server.storage.contract import (
@@ -25,6 +25,7 @@ from server.storage.contract import (
     Verdict,
     WantedPromotion,
 )
+from server.storage.sql.branch_policies import stored_rules
 from server.storage.sql.origins import hides_root, visible_key
 from server.storage.sql.rows import AnyColumns, AnyRow
 from server.storage.sql.session import Conflict
@@ -153,10 +154,7 @@ def _source_of(work: UnitOfWork, wanted: WantedPromotion, row: AnyRow) -> Stored
 
 def _branch_end(row: AnyRow) -> BranchEnd:
     head = None if row.head_rid is None else Head(row.head_rid, row.head_digest, row.head_created_time)
-    policy = NO_POLICY
-    if row.compatibility is not None:
-        policy = BranchPolicy.FromString(row.rules or b"")
-        policy.compatibility = row.compatibility
+    policy = NO_POLICY if row.compatibility is None else stored_rules(row)
     return BranchEnd((row.version_count or 0) + 1, head, policy, row.branch_key, row.chain or BEGINNING)
 
 
