@@ -16,8 +16,9 @@ from server.storage.contract import Transaction
 from server.storage.sql.repository import SqlRepository
 from tests.builders import add_model, caller, grant
 from tests.conftest import OpenRepository
+from tests.processes import until
 from tests.rpc.harness import User
-from tests.rpc.test_promotion import until_somebody_waits_for_a_lock
+from tests.storage.inspection import waiting_for_locks
 
 # How an owner gives the role up.
 WAYS: list[tuple[str, dict[str, Any]]] = [("RevokeRole", {}), ("GrantRole", {"role": ROLE_EDITOR})]
@@ -95,4 +96,4 @@ def test_of_two_owners_who_revoke_each_other_at_once_one_stays(
 def until_waiting(backend: str, repository: SqlRepository) -> None:
     """Return when the other transaction waits; on SQLite, where all wait for their turn, there is nothing to see."""
     if backend == "postgresql":
-        until_somebody_waits_for_a_lock(repository)
+        until(lambda: waiting_for_locks(repository) > 0)

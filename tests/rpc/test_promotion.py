@@ -12,13 +12,12 @@ import pytest
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_PROMOTER, ROLE_VIEWER
 from modelregistry.v1.model_pb2 import CodeRepositorySource, ModelVersionSource
 from server.core.rids import rid_type
-from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import model_api
 from tests.conftest import NewDatabase, OpenRepository
 from tests.processes import until
 from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, SOME_VERSION, Registry, User, serving
-from tests.storage.inspection import waiting
+from tests.storage.inspection import waiting, waiting_for_locks
 
 pytestmark = pytest.mark.database("shared")
 
@@ -241,13 +240,6 @@ def test_a_branch_that_is_locked_while_a_promotion_waits_for_it_refuses_that(
         assert locking.result(DEADLINE_SECONDS).revision == 1
         assert promotion.result(DEADLINE_SECONDS).name == "BranchLocked"
         assert admin("GetBranch", model_rid=target.rid).version_count == 2
-
-
-def waiting_for_locks(repository: SqlRepository) -> int:
-    """How many locks of PostgreSQL are waited for."""
-    asked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    count: int = repository.read(lambda reader: reader.session.run(asked)[0][0])  # type: ignore[attr-defined]
-    return count
 
 
 def test_a_revoked_role_refuses_the_very_next_promotion(admin: User, jane: User) -> None:

@@ -103,6 +103,13 @@ def waiting(repository: SqlRepository) -> int:
     return sum(map(len, repository._group_commit._lines.values()))
 
 
+def waiting_for_locks(repository: SqlRepository) -> int:
+    """How many locks of PostgreSQL are waited for."""
+    asked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    count: int = repository.read(lambda reader: reader.session.run(asked)[0][0])  # type: ignore[attr-defined]
+    return count
+
+
 @contextmanager
 def at_commit(action: Callable[[Session], object], once: bool = False) -> Iterator[None]:
     """Have something done in each transaction, or in the first one, before it commits."""
