@@ -2,8 +2,8 @@
 
 Keys are lowerCamelCase, and enum values lack their type's prefix. A union, which is a message whose one real oneof is
 named `type`, is flattened: the key `type` names the member that is set, and the member's own keys stand beside it. A
-time is text in whole milliseconds. Lists, maps and plain scalars are always present; optional fields, messages and enum
-values that are unset are absent, and an unset union is `{}`.
+time and a duration are text in whole milliseconds. Lists, maps and plain scalars are always present; optional fields,
+messages and enum values that are unset are absent, and an unset union is `{}`.
 
 Reading is strict, but a key whose value is null counts as absent, and which keys are required is not decided here.
 Message types that hold anything else, such as a map of messages, are a TypeError on first use.
@@ -21,6 +21,7 @@ from functools import cache, partial
 from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -38,6 +39,8 @@ _TIME = re.compile(
     r"(?a)(?P<time>\d{4}-\d\d-\d\d[Tt]([01]\d|2[0-3]):\d\d:\d\d(\.\d{1,3})?)((?<=\.\d{3})0+)?"
     r"(?P<offset>[Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)",
 )
+# As many seconds as the message can hold.
+_DURATION = re.compile(r"(?a)-?\d{1,12}(\.\d{1,3})?s")
 
 M = TypeVar("M", bound=Message)
 
@@ -128,13 +131,17 @@ def _object_of(message: Message, depth: int) -> dict[str, object]:
 def _value_of(value: Any, codec: _Codec | None, depth: int) -> object:
     if codec is not None:
         return codec.encode(value)
-    return _TIMES.encode(value) if isinstance(value, Timestamp) else _object_of(value, depth + 1)
+    if isinstance(value, Timestamp | Duration):
+        return (_TIMES if isinstance(value, Timestamp) else _DURATIONS).encode(value)
+    return _object_of(value, depth + 1)
 
 
 def _fill(message: Message, value: object, path: str, depth: int) -> Iterator[FieldViolation]:
     """Fill a message with a value, and yield all violations in it, however deep it is."""
     if isinstance(message, Timestamp):
         yield from _store(message.FromDatetime, _TIMES, value, path)
+    elif isinstance(message, Duration):
+        yield from _store(message.FromJsonString, _DURATIONS, value, path)
     elif not isinstance(value, dict):
         yield FieldViolation(path, f"must be an object, not {_shown(value)}")
     elif depth > MAX_DEPTH:
@@ -326,6 +333,20 @@ def _decode_time(value: object) -> datetime:
     raise ValueError(f"must be a time in whole milliseconds, like 2003-05-06T12:34:56.789Z, not {_shown(value)}")
 
 
+def _encode_duration(duration: Duration) -> str:
+    if duration.nanos % 1_000_000:
+        raise ValueError(f"the duration {duration.seconds} s {duration.nanos} ns is not in whole milliseconds")
+    return duration.ToJsonString()
+
+
+def _decode_duration(value: object) -> str:
+    if isinstance(value, str) and _DURATION.fullmatch(value):
+        with suppress(ValueError):
+            Duration().FromJsonString(value)
+            return value
+    raise ValueError(f"must be a duration in whole milliseconds, like 3600s or 0.500s, not {_shown(value)}")
+
+
 _STRING = _Codec(str, partial(_exactly, str, "a string"))
 _SCALARS: Mapping[int, _Codec] = {
     FieldDescriptor.TYPE_STRING: _STRING,
@@ -333,3 +354,4 @@ _SCALARS: Mapping[int, _Codec] = {
     FieldDescriptor.TYPE_INT32: _Codec(int, partial(_exactly, int, "a whole number")),
 }
 _TIMES = _Codec(_encode_time, _decode_time)
+_DURATIONS = _Codec(_encode_duration, _decode_duration)

@@ -9,7 +9,7 @@ from modelregistry.v1.promotion_service_pb2 import SetBranchPolicyRequest
 
 DEFAULT_BRANCH = "master"
 
-# The fields of a policy that can be set: what the request and the policy both have, but for the names of the branch.
+# The rules of a policy, which can be set: what the request and the policy both have, but for the names of the branch.
 POLICY_FIELDS = tuple(
     field.name
     for field in SetBranchPolicyRequest.DESCRIPTOR.fields

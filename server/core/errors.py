@@ -403,7 +403,7 @@ class BranchLocked(RegistryError):
 
 
 class BranchAcceptsPromotionsOnly(RegistryError):
-    """The branch's policy lets no version be created there."""
+    """The policy of the branch, or of the model's folder, lets no version be created there."""
 
     code = code_pb2.FAILED_PRECONDITION
     description = (
@@ -412,14 +412,18 @@ class BranchAcceptsPromotionsOnly(RegistryError):
     )
     model_rid: str
     branch_name: str
+    resource_rid: str
 
 
 class BranchPolicyChanged(RegistryError):
-    """The policy of the branch has another revision than the caller thinks; 0 means that none is set."""
+    """The policy of the model's branch, or of the folder, has another revision than the caller thinks.
+
+    0 means that none is set.
+    """
 
     code = code_pb2.ABORTED
     description = "The policy of the branch is not the one that was expected: look at it again with GetBranchPolicy."
-    model_rid: str
+    resource_rid: str
     branch_name: str
     expected_revision: int
     actual_revision: int

@@ -17,7 +17,10 @@ _canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class ChainedRecord(NamedTuple):
-    """What the hash of a promotion covers, in this order: the digest in hexadecimal, the time in ms since the epoch."""
+    """What the hash of a promotion covers, in this order: the digest in hexadecimal, the time in ms since the epoch.
+
+    What it was decided under is at the end, and is left out where there is none of it.
+    """
 
     rid: str
     kind: int
@@ -31,6 +34,14 @@ class ChainedRecord(NamedTuple):
     reason: str | None
     created_ms: int
     created_by: str
+    policy_revision: int | None = None
+    folder_policy_revision: int | None = None
+    promotion_request_rid: str | None = None
+    override: bool | None = None
+
+
+# What stands in the hash of each promotion.
+_ALWAYS = len(ChainedRecord._fields) - len(ChainedRecord._field_defaults)
 
 
 def content_digest(payload: bytes, file_digest: bytes | None) -> bytes:
@@ -45,4 +56,5 @@ def chain_hash(previous: bytes, record: ChainedRecord) -> bytes:
 
     It is the SHA-256 of the previous hash and the JSON of the record as RFC 8785 writes it.
     """
-    return hashlib.sha256(previous + _canonical(record).encode()).digest()
+    covered = record if any(record[_ALWAYS:]) else record[:_ALWAYS]
+    return hashlib.sha256(previous + _canonical(covered).encode()).digest()

@@ -276,6 +276,10 @@ def _as_chained(promotion: KeptPromotion, version: KeptVersion, branch: KeptBran
         reason=promotion.reason,
         created_ms=promotion.created_ms,
         created_by=promotion.created_by,
+        policy_revision=promotion.policy_revision,
+        folder_policy_revision=promotion.folder_policy_revision,
+        promotion_request_rid=promotion.promotion_request_rid,
+        override=promotion.override,
     )
 
 

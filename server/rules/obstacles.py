@@ -14,6 +14,7 @@ from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from modelregistry.v1.promotion_pb2 import (
     PROMOTION_KIND_ROLLBACK,
     PROMOTION_KIND_UNSPECIFIED,
+    BranchPolicy,
     Promotion,
     PromotionKind,
 )
@@ -107,6 +108,11 @@ class Facts(NamedTuple):
         return self._replace(error_count=error_count, findings=findings)
 
 
+def level_of(policy: BranchPolicy, attempt: Attempt) -> str:
+    """Return the RID of the model or folder that one of the policies of the branch was set on."""
+    return policy.folder_rid or attempt.model_rid
+
+
 # What speaks against an attempt, in order
 
 
@@ -125,7 +131,7 @@ def _role_too_low(attempt: Attempt, facts: Facts) -> RegistryError | None:
 
 
 def _branch_locked(attempt: Attempt, facts: Facts) -> RegistryError | None:
-    policy = facts.stored.branch.policy
+    policy = facts.stored.branch.policies[0]
     if not is_locked(policy, facts.stored.now_ms):
         return None
     # After an incident the way back must be open.
@@ -140,9 +146,12 @@ def _branch_locked(attempt: Attempt, facts: Facts) -> RegistryError | None:
 
 
 def _accepts_promotions_only(attempt: Attempt, facts: Facts) -> RegistryError | None:
-    if not (attempt.is_creation and facts.stored.branch.policy.promotion_only):
-        return None
-    return BranchAcceptsPromotionsOnly(model_rid=attempt.model_rid, branch_name=attempt.branch)
+    for policy in facts.stored.branch.policies:
+        if attempt.is_creation and policy.promotion_only:
+            return BranchAcceptsPromotionsOnly(
+                model_rid=attempt.model_rid, branch_name=attempt.branch, resource_rid=level_of(policy, attempt)
+            )
+    return None
 
 
 def _source_not_found(attempt: Attempt, facts: Facts) -> RegistryError | None:

@@ -49,6 +49,7 @@ from server.rules.obstacles import (
 )
 from server.rules.verdicts import ComparisonsNeeded, comparison_of, findings_on
 from server.storage.contract import (
+    NO_POLICY,
     BranchEnd,
     Head,
     Promoted,
@@ -203,7 +204,7 @@ def _carry_out(
         made = tx.append_promoted(
             _copy_of(source.version, attempt, rid, caller),
             source.content_digest,
-            _record_of(source.version, attempt),
+            _record_of(source.version, attempt, end),
             facts.verdict,
             end,
         )
@@ -294,14 +295,17 @@ def _copy_of(source: ModelVersion, attempt: Attempt, rid: str, caller: Caller) -
     return copy
 
 
-def _record_of(source: ModelVersion, attempt: Attempt) -> Promotion:
+def _record_of(source: ModelVersion, attempt: Attempt, end: BranchEnd) -> Promotion:
     """Return what is recorded of a promotion, but for what its version says."""
+    of_branch, of_folder = [policy.revision or None for policy in (*end.policies, NO_POLICY)][:2]
     return Promotion(
         rid=rids.new_promotion_rid(),
         kind=attempt.kind,
         source_model_rid=source.model_rid,
         source_model_version_rid=source.rid,
         reason=attempt.reason,
+        policy_revision=of_branch,
+        folder_policy_revision=of_folder,
     )
 
 

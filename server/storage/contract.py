@@ -84,22 +84,23 @@ NO_POLICY = BranchPolicy(compatibility=COMPATIBILITY_MODE_WARN)
 
 
 class BranchEnd(NamedTuple):
-    """Where a branch goes on: the number that its next version gets, its head if it has one, and its policy.
+    """Where a branch goes on: the number that its next version gets, its head if it has one, and its policies.
 
-    Of the policy, the rules alone are told. `key` is what storage finds the branch by; None if there is no such branch
-    yet. `chain` is the hash of the promotion that its next one is chained to.
+    The first policy is the branch's own, behind it is that of the model's folder if one was set. Of a policy, the
+    rules, the revision and a folder's RID are told. `key` is what storage finds the branch by; None if there is no such
+    branch yet. `chain` is the hash of the promotion that its next one is chained to.
     """
 
     next_number: int
     head: Head | None
-    policy: BranchPolicy = NO_POLICY
+    policies: tuple[BranchPolicy, ...] = (NO_POLICY,)
     key: int | None = None
     chain: bytes = BEGINNING
 
     @property
     def compatibility(self) -> CompatibilityMode.ValueType:
-        """What becomes of findings."""
-        return self.policy.compatibility
+        """What becomes of findings: the strictest mode of all policies."""
+        return max(policy.compatibility for policy in self.policies)
 
 
 class Promoted(NamedTuple):
@@ -313,11 +314,17 @@ class Reader(Protocol):
     def clock_ms(self) -> int:
         """Return the time that would be stored now, in ms since the epoch: never before what was stored."""
 
-    def get_policy(self, model_rid: str, branch: str) -> BranchPolicy:
-        """Return the newest policy of a branch; COMPATIBILITY_MODE_WARN and nothing else if it has none."""
+    def get_policy(self, resource_rid: str, branch: str) -> BranchPolicy:
+        """Return the newest policy of a model's branch, or of a folder for the branches of a name.
 
-    def list_policies(self, model_rid: str, branch: str, page: PageRequest) -> Page[BranchPolicy]:
-        """Return a page of the policies of a branch that were set, the newest first; positions are revisions."""
+        If none was set, it is revision 0, and has no rules: COMPATIBILITY_MODE_WARN for a model's branch.
+        """
+
+    def list_policies(self, resource_rid: str, branch: str, page: PageRequest) -> Page[BranchPolicy]:
+        """Return a page of the policies that were set on a model's branch, or on a folder for the branches of a name.
+
+        The newest comes first; positions are revisions.
+        """
 
     def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
         """Return the caller's highest role among the grants on this very RID; ROLE_UNSPECIFIED if there is none.
@@ -440,9 +447,10 @@ class Transaction(Reader, Protocol):
         """
 
     def add_policy(self, policy: BranchPolicy, changed_by: str) -> BranchPolicy:
-        """Record a policy of a branch, by whom and when, and return it. Earlier ones stay. The model must be stored.
+        """Record a policy of a model's branch or of a folder, by whom and when, and return it. Earlier ones stay.
 
-        Of several transactions that record the same revision of a branch, one commits; the others are run again.
+        The model must be stored. Of several transactions that record the same revision for the same branch, one
+        commits; the others are run again.
         """
 
     def set_grant(self, grant: Grant, changed_by: str) -> None:
@@ -528,7 +536,10 @@ class KeptBranch(NamedTuple):
 
 
 class KeptPromotion(NamedTuple):
-    """The record of a promotion, with its place in the chain if it has one; `was_imported` is None if nothing tells."""
+    """The record of a promotion, with its place in the chain if it has one, and what it was decided under.
+
+    `was_imported` is None if nothing tells.
+    """
 
     rid: str
     kind: int
@@ -541,6 +552,10 @@ class KeptPromotion(NamedTuple):
     previous_hash: bytes | None
     hash: bytes | None
     was_imported: bool | None
+    policy_revision: int | None
+    folder_policy_revision: int | None
+    promotion_request_rid: str | None
+    override: bool | None
 
 
 class KeptVersion(NamedTuple):

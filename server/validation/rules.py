@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.model_pb2 import ModelVersionSource
@@ -28,6 +29,8 @@ _WITHOUT_LINES = str.maketrans("", "", "\t\n\r")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _PRINCIPAL = re.compile(r"(?:user|group):.+")
+
+_MOST_SECONDS = 10**9
 
 # The years 1 to 9999, which are what Timestamp and its JSON form can say.
 _SECONDS = range(-62_135_596_800, 253_402_300_800)
@@ -230,6 +233,16 @@ def not_negative(value: int) -> Iterable[Broken]:
     return (Broken(f"must not be negative, but is {value}"),) if value < 0 else ()
 
 
+def between(least: int, most: int) -> Rule:
+    """Return the rule for a number of a range, both ends included."""
+
+    @says({"minimum": least, "maximum": most})
+    def rule(value: int) -> Iterable[Broken]:
+        return () if least <= value <= most else (Broken(f"must be {least} to {most}, not {value}"),)
+
+    return rule
+
+
 def known(enum: EnumDescriptor, *, required: bool = False) -> Rule:
     """Return the rule for an enum field: a number that the enum has, and if required not the unspecified one."""
     expected = ", ".join(value.name for value in enum.values if value.number)
@@ -257,6 +270,17 @@ def whole_milliseconds(value: Timestamp) -> Iterable[Broken]:
     if value.seconds not in _SECONDS or value.nanos not in _NANOS:
         yield Broken(
             f"must be whole milliseconds in the years 1 to 9999, not {value.seconds} s and {value.nanos} ns",
+        )
+
+
+@says({"pattern": r"^(?!0+(?:\.0+)?s$)[0-9]{1,9}(?:\.[0-9]{1,3})?s$"})
+def lasting(value: Duration) -> Iterable[Broken]:
+    """A duration that is more than none, and is stored and shown without loss."""
+    is_none = not value.seconds and not value.nanos
+    if is_none or value.seconds not in range(_MOST_SECONDS) or value.nanos not in _NANOS:
+        yield Broken(
+            f"must be whole milliseconds, more than none and less than {_MOST_SECONDS} s, not {value.seconds} s and"
+            f" {value.nanos} ns"
         )
 
 
@@ -289,12 +313,31 @@ def each(rule: Rule) -> Rule:
 
 def from_1_to(most: int) -> Rule:
     """Return the rule for a list that has something in it, and no more than so much."""
+    return _counted(1, most)
 
-    @says({"minItems": 1, "maxItems": most})
+
+def at_most(most: int) -> Rule:
+    """Return the rule for a list that has no more than so much in it."""
+    return _counted(0, most)
+
+
+def _counted(least: int, most: int) -> Rule:
+    @says({"minItems": least, "maxItems": most})
     def counted(values: Sized) -> Iterable[Broken]:
-        return () if 1 <= len(values) <= most else (Broken(f"must have 1 to {most} entries, not {len(values)}"),)
+        if not least <= len(values) <= most:
+            yield Broken(f"must have {least} to {most} entries, not {len(values)}")
 
     return counted
+
+
+def all_of(*rules: Rule) -> Rule:
+    """Return the rule for a value that keeps all of these rules; what breaks one is not asked for the next."""
+
+    @says({key: value for rule in rules for key, value in keywords_of(rule).items()})
+    def every(value: Any) -> Iterable[Broken]:
+        return next((broken for rule in rules if (broken := tuple(rule(value)))), ())
+
+    return every
 
 
 def entries(rule: Rule) -> Rule:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER
@@ -17,6 +18,9 @@ from modelregistry.v1.compatibility_pb2 import (
     COMPATIBILITY_MODE_WARN,
 )
 from modelregistry.v1.model_pb2 import Model
+from modelregistry.v1.promotion_pb2 import AllowedSource, AllowedSources, ApprovalRule, Principals
+from server.core.branches import POLICY_FIELDS
+from server.storage.contract import NO_POLICY
 from tests.processes import until
 from tests.rpc.harness import User
 
@@ -67,7 +71,7 @@ def test_what_a_request_leaves_out_stays_as_it_was(admin: User, production: Mode
         (
             {"clear_fields": ["compatibility", "revision"]},
             "clear_fields[1]",
-            "must be one of compatibility, promotion_only, not 'revision'",
+            "must be one of compatibility, promotion_only, allowed_sources,",
         ),
         ({"promotion_only": True, "expected_revision": -1}, "expected_revision", "must not be negative"),
     ],
@@ -88,7 +92,7 @@ def test_a_policy_that_is_not_the_expected_one_stays(admin: User, production: Mo
     failure = admin.failure("SetBranchPolicy", **request, expected_revision=0)
     assert (failure.code.name, failure.name) == ("ABORTED", "BranchPolicyChanged")
     assert failure.parameters == {
-        "modelRid": production.rid,
+        "resourceRid": production.rid,
         "branchName": "master",
         "expectedRevision": "0",
         "actualRevision": "1",
@@ -134,7 +138,8 @@ def test_where_heads_come_by_promotion_alone_no_version_is_created(admin: User, 
     failure = admin.failure("CreateModelVersion", model_rid=production.rid, model_api=source.model_api)
 
     assert (failure.code.name, failure.name) == ("FAILED_PRECONDITION", "BranchAcceptsPromotionsOnly")
-    assert failure.parameters == {"modelRid": production.rid, "branchName": "master"}
+    rid = production.rid
+    assert failure.parameters == {"modelRid": rid, "branchName": "master", "resourceRid": rid}
     assert admin.promote(source, production).version_number == 2
     assert admin("RollbackBranch", model_rid=production.rid, to_version_number=1).version_number == 3
     assert admin.create_version(production, branch="other").version_number == 1
@@ -145,6 +150,69 @@ def test_what_was_created_before_the_policy_is_answered_again(admin: User, produ
     created = admin.create_version(production, request_id=request["request_id"])
     admin("SetBranchPolicy", model_rid=production.rid, promotion_only=True)
     assert admin.create_version(production, request_id=request["request_id"]) == created
+
+
+# Folders
+
+
+def test_the_policy_of_a_folder_holds_in_all_of_its_models(admin: User, jane: User, production: Model) -> None:
+    source = admin.create_version(admin.create_model("staging"), branch="dev")
+    admin("GrantRole", resource_rid=production.rid, principal="user:jane", role=ROLE_OWNER)
+    request = {"folder_rid": admin.folder, "promotion_only": True}
+    failure = jane.failure("SetFolderBranchPolicy", **request)
+    assert (failure.name, failure.parameters) == ("AccessPermissionDenied", {"resourceRid": admin.folder})
+
+    policy = admin("SetFolderBranchPolicy", **request)
+
+    assert (policy.folder_rid, policy.branch, policy.compatibility) == (admin.folder, "master", 0)
+    assert admin("GetFolderBranchPolicy", folder_rid=admin.folder) == policy
+    assert [*admin("ListFolderBranchPolicyRevisions", folder_rid=admin.folder).policies] == [policy]
+    of_branch = jane("GetBranchPolicy", model_rid=production.rid)
+    assert (of_branch.revision, of_branch.promotion_only, of_branch.folder_policy) == (0, False, policy)
+    # A policy of the branch takes nothing away from that of the folder.
+    jane("SetBranchPolicy", model_rid=production.rid, promotion_only=False, compatibility=COMPATIBILITY_MODE_OFF)
+    failure = jane.failure("CreateModelVersion", model_rid=production.rid, model_api=source.model_api)
+    assert failure.name == "BranchAcceptsPromotionsOnly"
+    assert failure.parameters["resourceRid"] == admin.folder
+    promoted = admin.promote(source, production)
+    assert admin.create_version(production, branch="other").version_number == 1
+    [record] = admin("ListPromotions", model_version_rid=promoted.rid).promotions
+    assert (record.policy_revision, record.folder_policy_revision) == (1, 1)
+
+
+def test_of_two_modes_the_stricter_one_counts(admin: User, production: Model) -> None:
+    admin("SetFolderBranchPolicy", folder_rid=admin.folder, compatibility=COMPATIBILITY_MODE_ENFORCE)
+    source = admin.create_version(admin.create_model("staging"), branch="dev")
+    request = {"model_rid": production.rid, "source_model_version_rid": source.rid, "preview": True}
+    assert admin("CheckPromotion", **request).compatibility == COMPATIBILITY_MODE_ENFORCE
+    admin("SetBranchPolicy", model_rid=production.rid, compatibility=COMPATIBILITY_MODE_OFF)
+    assert admin("CheckPromotion", **request).compatibility == COMPATIBILITY_MODE_ENFORCE
+    admin("SetFolderBranchPolicy", folder_rid=admin.folder, clear_fields=["compatibility"])
+    assert admin("CheckPromotion", **request).compatibility == COMPATIBILITY_MODE_OFF
+
+
+def test_every_rule_is_set_cleared_and_left_as_it_was(admin: User, production: Model) -> None:
+    rules: dict[str, Any] = {
+        "compatibility": COMPATIBILITY_MODE_ENFORCE,
+        "promotion_only": True,
+        "allowed_sources": AllowedSources(sources=[AllowedSource(model_rid=production.rid, branch="dev")]),
+        "min_time_as_head": Duration(seconds=1),
+        "promoters": Principals(principals=["group:ml"]),
+        "approvals": ApprovalRule(required=2, approvers=["group:risk"]),
+        "rollbackers": Principals(principals=["user:jane"]),
+    }
+    assert rules.keys() == {*POLICY_FIELDS}
+    expected: dict[str, Any] = {}
+    for name, value in rules.items():
+        policy = admin("SetBranchPolicy", model_rid=production.rid, **{name: value})
+        expected[name] = value
+        assert {field: getattr(policy, field) for field in expected} == expected
+        assert admin("GetBranchPolicy", model_rid=production.rid) == policy
+    for name in rules:
+        policy = admin("SetBranchPolicy", model_rid=production.rid, clear_fields=[name])
+        del expected[name]
+        assert {field: getattr(policy, field) for field in expected} == expected
+        assert getattr(policy, name) == getattr(NO_POLICY, name)
 
 
 # Locks

@@ -188,7 +188,7 @@ class Storage:
             return PromotionFacts(None, None, BranchEnd(1, None), None, NOW_MS)
         digest = b"candidate" if case.head == "same content" else b"head"
         head = Head(HEAD, digest, 0) if case.head else None
-        end = BranchEnd(NUMBER + 2 if head else 1, head, case.policy, 1 if head else None)  # type: ignore[arg-type]
+        end = BranchEnd(NUMBER + 2 if head else 1, head, (case.policy,), 1 if head else None)  # type: ignore[arg-type]
         verdict = Verdict(1, case.errors) if case.head == "other content" and case.source != "absent" else None
         return PromotionFacts(case.role, self._stored(), end, verdict, NOW_MS)  # type: ignore[arg-type]
 

@@ -15,7 +15,7 @@ from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWN
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
-from modelregistry.v1.promotion_pb2 import Promotion
+from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
 from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, BatchPromotion, RollbackBranchRequest
 from server.rules.garbage import collect
 from server.rules.promotion import batch_promote_versions, promote_version, rollback_branch
@@ -33,7 +33,7 @@ from tests.storage.inspection import open_engine, rows
 
 # What nobody who serves may rewrite.
 ON_RECORD = ["promotions", "verdicts", "versions", "contents", "grant_changes", "branch_policies", "requests", "models"]
-ON_RECORD += ["folder_policies", "principal_changes"]
+ON_RECORD += ["folder_policies", "folder_branch_policies", "principal_changes"]
 
 
 def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_repository: OpenRepository) -> None:
@@ -64,6 +64,8 @@ def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_reposit
     write_with_verdicts(repository, lambda tx: batch_promote_versions(tx, ADMIN, batch))
     back = write_with_verdicts(repository, lambda tx: rollback_branch(tx, ADMIN, rollback))
     repository.write(lambda tx: tx.add_policy(builders.policy(production.rid, COMPATIBILITY_MODE_ENFORCE), ADMIN.user))
+    of_folder = BranchPolicy(folder_rid=staging.parent_folder_rid, branch="master", revision=1)
+    repository.write(lambda tx: tx.add_policy(of_folder, ADMIN.user))
     builders.revoke(repository, staging.rid, "user:jane")
     repository.write(lambda tx: tx.lock_owners(staging.rid))
     repository.write(lambda tx: tx.enable_principal("user:jane", ADMIN.user))
@@ -140,6 +142,8 @@ def test_a_server_cannot_rewrite_what_is_on_record(
     builders.promote(repository, source, model.rid, request_id=str(uuid.uuid4()))
     repository.write(lambda tx: tx.add_policy(builders.policy(model.rid, COMPATIBILITY_MODE_ENFORCE), ADMIN.user))
     repository.write(lambda tx: tx.add_folder_policy(builders.FOLDER, NEW_MODEL_OWNER_FOLDER, ADMIN.user))
+    of_folder = BranchPolicy(folder_rid=builders.FOLDER, branch="master", revision=1)
+    repository.write(lambda tx: tx.add_policy(of_folder, ADMIN.user))
     repository.write(lambda tx: tx.disable_principal("user:j", "has left", ADMIN.user))
     repository.write(
         lambda tx: tx.set_grant(Grant(resource_rid=model.rid, principal="user:j", role=ROLE_VIEWER), ADMIN.user)

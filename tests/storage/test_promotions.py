@@ -133,6 +133,27 @@ def test_a_version_is_found_by_its_number_where_its_model_is_seen(repository: Sq
 # Policies
 
 
+def test_the_policy_of_a_folder_holds_for_the_branches_of_its_name_beside_their_own(timed: SqlRepository) -> None:
+    model = add_model(timed)
+    folder = model.parent_folder_rid
+    rules = BranchPolicy(folder_rid=folder, branch="master", promotion_only=True)
+    unset = timed.read(lambda reader: reader.get_policy(folder, "master"))
+    for revision in (1, 2):
+        rules.revision = revision
+        set_ = timed.write(lambda tx: tx.add_policy(rules, "user:jane"))
+
+    assert unset == BranchPolicy(folder_rid=folder, branch="master")
+    assert (set_.changed_by, set_.changed_time) == ("user:jane", builders.timestamp(NOW_MS))
+    assert timed.read(lambda reader: reader.get_policy(folder, "master")) == set_
+    listed = timed.read(lambda reader: reader.list_policies(folder, "master", PageRequest(1)))
+    assert (listed.items, listed.next_position) == ([set_], 2)
+    of_branch, of_folder = timed.read(lambda reader: branch_end(reader, model.rid)).policies
+    assert of_branch == BranchPolicy(compatibility=COMPATIBILITY_MODE_WARN)
+    assert of_folder == BranchPolicy(folder_rid=folder, promotion_only=True, revision=2)
+    elsewhere = add_model(timed, folder="ri.compass.main.folder.elsewhere")
+    assert len(timed.read(lambda reader: branch_end(reader, elsewhere.rid)).policies) == 1
+
+
 def test_the_newest_policy_of_a_branch_holds_and_the_earlier_ones_stay(
     timed: SqlRepository, clock: Clock, migrated_url: str
 ) -> None:
@@ -159,8 +180,8 @@ def test_the_newest_policy_of_a_branch_holds_and_the_earlier_ones_stay(
     )
     assert timed.read(lambda reader: reader.get_policy(model.rid, "master")) == set_
     assert timed.read(lambda reader: reader.get_policy(model.rid, "other")).compatibility == COMPATIBILITY_MODE_WARN
-    rules = BranchPolicy(compatibility=COMPATIBILITY_MODE_ENFORCE, promotion_only=True)
-    assert timed.read(lambda reader: branch_end(reader, model.rid)).policy == rules
+    rules = BranchPolicy(compatibility=COMPATIBILITY_MODE_ENFORCE, promotion_only=True, revision=2)
+    assert timed.read(lambda reader: branch_end(reader, model.rid)).policies == (rules,)
     changes = [(row.changed_by, row.compatibility, row.changed_time) for row in rows(migrated_url, branch_policies)]
     assert changes == [
         ("user:joe", COMPATIBILITY_MODE_OFF, NOW_MS),

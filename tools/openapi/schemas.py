@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -25,6 +26,7 @@ _TIME: Schema = {
     "format": "date-time",
     "examples": ["2003-05-06T12:34:56.789Z"],
 }
+_DURATION: Schema = {"type": "string", "pattern": r"^[0-9]{1,12}(?:\.[0-9]{1,3})?s$", "examples": ["3600s", "0.500s"]}
 # What is read: to the millisecond, and with a time zone.
 _WHOLE_MILLISECONDS: Schema = {
     "pattern": (
@@ -78,6 +80,8 @@ class Schemas:
         if field.enum_type is not None:
             return self._enum(field.enum_type)
         if field.message_type is not None:
+            if field.message_type.full_name == Duration.DESCRIPTOR.full_name:
+                return _DURATION
             is_time = field.message_type.full_name == Timestamp.DESCRIPTOR.full_name
             return self._time() if is_time else self.of(field.message_type)
         return _SCALARS[field.type]

@@ -5,6 +5,7 @@ Promotions as records, the policies that they keep to, and lineage."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -69,6 +70,10 @@ class Promotion(_message.Message):
     ERROR_COUNT_FIELD_NUMBER: _builtins.int
     WARNING_COUNT_FIELD_NUMBER: _builtins.int
     CREATED_TIME_FIELD_NUMBER: _builtins.int
+    POLICY_REVISION_FIELD_NUMBER: _builtins.int
+    FOLDER_POLICY_REVISION_FIELD_NUMBER: _builtins.int
+    PROMOTION_REQUEST_RID_FIELD_NUMBER: _builtins.int
+    OVERRIDE_FIELD_NUMBER: _builtins.int
     rid: _builtins.str
     """Output only. The promotion's RID, `ri.models.main.promotion.<uuid>`."""
     kind: Global___PromotionKind.ValueType
@@ -95,6 +100,14 @@ class Promotion(_message.Message):
     """Output only. How many findings of severity ERROR there were."""
     warning_count: _builtins.int
     """Output only. How many findings of severity WARN there were."""
+    policy_revision: _builtins.int
+    """Output only. The revision of the branch's policy that it was decided under; unset if none was set."""
+    folder_policy_revision: _builtins.int
+    """Output only. The revision of the policy of the model's folder that it was decided under; unset if none was set."""
+    promotion_request_rid: _builtins.str
+    """Output only. The RID of the request for promotion whose approvals it needed; unset if it needed none."""
+    override: _builtins.bool
+    """Output only. Whether an owner had a rollback pass that the rules for rollbacks refuse."""
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[_compatibility_pb2.CompatibilityFinding]:
         """Output only. What the comparison with the replaced head found, errors first; at most 1 MiB of it."""
@@ -121,11 +134,21 @@ class Promotion(_message.Message):
         error_count: _builtins.int = ...,
         warning_count: _builtins.int = ...,
         created_time: _timestamp_pb2.Timestamp | None = ...,
+        policy_revision: _builtins.int | None = ...,
+        folder_policy_revision: _builtins.int | None = ...,
+        promotion_request_rid: _builtins.str | None = ...,
+        override: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "_replaced_version_rid", b"_replaced_version_rid", "_source_model_rid", b"_source_model_rid", "_source_model_version_rid", b"_source_model_version_rid", "created_time", b"created_time", "reason", b"reason", "replaced_version_rid", b"replaced_version_rid", "source_model_rid", b"source_model_rid", "source_model_version_rid", b"source_model_version_rid"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_folder_policy_revision", b"_folder_policy_revision", "_policy_revision", b"_policy_revision", "_promotion_request_rid", b"_promotion_request_rid", "_reason", b"_reason", "_replaced_version_rid", b"_replaced_version_rid", "_source_model_rid", b"_source_model_rid", "_source_model_version_rid", b"_source_model_version_rid", "created_time", b"created_time", "folder_policy_revision", b"folder_policy_revision", "policy_revision", b"policy_revision", "promotion_request_rid", b"promotion_request_rid", "reason", b"reason", "replaced_version_rid", b"replaced_version_rid", "source_model_rid", b"source_model_rid", "source_model_version_rid", b"source_model_version_rid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "_replaced_version_rid", b"_replaced_version_rid", "_source_model_rid", b"_source_model_rid", "_source_model_version_rid", b"_source_model_version_rid", "branch", b"branch", "created_by", b"created_by", "created_time", b"created_time", "error_count", b"error_count", "findings", b"findings", "kind", b"kind", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "reason", b"reason", "replaced_version_rid", b"replaced_version_rid", "rid", b"rid", "source_model_rid", b"source_model_rid", "source_model_version_rid", b"source_model_version_rid", "version_number", b"version_number", "warning_count", b"warning_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_folder_policy_revision", b"_folder_policy_revision", "_policy_revision", b"_policy_revision", "_promotion_request_rid", b"_promotion_request_rid", "_reason", b"_reason", "_replaced_version_rid", b"_replaced_version_rid", "_source_model_rid", b"_source_model_rid", "_source_model_version_rid", b"_source_model_version_rid", "branch", b"branch", "created_by", b"created_by", "created_time", b"created_time", "error_count", b"error_count", "findings", b"findings", "folder_policy_revision", b"folder_policy_revision", "kind", b"kind", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "override", b"override", "policy_revision", b"policy_revision", "promotion_request_rid", b"promotion_request_rid", "reason", b"reason", "replaced_version_rid", b"replaced_version_rid", "rid", b"rid", "source_model_rid", b"source_model_rid", "source_model_version_rid", b"source_model_version_rid", "version_number", b"version_number", "warning_count", b"warning_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__folder_policy_revision: _TypeAlias = _typing.Literal["folder_policy_revision"]  # noqa: Y015
+    _WhichOneofArgType__folder_policy_revision: _TypeAlias = _typing.Literal["_folder_policy_revision", b"_folder_policy_revision"]  # noqa: Y015
+    _WhichOneofReturnType__policy_revision: _TypeAlias = _typing.Literal["policy_revision"]  # noqa: Y015
+    _WhichOneofArgType__policy_revision: _TypeAlias = _typing.Literal["_policy_revision", b"_policy_revision"]  # noqa: Y015
+    _WhichOneofReturnType__promotion_request_rid: _TypeAlias = _typing.Literal["promotion_request_rid"]  # noqa: Y015
+    _WhichOneofArgType__promotion_request_rid: _TypeAlias = _typing.Literal["_promotion_request_rid", b"_promotion_request_rid"]  # noqa: Y015
     _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
     _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
     _WhichOneofReturnType__replaced_version_rid: _TypeAlias = _typing.Literal["replaced_version_rid"]  # noqa: Y015
@@ -134,6 +157,12 @@ class Promotion(_message.Message):
     _WhichOneofArgType__source_model_rid: _TypeAlias = _typing.Literal["_source_model_rid", b"_source_model_rid"]  # noqa: Y015
     _WhichOneofReturnType__source_model_version_rid: _TypeAlias = _typing.Literal["source_model_version_rid"]  # noqa: Y015
     _WhichOneofArgType__source_model_version_rid: _TypeAlias = _typing.Literal["_source_model_version_rid", b"_source_model_version_rid"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__folder_policy_revision) -> _WhichOneofReturnType__folder_policy_revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__policy_revision) -> _WhichOneofReturnType__policy_revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__promotion_request_rid) -> _WhichOneofReturnType__promotion_request_rid | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
     @_typing.overload
@@ -147,7 +176,9 @@ Global___Promotion: _TypeAlias = Promotion  # noqa: Y015
 
 @_typing.final
 class BranchPolicy(_message.Message):
-    """What holds for new heads of a branch."""
+    """What holds for new heads of a branch. It is set on the branch of a model, or on a folder for the branches of a name in
+    all of its models: then both hold, and a new head has to keep to each.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -159,18 +190,30 @@ class BranchPolicy(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     PROMOTION_ONLY_FIELD_NUMBER: _builtins.int
     LOCK_FIELD_NUMBER: _builtins.int
+    ALLOWED_SOURCES_FIELD_NUMBER: _builtins.int
+    MIN_TIME_AS_HEAD_FIELD_NUMBER: _builtins.int
+    PROMOTERS_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    ROLLBACKERS_FIELD_NUMBER: _builtins.int
+    FOLDER_RID_FIELD_NUMBER: _builtins.int
+    FOLDER_POLICY_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     model_rid: _builtins.str
-    """Output only. The RID of the model."""
+    """Output only. The RID of the model; empty if the policy is a folder's."""
     branch: _builtins.str
     """Output only. The branch, which need not exist yet."""
     compatibility: _compatibility_pb2.CompatibilityMode.ValueType
-    """Output only. What the branch does about findings of compatibility."""
+    """Output only. What the branch does about findings of compatibility. Of a folder's policy and its branch's, the
+    stricter one counts; unset if a folder's says nothing of it.
+    """
     changed_by: _builtins.str
     """Output only. The principal who set the policy; unset if none did."""
     revision: _builtins.int
     """Output only. The number of this policy among those that were set, from 1; 0 if none was."""
     promotion_only: _builtins.bool
     """Output only. Whether heads come by promotion alone, and CreateModelVersion is refused."""
+    folder_rid: _builtins.str
+    """Output only. The RID of the folder whose policy it is; unset if it is that of a model's branch."""
     @_builtins.property
     def changed_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the policy was set; unset if it was not."""
@@ -178,6 +221,42 @@ class BranchPolicy(_message.Message):
     @_builtins.property
     def lock(self) -> Global___BranchLock:
         """Output only. The lock of the branch; unset if it has none, or, but in a list of revisions, its time is over."""
+
+    @_builtins.property
+    def allowed_sources(self) -> Global___AllowedSources:
+        """Output only. Where versions that are promoted must come from; unset if from anywhere."""
+
+    @_builtins.property
+    def min_time_as_head(self) -> _duration_pb2.Duration:
+        """Output only. For how long a version must have been a head of the allowed sources, or of any branch where these are
+        not set, before it is promoted; unset if that is not asked.
+        """
+
+    @_builtins.property
+    def promoters(self) -> Global___Principals:
+        """Output only. Who may promote, among those who have the role; unset if all of them may."""
+
+    @_builtins.property
+    def approvals(self) -> Global___ApprovalRule:
+        """Output only. Who must have approved a promotion; unset if nobody."""
+
+    @_builtins.property
+    def rollbackers(self) -> Global___Principals:
+        """Output only. Who may roll back, among those who have the role; unset if owners, and promoters on a branch without
+        any rule or lock.
+        """
+
+    @_builtins.property
+    def folder_policy(self) -> Global___BranchPolicy:
+        """Output only. Of GetBranchPolicy: the policy of the model's folder for branches of this name, which holds as well;
+        unset if none was set.
+        """
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. Of SetBranchPolicy and SetFolderBranchPolicy: sentences for people about rules that protect less than
+        it seems.
+        """
 
     def __init__(
         self,
@@ -190,16 +269,149 @@ class BranchPolicy(_message.Message):
         revision: _builtins.int = ...,
         promotion_only: _builtins.bool = ...,
         lock: Global___BranchLock | None = ...,
+        allowed_sources: Global___AllowedSources | None = ...,
+        min_time_as_head: _duration_pb2.Duration | None = ...,
+        promoters: Global___Principals | None = ...,
+        approvals: Global___ApprovalRule | None = ...,
+        rollbackers: Global___Principals | None = ...,
+        folder_rid: _builtins.str | None = ...,
+        folder_policy: Global___BranchPolicy | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "changed_by", b"changed_by", "changed_time", b"changed_time", "lock", b"lock"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "_folder_rid", b"_folder_rid", "allowed_sources", b"allowed_sources", "approvals", b"approvals", "changed_by", b"changed_by", "changed_time", b"changed_time", "folder_policy", b"folder_policy", "folder_rid", b"folder_rid", "lock", b"lock", "min_time_as_head", b"min_time_as_head", "promoters", b"promoters", "rollbackers", b"rollbackers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "branch", b"branch", "changed_by", b"changed_by", "changed_time", b"changed_time", "compatibility", b"compatibility", "lock", b"lock", "model_rid", b"model_rid", "promotion_only", b"promotion_only", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "_folder_rid", b"_folder_rid", "allowed_sources", b"allowed_sources", "approvals", b"approvals", "branch", b"branch", "changed_by", b"changed_by", "changed_time", b"changed_time", "compatibility", b"compatibility", "folder_policy", b"folder_policy", "folder_rid", b"folder_rid", "lock", b"lock", "min_time_as_head", b"min_time_as_head", "model_rid", b"model_rid", "promoters", b"promoters", "promotion_only", b"promotion_only", "revision", b"revision", "rollbackers", b"rollbackers", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__changed_by: _TypeAlias = _typing.Literal["changed_by"]  # noqa: Y015
     _WhichOneofArgType__changed_by: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by"]  # noqa: Y015
+    _WhichOneofReturnType__folder_rid: _TypeAlias = _typing.Literal["folder_rid"]  # noqa: Y015
+    _WhichOneofArgType__folder_rid: _TypeAlias = _typing.Literal["_folder_rid", b"_folder_rid"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__changed_by) -> _WhichOneofReturnType__changed_by | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__folder_rid) -> _WhichOneofReturnType__folder_rid | None: ...
 
 Global___BranchPolicy: _TypeAlias = BranchPolicy  # noqa: Y015
+
+@_typing.final
+class AllowedSources(_message.Message):
+    """Where versions that are promoted must come from: the source is on one of these branches, or was promoted through one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCES_FIELD_NUMBER: _builtins.int
+    HIDDEN_COUNT_FIELD_NUMBER: _builtins.int
+    hidden_count: _builtins.int
+    """Output only. How many further ones there are, in models that the caller may not see."""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___AllowedSource]:
+        """Optional. The branches, at most 100; if there are none, nothing can be promoted."""
+
+    def __init__(
+        self,
+        *,
+        sources: _abc.Iterable[Global___AllowedSource] | None = ...,
+        hidden_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_count", b"hidden_count", "sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllowedSources: _TypeAlias = AllowedSources  # noqa: Y015
+
+@_typing.final
+class AllowedSource(_message.Message):
+    """A branch that versions may be promoted from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_RID_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    model_rid: _builtins.str
+    """Required. The RID of the model."""
+    branch: _builtins.str
+    """Optional. The branch; unset means `master`."""
+    def __init__(
+        self,
+        *,
+        model_rid: _builtins.str = ...,
+        branch: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "branch", b"branch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "branch", b"branch", "model_rid", b"model_rid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
+    _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
+
+Global___AllowedSource: _TypeAlias = AllowedSource  # noqa: Y015
+
+@_typing.final
+class Principals(_message.Message):
+    """Principals by name, `user:<sub>` or `group:<name>`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def principals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Required. 1 to 100 of them."""
+
+    def __init__(
+        self,
+        *,
+        principals: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principals", b"principals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Principals: _TypeAlias = Principals  # noqa: Y015
+
+@_typing.final
+class ApprovalRule(_message.Message):
+    """Who must have approved a promotion before it is carried out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    APPROVERS_FIELD_NUMBER: _builtins.int
+    EXPIRE_AFTER_FIELD_NUMBER: _builtins.int
+    PROMOTE_WHEN_APPROVED_FIELD_NUMBER: _builtins.int
+    required: _builtins.int
+    """Required. How many approvals it takes, each of another user, 1 to 10."""
+    promote_when_approved: _builtins.bool
+    """Optional. Whether the last approval promotes at once, as the one who asked for it."""
+    @_builtins.property
+    def approvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Required. Who may approve, 1 to 100 principals, of which a user counts once."""
+
+    @_builtins.property
+    def expire_after(self) -> _duration_pb2.Duration:
+        """Optional. How long a request for promotion can be reviewed and carried out, in whole milliseconds;
+        unset means seven days.
+        """
+
+    def __init__(
+        self,
+        *,
+        required: _builtins.int = ...,
+        approvers: _abc.Iterable[_builtins.str] | None = ...,
+        expire_after: _duration_pb2.Duration | None = ...,
+        promote_when_approved: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_after", b"expire_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "expire_after", b"expire_after", "promote_when_approved", b"promote_when_approved", "required", b"required"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalRule: _TypeAlias = ApprovalRule  # noqa: Y015
 
 @_typing.final
 class BranchLock(_message.Message):

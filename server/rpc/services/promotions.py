@@ -15,16 +15,20 @@ from modelregistry.v1.promotion_service_pb2 import (
     BatchPromoteVersionsResponse,
     CheckPromotionResponse,
     GetBranchPolicyRequest,
+    GetFolderBranchPolicyRequest,
     GetLineageRequest,
     GetLineageResponse,
     GetPromotionRequest,
     ListBranchPolicyRevisionsRequest,
     ListBranchPolicyRevisionsResponse,
+    ListFolderBranchPolicyRevisionsRequest,
+    ListFolderBranchPolicyRevisionsResponse,
     ListPromotionsRequest,
     ListPromotionsResponse,
     LockBranchRequest,
     RollbackBranchRequest,
     SetBranchPolicyRequest,
+    SetFolderBranchPolicyRequest,
     UnlockBranchRequest,
 )
 from server.core.branches import branch_of
@@ -138,3 +142,27 @@ class PromotionService(promotion_service_pb2_grpc.PromotionServiceServicer):
         """Take the lock of a branch away."""
         caller = self._caller()
         return self._repository.write(lambda tx: unlock_branch(tx, caller, request))
+
+    def SetFolderBranchPolicy(
+        self, request: SetFolderBranchPolicyRequest, context: grpc.ServicerContext
+    ) -> BranchPolicy:
+        """Set what holds for new heads of the branches of a name in a folder."""
+        caller = self._caller()
+        return self._repository.write(lambda tx: set_branch_policy(tx, caller, request))
+
+    def GetFolderBranchPolicy(
+        self, request: GetFolderBranchPolicyRequest, context: grpc.ServicerContext
+    ) -> BranchPolicy:
+        """Return what a folder says of new heads of the branches of a name."""
+        caller = self._caller()
+        return self._repository.read(lambda reader: get_branch_policy(reader, caller, request))
+
+    def ListFolderBranchPolicyRevisions(
+        self, request: ListFolderBranchPolicyRevisionsRequest, context: grpc.ServicerContext
+    ) -> ListFolderBranchPolicyRevisionsResponse:
+        """Return a page of the policies of a folder that were set."""
+        caller = self._caller()
+        paging = Paging(int, "ListFolderBranchPolicyRevisions", request.folder_rid, branch_of(request))
+        wanted = paging.page_request(request.page_size, request.page_token)
+        page = self._repository.read(lambda reader: list_branch_policies(reader, caller, request, wanted))
+        return ListFolderBranchPolicyRevisionsResponse(policies=page.items, next_page_token=paging.next_token(page))

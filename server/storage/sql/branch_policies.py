@@ -2,86 +2,30 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Integer, bindparam, func, insert, select
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import BindParameter, ColumnElement, Integer, Table, bindparam, func, insert, select
 
 from modelregistry.v1.promotion_pb2 import BranchPolicy
+from server.core.rids import FOLDER, rid_type
 from server.storage.contract import NO_POLICY
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.pages import page_of
 from server.storage.sql.rows import AnyRow, timestamp
 from server.storage.sql.statements import Statement
-from server.storage.sql.tables import branch_policies, model_id
+from server.storage.sql.tables import branch_policies, folder_branch_policies, model_id
 from server.storage.sql.unit_of_work import UnitOfWork
 
 # Above every revision.
 _BEHIND_ALL = 2**31 - 1
+# What has columns of its own, or is told and not stored.
+_NO_RULES = ("model_rid", "folder_rid", "branch", "changed_by", "changed_time", "revision", "folder_policy", "warnings")
 
 _earlier = branch_policies.alias("earlier")
 
-
-def get_policy(work: UnitOfWork, model_rid: str, branch: str) -> BranchPolicy:
-    """See the contract."""
-    row = work.session.one_or_none(_newest, {"model_rid": model_rid, "branch": branch})
-    if row is None:
-        return BranchPolicy(model_rid=model_rid, branch=branch, compatibility=NO_POLICY.compatibility)
-    return _to_policy(row, model_rid)
-
-
-def list_policies(work: UnitOfWork, model_rid: str, branch: str, page: PageRequest) -> Page[BranchPolicy]:
-    """See the contract."""
-    before = _BEHIND_ALL if page.after is None else page.after
-    rows = work.session.all(
-        _revisions, {"model_rid": model_rid, "branch": branch, "before": before, "count": page.size + 1}
-    )
-    return page_of(rows, rows[: page.size], "revision_number", lambda row: _to_policy(row, model_rid))
-
-
-def add_policy(work: UnitOfWork, policy: BranchPolicy, changed_by: str) -> BranchPolicy:
-    """See the contract."""
-    now_ms = work.clock_ms()
-    work.session.send(
-        _add,
-        {
-            "model_rid": policy.model_rid,
-            "branch_name": policy.branch,
-            "mode": policy.compatibility,
-            "changer": changed_by,
-            "now_ms": now_ms,
-            "number": policy.revision,
-            "without_column": _rules_of(policy),
-        },
-    )
-    stored = BranchPolicy()
-    stored.CopyFrom(policy)
-    stored.changed_by = changed_by
-    stored.changed_time.CopyFrom(timestamp(now_ms))
-    return stored
-
-
-def _rules_of(policy: BranchPolicy) -> bytes | None:
-    """Return what is stored of a policy that has no column."""
-    rules = BranchPolicy(promotion_only=policy.promotion_only, lock=policy.lock if policy.HasField("lock") else None)
-    return rules.SerializeToString(deterministic=True) or None
-
-
-def stored_rules(row: AnyRow) -> BranchPolicy:
-    """Return the rules of a policy, and nothing else of it, from a row with its columns for them."""
-    policy = BranchPolicy.FromString(row.rules or b"")
-    policy.compatibility = row.compatibility
-    return policy
-
-
-def _to_policy(row: AnyRow, model_rid: str) -> BranchPolicy:
-    policy = stored_rules(row)
-    policy.model_rid = model_rid
-    policy.branch = row.branch
-    policy.changed_by = row.changed_by
-    policy.changed_time.CopyFrom(timestamp(row.changed_time))
-    policy.revision = row.revision_number
-    return policy
-
-
-_number = func.coalesce(
+# A policy that a server of the release before has set has no revision: then it is how many there are up to this one.
+REVISION: ColumnElement[int] = func.coalesce(
     branch_policies.c.revision,
     select(func.count())
     .where(
@@ -90,25 +34,135 @@ _number = func.coalesce(
         _earlier.c.id <= branch_policies.c.id,
     )
     .scalar_subquery(),
-)
-_of_branch = (
-    select(branch_policies, _number.cast(Integer).label("revision_number"))
-    .where(
-        branch_policies.c.model_id == model_id(bindparam("model_rid")),
-        branch_policies.c.branch == bindparam("branch"),
+).cast(Integer)
+
+
+class _Statements(NamedTuple):
+    """What is asked of the policies of models' branches, or of folders."""
+
+    newest: Statement
+    revisions: Statement
+    add: Statement
+
+
+def get_policy(work: UnitOfWork, resource_rid: str, branch: str) -> BranchPolicy:
+    """See the contract."""
+    row = work.session.one_or_none(_of(resource_rid).newest, {"resource": resource_rid, "branch": branch})
+    if row is None:
+        policy = BranchPolicy(branch=branch)
+        if _is_folder(resource_rid):
+            policy.folder_rid = resource_rid
+        else:
+            policy.model_rid = resource_rid
+            policy.compatibility = NO_POLICY.compatibility
+        return policy
+    return _to_policy(row, resource_rid)
+
+
+def list_policies(work: UnitOfWork, resource_rid: str, branch: str, page: PageRequest) -> Page[BranchPolicy]:
+    """See the contract."""
+    before = _BEHIND_ALL if page.after is None else page.after
+    rows = work.session.all(
+        _of(resource_rid).revisions,
+        {"resource": resource_rid, "branch": branch, "before": before, "count": page.size + 1},
     )
-    .order_by(branch_policies.c.id.desc())
-)
-_newest = Statement(_of_branch.limit(1))
-_revisions = Statement(_of_branch.where(_number < bindparam("before")).limit(bindparam("count")))
-_add = Statement(
-    insert(branch_policies).values(
-        model_id=model_id(bindparam("model_rid")),
-        branch=bindparam("branch_name"),
-        compatibility=bindparam("mode"),
-        changed_by=bindparam("changer"),
-        changed_time=bindparam("now_ms"),
-        revision=bindparam("number"),
-        rules=bindparam("without_column"),
+    return page_of(rows, rows[: page.size], "revision_number", lambda row: _to_policy(row, resource_rid))
+
+
+def add_policy(work: UnitOfWork, policy: BranchPolicy, changed_by: str) -> BranchPolicy:
+    """See the contract."""
+    resource_rid = policy.folder_rid or policy.model_rid
+    now_ms = work.clock_ms()
+    values = {
+        "resource": resource_rid,
+        "branch_name": policy.branch,
+        "changer": changed_by,
+        "now_ms": now_ms,
+        "number": policy.revision,
+        "given_rules": _rules_of(policy),
+    }
+    if not _is_folder(resource_rid):
+        values["mode"] = policy.compatibility
+    work.session.send(_of(resource_rid).add, values)
+    stored = BranchPolicy()
+    stored.CopyFrom(policy)
+    stored.changed_by = changed_by
+    stored.changed_time.CopyFrom(timestamp(now_ms))
+    return stored
+
+
+def stored_rules(rules: bytes | None, revision: int) -> BranchPolicy:
+    """Return the rules and the revision of a policy, from its columns for them."""
+    policy = BranchPolicy.FromString(rules or b"")
+    policy.revision = revision
+    return policy
+
+
+def _rules_of(policy: BranchPolicy) -> bytes:
+    rules = BranchPolicy()
+    rules.CopyFrom(policy)
+    for name in _NO_RULES:
+        rules.ClearField(name)  # type: ignore[arg-type]
+    return rules.SerializeToString(deterministic=True)
+
+
+def _to_policy(row: AnyRow, resource_rid: str) -> BranchPolicy:
+    policy = stored_rules(row.rules, row.revision_number)
+    if _is_folder(resource_rid):
+        policy.folder_rid = resource_rid
+    else:
+        policy.model_rid = resource_rid
+        policy.compatibility = row.compatibility
+    policy.branch = row.branch
+    policy.changed_by = row.changed_by
+    policy.changed_time.CopyFrom(timestamp(row.changed_time))
+    return policy
+
+
+def _is_folder(resource_rid: str) -> bool:
+    return rid_type(resource_rid) == FOLDER
+
+
+def _of(resource_rid: str) -> _Statements:
+    return _OF_FOLDERS if _is_folder(resource_rid) else _OF_BRANCHES
+
+
+def _statements(
+    table: Table, revision: ColumnElement[int], is_resource: ColumnElement[bool], given: Mapping[str, Any]
+) -> _Statements:
+    """Return the statements for the policies of a table; `given` is what the columns get that no other table has."""
+    listed = (
+        select(table, revision.label("revision_number"))
+        .where(is_resource, table.c.branch == bindparam("branch"))
+        .order_by(table.c.id.desc())
     )
+    return _Statements(
+        newest=Statement(listed.limit(1)),
+        revisions=Statement(listed.where(revision < bindparam("before")).limit(bindparam("count"))),
+        add=Statement(
+            insert(table).values(
+                **given,
+                branch=bindparam("branch_name"),
+                changed_by=bindparam("changer"),
+                changed_time=bindparam("now_ms"),
+                revision=bindparam("number"),
+                rules=bindparam("given_rules"),
+            )
+        ),
+    )
+
+
+_model = model_id(bindparam("resource"))
+_OF_BRANCHES = _statements(
+    branch_policies,
+    REVISION,
+    branch_policies.c.model_id == _model,
+    {"model_id": _model, "compatibility": bindparam("mode")},
+)
+_folder: BindParameter[str] = bindparam("resource")
+_OF_FOLDERS = _statements(
+    folder_branch_policies,
+    folder_branch_policies.c.revision,
+    folder_branch_policies.c.folder_rid == _folder,
+    {"folder_rid": _folder},
 )

@@ -185,6 +185,10 @@ _versions = _page(
         promotions.c.previous_hash,
         promotions.c.hash,
         promotions.c.was_imported,
+        promotions.c.policy_revision,
+        promotions.c.folder_policy_revision,
+        promotions.c.promotion_request_rid,
+        promotions.c.override,
         _source.c.root_rid.label("source_root_rid"),
         _source.c.content_digest.label("source_digest"),
     )
@@ -259,6 +263,10 @@ def _to_version(row: AnyRow) -> KeptVersion:
             previous_hash=row.previous_hash,
             hash=row.hash,
             was_imported=None if row.was_imported is None else bool(row.was_imported),
+            policy_revision=row.policy_revision,
+            folder_policy_revision=row.folder_policy_revision,
+            promotion_request_rid=row.promotion_request_rid,
+            override=None if row.override is None else bool(row.override),
         )
     return KeptVersion(
         branch_key=row.branch_id,

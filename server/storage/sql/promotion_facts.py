@@ -10,7 +10,7 @@ from sqlalchemy import Select, and_, bindparam, delete, exists, insert, literal,
 from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.access_service_pb2 import Role
-from modelregistry.v1.promotion_pb2 import Promotion
+from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
 from server.core.caller import Caller
 from server.core.integrity import BEGINNING
 from server.storage.contract import (
@@ -25,7 +25,7 @@ from server.storage.contract import (
     Verdict,
     WantedPromotion,
 )
-from server.storage.sql.branch_policies import stored_rules
+from server.storage.sql.branch_policies import REVISION, stored_rules
 from server.storage.sql.origins import hides_root, visible_key
 from server.storage.sql.rows import AnyColumns, AnyRow
 from server.storage.sql.session import Conflict
@@ -33,6 +33,7 @@ from server.storage.sql.statements import Statement, for_callers, principals, up
 from server.storage.sql.tables import (
     branch_policies,
     branches,
+    folder_branch_policies,
     is_head,
     models,
     promotions,
@@ -45,6 +46,7 @@ from server.storage.sql.versions import get_version
 from server.storage.sql.visibility import role_on_model
 
 _policies = branch_policies.alias("policies")
+_of_folder = folder_branch_policies.alias("of_folder")
 
 
 def get_promotion_facts(work: UnitOfWork, wanted: WantedPromotion, caller: Caller) -> PromotionFacts:
@@ -154,8 +156,19 @@ def _source_of(work: UnitOfWork, wanted: WantedPromotion, row: AnyRow) -> Stored
 
 def _branch_end(row: AnyRow) -> BranchEnd:
     head = None if row.head_rid is None else Head(row.head_rid, row.head_digest, row.head_created_time)
-    policy = NO_POLICY if row.compatibility is None else stored_rules(row)
-    return BranchEnd((row.version_count or 0) + 1, head, policy, row.branch_key, row.chain or BEGINNING)
+    return BranchEnd((row.version_count or 0) + 1, head, _policies_of(row), row.branch_key, row.chain or BEGINNING)
+
+
+def _policies_of(row: AnyRow) -> tuple[BranchPolicy, ...]:
+    of_branch = NO_POLICY
+    if row.compatibility is not None:
+        of_branch = stored_rules(row.rules, row.revision)
+        of_branch.compatibility = row.compatibility
+    if row.folder_revision is None:
+        return (of_branch,)
+    of_folder = stored_rules(row.folder_rules, row.folder_revision)
+    of_folder.folder_rid = row.folder_rid
+    return of_branch, of_folder
 
 
 @for_callers
@@ -165,6 +178,13 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
         select(_policies.c.id)
         .where(_policies.c.model_id == models.c.id, _policies.c.branch == bindparam("branch"))
         .order_by(_policies.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    folder_policy = (
+        select(_of_folder.c.id)
+        .where(_of_folder.c.folder_rid == models.c.parent_folder_rid, _of_folder.c.branch == bindparam("branch"))
+        .order_by(_of_folder.c.revision.desc())
         .limit(1)
         .scalar_subquery()
     )
@@ -191,6 +211,10 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
             versions.c.created_time.label("head_created_time"),
             branch_policies.c.compatibility,
             branch_policies.c.rules,
+            REVISION.label("revision"),
+            folder_branch_policies.c.folder_rid,
+            folder_branch_policies.c.rules.label("folder_rules"),
+            folder_branch_policies.c.revision.label("folder_revision"),
             verdicts.c.id.label("verdict_id"),
             verdicts.c.error_count,
         )
@@ -198,6 +222,7 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
         .outerjoin(branches, and_(branches.c.model_id == models.c.id, branches.c.name == bindparam("branch")))
         .outerjoin(versions, is_head)
         .outerjoin(branch_policies, branch_policies.c.id == policy)
+        .outerjoin(folder_branch_policies, folder_branch_policies.c.id == folder_policy)
         .outerjoin(source, true())
         .outerjoin(verdicts, is_verdict)
         .where(models.c.rid == bindparam("model_rid"))

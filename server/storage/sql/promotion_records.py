@@ -38,9 +38,9 @@ _LOOK_AHEAD = 4
 _FURTHEST_LOOK = 10_000
 
 # What the fields add to the bytes of their values, and the fields of a fixed size, at most.
-_OVERHEAD_BYTES = 160
-# The most that a RID takes: cheaper than a second subquery for its length.
-_REPLACED_RID_BYTES = 255
+_OVERHEAD_BYTES = 190
+# The most that the RIDs of the replaced version and of a request take: cheaper than to ask for their lengths.
+_OTHER_RIDS_BYTES = 2 * 255
 
 
 # Where a walk through promotions is: behind one with this time and key.
@@ -75,6 +75,10 @@ def append_promoted(
         reason=reason,
         created_ms=of_version["created_ms"],
         created_by=stored.created_by,
+        policy_revision=promotion.policy_revision or None,
+        folder_policy_revision=promotion.folder_policy_revision or None,
+        promotion_request_rid=promotion.promotion_request_rid or None,
+        override=promotion.override or None,
     )
     chain = chain_hash(place.chain, record)
     work.session.send(_set_end, {"branch_key": place.branch_key, "number": place.number, "chain_end": chain})
@@ -92,6 +96,10 @@ def append_promoted(
             "chained_to": place.chain,
             "chain_end": chain,
             "imported": was_imported,
+            "of_branch_policy": record.policy_revision,
+            "of_folder_policy": record.folder_policy_revision,
+            "of_request": record.promotion_request_rid,
+            "overridden": record.override,
         },
     )
     work.promoted.append(promotion.kind)
@@ -318,6 +326,10 @@ _given = {
     "previous_hash": "chained_to",
     "hash": "chain_end",
     "was_imported": "imported",
+    "policy_revision": "of_branch_policy",
+    "folder_policy_revision": "of_folder_policy",
+    "promotion_request_rid": "of_request",
+    "override": "overridden",
 }
 _made = {
     "version_id": versions.c.id,
@@ -366,6 +378,10 @@ def _promotions(caller: Caller) -> Select[Any]:
             promotions.c.created_time,
             promotions.c.created_by,
             promotions.c.verdict_id,
+            promotions.c.policy_revision,
+            promotions.c.folder_policy_revision,
+            promotions.c.promotion_request_rid,
+            promotions.c.override,
             version_is_visible(caller, promotions.c.source_rid).label("source_is_visible"),
             models.c.rid.label("model_rid"),
             branches.c.name.label("branch"),
@@ -387,7 +403,7 @@ def _promotion_bytes() -> ColumnElement[int]:
     names = (branches.c.name, promotions.c.created_by, func.coalesce(promotions.c.reason, ""))
     return (
         sum(func.length(rid) for rid in rids)
-        + _REPLACED_RID_BYTES
+        + _OTHER_RIDS_BYTES
         + sum(MAX_BYTES_A_CHARACTER * func.length(name) for name in names)
         + func.coalesce(findings, 0)
         + _OVERHEAD_BYTES
@@ -411,4 +427,11 @@ def _to_promotion(row: AnyRow) -> Promotion:
     if row.reason is not None:
         promotion.reason = row.reason
     promotion.created_time.FromMilliseconds(row.created_time)
+    if row.policy_revision is not None:
+        promotion.policy_revision = row.policy_revision
+    if row.folder_policy_revision is not None:
+        promotion.folder_policy_revision = row.folder_policy_revision
+    if row.promotion_request_rid is not None:
+        promotion.promotion_request_rid = row.promotion_request_rid
+    promotion.override = bool(row.override)
     return promotion

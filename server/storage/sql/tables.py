@@ -224,6 +224,12 @@ promotions = Table(
     Column("hash", LargeBinary),
     # Whether an import brought it, whose source need not be stored. None of what was recorded before this was asked.
     Column("was_imported", Boolean),
+    # What it was decided under: the revisions of policies, if any was set, and the request whose approvals it needed.
+    Column("policy_revision", Integer),
+    Column("folder_policy_revision", Integer),
+    Column("promotion_request_rid", CodePointText),
+    # Whether an owner had a rollback pass that the rules refuse.
+    Column("override", Boolean),
     Index("ix_promotions_created_time_id", "created_time", "id"),
     Index("ix_promotions_model_id_created_time", "model_id", "created_time", "id"),
     Index("ix_promotions_created_by_created_time", "created_by", "created_time", "id"),
@@ -252,6 +258,21 @@ branch_policies = Table(
     Column("rules", LargeBinary),
     Index("ix_branch_policies_model_id_branch", "model_id", "branch", "id"),
     Index("ix_branch_policies_revision", "model_id", "branch", "revision", unique=True),
+)
+
+# Append-only: who set which policy on a folder for the branches of a name, and when. The newest one holds.
+folder_branch_policies = Table(
+    "folder_branch_policies",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("folder_rid", CodePointText, nullable=False),
+    Column("branch", CodePointText, nullable=False),
+    Column("revision", Integer, nullable=False),
+    # A serialized BranchPolicy with its rules.
+    Column("rules", LargeBinary, nullable=False),
+    Column("changed_by", CodePointText, nullable=False),
+    Column("changed_time", BigInteger, nullable=False),
+    Index("ix_folder_branch_policies_revision", "folder_rid", "branch", "revision", unique=True),
 )
 
 # Append-only: the requests with an id that were carried out, and the RIDs of what they made, separated by spaces.

@@ -47,6 +47,10 @@ def chain_next(connection: Connection, behind: int) -> int | None:
                 reason=record.reason,
                 created_ms=record.created_time,
                 created_by=record.created_by,
+                policy_revision=record.policy_revision,
+                folder_policy_revision=record.folder_policy_revision,
+                promotion_request_rid=record.promotion_request_rid,
+                override=None if record.override is None else bool(record.override),
             ),
         )
         links.append({"key": record.id, "chained_to": previous, "chain_end": chains[record.branch_key]})

@@ -5,6 +5,7 @@ The service around promotions: checked before, recorded, reversed, traced."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -559,6 +560,11 @@ class SetBranchPolicyRequest(_message.Message):
     PROMOTION_ONLY_FIELD_NUMBER: _builtins.int
     CLEAR_FIELDS_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    ALLOWED_SOURCES_FIELD_NUMBER: _builtins.int
+    MIN_TIME_AS_HEAD_FIELD_NUMBER: _builtins.int
+    PROMOTERS_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    ROLLBACKERS_FIELD_NUMBER: _builtins.int
     model_rid: _builtins.str
     """Required. The RID of the model."""
     branch: _builtins.str
@@ -575,6 +581,28 @@ class SetBranchPolicyRequest(_message.Message):
         they are where no policy is set, unless the request sets them.
         """
 
+    @_builtins.property
+    def allowed_sources(self) -> _promotion_pb2.AllowedSources:
+        """Optional. Where versions that are promoted must come from."""
+
+    @_builtins.property
+    def min_time_as_head(self) -> _duration_pb2.Duration:
+        """Optional. For how long a version must have been a head of the allowed sources before it is promoted, in whole
+        milliseconds.
+        """
+
+    @_builtins.property
+    def promoters(self) -> _promotion_pb2.Principals:
+        """Optional. Who may promote, among those who have the role."""
+
+    @_builtins.property
+    def approvals(self) -> _promotion_pb2.ApprovalRule:
+        """Optional. Who must have approved a promotion."""
+
+    @_builtins.property
+    def rollbackers(self) -> _promotion_pb2.Principals:
+        """Optional. Who may roll back, among those who have the role."""
+
     def __init__(
         self,
         *,
@@ -584,10 +612,15 @@ class SetBranchPolicyRequest(_message.Message):
         promotion_only: _builtins.bool | None = ...,
         clear_fields: _abc.Iterable[_builtins.str] | None = ...,
         expected_revision: _builtins.int | None = ...,
+        allowed_sources: _promotion_pb2.AllowedSources | None = ...,
+        min_time_as_head: _duration_pb2.Duration | None = ...,
+        promoters: _promotion_pb2.Principals | None = ...,
+        approvals: _promotion_pb2.ApprovalRule | None = ...,
+        rollbackers: _promotion_pb2.Principals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_revision", b"_expected_revision", "_promotion_only", b"_promotion_only", "branch", b"branch", "expected_revision", b"expected_revision", "promotion_only", b"promotion_only"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_revision", b"_expected_revision", "_promotion_only", b"_promotion_only", "allowed_sources", b"allowed_sources", "approvals", b"approvals", "branch", b"branch", "expected_revision", b"expected_revision", "min_time_as_head", b"min_time_as_head", "promoters", b"promoters", "promotion_only", b"promotion_only", "rollbackers", b"rollbackers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_revision", b"_expected_revision", "_promotion_only", b"_promotion_only", "branch", b"branch", "clear_fields", b"clear_fields", "compatibility", b"compatibility", "expected_revision", b"expected_revision", "model_rid", b"model_rid", "promotion_only", b"promotion_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_revision", b"_expected_revision", "_promotion_only", b"_promotion_only", "allowed_sources", b"allowed_sources", "approvals", b"approvals", "branch", b"branch", "clear_fields", b"clear_fields", "compatibility", b"compatibility", "expected_revision", b"expected_revision", "min_time_as_head", b"min_time_as_head", "model_rid", b"model_rid", "promoters", b"promoters", "promotion_only", b"promotion_only", "rollbackers", b"rollbackers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
     _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
@@ -603,6 +636,194 @@ class SetBranchPolicyRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__promotion_only) -> _WhichOneofReturnType__promotion_only | None: ...
 
 Global___SetBranchPolicyRequest: _TypeAlias = SetBranchPolicyRequest  # noqa: Y015
+
+@_typing.final
+class SetFolderBranchPolicyRequest(_message.Message):
+    """The request of SetFolderBranchPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDER_RID_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    PROMOTION_ONLY_FIELD_NUMBER: _builtins.int
+    CLEAR_FIELDS_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    ALLOWED_SOURCES_FIELD_NUMBER: _builtins.int
+    MIN_TIME_AS_HEAD_FIELD_NUMBER: _builtins.int
+    PROMOTERS_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    ROLLBACKERS_FIELD_NUMBER: _builtins.int
+    folder_rid: _builtins.str
+    """Required. The RID of the folder."""
+    branch: _builtins.str
+    """Optional. The name of the branches; unset means `master`."""
+    compatibility: _compatibility_pb2.CompatibilityMode.ValueType
+    """Optional. What the branches do about findings of compatibility."""
+    promotion_only: _builtins.bool
+    """Optional. Whether heads come by promotion alone, and CreateModelVersion is refused."""
+    expected_revision: _builtins.int
+    """Optional. The revision that the policy must have now, 0 if none is set."""
+    @_builtins.property
+    def clear_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. The names of fields of the policy that are to hold no longer, such as `promotion_only`: they become what
+        they are where no policy is set, unless the request sets them.
+        """
+
+    @_builtins.property
+    def allowed_sources(self) -> _promotion_pb2.AllowedSources:
+        """Optional. Where versions that are promoted must come from."""
+
+    @_builtins.property
+    def min_time_as_head(self) -> _duration_pb2.Duration:
+        """Optional. For how long a version must have been a head of the allowed sources before it is promoted, in whole
+        milliseconds.
+        """
+
+    @_builtins.property
+    def promoters(self) -> _promotion_pb2.Principals:
+        """Optional. Who may promote, among those who have the role."""
+
+    @_builtins.property
+    def approvals(self) -> _promotion_pb2.ApprovalRule:
+        """Optional. Who must have approved a promotion."""
+
+    @_builtins.property
+    def rollbackers(self) -> _promotion_pb2.Principals:
+        """Optional. Who may roll back, among those who have the role."""
+
+    def __init__(
+        self,
+        *,
+        folder_rid: _builtins.str = ...,
+        branch: _builtins.str | None = ...,
+        compatibility: _compatibility_pb2.CompatibilityMode.ValueType = ...,
+        promotion_only: _builtins.bool | None = ...,
+        clear_fields: _abc.Iterable[_builtins.str] | None = ...,
+        expected_revision: _builtins.int | None = ...,
+        allowed_sources: _promotion_pb2.AllowedSources | None = ...,
+        min_time_as_head: _duration_pb2.Duration | None = ...,
+        promoters: _promotion_pb2.Principals | None = ...,
+        approvals: _promotion_pb2.ApprovalRule | None = ...,
+        rollbackers: _promotion_pb2.Principals | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_revision", b"_expected_revision", "_promotion_only", b"_promotion_only", "allowed_sources", b"allowed_sources", "approvals", b"approvals", "branch", b"branch", "expected_revision", b"expected_revision", "min_time_as_head", b"min_time_as_head", "promoters", b"promoters", "promotion_only", b"promotion_only", "rollbackers", b"rollbackers"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_revision", b"_expected_revision", "_promotion_only", b"_promotion_only", "allowed_sources", b"allowed_sources", "approvals", b"approvals", "branch", b"branch", "clear_fields", b"clear_fields", "compatibility", b"compatibility", "expected_revision", b"expected_revision", "folder_rid", b"folder_rid", "min_time_as_head", b"min_time_as_head", "promoters", b"promoters", "promotion_only", b"promotion_only", "rollbackers", b"rollbackers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
+    _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    _WhichOneofReturnType__promotion_only: _TypeAlias = _typing.Literal["promotion_only"]  # noqa: Y015
+    _WhichOneofArgType__promotion_only: _TypeAlias = _typing.Literal["_promotion_only", b"_promotion_only"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__promotion_only) -> _WhichOneofReturnType__promotion_only | None: ...
+
+Global___SetFolderBranchPolicyRequest: _TypeAlias = SetFolderBranchPolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetFolderBranchPolicyRequest(_message.Message):
+    """The request of GetFolderBranchPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDER_RID_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    folder_rid: _builtins.str
+    """Required. The RID of the folder."""
+    branch: _builtins.str
+    """Optional. The name of the branches; unset means `master`."""
+    def __init__(
+        self,
+        *,
+        folder_rid: _builtins.str = ...,
+        branch: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "branch", b"branch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "branch", b"branch", "folder_rid", b"folder_rid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
+    _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
+
+Global___GetFolderBranchPolicyRequest: _TypeAlias = GetFolderBranchPolicyRequest  # noqa: Y015
+
+@_typing.final
+class ListFolderBranchPolicyRevisionsRequest(_message.Message):
+    """The request of ListFolderBranchPolicyRevisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDER_RID_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    folder_rid: _builtins.str
+    """Required. The RID of the folder."""
+    branch: _builtins.str
+    """Optional. The name of the branches; unset means `master`."""
+    page_size: _builtins.int
+    """Optional. How many policies to return at most, 1 to 1000; 0 means 100."""
+    page_token: _builtins.str
+    """Optional. The `next_page_token` of the page before; absent for the first page."""
+    def __init__(
+        self,
+        *,
+        folder_rid: _builtins.str = ...,
+        branch: _builtins.str | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_page_token", b"_page_token", "branch", b"branch", "page_token", b"page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_page_token", b"_page_token", "branch", b"branch", "folder_rid", b"folder_rid", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
+    _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
+    _WhichOneofReturnType__page_token: _TypeAlias = _typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = _typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+
+Global___ListFolderBranchPolicyRevisionsRequest: _TypeAlias = ListFolderBranchPolicyRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListFolderBranchPolicyRevisionsResponse(_message.Message):
+    """A page of the policies of a folder for branches of a name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Output only. Where the next page begins; absent on the last page."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[_promotion_pb2.BranchPolicy]:
+        """Output only. The policies, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[_promotion_pb2.BranchPolicy] | None = ...,
+        next_page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "next_page_token", b"next_page_token", "policies", b"policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_page_token: _TypeAlias = _typing.Literal["next_page_token"]  # noqa: Y015
+    _WhichOneofArgType__next_page_token: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page_token) -> _WhichOneofReturnType__next_page_token | None: ...
+
+Global___ListFolderBranchPolicyRevisionsResponse: _TypeAlias = ListFolderBranchPolicyRevisionsResponse  # noqa: Y015
 
 @_typing.final
 class GetBranchPolicyRequest(_message.Message):

@@ -96,6 +96,21 @@ class PromotionServiceStub(object):
                 request_serializer=modelregistry_dot_v1_dot_promotion__service__pb2.ListBranchPolicyRevisionsRequest.SerializeToString,
                 response_deserializer=modelregistry_dot_v1_dot_promotion__service__pb2.ListBranchPolicyRevisionsResponse.FromString,
                 _registered_method=True)
+        self.SetFolderBranchPolicy = channel.unary_unary(
+                '/modelregistry.v1.PromotionService/SetFolderBranchPolicy',
+                request_serializer=modelregistry_dot_v1_dot_promotion__service__pb2.SetFolderBranchPolicyRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.FromString,
+                _registered_method=True)
+        self.GetFolderBranchPolicy = channel.unary_unary(
+                '/modelregistry.v1.PromotionService/GetFolderBranchPolicy',
+                request_serializer=modelregistry_dot_v1_dot_promotion__service__pb2.GetFolderBranchPolicyRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.FromString,
+                _registered_method=True)
+        self.ListFolderBranchPolicyRevisions = channel.unary_unary(
+                '/modelregistry.v1.PromotionService/ListFolderBranchPolicyRevisions',
+                request_serializer=modelregistry_dot_v1_dot_promotion__service__pb2.ListFolderBranchPolicyRevisionsRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_promotion__service__pb2.ListFolderBranchPolicyRevisionsResponse.FromString,
+                _registered_method=True)
 
 
 class PromotionServiceServicer(object):
@@ -234,6 +249,37 @@ class PromotionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetFolderBranchPolicy(self, request, context):
+        """Sets what holds for new heads of the branches of a name in all models of a folder, beside the policies of these
+        branches: what the request leaves out stays as it was. It is on record as SetBranchPolicy is.
+
+        Scope api:models-write; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName), PERMISSION_DENIED
+        (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFolderBranchPolicy(self, request, context):
+        """Returns the policy of a folder for branches of a name; one without any rule if none was set.
+
+        Scope api:models-read; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName) and PERMISSION_DENIED
+        (AccessPermissionDenied).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFolderBranchPolicyRevisions(self, request, context):
+        """Lists the policies of a folder for branches of a name that were set, the newest first.
+
+        Scope api:models-read; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
+        InvalidPageToken) and PERMISSION_DENIED (AccessPermissionDenied).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PromotionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -291,6 +337,21 @@ def add_PromotionServiceServicer_to_server(servicer, server):
                     servicer.ListBranchPolicyRevisions,
                     request_deserializer=modelregistry_dot_v1_dot_promotion__service__pb2.ListBranchPolicyRevisionsRequest.FromString,
                     response_serializer=modelregistry_dot_v1_dot_promotion__service__pb2.ListBranchPolicyRevisionsResponse.SerializeToString,
+            ),
+            'SetFolderBranchPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetFolderBranchPolicy,
+                    request_deserializer=modelregistry_dot_v1_dot_promotion__service__pb2.SetFolderBranchPolicyRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.SerializeToString,
+            ),
+            'GetFolderBranchPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFolderBranchPolicy,
+                    request_deserializer=modelregistry_dot_v1_dot_promotion__service__pb2.GetFolderBranchPolicyRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.SerializeToString,
+            ),
+            'ListFolderBranchPolicyRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFolderBranchPolicyRevisions,
+                    request_deserializer=modelregistry_dot_v1_dot_promotion__service__pb2.ListFolderBranchPolicyRevisionsRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_promotion__service__pb2.ListFolderBranchPolicyRevisionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -594,6 +655,87 @@ class PromotionService(object):
             '/modelregistry.v1.PromotionService/ListBranchPolicyRevisions',
             modelregistry_dot_v1_dot_promotion__service__pb2.ListBranchPolicyRevisionsRequest.SerializeToString,
             modelregistry_dot_v1_dot_promotion__service__pb2.ListBranchPolicyRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetFolderBranchPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.PromotionService/SetFolderBranchPolicy',
+            modelregistry_dot_v1_dot_promotion__service__pb2.SetFolderBranchPolicyRequest.SerializeToString,
+            modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFolderBranchPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.PromotionService/GetFolderBranchPolicy',
+            modelregistry_dot_v1_dot_promotion__service__pb2.GetFolderBranchPolicyRequest.SerializeToString,
+            modelregistry_dot_v1_dot_promotion__pb2.BranchPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFolderBranchPolicyRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.PromotionService/ListFolderBranchPolicyRevisions',
+            modelregistry_dot_v1_dot_promotion__service__pb2.ListFolderBranchPolicyRevisionsRequest.SerializeToString,
+            modelregistry_dot_v1_dot_promotion__service__pb2.ListFolderBranchPolicyRevisionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

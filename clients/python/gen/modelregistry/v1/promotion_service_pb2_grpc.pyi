@@ -125,6 +125,25 @@ class PromotionServiceStub:
     Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
     InvalidPageToken) and NOT_FOUND (ModelNotFound).
     """
+    SetFolderBranchPolicy: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.SetFolderBranchPolicyRequest, _promotion_pb2.BranchPolicy]
+    """Sets what holds for new heads of the branches of a name in all models of a folder, beside the policies of these
+    branches: what the request leaves out stays as it was. It is on record as SetBranchPolicy is.
+
+    Scope api:models-write; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName), PERMISSION_DENIED
+    (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    """
+    GetFolderBranchPolicy: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetFolderBranchPolicyRequest, _promotion_pb2.BranchPolicy]
+    """Returns the policy of a folder for branches of a name; one without any rule if none was set.
+
+    Scope api:models-read; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName) and PERMISSION_DENIED
+    (AccessPermissionDenied).
+    """
+    ListFolderBranchPolicyRevisions: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.ListFolderBranchPolicyRevisionsRequest, _promotion_service_pb2.ListFolderBranchPolicyRevisionsResponse]
+    """Lists the policies of a folder for branches of a name that were set, the newest first.
+
+    Scope api:models-read; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
+    InvalidPageToken) and PERMISSION_DENIED (AccessPermissionDenied).
+    """
 
 @_typing.type_check_only
 class PromotionServiceAsyncStub(PromotionServiceStub):
@@ -219,6 +238,25 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
 
     Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
     InvalidPageToken) and NOT_FOUND (ModelNotFound).
+    """
+    SetFolderBranchPolicy: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.SetFolderBranchPolicyRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
+    """Sets what holds for new heads of the branches of a name in all models of a folder, beside the policies of these
+    branches: what the request leaves out stays as it was. It is on record as SetBranchPolicy is.
+
+    Scope api:models-write; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName), PERMISSION_DENIED
+    (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    """
+    GetFolderBranchPolicy: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetFolderBranchPolicyRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
+    """Returns the policy of a folder for branches of a name; one without any rule if none was set.
+
+    Scope api:models-read; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName) and PERMISSION_DENIED
+    (AccessPermissionDenied).
+    """
+    ListFolderBranchPolicyRevisions: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.ListFolderBranchPolicyRevisionsRequest, _promotion_service_pb2.ListFolderBranchPolicyRevisionsResponse]  # type: ignore[assignment]
+    """Lists the policies of a folder for branches of a name that were set, the newest first.
+
+    Scope api:models-read; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
+    InvalidPageToken) and PERMISSION_DENIED (AccessPermissionDenied).
     """
 
 class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -377,6 +415,43 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Scope api:models-read; viewer on the model. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
         InvalidPageToken) and NOT_FOUND (ModelNotFound).
+        """
+
+    @_abc_1.abstractmethod
+    def SetFolderBranchPolicy(
+        self,
+        request: _promotion_service_pb2.SetFolderBranchPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_promotion_pb2.BranchPolicy, _abc.Awaitable[_promotion_pb2.BranchPolicy]]:
+        """Sets what holds for new heads of the branches of a name in all models of a folder, beside the policies of these
+        branches: what the request leaves out stays as it was. It is on record as SetBranchPolicy is.
+
+        Scope api:models-write; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName), PERMISSION_DENIED
+        (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        """
+
+    @_abc_1.abstractmethod
+    def GetFolderBranchPolicy(
+        self,
+        request: _promotion_service_pb2.GetFolderBranchPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_promotion_pb2.BranchPolicy, _abc.Awaitable[_promotion_pb2.BranchPolicy]]:
+        """Returns the policy of a folder for branches of a name; one without any rule if none was set.
+
+        Scope api:models-read; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName) and PERMISSION_DENIED
+        (AccessPermissionDenied).
+        """
+
+    @_abc_1.abstractmethod
+    def ListFolderBranchPolicyRevisions(
+        self,
+        request: _promotion_service_pb2.ListFolderBranchPolicyRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_promotion_service_pb2.ListFolderBranchPolicyRevisionsResponse, _abc.Awaitable[_promotion_service_pb2.ListFolderBranchPolicyRevisionsResponse]]:
+        """Lists the policies of a folder for branches of a name that were set, the newest first.
+
+        Scope api:models-read; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
+        InvalidPageToken) and PERMISSION_DENIED (AccessPermissionDenied).
         """
 
 def add_PromotionServiceServicer_to_server(servicer: PromotionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
