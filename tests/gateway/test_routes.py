@@ -65,6 +65,7 @@ def test_a_post_that_only_asks_changes_nothing() -> None:
     assert changing == {
         *("CreateModel", "CreateModelVersion", "PromoteVersion"),
         *("BatchPromoteVersions", "RollbackBranch", "SetBranchPolicy", "LockBranch", "UnlockBranch"),
+        "SetFolderBranchPolicy",
     }
 
 

@@ -261,7 +261,12 @@ class Reference:
             raise Refused("CreateModelVersionPermissionDenied", modelRid=request.model_rid)
         branch = branch_of(request)
         if self._policy(request.model_rid, branch).promotion_only:
-            raise Refused("BranchAcceptsPromotionsOnly", modelRid=request.model_rid, branchName=branch)
+            raise Refused(
+                "BranchAcceptsPromotionsOnly",
+                modelRid=request.model_rid,
+                branchName=branch,
+                resourceRid=request.model_rid,
+            )
         rid = self._new(made).rid
         version = ModelVersion.FromString(content_of(request))  # type: ignore[arg-type]
         version.source.CopyFrom(request.source if request.HasField("source") else ModelVersionSource(sdk=SdkSource()))
@@ -483,7 +488,7 @@ class Reference:
         if request.HasField("expected_revision") and request.expected_revision != before.revision:
             raise Refused(
                 "BranchPolicyChanged",
-                modelRid=request.model_rid,
+                resourceRid=request.model_rid,
                 branchName=before.branch,
                 expectedRevision=request.expected_revision,
                 actualRevision=before.revision,

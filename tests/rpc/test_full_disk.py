@@ -65,6 +65,7 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
         "SetBranchPolicy": {"model_rid": model.rid, "compatibility": COMPATIBILITY_MODE_ENFORCE},
         "LockBranch": {"model_rid": model.rid, "reason": "incident 42"},
         "UnlockBranch": {"model_rid": model.rid},
+        "SetFolderBranchPolicy": {"folder_rid": FOLDER, "promotion_only": True},
         "GrantRole": {"resource_rid": model.rid, "principal": "user:joe", "role": ROLE_OWNER},
         "SetFolderPolicy": {"folder_rid": FOLDER, "new_model_owner": NEW_MODEL_OWNER_FOLDER},
         "TransferOwnership": {"resource_rid": model.rid, "principal": "user:joe"},
