@@ -75,6 +75,11 @@ class Credentials:
         if self.disabled.has_user(caller):
             raise PrincipalDisabled(principal=caller.user)
 
+    def withdrawn(self, caller: Caller) -> PrincipalDisabled | None:
+        """Return what ends a call that is under way: a principal by which it was let in has been disabled since."""
+        principal = self.disabled.first_of(caller)
+        return None if principal is None else PrincipalDisabled(principal=principal)
+
     def of_caller(self, caller: Caller, rpc: str) -> Authentication:
         """Judge a call of an RPC by a caller whose token is good. Errors: PrincipalDisabled and ApiUsageDenied."""
         try:

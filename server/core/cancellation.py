@@ -26,17 +26,24 @@ class CallOver(Exception):
 class Call:
     """The deadline and the cancellation of a call. One thread works for it, and any other may end it."""
 
-    __slots__ = ("_deadline", "_has_ended", "_interrupt")
+    __slots__ = ("_deadline", "_has_ended", "_interrupt", "_is_refused")
 
     def __init__(self, seconds: float = math.inf):
         self._deadline = time.monotonic() + seconds
         self._has_ended = False
         self._interrupt: Callable[[], None] | None = None
+        self._is_refused: Callable[[], bool] | None = None
 
     @property
     def is_over(self) -> bool:
-        """Whether it was ended, or its deadline has passed."""
-        return self._has_ended or time.monotonic() >= self._deadline
+        """Whether it was ended, its deadline has passed, or its caller may not go on."""
+        if self._has_ended or time.monotonic() >= self._deadline:
+            return True
+        return self._is_refused is not None and self._is_refused()
+
+    def ends_when(self, is_refused: Callable[[], bool]) -> None:
+        """Let it be over, too, as soon as that is true: it is asked again and again, and interrupts nothing."""
+        self._is_refused = is_refused
 
     def end(self) -> None:
         """End it, and interrupt what is done for it, without waiting for that."""

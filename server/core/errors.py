@@ -229,10 +229,13 @@ class AccessPermissionDenied(RegistryError):
 
 
 class PrincipalDisabled(RegistryError):
-    """The token is good, and an administrator has disabled its user: `principal_changes` has who, when and why."""
+    """The token is good, and an administrator has disabled its user: `principal_changes` has who, when and why.
+
+    Or a group of it, while the call was under way.
+    """
 
     code = code_pb2.PERMISSION_DENIED
-    description = "An administrator has disabled this user; another one can enable it."
+    description = "An administrator has disabled this principal; another one can enable it."
     principal: str
 
 

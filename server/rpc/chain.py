@@ -195,6 +195,9 @@ class Chain(grpc.ServerInterceptor):
                     _follow(context)
                 authenticate(record, context)
                 return behaviour(parse(request), context)
+            except CallOver as over:
+                withdrawn = None if record.caller is None else self._credentials.withdrawn(record.caller)
+                _answer(withdrawn or over, context, record)
             except Exception as raised:
                 _answer(raised, context, record)
             finally:
@@ -316,6 +319,9 @@ def _authenticator(method: str, credentials: Credentials) -> Callable[[CallRecor
         if judged.caller is not None:
             # Each call runs in a context of its own, so this ends with it.
             _caller.set(judged.caller)
+            call, caller = cancellation.current_call(), judged.caller
+            if call is not None:
+                call.ends_when(lambda: credentials.withdrawn(caller) is not None)
 
     return authenticate
 

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -16,9 +17,11 @@ from modelregistry.v1.model_service_pb2 import DownloadModelFilesRequest, Upload
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from server.rpc.admission.receiving import Incoming
 from server.storage.sql.tables import principal_changes
-from tests.conftest import OpenRepository
+from tests import builders
+from tests.conftest import NewDatabase, OpenRepository
+from tests.processes import until
 from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, Failure, Registry, User, failure_of, path_of, serving
-from tests.storage.inspection import rows
+from tests.storage.inspection import rows, waiting_for_locks
 
 FILES_BYTES = 48 * 2**20
 
@@ -220,3 +223,24 @@ def test_transfers_that_run_end_with_the_next_part(admin: User, registry: Regist
     with pytest.raises(grpc.RpcError) as uploading:
         mallory.send_parts(sent())
     assert failure_of(uploading.value).name == "PrincipalDisabled"
+
+
+def test_a_call_that_is_under_way_by_a_group_that_is_disabled_is_not_carried_out(
+    new_database: NewDatabase, open_repository: OpenRepository
+) -> None:
+    repository = open_repository(new_database("postgresql", migrated=True))
+    with serving(repository) as registry, ThreadPoolExecutor(1) as thread:
+        admin, jane = registry.user("admin"), registry.user("jane", "ml")
+        model = admin.create_model("m")
+        admin("GrantRole", resource_rid=model.rid, principal="group:ml", role=ROLE_OWNER)
+        source = admin.create_version(model)
+        request = {"model_rid": model.rid, "source_model_version_rid": source.rid, "preview": True}
+        with builders.held(repository, source):
+            promotion = thread.submit(jane.failure, "PromoteVersion", **request)
+            until(lambda: waiting_for_locks(repository) == 1)
+            disable(admin, "group:ml")
+        refused = promotion.result(DEADLINE_SECONDS)
+        assert (refused.name, refused.parameters) == ("PrincipalDisabled", {"principal": "group:ml"})
+        # Who is not disabled is served, without the group.
+        assert jane.failure("PromoteVersion", **request).name == "ModelNotFound"
+        assert admin("GetBranch", model_rid=model.rid).version_count == 2
