@@ -22,7 +22,6 @@ from modelregistry.v1.promotion_service_pb2 import (
 from server.core.branches import POLICY_FIELDS, branch_of
 from server.core.caller import Caller
 from server.core.errors import BranchPolicyChanged, FieldViolation, InvalidArgument
-from server.core.permissions import TO_SET_POLICIES
 from server.rules.grants import require_owner
 from server.storage.contract import NO_POLICY, Reader, Transaction
 from server.storage.paging import Page, PageRequest
@@ -147,13 +146,8 @@ def _policy_to_change(
     caller: Caller,
     request: SetBranchPolicyRequest | SetFolderBranchPolicyRequest | LockBranchRequest | UnlockBranchRequest,
 ) -> BranchPolicy:
-    """Return the policy that holds now, and let no transaction that was decided by it commit after this one.
-
-    But for the first version of a branch: there is nothing to lock. Raises ModelNotFound and AccessPermissionDenied.
-    """
+    """Return the policy that holds now. Raises ModelNotFound and AccessPermissionDenied."""
     resource_rid, branch = place_of(request)
-    if not isinstance(request, SetFolderBranchPolicyRequest):
-        tx.lock_branches({(resource_rid, branch)}, caller, TO_SET_POLICIES)
     require_owner(tx, caller, resource_rid)
     return _as_of_now(tx, tx.get_policy(resource_rid, branch))
 

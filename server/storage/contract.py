@@ -428,6 +428,9 @@ class Transaction(Reader, Protocol):
         this role. One that does not exist is made if there are several and the backend locks rows, and it has no
         version then; alone, it is not locked. However the branches are ordered, transactions that lock several do not
         deadlock.
+
+        What the transaction reads from now on it decides on, whether a branch was locked or not: `Repository.settle`
+        waits for it, but not as long as it waits here itself.
         """
 
     def add_verdict(self, comparison: Comparison, findings: Promotion) -> Verdict:
@@ -648,6 +651,7 @@ class Repository(Protocol):
         repeatable: bool = False,
         branch: tuple[str, str] | None = None,
         may_use_reserve: bool = False,
+        settles: bool = False,
     ) -> T:
         """Run a change in one transaction: commit when it returns, roll back when it raises.
 
@@ -661,6 +665,17 @@ class Repository(Protocol):
         Where the disk of the database is full, a change that `may_use_reserve` has a reserve given up for it: one that
         takes something away or makes room, and must not wait. As long as that is given up, all others raise
         StorageUnavailable. A database that is no file of this machine has no reserve.
+
+        A change that `settles` is one of what others decide on, and decides itself on what others change so. Once it is
+        committed, it waits as `settle` does, and what it has changed stays changed whatever that raises.
+        """
+
+    def settle(self) -> None:
+        """Return when nothing can be committed any more that was decided without what is committed by now.
+
+        So it waits until each transaction has ended that is deciding at this moment: one that has called
+        `lock_branches`, or whose change settles. None waits for it, be it to decide or to commit, nor does a
+        transaction that begins to decide meanwhile hold it up. Raises StorageUnavailable, without a hint to try again.
         """
 
     def disabled_principals(self) -> frozenset[str]:

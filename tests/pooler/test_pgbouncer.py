@@ -12,8 +12,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, Grant
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.core.errors import Overloaded
+from server.storage.contract import Transaction
 from server.storage.paging import PageRequest
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.session import WAIT_SECONDS
@@ -24,7 +26,8 @@ from tests.pooler.pgbouncer import PgBouncer
 from tests.postgres import PostgresServer, create_database, database_name
 from tests.processes import Server, until
 from tests.rpc.harness import request_of, serving
-from tests.storage.conftest import at_once
+from tests.storage.conftest import Held, at_once
+from tests.storage.inspection import statements
 
 SETTINGS = {
     "synchronous_commit": "on",
@@ -191,3 +194,27 @@ def test_a_server_migrates_serves_and_is_ready(postgres: PostgresServer, pooler:
         for number in range(1, 11):
             assert admin.promote(source, target).version_number == number
             pooler.replace_server_connections()
+
+
+def test_a_change_of_what_decides_waits_for_what_was_decided_without_it(
+    pooled: str, open_repository: OpenRepository
+) -> None:
+    """Each look at that is by another transaction, and may be by another server connection."""
+    repository, held = open_repository(pooled), Held()
+    model = add_model(repository)
+
+    def decide(tx: Transaction) -> None:
+        builders.lock(tx, model.rid)
+        builders.branch_end(tx, model.rid)
+        held(tx)
+
+    given = Grant(resource_rid=model.rid, principal="user:jane", role=ROLE_OWNER)
+    with ThreadPoolExecutor(2) as threads, statements() as sent:
+        deciding = threads.submit(repository.write, decide)
+        held.wait_until_begun()
+        changing = threads.submit(repository.write, lambda tx: tx.set_grant(given, "user:admin"), settles=True)
+        until(lambda: sum("virtualtransaction" in each.statement for each in sent) >= 2)
+        assert not changing.done()
+        held.go_on()
+        deciding.result(60)
+        changing.result(60)

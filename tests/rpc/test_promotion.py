@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,10 +13,7 @@ from modelregistry.v1.model_pb2 import CodeRepositorySource, ModelVersionSource
 from server.core.rids import rid_type
 from tests import builders
 from tests.builders import model_api
-from tests.conftest import NewDatabase, OpenRepository
-from tests.processes import until
-from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, SOME_VERSION, Registry, User, serving
-from tests.storage.inspection import waiting, waiting_for_locks
+from tests.rpc.harness import SOME_MODEL, SOME_VERSION, Registry, User
 
 pytestmark = pytest.mark.database("shared")
 
@@ -195,51 +191,6 @@ def test_a_failed_promotion_leaves_nothing_behind(admin: User, registry: Registr
     assert admin.failure("PromoteVersion", source_model_version_rid=SOME_VERSION, **request).name
     assert admin.failure("PromoteVersion", source_model_version_rid=legacy.rid, **request).name
     assert [branch.name for branch in admin("ListBranches", model_rid=production.rid).branches] == ["master"]
-
-
-@pytest.mark.parametrize("revoked", ["target", "source"])
-def test_a_role_revoked_while_a_promotion_waits_for_its_branch_counts(
-    revoked: str, new_database: NewDatabase, open_repository: OpenRepository
-) -> None:
-    """On PostgreSQL: SQLite lets one transaction at a time decide and write."""
-    repository = open_repository(new_database("postgresql", migrated=True))
-    with serving(repository) as registry, ThreadPoolExecutor(1) as thread:
-        admin, jane = registry.user("admin"), registry.user("jane")
-        models = {"source": admin.create_model("s"), "target": admin.create_model("t")}
-        for model in models.values():
-            admin("GrantRole", resource_rid=model.rid, principal="user:jane", role=ROLE_PROMOTER)
-        source = admin.create_version(models["source"])
-        branch = admin.promote(source, models["target"])
-        request = {"model_rid": models["target"].rid, "source_model_version_rid": source.rid, "preview": True}
-        with builders.held(repository, branch):
-            promotion = thread.submit(jane.failure, "PromoteVersion", **request)
-            until(lambda: waiting_for_locks(repository) > 0)
-            admin("RevokeRole", resource_rid=models[revoked].rid, principal="user:jane")
-        expected = {"target": "ModelNotFound", "source": "ModelVersionNotFound"}[revoked]
-        assert promotion.result().name == expected
-        assert admin("GetBranch", model_rid=models["target"].rid).version_count == 2
-
-
-def test_a_branch_that_is_locked_while_a_promotion_waits_for_it_refuses_that(
-    backend: str, new_database: NewDatabase, open_repository: OpenRepository
-) -> None:
-    """The lock waits for who extends the branch meanwhile, and the promotion behind it."""
-    repository = open_repository(new_database(backend, migrated=True))
-    waiters = functools.partial(waiting if backend == "sqlite" else waiting_for_locks, repository)
-    with serving(repository) as registry, ThreadPoolExecutor(2) as threads:
-        admin = registry.user("admin")
-        source, target = admin.create_version(admin.create_model("s")), admin.create_model("t")
-        branch = admin.promote(source, target)
-        request = {"model_rid": target.rid, "source_model_version_rid": source.rid, "preview": True}
-        with builders.held(repository, branch):
-            locking = threads.submit(admin, "LockBranch", model_rid=target.rid, reason="incident 42")
-            until(lambda: waiters() == 1)
-            promotion = threads.submit(admin.failure, "PromoteVersion", **request)
-            until(lambda: waiters() == 2)
-            assert not locking.done()
-        assert locking.result(DEADLINE_SECONDS).revision == 1
-        assert promotion.result(DEADLINE_SECONDS).name == "BranchLocked"
-        assert admin("GetBranch", model_rid=target.rid).version_count == 2
 
 
 def test_a_revoked_role_refuses_the_very_next_promotion(admin: User, jane: User) -> None:

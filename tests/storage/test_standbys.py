@@ -24,6 +24,7 @@ from tests.builders import ADMIN, add_model, append
 from tests.conftest import NewDatabase, OpenRepository, migrate
 from tests.postgres import PostgresServer, create_database
 from tests.processes import until
+from tests.storage.inspection import statements
 
 DEADLINE_SECONDS = 180
 INTERRUPTIONS = ["pg_cancel_backend", "pg_terminate_backend"]
@@ -194,4 +195,15 @@ def test_a_commit_waits_for_its_standby_for_longer_than_a_statement_may_take(lon
             lonely.execute("SELECT pg_sleep(3600)")
         assert lonely.await_waiting(running) == waiting
         lonely.stop_waiting()
+        assert running.result(DEADLINE_SECONDS).version_number == 1
+
+
+def test_a_change_of_what_decides_waits_for_a_promotion_that_waits_for_its_standby(lonely: Lonely) -> None:
+    with lonely.promoting(repeatable=False) as running, ThreadPoolExecutor(1) as thread, statements() as sent:
+        lonely.await_waiting(running)
+        settling = thread.submit(lonely.repository.settle)
+        until(lambda: settling.done() or sum("virtualtransaction" in each.statement for each in sent) >= 2)
+        assert not settling.done()
+        lonely.stop_waiting()
+        settling.result(DEADLINE_SECONDS)
         assert running.result(DEADLINE_SECONDS).version_number == 1

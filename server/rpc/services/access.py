@@ -55,12 +55,12 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
     def GrantRole(self, request: GrantRoleRequest, context: grpc.ServicerContext) -> Grant:
         """Give a principal a role on a resource."""
         caller = self._caller()
-        return self._repository.write(lambda tx: grant_role(tx, caller, request))
+        return self._repository.write(lambda tx: grant_role(tx, caller, request), settles=True)
 
     def RevokeRole(self, request: RevokeRoleRequest, context: grpc.ServicerContext) -> RevokeRoleResponse:
         """Take a principal's role on a resource away."""
         caller = self._caller()
-        self._repository.write(lambda tx: revoke_role(tx, caller, request), may_use_reserve=True)
+        self._repository.write(lambda tx: revoke_role(tx, caller, request), may_use_reserve=True, settles=True)
         return RevokeRoleResponse()
 
     def ListGrants(self, request: ListGrantsRequest, context: grpc.ServicerContext) -> ListGrantsResponse:
@@ -94,13 +94,14 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
     def TransferOwnership(self, request: TransferOwnershipRequest, context: grpc.ServicerContext) -> Grant:
         """Make a principal the one owner of a resource."""
         caller = self._caller()
-        return self._repository.write(lambda tx: transfer_ownership(tx, caller, request))
+        return self._repository.write(lambda tx: transfer_ownership(tx, caller, request), settles=True)
 
     def DisablePrincipal(self, request: DisablePrincipalRequest, context: grpc.ServicerContext) -> DisabledPrincipal:
         """Serve a user no more, or let a group give its members nothing."""
         caller = self._caller()
         disabled = self._repository.write(lambda tx: disable_principal(tx, caller, request), may_use_reserve=True)
         self._disabled.add(request.principal)
+        self._repository.settle()
         return disabled
 
     def EnablePrincipal(

@@ -116,7 +116,7 @@ class PromotionService(promotion_service_pb2_grpc.PromotionServiceServicer):
     def SetBranchPolicy(self, request: SetBranchPolicyRequest, context: grpc.ServicerContext) -> BranchPolicy:
         """Set what holds for new heads of a branch."""
         caller = self._caller()
-        return self._repository.write(lambda tx: set_branch_policy(tx, caller, request))
+        return self._repository.write(lambda tx: set_branch_policy(tx, caller, request), settles=True)
 
     def GetBranchPolicy(self, request: GetBranchPolicyRequest, context: grpc.ServicerContext) -> BranchPolicy:
         """Return what holds for new heads of a branch."""
@@ -136,19 +136,19 @@ class PromotionService(promotion_service_pb2_grpc.PromotionServiceServicer):
     def LockBranch(self, request: LockBranchRequest, context: grpc.ServicerContext) -> BranchPolicy:
         """Let a branch have no new head for now."""
         caller = self._caller()
-        return self._repository.write(lambda tx: lock_branch(tx, caller, request))
+        return self._repository.write(lambda tx: lock_branch(tx, caller, request), settles=True)
 
     def UnlockBranch(self, request: UnlockBranchRequest, context: grpc.ServicerContext) -> BranchPolicy:
         """Take the lock of a branch away."""
         caller = self._caller()
-        return self._repository.write(lambda tx: unlock_branch(tx, caller, request))
+        return self._repository.write(lambda tx: unlock_branch(tx, caller, request), settles=True)
 
     def SetFolderBranchPolicy(
         self, request: SetFolderBranchPolicyRequest, context: grpc.ServicerContext
     ) -> BranchPolicy:
         """Set what holds for new heads of the branches of a name in a folder."""
         caller = self._caller()
-        return self._repository.write(lambda tx: set_branch_policy(tx, caller, request))
+        return self._repository.write(lambda tx: set_branch_policy(tx, caller, request), settles=True)
 
     def GetFolderBranchPolicy(
         self, request: GetFolderBranchPolicyRequest, context: grpc.ServicerContext

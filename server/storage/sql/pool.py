@@ -78,6 +78,7 @@ class Pool:
 
         def run(session: Session) -> T:
             session.extended.clear()
+            session.is_marked = False
             session.begin()
             result = change(session)
             session.require_connected()

@@ -26,6 +26,7 @@ from server.storage.contract import (
     WantedPromotion,
 )
 from server.storage.sql.branch_policies import REVISION, stored_rules
+from server.storage.sql.decisions import mark
 from server.storage.sql.origins import hides_root, visible_key
 from server.storage.sql.rows import AnyColumns, AnyRow
 from server.storage.sql.session import Conflict
@@ -85,6 +86,8 @@ def lock_branches(
     lock = _lock if len(branch_names) == 1 else _lock_or_make
     for model_rid, branch in sorted(set(branch_names) - work.session.extended):
         work.session.send(lock(caller), {"model_rid": model_rid, "branch": branch, "role": role} | principals(caller))
+    # In this order: what waits for a branch has decided nothing, and holds up no change.
+    mark(work)
 
 
 def find_verdict(work: UnitOfWork, comparison: Comparison) -> Verdict | None:

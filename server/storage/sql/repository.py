@@ -13,12 +13,13 @@ from typing import TypeVar
 from sqlalchemy import bindparam, select
 
 from modelregistry.v1.promotion_pb2 import PromotionKind
-from server.core.cancellation import CallOver, require_wanted, within
+from server.core.cancellation import LOOK_SECONDS, CallOver, require_wanted, within
 from server.core.errors import Overloaded, RegistryError, StorageUnavailable
 from server.core.observers import unfailing
 from server.storage.contract import ConnectionUse, Reader, StatementObserver, Transaction
 from server.storage.sql.clock import SteadyClock
 from server.storage.sql.database import Database
+from server.storage.sql.decisions import Decision, mark, marked
 from server.storage.sql.disk_reserve import DiskReserve
 from server.storage.sql.group_commit import GroupCommit
 from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
@@ -35,6 +36,8 @@ T = TypeVar("T")
 
 ATTEMPTS = 5
 BACKOFF_SECONDS = 0.01
+# How long after the first one it is asked again whether what was being decided has ended; then less and less often.
+SETTLE_SECONDS = 0.002
 # How often to try whether a file can be written, and how long to wait for others meanwhile: less than the server's call
 # to itself does.
 PROBE_SECONDS = 5.0
@@ -98,11 +101,48 @@ class SqlRepository:
         repeatable: bool = False,
         branch: tuple[str, str] | None = None,
         may_use_reserve: bool = False,
+        settles: bool = False,
     ) -> T:
         """See the contract."""
-        return self._with_retries(
-            lambda: self._write(change, branch, may_use_reserve), repeatable, may_use_reserve=may_use_reserve
+
+        def decide_and_change(transaction: SqlTransaction) -> T:
+            mark(transaction)
+            return change(transaction)
+
+        run = decide_and_change if settles else change
+        result = self._with_retries(
+            lambda: self._write(run, branch, may_use_reserve), repeatable, may_use_reserve=may_use_reserve
         )
+        # Where one transaction at a time decides and commits, this one has waited for those before.
+        if settles and self._queue is None:
+            self.settle()
+        return result
+
+    def settle(self) -> None:
+        """See the contract."""
+        deciding: frozenset[Decision] | None = None
+        pause = SETTLE_SECONDS
+        while True:
+            try:
+                found = self._with_retries(self._deciding, repeatable=True)
+                deciding = found if deciding is None else deciding & found
+                if not deciding:
+                    return
+            except Overloaded:
+                # That would say that nothing was changed.
+                log.info("it is not known yet what is being decided, and asked again: others wait, too")
+            except StorageUnavailable as error:
+                raise StorageUnavailable(retry_after=None) from error
+            time.sleep(pause)
+            pause = min(2 * pause, LOOK_SECONDS)
+
+    def _deciding(self) -> frozenset[Decision]:
+        """Return the transactions that are deciding now. Where there is one at a time, it has ended by then."""
+        if self._queue is None:
+            return self._pool.read(marked)
+        # A change of nothing, in the line behind it.
+        self._group_commit.run(lambda session: None)
+        return frozenset()
 
     def disabled_principals(self) -> frozenset[str]:
         """See the contract."""
@@ -158,6 +198,7 @@ class SqlRepository:
             transaction = SqlTransaction(session, self._max_message_bytes, self._versions, self._clock_ms)
             result = change(transaction)
             session.extended |= transaction.extended
+            session.is_marked |= transaction.is_marked
             return result, transaction
 
         if self._queue is None and branch is None:

@@ -56,6 +56,8 @@ class Session(ABC):
         self.is_closed = False
         # The branches that the changes of the transaction have extended, which has them locked until its end.
         self.extended: set[tuple[str, str]] = set()
+        # Whether one of them has marked it as one that decides: see `decisions`.
+        self.is_marked = False
         self._observer = observer
 
     @classmethod

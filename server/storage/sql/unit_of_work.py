@@ -25,6 +25,8 @@ class UnitOfWork:
         self.clock_ms = clock_ms
         # The branches that it has extended, by the RID of their model and their name. They are locked until its end.
         self.extended: set[tuple[str, str]] = set()
+        # Whether it has marked its transaction as one that decides: see `decisions`.
+        self.is_marked = False
         # What it read of versions, and the kind of each promotion that it recorded: both hold once it has committed.
         self.versions_read: list[StoredVersion] = []
         self.promoted: list[PromotionKind.ValueType] = []
