@@ -36,8 +36,8 @@ from server.storage.sql.tables import branches, is_head, models, promotions, uny
 from server.storage.sql.unit_of_work import UnitOfWork
 from server.storage.sql.visibility import model_is_visible
 
-# A version with as many ancestors counts as yanked if anything of its lineage is.
-MAX_ANCESTORS = 10_000
+# How many versions a walk takes. One that has more, with its ancestors, counts as yanked if anything of its lineage is.
+MAX_WALKED = 10_000
 # Behind every key.
 _BEHIND_ALL = 2**63 - 1
 
@@ -58,8 +58,8 @@ def yanked_keys(work: UnitOfWork, suspects: Iterable[int | None]) -> set[int]:
     if not keys:
         return set()
     listed = padded(keys)
-    rows = work.session.all(_ancestors(len(listed)), numbered("key", listed))
-    if len(rows) > MAX_ANCESTORS:
+    rows = work.session.all(_ancestors(len(listed)), numbered("key", listed) | {"most": MAX_WALKED + 1})
+    if len(rows) > MAX_WALKED:
         half = len(keys) // 2
         # One by one in the end, so that what a version counts as does not depend on what is asked along with it.
         return yanked_keys(work, keys[:half]) | yanked_keys(work, keys[half:]) if half else set(keys)
@@ -79,7 +79,7 @@ def stopping_yank(work: UnitOfWork, key: int | None, caller: Caller) -> Yank | N
     """Return what stops a suspect: a yank that the caller may know of, or else an empty one; None if nothing does."""
     if key is None or not yanked_keys(work, [key]):
         return None
-    row = work.session.one_or_none(_stopping(caller), {"key_0": key} | principals(caller))
+    row = work.session.one_or_none(_stopping(caller), {"key_0": key, "most": MAX_WALKED} | principals(caller))
     return Yank() if row is None else _to_yank(row)
 
 
@@ -165,15 +165,16 @@ def _walked(key_count: int) -> CTE:
     return walked.union(select(source_id, _source_of(source_id)).where(source_id.is_not(None)))
 
 
-def _bounded(walked: CTE, most: int) -> FromClause:
+def _bounded(walked: CTE) -> FromClause:
+    """The first of them, `most` at most."""
     # Neither database walks further than rows are taken.
-    return select(walked.c.id, walked.c.source_id).limit(most).subquery("bounded")
+    return select(walked.c.id, walked.c.source_id).limit(bindparam("most")).subquery("bounded")
 
 
 @forms
 def _ancestors(key_count: int) -> Select[*AnyColumns]:
-    """One more than MAX_ANCESTORS at most, each with a yank that stops it by itself."""
-    bounded = _bounded(_walked(key_count), MAX_ANCESTORS + 1)
+    """Versions and their ancestors, each with a yank that stops it by itself if there is one."""
+    bounded = _bounded(_walked(key_count))
     of_version = (
         select(yanks.c.id).where(yanks.c.version_id == bounded.c.id, yanks.c.scope == YANK_SCOPE_VERSION, _holds())
     ).limit(1)
@@ -213,7 +214,7 @@ def _yanks(caller: Caller) -> Select[*AnyColumns]:
 @for_callers
 def _stopping(caller: Caller) -> Select[*AnyColumns]:
     """The newest yank that stops the version `key_0` and that the caller may know of."""
-    bounded = _bounded(_walked(1), MAX_ANCESTORS)
+    bounded = _bounded(_walked(1))
     stopping = union(
         select(yanks.c.id)
         .join_from(bounded, yanks, yanks.c.version_id == bounded.c.id)
