@@ -13,6 +13,7 @@ from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_CREATOR, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
 from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest
+from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.rules.promotion_records import filter_of
 from server.storage.paging import Paging
 from server.storage.sql.cursors import Cursors
@@ -65,7 +66,17 @@ def _deep_promotion(filled: Filled, _: random.Random) -> dict[str, Any]:
 
 
 def _rollback(filled: Filled, chance: random.Random) -> dict[str, Any]:
-    return {"model_rid": filled.deep_model, "to_version_number": chance.randrange(1, filled.size + 1)}
+    return {"model_rid": filled.deep_model, "to_version_number": chance.randrange(2, filled.size + 1)}
+
+
+def _some_rollbacks(filled: Filled, chance: random.Random) -> dict[str, Any]:
+    # An odd one was promoted into as often as that.
+    numbers = chance.sample(range(1, DEPTH), FEW)
+    return {"rollbacks": [{"model_rid": filled.models[1], "to_version_number": number} for number in numbers]}
+
+
+def _some_yank(filled: Filled, chance: random.Random) -> dict[str, Any]:
+    return {**_some_version(filled, chance), "scope": YANK_SCOPE_VERSION, "reason": "a reason"}
 
 
 def _last_models(filled: Filled, _: random.Random) -> dict[str, Any]:
@@ -150,6 +161,7 @@ CALLS = (
     Call("PromoteVersion, deep", "PromoteVersion", _deep_promotion, adds=1),
     Call(f"BatchPromoteVersions, {FEW}", "BatchPromoteVersions", _some_promotions),
     Call("RollbackBranch, deep", "RollbackBranch", _rollback, adds=1),
+    Call(f"BatchRollback, {FEW}", "BatchRollback", _some_rollbacks),
     Call("LockBranch", "LockBranch",
          lambda f, _: {"model_rid": f.deep_model, "branch": "locked", "reason": "a reason"}),
     Call("UnlockBranch", "UnlockBranch", lambda f, _: {"model_rid": f.deep_model, "branch": "locked"}),
@@ -171,5 +183,12 @@ CALLS = (
     Call("DisablePrincipal", "DisablePrincipal",
          lambda f, c: {"principal": "user:growth", "reason": "growth"}, is_admins=True),
     Call("ListDisabledPrincipals", "ListDisabledPrincipals", lambda f, c: {"page_size": FEW}, is_admins=True),
+    Call("ListYanks", "ListYanks", lambda f, c: {"model_version_rid": c.choice(f.promoted)}),
+    Call("ListLiveCopies", "ListLiveCopies", lambda f, c: {"model_version_rid": c.choice(f.registered)}),
+    Call("ListLiveCopies of the version promoted N times", "ListLiveCopies",
+         lambda f, _: {"model_version_rid": f.hub}, goal=False),
+    Call("UnyankVersion", "UnyankVersion", lambda f, c: {"yank_rid": c.choice(f.yanks)}),
+    # What is yanked is promoted no more.
+    Call("YankVersion", "YankVersion", _some_yank),
     Call("EnablePrincipal", "EnablePrincipal", lambda f, c: {"principal": "user:growth"}, is_admins=True),
 )  # fmt: skip

@@ -24,6 +24,7 @@ from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource, SdkSource
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION
+from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.rules.compatibility import RULES_VERSION
 from server.storage.sql.rows import Content, content_of
 from server.storage.sql.tables import (
@@ -35,8 +36,10 @@ from server.storage.sql.tables import (
     opaque_keys,
     promotions,
     requests,
+    unyanks,
     verdicts,
     versions,
+    yanks,
 )
 
 DEPTH = 100  # of the branches that are not deep
@@ -61,6 +64,7 @@ class Filled:
     deep_model: str
     wide_model: str
     branches: int  # of the wide model
+    yanks: tuple[str, ...]  # of its versions, each taken back
     # Behind these positions there is one page of DEPTH left: time and key of a promotion, and key of a version.
     before_last_promotions: tuple[int, int]
     before_last_deep_promotions: tuple[int, int]
@@ -129,7 +133,7 @@ class _Filler:
         )
 
     def _add_versions(self, spread: list[str], rids: dict[str, str], hub: str, wide: int) -> dict[str, Any]:
-        registered, promoted, records = [], [], []
+        registered, promoted, records, yanked = [], [], [], []
         version_rows = self._writer.into(versions)
         promotion_rows = self._writer.into(promotions, behind=version_rows)
         for pair, content in enumerate(self._contents):
@@ -158,9 +162,14 @@ class _Filler:
             promotion_rows.add(promotion)
         for number in range(wide):
             rid = self._rid("model-version")
-            version_rows.add(self._version(rid, deep_key + 1 + number, 1, content, _SDK, rid)[0])
+            row, key_of_wide = self._version(rid, deep_key + 1 + number, 1, content, _SDK, rid)
+            version_rows.add(row)
+            yanked.append(self._yank(key_of_wide, rid))
         promotion_rows.flush()
+        self._writer.insert(yanks, yanked)
+        self._writer.insert(unyanks, (_unyank(key) for key in range(1, wide + 1)))
         samples = {"registered": registered, "promoted": promoted, "promotions": records}
+        samples["yanks"] = [yank["rid"] for yank in yanked]
         before_last = (key - DEPTH, key)
         return {**{name: tuple(each) for name, each in samples.items()}, "before_last_of_lineage": before_last}
 
@@ -195,6 +204,17 @@ class _Filler:
             "verdict_id": None if n == 1 else verdict,
             "created_time": created_ms,
             "created_by": _CREATOR,
+        }
+
+    def _yank(self, version_key: int, root: str) -> Row:
+        return {
+            "rid": self._rid("yank"),
+            "version_id": version_key,
+            "root_rid": root,
+            "scope": YANK_SCOPE_VERSION,
+            "reason": "a reason",
+            "yanked_by": _CREATOR,
+            "yanked_time": self._start_ms,
         }
 
     def _model(self, rid: str) -> Row:
@@ -240,6 +260,10 @@ def _branch(model_key: int, name: str, count: int) -> Row:
 
 def _content(number: int) -> Content:
     return content_of(ModelVersion(model_api=api_of(10), conda_requirements=[f"library=={number}.0"]))
+
+
+def _unyank(yank_key: int) -> Row:
+    return {"yank_id": yank_key, "reason": None, "unyanked_by": _CREATOR, "unyanked_time": 0}
 
 
 def _verdict(content: Content) -> Row:

@@ -16,6 +16,7 @@ from server.cli import (
     model_commands,
     promotion_commands,
     protos_command,
+    recall_commands,
     server_commands,
 )
 from server.cli.connection import client_command
@@ -43,6 +44,11 @@ def build_app() -> typer.Typer:
         promotion_commands.get_promotion,
         promotion_commands.list_promotions,
         promotion_commands.lineage,
+        recall_commands.yank,
+        recall_commands.unyank,
+        recall_commands.yanks,
+        recall_commands.live_copies,
+        recall_commands.rollback_batch,
         model_commands.create_model,
         model_commands.create_version,
         model_commands.get_model,

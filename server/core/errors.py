@@ -220,6 +220,17 @@ class CreateModelPermissionDenied(RegistryError):
     description = "Could not create the Model."
 
 
+class RecallPermissionDenied(RegistryError):
+    """The caller sees the version, but may not yank it, or not its lineage, or not take the yank back."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = (
+        "Editors of its model yank a version, owners of the model of its root the lineage; owners of these take a yank"
+        " back."
+    )
+    model_rid: str
+
+
 class AccessPermissionDenied(RegistryError):
     """The caller may not manage the resource's grants, nor the policies of its branches."""
 
@@ -430,6 +441,29 @@ class BranchPolicyChanged(RegistryError):
     branch_name: str
     expected_revision: int
     actual_revision: int
+
+
+class VersionYanked(RegistryError):
+    """The version must not be promoted, nor rolled back to; all but its RID is empty if the caller may not know it."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = (
+        "The version was yanked, or one that it was promoted from, or its lineage: take one that was not. Those who may"
+        " see what was yanked find the yank with ListYanks, and an owner takes it back with UnyankVersion."
+    )
+    model_version_rid: str
+    yank_rid: str
+    yanked_version_rid: str
+    yanked_by: str
+    reason: str
+
+
+class YankNotFound(RegistryError):
+    """No such yank, or none of a version that the caller may see."""
+
+    code = code_pb2.NOT_FOUND
+    description = "The given Yank could not be found."
+    yank_rid: str
 
 
 class PromotionNotFound(RegistryError):

@@ -10,6 +10,7 @@ SCOPES = (MODELS_READ, MODELS_WRITE)
 
 _MODELS = "/modelregistry.v1.ModelService/"
 _PROMOTIONS = "/modelregistry.v1.PromotionService/"
+_RECALLS = "/modelregistry.v1.RecallService/"
 _ACCESS = "/modelregistry.v1.AccessService/"
 
 # Every RPC of this service by its full method name; one that is missing cannot be called.
@@ -39,6 +40,11 @@ RPC_SCOPES = {
     _PROMOTIONS + "SetFolderBranchPolicy": MODELS_WRITE,
     _PROMOTIONS + "GetFolderBranchPolicy": MODELS_READ,
     _PROMOTIONS + "ListFolderBranchPolicyRevisions": MODELS_READ,
+    _RECALLS + "YankVersion": MODELS_WRITE,
+    _RECALLS + "UnyankVersion": MODELS_WRITE,
+    _RECALLS + "ListYanks": MODELS_READ,
+    _RECALLS + "ListLiveCopies": MODELS_READ,
+    _RECALLS + "BatchRollback": MODELS_WRITE,
     _ACCESS + "GrantRole": MODELS_WRITE,
     _ACCESS + "RevokeRole": MODELS_WRITE,
     _ACCESS + "ListGrants": MODELS_READ,
@@ -58,6 +64,9 @@ TO_CREATE_VERSIONS = ROLE_EDITOR
 TO_CREATE_MODELS = ROLE_EDITOR
 TO_MANAGE_GRANTS = ROLE_OWNER
 TO_SET_POLICIES = ROLE_OWNER
+TO_YANK_VERSIONS = ROLE_EDITOR
+TO_YANK_LINEAGES = ROLE_OWNER
+TO_UNYANK = ROLE_OWNER
 
 # A server asks itself for its health. The chain of the RPCs serves it to no other caller.
 SELF_CHECK = "modelregistry.internal.SelfCheck"

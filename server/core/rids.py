@@ -10,6 +10,7 @@ MAX_BYTES = 255
 MODEL = "model"
 MODEL_VERSION = "model-version"
 PROMOTION = "promotion"
+YANK = "yank"
 FOLDER = "folder"
 
 _TYPE = "[a-z][a-z0-9-]*"
@@ -42,3 +43,8 @@ def new_model_version_rid() -> str:
 def new_promotion_rid() -> str:
     """Return a RID that no promotion has."""
     return f"ri.models.main.{PROMOTION}.{uuid.uuid4()}"
+
+
+def new_yank_rid() -> str:
+    """Return a RID that no yank has."""
+    return f"ri.models.main.{YANK}.{uuid.uuid4()}"

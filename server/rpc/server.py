@@ -14,6 +14,8 @@ from modelregistry.v1 import (
     model_service_pb2_grpc,
     promotion_service_pb2,
     promotion_service_pb2_grpc,
+    recall_service_pb2,
+    recall_service_pb2_grpc,
 )
 from server.core.config import NO_QUOTA, FileQuota, Limits
 from server.rpc.chain import Chain, current_caller
@@ -22,13 +24,14 @@ from server.rpc.reflection import add_reflection
 from server.rpc.services.access import AccessService
 from server.rpc.services.models import ModelService
 from server.rpc.services.promotions import PromotionService
+from server.rpc.services.recalls import RecallService
 from server.rpc.transfers import TRANSFER_SECONDS
 from server.storage.blobs import FileStore
 from server.storage.contract import Repository
 
 SERVICES = tuple(
     service.full_name
-    for file in (model_service_pb2, promotion_service_pb2, access_service_pb2)
+    for file in (model_service_pb2, promotion_service_pb2, recall_service_pb2, access_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 MAX_METADATA_BYTES = 16 * 2**10
@@ -104,6 +107,9 @@ def build_server(
     )
     promotion_service_pb2_grpc.add_PromotionServiceServicer_to_server(
         PromotionService(repository, current_caller, chain.compare), server
+    )
+    recall_service_pb2_grpc.add_RecallServiceServicer_to_server(
+        RecallService(repository, current_caller, chain.compare), server
     )
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(
         AccessService(repository, current_caller, chain.disabled), server

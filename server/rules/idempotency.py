@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.model_service_pb2 import CreateModelRequest, CreateModelVersionRequest, PromoteVersionRequest
 from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, RollbackBranchRequest
+from modelregistry.v1.recall_service_pb2 import BatchRollbackRequest, YankVersionRequest
 from server.core.branches import branch_of
 from server.core.caller import Caller
 from server.core.errors import ModelNotFound, RequestIdAlreadyUsed
@@ -26,6 +27,8 @@ Repeatable: TypeAlias = (
     | PromoteVersionRequest
     | RollbackBranchRequest
     | BatchPromoteVersionsRequest
+    | YankVersionRequest
+    | BatchRollbackRequest
 )
 
 
@@ -110,4 +113,7 @@ def _canonical(request: Repeatable) -> Message:
     if isinstance(canonical, BatchPromoteVersionsRequest):
         for promotion in canonical.promotions:
             promotion.branch = branch_of(promotion)
+    if isinstance(canonical, BatchRollbackRequest):
+        for rollback in canonical.rollbacks:
+            rollback.branch = branch_of(rollback)
     return canonical

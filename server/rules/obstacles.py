@@ -32,6 +32,7 @@ from server.core.errors import (
     UnsupportedModelSource,
     VersionAlreadyHead,
     VersionNumberNotFound,
+    VersionYanked,
 )
 from server.core.permissions import TO_CREATE_VERSIONS, TO_PROMOTE
 from server.rules.branch_policies import is_locked
@@ -171,6 +172,20 @@ def _source_unsupported(attempt: Attempt, facts: Facts) -> RegistryError | None:
     return UnsupportedModelSource() if source is not None and source.legacy_source is not None else None
 
 
+def _source_yanked(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    yank = facts.stored.yank
+    if yank is None:
+        return None
+    # Of a yank that the caller may not know of, all else is empty.
+    return VersionYanked(
+        model_version_rid=attempt.source_rid or "",
+        yank_rid=yank.rid,
+        yanked_version_rid=yank.model_version_rid,
+        yanked_by=yank.yanked_by,
+        reason=yank.reason,
+    )
+
+
 def _head_changed(attempt: Attempt, facts: Facts) -> RegistryError | None:
     head = facts.stored.branch.head
     actual = "" if head is None else head.rid
@@ -204,7 +219,7 @@ Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]
 # whatever those before it said: the role may be too low and the source None.
 OF_THE_REQUEST: tuple[Obstacle, ...] = (_request_id_used,)
 OF_THE_TARGET: tuple[Obstacle, ...] = (_role_too_low, _branch_locked, _accepts_promotions_only)
-OF_THE_SOURCE: tuple[Obstacle, ...] = (*OF_THE_TARGET, _source_not_found, _source_unsupported)
+OF_THE_SOURCE: tuple[Obstacle, ...] = (*OF_THE_TARGET, _source_not_found, _source_unsupported, _source_yanked)
 OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head)
 OF_THE_CONTENT: tuple[Obstacle, ...] = (_model_api_incompatible,)
 OBSTACLES = (*OF_THE_REQUEST, *OF_THE_SOURCE, *OF_THE_BRANCH, *OF_THE_CONTENT)

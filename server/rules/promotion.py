@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeAlias
 
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
@@ -25,6 +26,7 @@ from modelregistry.v1.promotion_service_pb2 import (
     PromotionObstacle,
     RollbackBranchRequest,
 )
+from modelregistry.v1.recall_service_pb2 import BatchRollbackRequest, BatchRollbackResponse, BranchRollback
 from server.core import rids
 from server.core.branches import branch_of
 from server.core.caller import Caller
@@ -60,6 +62,8 @@ from server.storage.contract import (
     WantedPromotion,
 )
 
+_Request: TypeAlias = PromoteVersionRequest | BatchPromotion | RollbackBranchRequest | BranchRollback
+
 # The RPCs
 
 
@@ -68,8 +72,8 @@ def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequ
 
     The same request, by its id, is carried out once: it returns the same copy again. Raises ModelNotFound,
     RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, BranchLocked, ModelVersionNotFound,
-    UnsupportedModelSource, BranchHeadChanged and ModelApiIncompatible; and ComparisonsNeeded, for which there is
-    `write_with_verdicts`.
+    UnsupportedModelSource, VersionYanked, BranchHeadChanged and ModelApiIncompatible; and ComparisonsNeeded, for which
+    there is `write_with_verdicts`.
     """
     rid = rids.new_model_version_rid()
     [promoted] = _carry_out(tx, caller, [_attempt(request)], [rid], claim_of(caller, request, [rid]))
@@ -80,21 +84,11 @@ def rollback_branch(tx: Transaction, caller: Caller, request: RollbackBranchRequ
     """Promote an earlier version of a branch onto the same branch, record that, and return the copy.
 
     Raises ModelNotFound, RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, BranchLocked, BranchNotFound,
-    VersionNumberNotFound, UnsupportedModelSource, BranchHeadChanged, VersionAlreadyHead and ComparisonsNeeded.
+    VersionNumberNotFound, UnsupportedModelSource, VersionYanked, BranchHeadChanged, VersionAlreadyHead and
+    ComparisonsNeeded.
     """
-    branch, number = branch_of(request), request.to_version_number
-    source = tx.find_numbered_version(request.model_rid, branch, number, caller)
-    attempt = Attempt(
-        kind=PROMOTION_KIND_ROLLBACK,
-        model_rid=request.model_rid,
-        branch=branch,
-        source_rid=None if source is None else source.version.rid,
-        to_version_number=number,
-        expected_head_rid=_expected_head(request),
-        reason=_reason(request),
-    )
     rid = rids.new_model_version_rid()
-    [promoted] = _carry_out(tx, caller, [attempt], [rid], claim_of(caller, request, [rid]))
+    [promoted] = _carry_out(tx, caller, [_rollback(tx, caller, request)], [rid], claim_of(caller, request, [rid]))
     return promoted
 
 
@@ -107,19 +101,19 @@ def batch_promote_versions(
     """
     new_rids = [rids.new_model_version_rid() for _ in request.promotions]
     attempts = [_attempt(entry) for entry in request.promotions]
-    promoted = _carry_out(tx, caller, attempts, new_rids, claim_of(caller, request, new_rids), names_entries=True)
-    return BatchPromoteVersionsResponse(
-        promoted=[
-            BatchPromoted(
-                model_version_rid=version.rid,
-                model_rid=version.model_rid,
-                branch=version.branch,
-                version_number=version.version_number,
-                promotion_rid=tx.get_promotion_rid(version.rid),
-            )
-            for version in promoted
-        ]
-    )
+    promoted = _carry_out(tx, caller, attempts, new_rids, claim_of(caller, request, new_rids), entries="promotions")
+    return BatchPromoteVersionsResponse(promoted=_batch_promoted(tx, promoted))
+
+
+def batch_rollback(tx: Transaction, caller: Caller, request: BatchRollbackRequest) -> BatchRollbackResponse:
+    """Carry out all rollbacks of a request, or none, and return what they made.
+
+    Raises what rollback_branch raises, with the entry that is at fault as a violation.
+    """
+    new_rids = [rids.new_model_version_rid() for _ in request.rollbacks]
+    attempts = [_rollback(tx, caller, entry) for entry in while_wanted(request.rollbacks)]
+    promoted = _carry_out(tx, caller, attempts, new_rids, claim_of(caller, request, new_rids), entries="rollbacks")
+    return BatchRollbackResponse(rolled_back=_batch_promoted(tx, promoted))
 
 
 def check_promotion(repository: Repository, caller: Caller, request: PromoteVersionRequest) -> CheckPromotionResponse:
@@ -166,16 +160,17 @@ def _carry_out(
     attempts: Sequence[Attempt],
     new_rids: Sequence[str],
     claim: Claim | None,
-    names_entries: bool = False,
+    entries: str | None = None,
 ) -> list[ModelVersion]:
     """Carry out all attempts of one request, or return what it made before.
 
-    Raises the first obstacle, and ComparisonsNeeded if nothing else speaks against them.
+    Raises the first obstacle, and ComparisonsNeeded if nothing else speaks against them. `entries` is the field of the
+    request that has them, if there can be several.
     """
 
     def require_all(found: Sequence[Facts], among: Sequence[Obstacle]) -> None:
         for number, (attempt, facts) in enumerate(zip(attempts, found, strict=True)):
-            with _naming(number if names_entries else None):
+            with _naming(entries, number):
                 require(attempt, facts, among)
 
     # Locked first, so that what is read of a branch holds until the end of the transaction. A new branch may be made by
@@ -263,11 +258,36 @@ def _attempt(request: PromoteVersionRequest | BatchPromotion) -> Attempt:
     )
 
 
-def _expected_head(request: PromoteVersionRequest | BatchPromotion | RollbackBranchRequest) -> str | None:
+def _rollback(tx: Transaction, caller: Caller, request: RollbackBranchRequest | BranchRollback) -> Attempt:
+    branch, number = branch_of(request), request.to_version_number
+    source = tx.find_numbered_version(request.model_rid, branch, number, caller)
+    return Attempt(
+        kind=PROMOTION_KIND_ROLLBACK,
+        model_rid=request.model_rid,
+        branch=branch,
+        source_rid=None if source is None else source.version.rid,
+        to_version_number=number,
+        expected_head_rid=_expected_head(request),
+        reason=_reason(request),
+    )
+
+
+def _batch_promoted(tx: Transaction, promoted: Sequence[ModelVersion]) -> Iterator[BatchPromoted]:
+    for version in promoted:
+        yield BatchPromoted(
+            model_version_rid=version.rid,
+            model_rid=version.model_rid,
+            branch=version.branch,
+            version_number=version.version_number,
+            promotion_rid=tx.get_promotion_rid(version.rid),
+        )
+
+
+def _expected_head(request: _Request) -> str | None:
     return request.expected_head_version_rid if request.HasField("expected_head_version_rid") else None
 
 
-def _reason(request: PromoteVersionRequest | BatchPromotion | RollbackBranchRequest) -> str | None:
+def _reason(request: _Request) -> str | None:
     return request.reason if request.HasField("reason") else None
 
 
@@ -317,11 +337,11 @@ def _stored_behind(before: Promoted, end: BranchEnd) -> BranchEnd:
 
 
 @contextmanager
-def _naming(entry: int | None) -> Iterator[None]:
-    """Add to what is raised that this entry of a batch is at fault."""
+def _naming(entries: str | None, number: int) -> Iterator[None]:
+    """Add to what is raised that this entry of a batch is at fault, if it is one."""
     try:
         yield
     except RegistryError as error:
-        if entry is not None:
-            error.violations = (FieldViolation(f"promotions[{entry}]", error.description), *error.violations)
+        if entries is not None:
+            error.violations = (FieldViolation(f"{entries}[{number}]", error.description), *error.violations)
         raise

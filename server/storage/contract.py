@@ -20,6 +20,7 @@ from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN, Compatib
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import BranchPolicy, LineageNode, Promotion
+from modelregistry.v1.recall_service_pb2 import LiveCopy, Yank
 from server.core.caller import Caller
 from server.core.config import NO_QUOTA, FileQuota
 from server.core.integrity import BEGINNING
@@ -38,7 +39,7 @@ class StoredVersion(NamedTuple):
     `content_digest` is the SHA-256 under which its immutable content is shared. `legacy_source` is the source as JSON
     text where ModelVersionSource cannot express it; the version's `source` is unset then. `hides_source` and
     `hides_root` say that the caller who asked may not see the version that it was promoted from, or its root, or that
-    these are not stored.
+    these are not stored. `is_yanked` says that it is yanked at the moment, or what it came from, or its lineage.
     """
 
     version: ModelVersion
@@ -46,13 +47,14 @@ class StoredVersion(NamedTuple):
     legacy_source: str | None
     hides_source: bool = False
     hides_root: bool = False
+    is_yanked: bool = False
 
     def as_seen(self) -> ModelVersion:
-        """Return the version as its caller may see it: RIDs of a hidden source and a hidden root are empty.
+        """Return the version as its caller may see it: `yanked`, and with the RIDs of a hidden source and root empty.
 
         The message may be shared: copy it before changing it.
         """
-        if not self.hides_source and not self.hides_root:
+        if not self.hides_source and not self.hides_root and not self.is_yanked:
             return self.version
         seen = ModelVersion()
         seen.CopyFrom(self.version)
@@ -61,6 +63,7 @@ class StoredVersion(NamedTuple):
             seen.source.promoted.SetInParent()
         if self.hides_root:
             seen.ClearField("root_model_version_rid")
+        seen.yanked = self.is_yanked
         return seen
 
 
@@ -159,6 +162,13 @@ class Lineage(NamedTuple):
     traced_node_id: str
 
 
+class LiveCopies(NamedTuple):
+    """A page of the branches where a version is live, and how many there are on this page and those behind it."""
+
+    page: Page[LiveCopy]
+    remaining: int
+
+
 class WantedPromotion(NamedTuple):
     """Where a version is to be promoted to; `rules` is the version of those by which contents are compared.
 
@@ -176,7 +186,8 @@ class PromotionFacts(NamedTuple):
 
     `role` is the caller's on the target; None if that is absent or invisible, and then nothing else is told. `source`
     is None if it is absent or invisible. `verdict` is the one on the source in place of the branch's head, if one is
-    stored. `now_ms` is when this was read, in ms since the epoch.
+    stored. `yank` is one that stops the source, if any does: one of a version that the caller may see, or else an empty
+    one. `now_ms` is when this was read, in ms since the epoch.
     """
 
     role: Role.ValueType | None
@@ -184,6 +195,7 @@ class PromotionFacts(NamedTuple):
     branch: BranchEnd
     verdict: Verdict | None
     now_ms: int
+    yank: Yank | None = None
 
 
 class StoredFile(NamedTuple):
@@ -309,6 +321,25 @@ class Reader(Protocol):
         page ends early, but never empty, where its nodes would not fit into one message. Raises ModelVersionNotFound if
         the version is absent or the caller may not see its model, and InvalidPageToken for what is no position; one
         that was made up may be taken for any place.
+        """
+
+    def find_yank(self, yank_rid: str, caller: Caller) -> Yank | None:
+        """Return a yank; None if it is absent or the caller may not see the model of its version."""
+
+    def list_yanks(self, model_version_rid: str, caller: Caller, page: PageRequest) -> Page[Yank]:
+        """Return the yanks of versions of the same root as this one, those that the caller may see, newest first.
+
+        The position is opaque. Those that others add meanwhile neither shift nor repeat an item of a later page. A page
+        ends early, but never empty, where its yanks would not fit into one message. Raises ModelVersionNotFound and
+        InvalidPageToken as get_lineage does.
+        """
+
+    def list_live_copies(self, model_version_rid: str, caller: Caller, page: PageRequest) -> LiveCopies:
+        """Return the branches, of models that the caller may see, whose head is this version or was promoted from it.
+
+        They are in the order in which they were stored. The position is opaque. A page ends early, but never empty,
+        where its branches would not fit into one message. Raises ModelVersionNotFound and InvalidPageToken as
+        get_lineage does.
         """
 
     def clock_ms(self) -> int:
@@ -448,6 +479,17 @@ class Transaction(Reader, Protocol):
         Transactions that claim one key wait for each other here. What was returned lasts once the transaction has
         committed, even if the COMMIT that carried it out was interrupted.
         """
+
+    def add_yank(self, yank: Yank) -> Yank:
+        """Record a yank of a version, which must be stored, and return it with `yanked_time` now.
+
+        While it holds, the version and all that was promoted from it are yanked; of YANK_SCOPE_LINEAGE, all that has
+        the same root. Also a version that has more ancestors than storage walks counts as yanked, if anything of its
+        root is.
+        """
+
+    def take_yank_back(self, yank_rid: str, reason: str | None, unyanked_by: str) -> None:
+        """Record that a yank, which must be stored, holds no longer; nothing if that was recorded before."""
 
     def add_policy(self, policy: BranchPolicy, changed_by: str) -> BranchPolicy:
         """Record a policy of a model's branch or of a folder, by whom and when, and return it. Earlier ones stay.

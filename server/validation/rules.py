@@ -40,6 +40,7 @@ _LIKE = {
     rids.MODEL: "ri.models.main.model.<uuid>",
     rids.MODEL_VERSION: "ri.models.main.model-version.<uuid>",
     rids.PROMOTION: "ri.models.main.promotion.<uuid>",
+    rids.YANK: "ri.models.main.yank.<uuid>",
     rids.FOLDER: "ri.<service>.<instance>.folder.<locator>",
 }
 _ANY_RID = "a RID, like ri.<service>.<instance>.<type>.<locator>,"

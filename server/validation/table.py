@@ -13,8 +13,9 @@ from typing import Final
 from modelregistry.v1.access_service_pb2 import NewModelOwner, Role
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_api_pb2 import TabularFormat
+from modelregistry.v1.recall_service_pb2 import YankScope
 from server.core.branches import POLICY_FIELDS
-from server.core.rids import FOLDER, MODEL, MODEL_VERSION, PROMOTION
+from server.core.rids import FOLDER, MODEL, MODEL_VERSION, PROMOTION, YANK
 from server.validation import model_api
 from server.validation.rules import (
     IS_REQUIRED,
@@ -58,6 +59,7 @@ OF_REQUESTS: Final[Mapping[str, Rule]] = {
     "source_model_version_rid": rid(MODEL_VERSION),
     "expected_head_version_rid": rid(MODEL_VERSION, required=False),
     "promotion_rid": rid(PROMOTION),
+    "yank_rid": rid(YANK),
     "parent_folder_rid": rid(FOLDER),
     "folder_rid": rid(FOLDER),
     "resource_rid": rid(MODEL, FOLDER),
@@ -116,6 +118,15 @@ RULES: Final[Mapping[str, Rule]] = {
     "ApprovalRule.required": between(1, 10),
     "ApprovalRule.approvers": all_of(from_1_to(100), each(new_grantee)),
     "ApprovalRule.expire_after": lasting,
+    # RecallService's requests
+    "YankVersionRequest.scope": known(YankScope.DESCRIPTOR, required=True),
+    "YankVersionRequest.reason": required_reason,
+    "BatchRollbackRequest.rollbacks": from_1_to(100),
+    "BranchRollback.model_rid": rid(MODEL),
+    "BranchRollback.branch": branch_name,
+    "BranchRollback.to_version_number": version_number,
+    "BranchRollback.expected_head_version_rid": rid(MODEL_VERSION, required=False),
+    "BranchRollback.reason": reason,
     # AccessService's requests
     "GrantRoleRequest.principal": new_grantee,
     "TransferOwnershipRequest.principal": new_grantee,

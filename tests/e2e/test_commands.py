@@ -22,6 +22,8 @@ def test_each_command_succeeds_and_warns_of_nothing(server: Server, tmp_path: Pa
     (tmp_path / "version.json").write_text('{"modelApi": {"inputs": [], "outputs": []}}')
     batch = {"promotions": [{"modelRid": target, "sourceModelVersionRid": version}]}
     (tmp_path / "batch.json").write_text(json.dumps(batch))
+    rollbacks = {"rollbacks": [{"modelRid": target, "toVersionNumber": 1}]}
+    (tmp_path / "rollbacks.json").write_text(json.dumps(rollbacks))
     create = ("create-version", model, "--file", tmp_path / "version.json")
     called: set[str] = set()
 
@@ -51,6 +53,11 @@ def test_each_command_succeeds_and_warns_of_nothing(server: Server, tmp_path: Pa
     [promotion] = json.loads(succeeds("list-promotions", "--version", promoted["rid"]))["data"]
     succeeds("get-promotion", promotion["rid"])
     succeeds("lineage", promoted["rid"])
+    yank = json.loads(succeeds("yank", target, promoted["rid"], "--lineage", "--reason", "poisoned"))
+    succeeds("yanks", promoted["rid"])
+    succeeds("live-copies", promoted["rid"])
+    succeeds("unyank", yank["rid"], "--reason", "a false alarm")
+    succeeds("rollback-batch", "--file", tmp_path / "rollbacks.json")
     succeeds("get-version", target, promoted["rid"])
     succeeds("get-branch", target)
     succeeds("list-branches", target)

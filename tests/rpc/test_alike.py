@@ -12,6 +12,8 @@ import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_PROMOTER
 from modelregistry.v1.model_pb2 import Model, ModelVersion
+from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_LINEAGE, Yank
+from server.core.rids import new_yank_rid
 from tests import builders
 from tests.rpc.harness import Registry, User, path_of, request_of
 from tests.storage.inspection import statements
@@ -27,6 +29,9 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("ListPromotions", {"model_version_rid": "version"}),
     ("ListPromotions", {"source_model_version_rid": "version"}),
     ("GetLineage", {"model_version_rid": "version"}),
+    ("ListYanks", {"model_version_rid": "version"}),
+    ("ListLiveCopies", {"model_version_rid": "version"}),
+    ("YankVersion", {"model_rid": "target", "model_version_rid": "version", "scope": 1, "reason": "poisoned"}),
     ("GetModelVersion", {"model_rid": "model", "model_version_rid": "version"}),
     ("DownloadModelFiles", {"model_rid": "model", "model_version_rid": "version"}),
 ]
@@ -43,10 +48,13 @@ def target(admin: User) -> Model:
 
 @pytest.fixture
 def hidden(admin: User, registry: Registry) -> ModelVersion:
-    """A version that jane may not see, made by a promotion; nothing has read it yet."""
+    """A version that jane may not see, made by a promotion and yanked; nothing has read it yet."""
     secret = admin.create_model("secret")
     source = builders.append(registry.repository, builders.version(secret.rid, "other", size=2**20))
-    return builders.promote(registry.repository, source, secret.rid)
+    version = builders.promote(registry.repository, source, secret.rid)
+    yanked = Yank(rid=new_yank_rid(), model_version_rid=version.rid, scope=YANK_SCOPE_LINEAGE, yanked_by="user:admin")
+    registry.repository.write(lambda tx: tx.add_yank(yanked))
+    return version
 
 
 def filled_in(fields: Any, rids: dict[str, str]) -> Any:

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWNER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
+from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.core.permissions import MODELS_WRITE, RPC_SCOPES
 from server.storage.sql import disk_reserve
 from server.storage.sql import repository as sql_repository
@@ -55,6 +56,10 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
     admin.promote(source, model)
     admin("GrantRole", resource_rid=model.rid, principal="user:jane", role=ROLE_OWNER)
     promotion = {"model_rid": model.rid, "source_model_version_rid": source.rid}
+    of_source = {"model_rid": model.rid, "model_version_rid": source.rid}
+    other = admin.create_version(model, branch="other")
+    of_other = {"model_rid": model.rid, "model_version_rid": other.rid}
+    yanked = admin("YankVersion", **of_other, scope=YANK_SCOPE_VERSION, reason="a mistake")
     give_up()
 
     refused = {
@@ -66,6 +71,7 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
         "LockBranch": {"model_rid": model.rid, "reason": "incident 42"},
         "UnlockBranch": {"model_rid": model.rid},
         "SetFolderBranchPolicy": {"folder_rid": FOLDER, "promotion_only": True},
+        "UnyankVersion": {"yank_rid": yanked.rid},
         "GrantRole": {"resource_rid": model.rid, "principal": "user:joe", "role": ROLE_OWNER},
         "SetFolderPolicy": {"folder_rid": FOLDER, "new_model_owner": NEW_MODEL_OWNER_FOLDER},
         "TransferOwnership": {"resource_rid": model.rid, "principal": "user:joe"},
@@ -79,6 +85,8 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
     allowed = {
         "RevokeRole": {"resource_rid": model.rid, "principal": "user:jane"},
         "RollbackBranch": {"model_rid": model.rid, "to_version_number": 1},
+        "BatchRollback": {"rollbacks": [{"model_rid": model.rid, "to_version_number": 1}]},
+        "YankVersion": {**of_source, "scope": YANK_SCOPE_VERSION, "reason": "poisoned"},
         "DisablePrincipal": {"principal": "user:joe", "reason": "gone"},
     }
     for rpc, fields in allowed.items():
@@ -88,7 +96,7 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
     changing = {rpc for rpc, scope in RPC_SCOPES.items() if scope == MODELS_WRITE}
     assert changing == {path_of(rpc) for rpc in (*refused, *allowed, "UploadModelFiles")}
     assert jane.failure("GetModel", model_rid=model.rid).name == "ModelNotFound"
-    assert admin("GetBranch", model_rid=model.rid).head.version_number == 3
+    assert admin("GetBranch", model_rid=model.rid).head.version_number == 4
 
 
 def is_full(failure: Failure) -> bool:

@@ -16,9 +16,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from bench.growth.calls import CALLS, Call
-from bench.growth.fill import Filled, fill
+from bench.growth.fill import BRANCH, Filled, fill
 from bench.stock import CALLER
+from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.core.permissions import MODELS_READ, MODELS_WRITE, RPC_SCOPES
+from server.storage.paging import Paging
 from server.storage.sql.database import database_of
 from server.storage.sql.repository import SqlRepository
 from tests.conftest import NewDatabase
@@ -62,14 +64,30 @@ def filled(new_database: NewDatabase) -> Iterator[Fill]:
         repository.close()
 
 
-def ready_calls(repository: SqlRepository, registry: Filled) -> Iterator[tuple[Call, Callable[[], object]]]:
-    """Each call, made once so that all is in memory which is kept there, and how to make it again."""
+def ready_calls(
+    repository: SqlRepository, registry: Filled, is_yanked: bool = False
+) -> Iterator[tuple[Call, Callable[[], object]]]:
+    """Each call, made once so that all is in memory which is kept there, and how to make it again.
+
+    `is_yanked` is whether one of the many copies of one version is yanked before.
+    """
     chance = random.Random(5)
     with serving(repository) as served:
+        if is_yanked:
+            yank_a_copy(served.user("admin"), registry)
         for call in BOUNDED:
             user: User = served.user("admin" if call.is_admins else CALLER)
             user(call.rpc, **call.fields(registry, chance))
             yield call, partial(user, call.rpc, **call.fields(registry, chance))
+
+
+def yank_a_copy(admin: User, registry: Filled) -> None:
+    """Yank the first version of the deep branch, to which nothing is rolled back."""
+    deep = {"model_rid": registry.deep_model}
+    position = Paging(int, "ListModelVersions", registry.deep_model, BRANCH).token(2)
+    [first] = admin("ListModelVersions", **deep, page_token=position).model_versions
+    admin("YankVersion", **deep, model_version_rid=first.rid, scope=YANK_SCOPE_VERSION, reason="poisoned")
+    assert admin("GetModelVersion", **deep, model_version_rid=first.rid).yanked
 
 
 def test_the_scope_to_read_is_that_of_calls_which_change_nothing(filled: Fill) -> None:
@@ -84,18 +102,19 @@ def test_the_scope_to_read_is_that_of_calls_which_change_nothing(filled: Fill) -
     assert RPC_SCOPES[path_of("DownloadModelFiles")] == MODELS_READ
 
 
-def test_no_call_makes_sqlite_do_more_where_there_is_more(filled: Fill) -> None:
+@pytest.mark.parametrize("is_yanked", [False, True], ids=["nothing yanked", "one of many copies yanked"])
+def test_no_call_makes_sqlite_do_more_where_there_is_more(filled: Fill, is_yanked: bool) -> None:
     """Whatever it scans or sorts. That the trees of an index are deeper is all that may be seen of it."""
-    small, large = (_steps(filled, size) for size in (SMALL, LARGE))
+    small, large = (_steps(filled, size, is_yanked) for size in (SMALL, LARGE))
 
     assert {name: (small[name], steps) for name, steps in large.items() if steps > 1.2 * small[name]} == {}
 
 
-def _steps(filled: Fill, size: int) -> dict[str, int]:
+def _steps(filled: Fill, size: int, is_yanked: bool) -> dict[str, int]:
     repository, _, registry = filled("sqlite", size)
     found = {}
     with steps_on_sqlite() as steps:
-        for call, make in ready_calls(repository, registry):
+        for call, make in ready_calls(repository, registry, is_yanked):
             before = steps.count
             make()
             found[call.name] = steps.count - before
@@ -103,13 +122,14 @@ def _steps(filled: Fill, size: int) -> dict[str, int]:
     return found
 
 
-def test_no_call_makes_postgresql_scan_a_table_or_read_more_than_some_pages(filled: Fill) -> None:
+@pytest.mark.parametrize("is_yanked", [False, True], ids=["nothing yanked", "one of many copies yanked"])
+def test_no_call_makes_postgresql_scan_a_table_or_read_more_than_some_pages(filled: Fill, is_yanked: bool) -> None:
     """So it sorts no more either. Also as a prepared statement, for which it settles on a plan after five calls."""
     repository, engine, registry = filled("postgresql", LARGE)
     _widen(engine, registry)
     sizes = _sizes(engine)
     asked: dict[str, list[Executed]] = {}
-    for call, make in ready_calls(repository, registry):
+    for call, make in ready_calls(repository, registry, is_yanked):
         with statements() as executed:
             make()
         asked[call.name] = [each for each in executed if each.statement.split()[0] in VERBS]
@@ -169,11 +189,15 @@ WIDEN = (
     " SELECT digest, digest, 0, 0, '', 0 FROM contents WHERE size = 0",
     "INSERT INTO grants (resource_rid, principal, role)"
     " SELECT 'ri.models.main.model.wide-' || n, 'group:wide-' || n, 1 FROM generate_series(1, :wide) n",
+    "INSERT INTO yanks (rid, version_id, root_rid, scope, reason, yanked_by, yanked_time)"
+    " SELECT 'ri.models.main.yank.wide-' || id, id, 'wide-' || id, 1, '', '', 0 FROM versions WHERE root_rid = ''",
+    "INSERT INTO unyanks (yank_id, unyanked_by, unyanked_time)"
+    " SELECT id, '', 0 FROM yanks WHERE root_rid LIKE 'wide-%'",
 )
 
 
 def _widen(engine: Engine, registry: Filled) -> None:
-    """Add branches of the wide model, contents, verdicts and grants, on PostgreSQL."""
+    """Add branches of the wide model, contents, verdicts, grants and yanks, on PostgreSQL."""
     with engine.begin() as connection:
         for statement in WIDEN:
             values = {"wide": WIDE, "model": registry.wide_model}

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_PROMOTER, ROLE_VIEWER
+from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_EDITOR, ROLE_PROMOTER, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
+from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from tests import builders
 from tests.builders import model_api
 from tests.rpc.harness import Registry, User
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.database("shared")
 # Of the same length as every RID that the service makes.
 ABSENT_MODEL = "ri.models.main.model.99999999-9999-4999-8999-999999999999"
 ABSENT_PROMOTION = "ri.models.main.promotion.99999999-9999-4999-8999-999999999999"
+ABSENT_YANK = "ri.models.main.yank.99999999-9999-4999-8999-999999999999"
 ABSENT_VERSION = "ri.models.main.model-version.99999999-9999-4999-8999-999999999999"
 
 MODEL_CALLS: list[tuple[str, str, dict[str, Any]]] = [
@@ -35,6 +37,7 @@ MODEL_CALLS: list[tuple[str, str, dict[str, Any]]] = [
     ("ListBranchPolicyRevisions", "model_rid", {}),
     ("LockBranch", "model_rid", {"reason": "incident 42"}),
     ("UnlockBranch", "model_rid", {}),
+    ("YankVersion", "model_rid", {"model_version_rid": ABSENT_VERSION, "scope": YANK_SCOPE_VERSION, "reason": "x"}),
     ("GrantRole", "resource_rid", {"principal": "user:joe", "role": ROLE_VIEWER}),
     ("RevokeRole", "resource_rid", {"principal": "user:joe"}),
     ("ListGrants", "resource_rid", {}),
@@ -63,17 +66,22 @@ def test_an_invisible_model_answers_like_an_absent_one(
     assert invisible == absent
 
 
-def test_an_invisible_promotion_and_lineage_answer_like_absent_ones(admin: User, jane: User) -> None:
+def test_an_invisible_promotion_lineage_and_yank_answer_like_absent_ones(admin: User, jane: User) -> None:
     """Also to somebody who sees the source of the one, and what came after the other."""
     mine, secret, later = (admin.create_model(name) for name in ("mine", "secret", "later"))
     for model in (mine, later):
         admin("GrantRole", resource_rid=model.rid, principal="user:jane", role=ROLE_PROMOTER)
     hidden = admin.promote(admin.create_version(mine), secret)
     admin.promote(hidden, later)
+    of_hidden = {"model_rid": secret.rid, "model_version_rid": hidden.rid}
+    yanked = admin("YankVersion", **of_hidden, scope=YANK_SCOPE_VERSION, reason="poisoned")
     [promotion] = admin("ListPromotions", model_rid=secret.rid).promotions
     for rpc, field, rid, absent in (
         ("GetPromotion", "promotion_rid", promotion.rid, ABSENT_PROMOTION),
         ("GetLineage", "model_version_rid", hidden.rid, ABSENT_VERSION),
+        ("ListYanks", "model_version_rid", hidden.rid, ABSENT_VERSION),
+        ("ListLiveCopies", "model_version_rid", hidden.rid, ABSENT_VERSION),
+        ("UnyankVersion", "yank_rid", yanked.rid, ABSENT_YANK),
     ):
         invisible = normalised(jane, rpc, {rid: absent}, **{field: rid})
         assert invisible == normalised(jane, rpc, {}, **{field: absent})
@@ -107,6 +115,28 @@ def test_an_invisible_target_or_source_in_a_batch_answers_like_an_absent_one(adm
             for given in (rid, absent)
         )
         assert invisible == missing
+
+
+def test_an_invisible_target_of_a_rollback_in_a_batch_answers_like_an_absent_one(admin: User, jane: User) -> None:
+    secret = admin.create_model("secret")
+    admin.create_version(secret)
+    invisible, absent = (
+        normalised(jane, "BatchRollback", {rid: ABSENT_MODEL}, rollbacks=[{"model_rid": rid, "to_version_number": 1}])
+        for rid in (secret.rid, ABSENT_MODEL)
+    )
+    assert invisible == absent
+
+
+def test_an_invisible_version_is_yanked_like_an_absent_one(admin: User, jane: User) -> None:
+    secret, mine = admin.create_model("secret"), admin.create_model("mine")
+    admin("GrantRole", resource_rid=mine.rid, principal="user:jane", role=ROLE_EDITOR)
+    hidden = admin.create_version(secret)
+    request = {"model_rid": mine.rid, "scope": YANK_SCOPE_VERSION, "reason": "poisoned"}
+    invisible, absent = (
+        normalised(jane, "YankVersion", {rid: ABSENT_VERSION}, model_version_rid=rid, **request)
+        for rid in (hidden.rid, ABSENT_VERSION)
+    )
+    assert invisible == absent
 
 
 def test_an_invisible_target_answers_like_an_absent_one(admin: User, jane: User) -> None:

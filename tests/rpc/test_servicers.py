@@ -16,6 +16,7 @@ from server.core.caller import Caller
 from server.rpc.services.access import AccessService
 from server.rpc.services.models import ModelService
 from server.rpc.services.promotions import PromotionService
+from server.rpc.services.recalls import RecallService
 from server.storage.sql.repository import SqlRepository
 from tests.builders import ADMIN, FOLDER, caller, file_store, model_api
 from tests.rpc.harness import METHODS, SERVICES, request_of
@@ -32,6 +33,7 @@ class Bench:
         servicers = (
             ModelService(repository, file_store(repository, folder), lambda: self.caller),
             PromotionService(repository, lambda: self.caller),
+            RecallService(repository, lambda: self.caller),
             AccessService(repository, lambda: self.caller, DisabledPrincipals()),
         )
         recording = dict(zip(SERVICES, (_Recording(servicer, self._errors) for servicer in servicers), strict=True))

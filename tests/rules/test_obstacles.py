@@ -27,6 +27,7 @@ from modelregistry.v1.promotion_service_pb2 import (
     CheckPromotionResponse,
     RollbackBranchRequest,
 )
+from modelregistry.v1.recall_service_pb2 import BatchRollbackRequest, BranchRollback, Yank
 from server.core import cancellation, rids
 from server.core.cancellation import Call, CallOver
 from server.core.errors import RegistryError
@@ -36,6 +37,7 @@ from server.rules.models import create_model_version
 from server.rules.obstacles import OBSTACLES
 from server.rules.promotion import (
     batch_promote_versions,
+    batch_rollback,
     check_promotion,
     promote_version,
     rollback_branch,
@@ -63,6 +65,7 @@ HEAD = rids.new_model_version_rid()
 NOW_MS = 1_000_000
 REQUEST_ID = "6a3e0c3f-8e7b-4b58-9d9c-0d3c3ff1a3a7"
 NUMBER = 3
+YANK = Yank(rid=rids.new_yank_rid(), model_version_rid=SOURCE.rid, reason="poisoned", yanked_by="user:joe")
 
 
 class Case(NamedTuple):
@@ -77,6 +80,7 @@ class Case(NamedTuple):
     errors: int
     promotion_only: bool = False
     lock: str = "none"
+    is_yanked: bool = False
 
     @property
     def policy(self) -> BranchPolicy:
@@ -102,6 +106,7 @@ class Case(NamedTuple):
             ("BranchLocked", self.lock == "holds"),
             ("ModelVersionNotFound", self.source == "absent"),
             ("UnsupportedModelSource", self.source == "legacy"),
+            ("VersionYanked", self.is_yanked and self.source != "absent"),
             ("BranchHeadChanged", self.expected_head is not None and self.expected_head != (HEAD if self.head else "")),
             (
                 "ModelApiIncompatible",
@@ -138,12 +143,13 @@ CASES = [
         (0, 2),
         (False,),
         ("none", "holds"),
+        (False, True),
     )
 ]
 CREATIONS = [
     case._replace(promotion_only=promotion_only)
     for case in CASES
-    if (case.source, case.expected_head) == ("there", None)
+    if (case.source, case.expected_head, case.is_yanked) == ("there", None, False)
     for promotion_only in (False, True)
 ]
 
@@ -190,7 +196,8 @@ class Storage:
         head = Head(HEAD, digest, 0) if case.head else None
         end = BranchEnd(NUMBER + 2 if head else 1, head, (case.policy,), 1 if head else None)  # type: ignore[arg-type]
         verdict = Verdict(1, case.errors) if case.head == "other content" and case.source != "absent" else None
-        return PromotionFacts(case.role, self._stored(), end, verdict, NOW_MS)  # type: ignore[arg-type]
+        yank = YANK if case.is_yanked and case.source != "absent" else None
+        return PromotionFacts(case.role, self._stored(), end, verdict, NOW_MS, yank)  # type: ignore[arg-type]
 
     def find_numbered_version(self, *_: object) -> StoredVersion | None:
         return self._stored()
@@ -284,11 +291,20 @@ def test_a_rollback_has_the_same_obstacles_but_for_those_of_its_source() -> None
             reason="the way back",
             request_id=None if case.earlier == "none" else REQUEST_ID,
         )
+        entry = BranchRollback(
+            model_rid=request.model_rid,
+            to_version_number=NUMBER,
+            expected_head_version_rid=case.expected_head,
+            reason=request.reason,
+        )
+        batch = BatchRollbackRequest(rollbacks=[entry], request_id=None if case.earlier == "none" else REQUEST_ID)
         of_source = "VersionNumberNotFound" if case.head else "BranchNotFound"
         expected = [of_source if name == "ModelVersionNotFound" else name for name in case.expected]
         expected = [name for name in expected if name not in ("ModelApiIncompatible", "BranchLocked")]
         tx: Any = Storage(case, request)
         assert _names(lambda tx=tx, request=request: rollback_branch(tx, JANE, request)) == expected[:1], case
+        tx = Storage(case, batch)
+        assert _names(lambda tx=tx, batch=batch: batch_rollback(tx, JANE, batch)) == expected[:1], case
 
 
 def test_a_version_that_is_created_has_the_same_obstacles_but_for_those_of_its_source() -> None:

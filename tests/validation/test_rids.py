@@ -37,6 +37,7 @@ from modelregistry.v1.promotion_service_pb2 import (
     RollbackBranchRequest,
     SetBranchPolicyRequest,
 )
+from modelregistry.v1.recall_service_pb2 import BatchRollbackRequest, BranchRollback, UnyankVersionRequest
 from server.core.errors import FieldViolation, InvalidArgument
 from server.validation import validate
 from server.validation.table import OF_REQUESTS, RULES
@@ -57,6 +58,7 @@ SENTENCES = {
     ("model",): "must be the RID of a model, like ri.models.main.model.<uuid>,",
     ("model-version",): "must be the RID of a model-version, like ri.models.main.model-version.<uuid>,",
     ("promotion",): "must be the RID of a promotion, like ri.models.main.promotion.<uuid>,",
+    ("yank",): "must be the RID of a yank, like ri.models.main.yank.<uuid>,",
     ("folder",): "must be the RID of a folder, like ri.<service>.<instance>.folder.<locator>,",
     MODEL_OR_FOLDER: "must be the RID of a model, like ri.models.main.model.<uuid>,"
     " or the RID of a folder, like ri.<service>.<instance>.folder.<locator>,",
@@ -100,6 +102,19 @@ RID_FIELDS: list[tuple[Message, str, tuple[str, ...], str]] = [
     (GetLineageRequest(), "model_version_rid", ("model-version",), "missing"),
     (SetBranchPolicyRequest(compatibility=COMPATIBILITY_MODE_OFF), "model_rid", ("model",), "missing"),
     (GetBranchPolicyRequest(), "model_rid", ("model",), "missing"),
+    (UnyankVersionRequest(), "yank_rid", ("yank",), "missing"),
+    (
+        BatchRollbackRequest(rollbacks=[BranchRollback(to_version_number=1)]),
+        "rollbacks[0].model_rid",
+        ("model",),
+        "missing",
+    ),
+    (
+        BatchRollbackRequest(rollbacks=[BranchRollback(model_rid=MODEL, to_version_number=1)]),
+        "rollbacks[0].expected_head_version_rid",
+        ("model-version",),
+        "wrong",
+    ),
     (GrantRoleRequest(principal="user:u", role=ROLE_OWNER), "resource_rid", MODEL_OR_FOLDER, "missing"),
     (RevokeRoleRequest(principal="user:u"), "resource_rid", MODEL_OR_FOLDER, "missing"),
     (ListGrantsRequest(), "resource_rid", MODEL_OR_FOLDER, "missing"),
@@ -134,7 +149,8 @@ def with_rid(message: Message, path: str, rid: str) -> Message:
     *parents, name = path.split(".")
     holder: Any = changed
     for parent in parents:
-        holder = getattr(holder, parent)
+        field, _, index = parent.removesuffix("]").partition("[")
+        holder = getattr(holder, field)[int(index)] if index else getattr(holder, field)
     if name.endswith("]"):
         list_name, index = name.removesuffix("]").split("[")
         getattr(holder, list_name)[int(index)] = rid

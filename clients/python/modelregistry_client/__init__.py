@@ -18,6 +18,7 @@ from modelregistry.v1.access_service_pb2_grpc import AccessServiceStub
 from modelregistry.v1.model_service_pb2 import DownloadModelFilesRequest, UploadModelFilesResponse
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceStub
+from modelregistry.v1.recall_service_pb2_grpc import RecallServiceStub
 from modelregistry_client.calls import Calls
 from modelregistry_client.channels import channel_credentials, channel_options
 from modelregistry_client.errors import FieldViolation as FieldViolation
@@ -66,6 +67,7 @@ class Registry:
         calls = cast("grpc.Channel", Calls(channel, token))
         self.models = ModelServiceStub(calls)
         self.promotions = PromotionServiceStub(calls)
+        self.recalls = RecallServiceStub(calls)
         self.access = AccessServiceStub(calls)
 
     def upload_files(

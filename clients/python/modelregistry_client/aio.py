@@ -21,6 +21,7 @@ from modelregistry.v1.model_service_pb2 import (
 )
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceStub
+from modelregistry.v1.recall_service_pb2_grpc import RecallServiceStub
 from modelregistry_client.channels import channel_credentials, channel_options
 from modelregistry_client.errors import InvalidArgument, RegistryError, failures_typed
 from modelregistry_client.files import TRANSFER_SECONDS, Download, DownloadedFiles, Upload
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from modelregistry.v1.access_service_pb2_grpc import AccessServiceAsyncStub
     from modelregistry.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceAsyncStub
+    from modelregistry.v1.recall_service_pb2_grpc import RecallServiceAsyncStub
 
 # How long to wait for the reason of a refusal.
 _REFUSAL_SECONDS = 10.0
@@ -67,6 +69,7 @@ class Registry:
         calls = cast("grpc.aio.Channel", _Typed(channel))
         self.models: ModelServiceAsyncStub = ModelServiceStub(calls)
         self.promotions: PromotionServiceAsyncStub = PromotionServiceStub(calls)
+        self.recalls: RecallServiceAsyncStub = RecallServiceStub(calls)
         self.access: AccessServiceAsyncStub = AccessServiceStub(calls)
 
     async def upload_files(

@@ -74,6 +74,22 @@ class BranchPolicyChanged(RegistryError):
     actual_revision = Parameter(int)
 
 
+class VersionYanked(RegistryError):
+    """The version must not be promoted, nor rolled back to; all but its RID is empty if the caller may not know it."""
+
+    model_version_rid = Parameter(str)
+    yank_rid = Parameter(str)
+    yanked_version_rid = Parameter(str)
+    yanked_by = Parameter(str)
+    reason = Parameter(str)
+
+
+class YankNotFound(RegistryError):
+    """No such yank, or none of a version that the caller may see."""
+
+    yank_rid = Parameter(str)
+
+
 class PromotionNotFound(RegistryError):
     """No such promotion, or none that the caller may see."""
 
@@ -178,6 +194,12 @@ class CreateModelVersionPermissionDenied(RegistryError):
 
 class CreateModelPermissionDenied(RegistryError):
     """The caller may not create models in the folder."""
+
+
+class RecallPermissionDenied(RegistryError):
+    """The caller sees the version, but may not yank it, or not its lineage, or not take the yank back."""
+
+    model_rid = Parameter(str)
 
 
 class AccessPermissionDenied(RegistryError):

@@ -44,7 +44,8 @@ class DiskReserve:
         """Return unless the reserve was given up. Raises StorageUnavailable."""
         if self._is_given_up():
             raise no_room_for_database(
-                "Until it has room again, only RevokeRole, DisablePrincipal and RollbackBranch are carried out."
+                "Until it has room again, only RevokeRole, DisablePrincipal, RollbackBranch, BatchRollback and"
+                " YankVersion are carried out."
             ) from OSError(f"{self._path} was given up, and there is no room for it yet")
 
     def give_up(self) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import accumulate
 
-from sqlalchemy import BigInteger, Select, bindparam, func, select, union
+from sqlalchemy import CTE, BigInteger, Select, bindparam, func, select, union
 
 from modelregistry.v1.promotion_pb2 import LineageNode
 from server.core.caller import Caller
@@ -15,34 +14,48 @@ from server.storage.contract import Lineage
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import Cursors
 from server.storage.sql.origins import visible_key
+from server.storage.sql.pages import messages_that_fit
 from server.storage.sql.rows import AnyColumns, AnyRow
 from server.storage.sql.statements import for_callers, principals
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, versions
 from server.storage.sql.unit_of_work import UnitOfWork
 from server.storage.sql.visibility import model_is_visible
 
-# What a message adds to a node in it, at most: a tag and a length.
-_OVERHEAD_BYTES = 6
 # Before and behind every key.
 _BEFORE_ALL, _BEHIND_ALL = 0, 2**63 - 1
 
 
 def get_lineage(work: UnitOfWork, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
     """See the contract."""
-    traced = work.session.one(_traced(caller), {"version_rid": model_version_rid} | principals(caller))
-    if traced.id is None:
-        raise ModelVersionNotFound(model_rid="", model_version_rid=model_version_rid)
-    cursors = Cursors(traced.secret)
+    traced, cursors = trace(work, model_version_rid, caller)
     # Keys are taken in order, but not committed in order. Within the bound, what a version was promoted from was there
     # when the first page was read; beyond it, that may have been committed afterwards.
     last, bound = (_BEFORE_ALL, _BEHIND_ALL) if page.after is None else cursors.numbers(page.after)
-    parameters = {"traced": traced.id, "last": last, "bound": bound, "count": page.size + 1}
+    parameters = {"traced": traced, "last": last, "bound": bound, "count": page.size + 1}
     rows = work.session.all(_nodes(caller), parameters | principals(caller))
-    nodes = [_to_node(row, partial(cursors.name, traced.id)) for row in rows[: page.size]]
-    filled = accumulate(node.ByteSize() + _OVERHEAD_BYTES for node in nodes)
-    nodes = nodes[: max(1, sum(size <= work.fitting_bytes for size in filled))]
+    nodes = [_to_node(row, partial(cursors.name, traced)) for row in rows[: page.size]]
+    nodes = messages_that_fit(nodes, work.fitting_bytes)
     following = cursors.position(rows[len(nodes) - 1].id, rows[0].newest) if len(nodes) < len(rows) else None
-    return Lineage(Page(nodes, following), cursors.name(traced.id, traced.id))
+    return Lineage(Page(nodes, following), cursors.name(traced, traced))
+
+
+def trace(work: UnitOfWork, model_version_rid: str, caller: Caller) -> tuple[int, Cursors]:
+    """Return the key of a version, and cursors for pages of what is about it. Raises ModelVersionNotFound."""
+    traced = work.session.one(_traced(caller), {"version_rid": model_version_rid} | principals(caller))
+    if traced.id is None:
+        raise ModelVersionNotFound(model_rid="", model_version_rid=model_version_rid)
+    return traced.id, Cursors(traced.secret)
+
+
+def descendants(traced: Select[*AnyColumns]) -> CTE:
+    """A version, by its `id`, and all that was promoted from it, at whatever distance."""
+    down = traced.cte("descendants", recursive=True)
+    origin = versions.alias("origin")
+    return down.union(
+        select(promotions.c.version_id)
+        .join_from(down, origin, origin.c.id == down.c.id)
+        .join(promotions, promotions.c.source_rid == origin.c.rid)
+    )
 
 
 @for_callers
@@ -64,13 +77,7 @@ def _nodes(caller: Caller) -> Select[*AnyColumns]:
         .join_from(up, promotions, promotions.c.version_id == up.c.id)
         .join(source, source.c.rid == promotions.c.source_rid)
     )
-    down = traced.cte("descendants", recursive=True)
-    origin = versions.alias("origin")
-    down = down.union(
-        select(promotions.c.version_id)
-        .join_from(down, origin, origin.c.id == down.c.id)
-        .join(promotions, promotions.c.source_rid == origin.c.rid)
-    )
+    down = descendants(traced)
     related = union(select(up.c.id), select(down.c.id)).subquery("related")
     # First the page and then what is said of each version, so that no database plans it the other way round.
     listed = (

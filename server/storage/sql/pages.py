@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, TypeVar
 
+from google.protobuf.message import Message
 from sqlalchemy import ColumnElement, FromClause, Select, Table, bindparam, func, or_, select, true
 
 from server.storage.paging import Page
 from server.storage.sql.rows import AnyRow
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+# What a message adds to one that is in it, at most: a tag and a length.
+_OVERHEAD_BYTES = 6
 
 
 def with_payloads(
@@ -50,6 +56,12 @@ def with_payloads(
 def that_fit(rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
     """The rows that fit into one message."""
     return [row for row in rows if row.fits]
+
+
+def messages_that_fit(messages: list[M], fitting_bytes: int) -> list[M]:
+    """The first messages, one at least, and no more than fit into one message together."""
+    filled = accumulate(message.ByteSize() + _OVERHEAD_BYTES for message in messages)
+    return messages[: max(1, sum(size <= fitting_bytes for size in filled))]
 
 
 def page_of(rows: Sequence[AnyRow], kept: Sequence[AnyRow], position: str, to_item: Callable[[AnyRow], T]) -> Page[T]:

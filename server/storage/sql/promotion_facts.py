@@ -28,6 +28,7 @@ from server.storage.contract import (
 from server.storage.sql.branch_policies import REVISION, stored_rules
 from server.storage.sql.decisions import mark
 from server.storage.sql.origins import hides_root, visible_key
+from server.storage.sql.recalls import stopping_yank, suspect
 from server.storage.sql.rows import AnyColumns, AnyRow
 from server.storage.sql.session import Conflict
 from server.storage.sql.statements import Statement, for_callers, principals, upsert
@@ -70,6 +71,7 @@ def get_promotion_facts(work: UnitOfWork, wanted: WantedPromotion, caller: Calle
         source=_source_of(work, wanted, row),
         branch=_branch_end(row),
         verdict=None if row.verdict_id is None else Verdict(row.verdict_id, row.error_count),
+        yank=stopping_yank(work, row.suspect, caller),
         now_ms=work.clock_ms(),
     )
 
@@ -192,7 +194,7 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
         .scalar_subquery()
     )
     source = (
-        select(versions.c.id, versions.c.content_digest, hides_root(caller))
+        select(versions.c.id, versions.c.content_digest, hides_root(caller), suspect())
         .where(versions.c.id == visible_key(caller, bindparam("source_rid")))
         .subquery("source")
     )
@@ -206,6 +208,7 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
             role_on_model(caller).label("role"),
             source.c.id.label("source_key"),
             source.c.hides_root,
+            source.c.suspect,
             branches.c.id.label("branch_key"),
             branches.c.version_count,
             branches.c.chain,

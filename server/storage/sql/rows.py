@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, NamedTuple, TypeAlias
 
 from google.protobuf.message import Message
@@ -38,7 +39,7 @@ AnyRow = Row[*AnyColumns]
 # Of UTF-8; databases count characters.
 MAX_BYTES_A_CHARACTER = 4
 # What a field adds to the bytes of its value, and what the fields of a fixed size take, in a message at most.
-_OVERHEAD_BYTES = 96
+_OVERHEAD_BYTES = 98
 
 
 class Content(NamedTuple):
@@ -115,19 +116,24 @@ def to_stored_version(row: AnyRow) -> StoredVersion:
     return StoredVersion(to_version(row), row.content_digest, row.legacy_source)
 
 
-def for_caller(stored: StoredVersion, row: AnyRow) -> StoredVersion:
-    """Return a version for the caller of a row with the columns of `origins.hidden_origins`."""
-    return stored._replace(hides_source=bool(row.hides_source), hides_root=bool(row.hides_root))
+def for_caller(stored: StoredVersion, row: AnyRow, yanked: Container[int]) -> StoredVersion:
+    """Return a version for the caller of a row with the columns of `origins.hidden_origins` and `recalls.suspect`.
+
+    `yanked` are the keys of those that are yanked.
+    """
+    return stored._replace(
+        hides_source=bool(row.hides_source), hides_root=bool(row.hides_root), is_yanked=row.suspect in yanked
+    )
 
 
-def to_seen_version(row: AnyRow) -> ModelVersion:
+def to_seen_version(row: AnyRow, yanked: Container[int]) -> ModelVersion:
     """Return the version of a row as the row's caller may see it."""
-    return for_caller(to_stored_version(row), row).as_seen()
+    return for_caller(to_stored_version(row), row, yanked).as_seen()
 
 
-def to_branch(row: AnyRow) -> Branch:
+def to_branch(row: AnyRow, yanked: Container[int]) -> Branch:
     """Return the branch whose head is the version of the row."""
-    return Branch(name=row.branch, head=to_seen_version(row), version_count=row.version_number)
+    return Branch(name=row.branch, head=to_seen_version(row, yanked), version_count=row.version_number)
 
 
 def timestamp(milliseconds: int) -> Timestamp:

@@ -242,6 +242,33 @@ promotions = Table(
     ),
 )
 
+# Append-only: which version was yanked, by whom, when and why; `root_rid` is the version's. A yank holds as long as
+# there is no row of `unyanks` for it.
+yanks = Table(
+    "yanks",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("rid", CodePointText, nullable=False, unique=True),
+    Column("version_id", ForeignKey(versions.c.id), nullable=False),
+    Column("root_rid", CodePointText, nullable=False),
+    Column("scope", SmallInteger, nullable=False),
+    Column("reason", CodePointText, nullable=False),
+    Column("yanked_by", CodePointText, nullable=False),
+    Column("yanked_time", BigInteger, nullable=False),
+    Index("ix_yanks_root_rid_id", "root_rid", "id"),
+    Index("ix_yanks_version_id_id", "version_id", "id"),
+)
+
+# Append-only: which yank was taken back, by whom, when and why.
+unyanks = Table(
+    "unyanks",
+    metadata,
+    Column("yank_id", ForeignKey(yanks.c.id), primary_key=True),
+    Column("reason", CodePointText),
+    Column("unyanked_by", CodePointText, nullable=False),
+    Column("unyanked_time", BigInteger, nullable=False),
+)
+
 # Append-only: who set which policy of a branch, and when. The newest one holds.
 branch_policies = Table(
     "branch_policies",

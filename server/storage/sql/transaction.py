@@ -12,6 +12,7 @@ from server.storage.sql import (
     principals,
     promotion_facts,
     promotion_records,
+    recalls,
     versions,
 )
 from server.storage.sql.unit_of_work import UnitOfWork
@@ -42,6 +43,9 @@ class SqlReader(UnitOfWork):
     get_promotion_rid = promotion_records.get_promotion_rid
     list_promotions = promotion_records.list_promotions
     get_lineage = lineage.get_lineage
+    find_yank = recalls.find_yank
+    list_yanks = recalls.list_yanks
+    list_live_copies = recalls.list_live_copies
 
     get_role = grants.get_role
     owners = grants.owners
@@ -72,6 +76,8 @@ class SqlTransaction(SqlReader):
     claim_request = promotion_facts.claim_request
     append_promoted = promotion_records.append_promoted
     add_policy = branch_policies.add_policy
+    add_yank = recalls.add_yank
+    take_yank_back = recalls.take_yank_back
 
     set_grant = grants.set_grant
     remove_grant = grants.remove_grant

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     BindParameter,
@@ -28,6 +28,7 @@ from server.storage.contract import BranchEnd, StoredVersion
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.origins import hidden_origins, visible_key
 from server.storage.sql.pages import page_of, that_fit, with_payloads
+from server.storage.sql.recalls import suspect, yanked_keys
 from server.storage.sql.rows import (
     MAX_BYTES_A_CHARACTER,
     VERSION_COLUMNS,
@@ -46,6 +47,8 @@ from server.storage.sql.statements import Statement, for_callers, principals, up
 from server.storage.sql.tables import branch_id, branches, contents, is_head, model_id, models, versions
 from server.storage.sql.unit_of_work import UnitOfWork
 from server.storage.sql.visibility import model_is_visible
+
+T = TypeVar("T")
 
 # Greater than every number of a version: where a list without a position begins, since the newest are first.
 AFTER_ALL = 2**31 - 1
@@ -87,7 +90,7 @@ def get_branch(work: UnitOfWork, model_rid: str, branch: str, caller: Caller) ->
     if row.head_rid is None:
         raise BranchNotFound(model_rid=model_rid, branch_name=branch)
     known = work.versions.get(row.head_rid)
-    head = find_version(work, row.head_rid, caller) if known is None else for_caller(known, row)
+    head = find_version(work, row.head_rid, caller) if known is None else _stored(work, row, known)
     if head is None:  # Hidden from the caller since the statement before.
         raise ModelNotFound(model_rid=model_rid)
     return Branch(name=branch, head=head.as_seen(), version_count=row.version_count)
@@ -96,7 +99,7 @@ def get_branch(work: UnitOfWork, model_rid: str, branch: str, caller: Caller) ->
 def list_branches(work: UnitOfWork, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
     """See the contract."""
     rows = _listed(work, _branches_of_model, model_rid, caller, page, after=page.after or "")
-    return page_of(rows, that_fit(rows[: page.size]), "branch", to_branch)
+    return _page_of(work, rows, page, "branch", to_branch)
 
 
 def list_versions(
@@ -105,7 +108,7 @@ def list_versions(
     """See the contract."""
     before = AFTER_ALL if page.after is None else page.after
     rows = _listed(work, _versions_of_branch, model_rid, caller, page, branch=branch, before=before)
-    return page_of(rows, that_fit(rows[: page.size]), "version_number", to_seen_version)
+    return _page_of(work, rows, page, "version_number", to_seen_version)
 
 
 def get_model_api(work: UnitOfWork, content_digest: bytes) -> ModelApi:
@@ -211,7 +214,7 @@ def _stored(work: UnitOfWork, row: AnyRow | None, known: StoredVersion | None = 
     if known is None:
         known = to_stored_version(row)
         work.versions_read.append(known)
-    return for_caller(known, row)
+    return for_caller(known, row, yanked_keys(work, [row.suspect]))
 
 
 def _require_fitting(work: UnitOfWork, payload: bytes) -> None:
@@ -235,6 +238,20 @@ def _listed(
     return [row for row in rows if row.rid is not None]
 
 
+def _page_of(
+    work: UnitOfWork, rows: Sequence[AnyRow], page: PageRequest, position: str, to_item: Callable[[AnyRow, set[int]], T]
+) -> Page[T]:
+    """Make a page of as many rows as fit into one message."""
+    kept = that_fit(rows[: page.size])
+    yanked = yanked_keys(work, [row.suspect for row in kept])
+    return page_of(rows, kept, position, lambda row: to_item(row, yanked))
+
+
+def _told_anew(caller: Caller) -> tuple[ColumnElement[Any], ...]:
+    """What is told of the row of `versions`, and is not for ever: what is hidden of its origins, if it is suspect."""
+    return (*hidden_origins(caller), suspect())
+
+
 def _with_contents(*columns: ColumnElement[Any]) -> Select[*AnyColumns]:
     """All versions, each with its content, and these columns."""
     # By a subquery and not by a join: it is read of what is visible, and of nothing else.
@@ -248,19 +265,19 @@ def _with_contents(*columns: ColumnElement[Any]) -> Select[*AnyColumns]:
 
 @for_callers
 def _version(caller: Caller) -> Select[*AnyColumns]:
-    return _with_contents(*hidden_origins(caller)).where(versions.c.id == visible_key(caller, _version_rid))
+    return _with_contents(*_told_anew(caller)).where(versions.c.id == visible_key(caller, _version_rid))
 
 
 @for_callers
 def _sight(caller: Caller) -> Select[*AnyColumns]:
     """A row if a version is there and visible, found as `_version` finds it."""
-    hidden = select(*hidden_origins(caller)).select_from(versions)
+    hidden = select(*_told_anew(caller)).select_from(versions)
     return hidden.where(versions.c.id == visible_key(caller, _version_rid))
 
 
 @for_callers
 def _numbered_version(caller: Caller) -> Select[*AnyColumns]:
-    return _with_contents(*hidden_origins(caller)).where(
+    return _with_contents(*_told_anew(caller)).where(
         versions.c.branch_id == branch_id(_model_rid, _branch_name),
         versions.c.version_number == bindparam("number"),
         model_is_visible(caller),
@@ -271,7 +288,7 @@ def _numbered_version(caller: Caller) -> Select[*AnyColumns]:
 def _branch(caller: Caller) -> Select[*AnyColumns]:
     """The RID of a branch's head, or NULL; no row if the model is absent or invisible."""
     return (
-        select(versions.c.rid.label("head_rid"), branches.c.version_count, *hidden_origins(caller))
+        select(versions.c.rid.label("head_rid"), branches.c.version_count, *_told_anew(caller))
         .select_from(models)
         .outerjoin(branches, and_(branches.c.model_id == models.c.id, branches.c.name == _branch_name))
         .outerjoin(versions, is_head)
@@ -289,7 +306,7 @@ def _versions_of_branch(caller: Caller) -> Select[*AnyColumns]:
             _branch_name.label("branch"),
             version_bytes(_model_rid, MAX_BYTES_A_CHARACTER * func.length(_branch_name)).label("size"),
             contents.c.file_digest,
-            *hidden_origins(caller),
+            *_told_anew(caller),
         )
         .join_from(versions, contents, contents.c.digest == versions.c.content_digest)
         # As a value and not as a join: only then does PostgreSQL walk the index instead of sorting the branch.
@@ -317,7 +334,7 @@ def _branches_of_model(caller: Caller) -> Select[*AnyColumns]:
             branches.c.name.label("branch"),
             version_bytes(_model_rid, names).label("size"),
             contents.c.file_digest,
-            *hidden_origins(caller),
+            *_told_anew(caller),
         )
         .join_from(branches, versions, is_head)
         .join(contents, contents.c.digest == versions.c.content_digest)

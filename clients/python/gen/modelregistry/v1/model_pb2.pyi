@@ -78,6 +78,7 @@ class ModelVersion(_message.Message):
     VERSION_NUMBER_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     ROOT_MODEL_VERSION_RID_FIELD_NUMBER: _builtins.int
+    YANKED_FIELD_NUMBER: _builtins.int
     rid: _builtins.str
     """Output only. The version's RID, `ri.models.main.model-version.<uuid>`."""
     linked_experiment: _builtins.str
@@ -93,6 +94,10 @@ class ModelVersion(_message.Message):
     root_model_version_rid: _builtins.str
     """Output only. The RID of the version at which the chain of promotions began: this version itself
     if it was not promoted. Empty if the caller may not see that version.
+    """
+    yanked: _builtins.bool
+    """Output only. Whether the version is yanked, or one that it was promoted from, or its whole lineage: then it can be
+    promoted and rolled back to no more. RecallService has more.
     """
     @_builtins.property
     def model_api(self) -> _model_api_pb2.ModelApi:
@@ -129,10 +134,11 @@ class ModelVersion(_message.Message):
         version_number: _builtins.int = ...,
         created_by: _builtins.str = ...,
         root_model_version_rid: _builtins.str = ...,
+        yanked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_linked_experiment", b"_linked_experiment", "created_time", b"created_time", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_linked_experiment", b"_linked_experiment", "backing_repositories", b"backing_repositories", "branch", b"branch", "conda_requirements", b"conda_requirements", "created_by", b"created_by", "created_time", b"created_time", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "model_rid", b"model_rid", "rid", b"rid", "root_model_version_rid", b"root_model_version_rid", "source", b"source", "version_number", b"version_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_linked_experiment", b"_linked_experiment", "backing_repositories", b"backing_repositories", "branch", b"branch", "conda_requirements", b"conda_requirements", "created_by", b"created_by", "created_time", b"created_time", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "model_rid", b"model_rid", "rid", b"rid", "root_model_version_rid", b"root_model_version_rid", "source", b"source", "version_number", b"version_number", "yanked", b"yanked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__linked_experiment: _TypeAlias = _typing.Literal["linked_experiment"]  # noqa: Y015
     _WhichOneofArgType__linked_experiment: _TypeAlias = _typing.Literal["_linked_experiment", b"_linked_experiment"]  # noqa: Y015

@@ -59,7 +59,7 @@ class PromotionServiceStub:
     Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
     INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
     PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, ModelApiIncompatible).
+    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, ModelApiIncompatible).
     """
     RollbackBranch: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.RollbackBranchRequest, _model_pb2.ModelVersion]
     """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
@@ -69,8 +69,8 @@ class PromotionServiceStub:
     Scope api:models-write; promoter on the model. Fails, in this order, with INVALID_ARGUMENT (InvalidBranchName),
     NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
     (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked, without a reason), NOT_FOUND
-    (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and
-    FAILED_PRECONDITION (VersionAlreadyHead).
+    (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION
+    (VersionYanked), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
     """
     GetPromotion: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetPromotionRequest, _promotion_pb2.Promotion]
     """Returns the record of a promotion.
@@ -173,7 +173,7 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
     INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
     PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, ModelApiIncompatible).
+    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, ModelApiIncompatible).
     """
     RollbackBranch: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.RollbackBranchRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
@@ -183,8 +183,8 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     Scope api:models-write; promoter on the model. Fails, in this order, with INVALID_ARGUMENT (InvalidBranchName),
     NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
     (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked, without a reason), NOT_FOUND
-    (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and
-    FAILED_PRECONDITION (VersionAlreadyHead).
+    (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION
+    (VersionYanked), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
     """
     GetPromotion: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetPromotionRequest, _promotion_pb2.Promotion]  # type: ignore[assignment]
     """Returns the record of a promotion.
@@ -296,7 +296,7 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
         INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
         PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, ModelApiIncompatible).
+        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, ModelApiIncompatible).
         """
 
     @_abc_1.abstractmethod
@@ -312,8 +312,8 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         Scope api:models-write; promoter on the model. Fails, in this order, with INVALID_ARGUMENT (InvalidBranchName),
         NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
         (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked, without a reason), NOT_FOUND
-        (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and
-        FAILED_PRECONDITION (VersionAlreadyHead).
+        (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION
+        (VersionYanked), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
         """
 
     @_abc_1.abstractmethod
