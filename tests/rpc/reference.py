@@ -481,6 +481,7 @@ class Reference:
             replaced_version_rid=None if replaced is None else replaced.rid,
             created_by=version.created_by,
             reason=request.reason if request.HasField("reason") else None,
+            policy_revision=self._policy(version.model_rid, version.branch).revision or None,
             **_counted(findings),
         )
         return version
