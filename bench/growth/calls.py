@@ -65,6 +65,10 @@ def _deep_promotion(filled: Filled, _: random.Random) -> dict[str, Any]:
     return {"model_rid": filled.deep_model, "source_model_version_rid": filled.hub, "preview": True}
 
 
+def _held_promotion(filled: Filled, _: random.Random) -> dict[str, Any]:
+    return {"model_rid": filled.held_model, "source_model_version_rid": filled.hub, "preview": True}
+
+
 def _rollback(filled: Filled, chance: random.Random) -> dict[str, Any]:
     return {"model_rid": filled.deep_model, "to_version_number": chance.randrange(2, filled.size + 1)}
 
@@ -80,7 +84,7 @@ def _some_yank(filled: Filled, chance: random.Random) -> dict[str, Any]:
 
 
 def _last_models(filled: Filled, _: random.Random) -> dict[str, Any]:
-    everything = sorted((*filled.models, filled.hub_model, filled.deep_model, filled.wide_model))
+    everything = sorted((*filled.models, filled.hub_model, filled.deep_model, filled.held_model, filled.wide_model))
     token = Paging(str, "ListModels", FOLDER).token(everything[-FEW - 1])
     return {"parent_folder_rid": FOLDER, "page_size": FEW, "page_token": token}
 
@@ -148,6 +152,7 @@ CALLS = (
          is_last_page=True, goal=False),
     Call("CheckPromotion", "CheckPromotion", _some_preview),
     Call("CheckPromotion, deep", "CheckPromotion", _deep_promotion),
+    Call("CheckPromotion, deep, ENFORCE_TRANSITIVE", "CheckPromotion", _held_promotion),
     Call("GetBranchPolicy", "GetBranchPolicy", lambda f, c: {"model_rid": _some_model(f, c)}),
     Call("ListBranchPolicyRevisions", "ListBranchPolicyRevisions", lambda f, c: {"model_rid": _some_model(f, c)}),
     Call("ListGrants", "ListGrants", lambda f, c: {"resource_rid": _some_model(f, c)}),
@@ -159,6 +164,7 @@ CALLS = (
     Call("PromoteVersion, with an id", "PromoteVersion",
          lambda f, c: {**_some_preview(f, c), "request_id": str(uuid.uuid4())}),
     Call("PromoteVersion, deep", "PromoteVersion", _deep_promotion, adds=1),
+    Call("PromoteVersion, deep, ENFORCE_TRANSITIVE", "PromoteVersion", _held_promotion),
     Call(f"BatchPromoteVersions, {FEW}", "BatchPromoteVersions", _some_promotions),
     Call("RollbackBranch, deep", "RollbackBranch", _rollback, adds=1),
     Call(f"BatchRollback, {FEW}", "BatchRollback", _some_rollbacks),

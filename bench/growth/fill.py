@@ -1,8 +1,9 @@
 """Fills an empty database fast, with rows such as years of use leave there.
 
 A registry of size N holds N versions in branches of 100, half of them registered and half promoted from the other half;
-N promotions of one version into one deep branch; a model with N / 100 branches; and a request id for every tenth
-version. Keys are counted here as the database will count them.
+N promotions of one version into one deep branch; a branch with N versions that holds to the Model APIs of all its
+heads, of which there are some; a model with N / 100 branches; and a request id for every tenth version. Keys are
+counted here as the database will count them.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, selec
 from bench.growth.writing import Row, Writer
 from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE_TRANSITIVE
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource, SdkSource
-from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION
+from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, BranchPolicy
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.rules.compatibility import RULES_VERSION
 from server.storage.sql.rows import Content, content_of
 from server.storage.sql.tables import (
+    branch_model_apis,
+    branch_policies,
     branches,
     contents,
     grant_changes,
@@ -42,6 +46,7 @@ from server.storage.sql.tables import (
     yanks,
 )
 
+HELD_APIS = 16  # Model APIs that heads of the branch have had which holds to all of them
 DEPTH = 100  # of the branches that are not deep
 BRANCH = "master"
 _CACHE_KIBIBYTES = 2**20
@@ -62,6 +67,7 @@ class Filled:
     hub_model: str
     hub: str  # the version that was promoted so often
     deep_model: str
+    held_model: str  # whose branch holds to all its heads
     wide_model: str
     branches: int  # of the wide model
     yanks: tuple[str, ...]  # of its versions, each taken back
@@ -103,18 +109,20 @@ class _Filler:
 
     def fill(self) -> Filled:
         """Put all in."""
-        rids = {name: self._rid("model") for name in ("hub", "deep", "wide")}
+        rids = {name: self._rid("model") for name in ("hub", "deep", "held", "wide")}
         spread = [self._rid("model") for _ in range(2 * self._pairs)]
         hub = self._rid("model-version")
         wide = self._size // DEPTH
         self._writer.insert(models, map(self._model, [*spread, *rids.values()]))
-        counts = [*[DEPTH] * len(spread), 1, self._size]
+        counts = [*[DEPTH] * len(spread), 1, self._size, self._size]
         self._writer.insert(branches, (_branch(key, BRANCH, count) for key, count in enumerate(counts, start=1)))
-        wide_key = len(spread) + 3
+        held_key, wide_key = len(spread) + 3, len(spread) + 4
         self._writer.insert(branches, (_branch(wide_key, f"branch-{number:07}", 1) for number in range(wide)))
         self._writer.insert(contents, ({**c._asdict(), "size": len(c.payload)} for c in self._contents))
         self._writer.insert(verdicts, map(_verdict, self._contents))
         samples = self._add_versions(spread, rids, hub, wide)
+        self._writer.insert(branch_policies, [self._held_policy(held_key)])
+        self._writer.insert(branch_model_apis, (_held_api(held_key, rids["held"], n) for n in range(HELD_APIS)))
         self._writer.insert(grant_changes, map(self._change, self._grants(spread)))
         self._writer.insert(grants, self._grants(spread))
         self._writer.insert(requests, map(self._request, range(self._size // 10)))
@@ -124,6 +132,7 @@ class _Filler:
             hub_model=rids["hub"],
             hub=hub,
             deep_model=rids["deep"],
+            held_model=rids["held"],
             wide_model=rids["wide"],
             branches=wide,
             before_last_promotions=self._positions[DEPTH],
@@ -160,9 +169,13 @@ class _Filler:
             version_rows.add(row)
             promotion = self._promotion(key, deep_key, rids["hub"], hub, 1, number)
             promotion_rows.add(promotion)
+        before_last = (key - DEPTH, key)
+        for number in range(1, self._size + 1):
+            rid = self._rid("model-version")
+            version_rows.add(self._version(rid, deep_key + 1, number, content, _SDK, rid)[0])
         for number in range(wide):
             rid = self._rid("model-version")
-            row, key_of_wide = self._version(rid, deep_key + 1 + number, 1, content, _SDK, rid)
+            row, key_of_wide = self._version(rid, deep_key + 2 + number, 1, content, _SDK, rid)
             version_rows.add(row)
             yanked.append(self._yank(key_of_wide, rid))
         promotion_rows.flush()
@@ -170,7 +183,6 @@ class _Filler:
         self._writer.insert(unyanks, (_unyank(key) for key in range(1, wide + 1)))
         samples = {"registered": registered, "promoted": promoted, "promotions": records}
         samples["yanks"] = [yank["rid"] for yank in yanked]
-        before_last = (key - DEPTH, key)
         return {**{name: tuple(each) for name, each in samples.items()}, "before_last_of_lineage": before_last}
 
     def _version(
@@ -217,6 +229,18 @@ class _Filler:
             "yanked_time": self._start_ms,
         }
 
+    def _held_policy(self, model_key: int) -> Row:
+        policy = BranchPolicy(compatibility_since_revision=1)
+        return {
+            "model_id": model_key,
+            "branch": BRANCH,
+            "compatibility": COMPATIBILITY_MODE_ENFORCE_TRANSITIVE,
+            "changed_by": _CREATOR,
+            "changed_time": self._start_ms,
+            "revision": 1,
+            "rules": policy.SerializeToString(),
+        }
+
     def _model(self, rid: str) -> Row:
         name = f"model {rid}"
         return {
@@ -256,6 +280,17 @@ class _Filler:
 
 def _branch(model_key: int, name: str, count: int) -> Row:
     return {"model_id": model_key, "name": name, "version_count": count}
+
+
+def _held_api(branch_key: int, model_rid: str, number: int) -> Row:
+    """A Model API by what is no digest of any; its version has the content of all on the branch."""
+    return {
+        "branch_id": branch_key,
+        "level_rid": model_rid,
+        "since_revision": 1,
+        "version_number": number + 1,
+        "api_digest": b"%d" % number,
+    }
 
 
 def _content(number: int) -> Content:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_WIDTH = 10_000
 FINDING = ("rule", "severity", "path", "message")
+_EARLIER = "earlierVersionNumber"
 
 
 def show(message: Message, output: Literal["json", "table"] = "json") -> None:
@@ -65,8 +66,10 @@ def show_findings(
 ) -> None:
     """Print what a comparison found; nothing if that is nothing. The counts are of all, also of those left out."""
     if findings:
-        values = map(to_json, findings)
-        show_rows([{name: str(value.get(name, "")) for name in FINDING} for value in values], file)
+        values = [to_json(finding) for finding in findings]
+        # Which version of the branch was compared with, where that is not the head.
+        of_others = [_EARLIER] if any(_EARLIER in value for value in values) else []
+        show_rows([{name: str(value.get(name, "")) for name in (*FINDING, *of_others)} for value in values], file)
     if more := error_count + warning_count - len(findings):
         say(f"and {more} more")
 

@@ -56,8 +56,11 @@ ToNumber = Annotated[
     int | None, option("--to", "The number of the version to go back to; asked for at a terminal.", metavar="NUMBER")
 ]
 Compatibility = Annotated[
-    Literal["off", "warn", "enforce"] | None,
-    typer.Argument(help="off: nothing is compared; warn: findings are recorded; enforce: errors refuse a new head."),
+    Literal["off", "warn", "enforce", "enforce-transitive"] | None,
+    typer.Argument(
+        help="off: nothing is compared; warn: findings are recorded; enforce: errors refuse a new head;"
+        " enforce-transitive: also those beside the heads before."
+    ),
 ]
 PromotionOnly = Annotated[
     bool | None, option("--promotion-only/--no-promotion-only", "Whether heads come by promotion alone.")
@@ -217,7 +220,9 @@ def set_policy(
     request = SetBranchPolicyRequest(
         model_rid=model_rid,
         branch=branch,
-        compatibility=CompatibilityMode.Value(f"COMPATIBILITY_MODE_{(compatibility or 'unspecified').upper()}"),
+        compatibility=CompatibilityMode.Value(
+            f"COMPATIBILITY_MODE_{(compatibility or 'unspecified').upper().replace('-', '_')}"
+        ),
         promotion_only=promotion_only,
         clear_fields=clear,
         expected_revision=expected_revision,

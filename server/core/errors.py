@@ -393,14 +393,37 @@ class BranchHeadChanged(RegistryError):
     actual_head_version_rid: str
 
 
-class ModelApiIncompatible(RegistryError):
-    """The branch enforces compatibility, and the promotion breaks callers or consumers; findings are violations."""
+class TooManyModelApis(RegistryError):
+    """The heads of the branch have had more Model APIs than a new one is compared with under its policy."""
 
     code = code_pb2.FAILED_PRECONDITION
-    description = "The Model API is not compatible with that of the branch's head; CheckPromotion lists all findings."
+    description = (
+        "The heads of the branch have had more distinct Model APIs since its compatibility is ENFORCE_TRANSITIVE than a"
+        " new one is compared with. An owner of the model or folder whose policy says so sets it to ENFORCE, and then"
+        " to ENFORCE_TRANSITIVE again: it counts from the head of then. RollbackBranch passes."
+    )
+    model_rid: str
+    branch_name: str
+    resource_rid: str
+    since_revision: int
+    limit: int
+
+
+class ModelApiIncompatible(RegistryError):
+    """The branch enforces compatibility, and the new head breaks callers or consumers; findings are violations.
+
+    They are on one version of the branch: its head or, where it is compared with all of them, an earlier one.
+    """
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = (
+        "The Model API is not compatible with that of the branch's head, or of an earlier one that still counts;"
+        " CheckPromotion lists all findings."
+    )
     model_rid: str
     branch_name: str
     error_count: int
+    compared_version_number: int
 
 
 class BranchLocked(RegistryError):

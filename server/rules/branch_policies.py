@@ -60,6 +60,7 @@ def set_branch_policy(
             expected_revision=request.expected_revision,
             actual_revision=policy.revision,
         )
+    compatibility = policy.compatibility
     for name in request.clear_fields:
         policy.ClearField(name)  # type: ignore[arg-type]
     rules = {field.name: value for field, value in request.ListFields() if field.name in POLICY_FIELDS}
@@ -68,6 +69,8 @@ def set_branch_policy(
     policy.MergeFrom(BranchPolicy(**rules))
     if not policy.compatibility and not policy.HasField("folder_rid"):
         policy.compatibility = NO_POLICY.compatibility
+    if policy.compatibility != compatibility:
+        policy.compatibility_since_revision = policy.revision + 1
     return _next_revision(tx, caller, policy)
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWNER, Grant
-from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.model_service_pb2 import (
     CreateModelRequest,
@@ -25,6 +23,7 @@ from server.core.errors import (
     UploadNotFound,
 )
 from server.core.permissions import TO_CREATE_MODELS, TO_CREATE_VERSIONS
+from server.rules.api_history import ENFORCING, NOTHING_MADE, api_histories, newest_broken, record
 from server.rules.compatibility import RULES_VERSION, compare
 from server.rules.idempotency import claim, claim_of, is_repeatable, replayed_results, replayed_version
 from server.rules.obstacles import OF_THE_REQUEST, OF_THE_TARGET, Attempt, Facts, require
@@ -79,15 +78,15 @@ def create_model_version(
     caller: Caller,
     request: CreateModelVersionRequest,
     own_files: Callable[[Transaction], bytes] | None = None,
-    findings: Mapping[Comparison, Promotion] = MappingProxyType({}),
+    findings: Mapping[Comparison, Promotion] = NOTHING_MADE,
 ) -> ModelVersion:
     """Store a version as the new head of a branch, with the files of the upload that it names; it is its own root.
 
     Files that the request brings itself are recorded by `own_files`, which returns their digest. The same request, by
     its id, is carried out once: it returns the same version again, and records no files. Raises ModelNotFound,
     RequestIdAlreadyUsed, CreateModelVersionPermissionDenied, BranchLocked, BranchAcceptsPromotionsOnly, UploadNotFound,
-    RequestTooLarge and ModelApiIncompatible, what `own_files` raises, and ComparisonsNeeded if `findings` lack what the
-    branch's policy asks of its content.
+    RequestTooLarge, TooManyModelApis and ModelApiIncompatible, what `own_files` raises, and ComparisonsNeeded if
+    `findings` lack what the branch's policy asks of its content.
     """
     rid, branch = rids.new_model_version_rid(), branch_of(request)
     attempt = Attempt(PROMOTION_KIND_UNSPECIFIED, request.model_rid, branch, rid)
@@ -114,9 +113,11 @@ def create_model_version(
     )
     file_digest = own_files(tx) if own_files is not None else _uploaded_digest(tx, caller, request)
     content_digest = tx.put_content(version, file_digest)
-    facts = facts.with_source(StoredVersion(version, content_digest, None))
-    require(attempt, _with_findings(facts, findings))
-    return tx.append_version(version, content_digest, branch=facts.stored.branch)
+    facts = _with_findings(tx, attempt, facts.with_source(StoredVersion(version, content_digest, None)), findings)
+    require(attempt, facts)
+    created = tx.append_version(version, content_digest, branch=facts.stored.branch)
+    record(tx, attempt.place, facts.histories)
+    return created
 
 
 def write_version(
@@ -146,15 +147,21 @@ def write_version(
     )
 
 
-def _with_findings(facts: Facts, findings: Mapping[Comparison, Promotion]) -> Facts:
+def _with_findings(tx: Transaction, attempt: Attempt, facts: Facts, findings: Mapping[Comparison, Promotion]) -> Facts:
     """Return facts with what was found, if the policy wants to know. Raises ComparisonsNeeded if it was not."""
-    comparison = facts.comparison
-    if comparison is None or facts.stored.branch.compatibility != COMPATIBILITY_MODE_ENFORCE:
+    end, source, on_head = facts.stored.branch, facts.stored.source, facts.comparison
+    if source is None or end.compatibility not in ENFORCING:
         return facts
-    if comparison not in findings:
-        raise ComparisonsNeeded([comparison])
-    found = findings[comparison]
-    return facts.with_findings(found.error_count, lambda: found)
+    histories = api_histories(tx, attempt.place, end, source)
+    wanted = [on_head] if on_head is not None else []
+    wanted += [comparison for history in histories for comparison in history.lacking]
+    lacking = [comparison for comparison in dict.fromkeys(wanted) if comparison not in findings]
+    if lacking:
+        raise ComparisonsNeeded(lacking)
+    if on_head is not None:
+        found = findings[on_head]
+        facts = facts.with_findings(found.error_count, lambda: found)
+    return facts._replace(histories=histories, broken=newest_broken(tx, histories, findings))
 
 
 def find_replayed_version(reader: Reader, caller: Caller, request: CreateModelVersionRequest) -> ModelVersion | None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED, Role
-from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
 from modelregistry.v1.promotion_pb2 import (
     PROMOTION_KIND_ROLLBACK,
     PROMOTION_KIND_UNSPECIFIED,
@@ -29,12 +28,14 @@ from server.core.errors import (
     PromoteVersionModelPermissionDenied,
     RegistryError,
     RequestIdAlreadyUsed,
+    TooManyModelApis,
     UnsupportedModelSource,
     VersionAlreadyHead,
     VersionNumberNotFound,
     VersionYanked,
 )
 from server.core.permissions import TO_CREATE_VERSIONS, TO_PROMOTE
+from server.rules.api_history import ENFORCING, MOST_APIS, ApiHistory, Broken
 from server.rules.branch_policies import is_locked
 from server.rules.idempotency import Claim
 from server.rules.verdicts import comparison_of, incompatible
@@ -76,7 +77,8 @@ class Facts(NamedTuple):
     """What decides an attempt: what is stored of it, and what is known of the request that it is part of.
 
     `claim` is that request if it has an id, `earlier` the one that was carried out under this id. `error_count` is how
-    many errors were found when the source was compared with the branch's head, and `findings` returns them.
+    many errors were found when the source was compared with the branch's head, and `findings` returns them. `histories`
+    are what it is compared with beside the head, and `broken` is the newest of these with which errors were found.
     """
 
     stored: PromotionFacts
@@ -84,6 +86,8 @@ class Facts(NamedTuple):
     earlier: RequestRecord | None = None
     error_count: int = 0
     findings: Callable[[], Promotion] = Promotion
+    histories: tuple[ApiHistory, ...] = ()
+    broken: Broken | None = None
 
     @property
     def is_repeated(self) -> bool:
@@ -206,11 +210,30 @@ def _already_head(attempt: Attempt, facts: Facts) -> RegistryError | None:
     return VersionAlreadyHead(model_rid=attempt.model_rid, branch_name=attempt.branch, version_number=number)
 
 
+def _too_many_model_apis(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    for history in facts.histories:
+        if history.is_too_long and attempt.kind != PROMOTION_KIND_ROLLBACK:
+            return TooManyModelApis(
+                model_rid=attempt.model_rid,
+                branch_name=attempt.branch,
+                resource_rid=history.period.level_rid,
+                since_revision=history.period.since_revision,
+                limit=MOST_APIS,
+            )
+    return None
+
+
 def _model_api_incompatible(attempt: Attempt, facts: Facts) -> RegistryError | None:
     # After an incident the way back must be open: a rollback records its findings, and they refuse nothing.
-    if attempt.kind == PROMOTION_KIND_ROLLBACK or facts.stored.branch.compatibility != COMPATIBILITY_MODE_ENFORCE:
+    end = facts.stored.branch
+    if attempt.kind == PROMOTION_KIND_ROLLBACK or end.compatibility not in ENFORCING:
         return None
-    return incompatible(facts.findings(), attempt.model_rid, attempt.branch) if facts.error_count else None
+    if facts.error_count:
+        return incompatible(facts.findings(), attempt.model_rid, attempt.branch, end.next_number - 1)
+    if facts.broken is not None:
+        found, number = facts.broken.findings(), facts.broken.version_number
+        return incompatible(found, attempt.model_rid, attempt.branch, number, is_earlier=True)
+    return None
 
 
 Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]
@@ -221,7 +244,7 @@ OF_THE_REQUEST: tuple[Obstacle, ...] = (_request_id_used,)
 OF_THE_TARGET: tuple[Obstacle, ...] = (_role_too_low, _branch_locked, _accepts_promotions_only)
 OF_THE_SOURCE: tuple[Obstacle, ...] = (*OF_THE_TARGET, _source_not_found, _source_unsupported, _source_yanked)
 OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head)
-OF_THE_CONTENT: tuple[Obstacle, ...] = (_model_api_incompatible,)
+OF_THE_CONTENT: tuple[Obstacle, ...] = (_too_many_model_apis, _model_api_incompatible)
 OBSTACLES = (*OF_THE_REQUEST, *OF_THE_SOURCE, *OF_THE_BRANCH, *OF_THE_CONTENT)
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeAlias
 
+from modelregistry.v1.compatibility_pb2 import SEVERITY_ERROR
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import (
@@ -36,7 +37,8 @@ from server.core.errors import (
     RegistryError,
 )
 from server.core.permissions import TO_PROMOTE
-from server.rules.compatibility import RULES_VERSION
+from server.rules.api_history import ApiHistory, Broken, Place, api_histories, newest_broken, record
+from server.rules.compatibility import MAX_FINDINGS_BYTES, RULES_VERSION
 from server.rules.idempotency import Claim, claim_of, replayed_version
 from server.rules.obstacles import (
     OF_THE_BRANCH,
@@ -53,7 +55,10 @@ from server.rules.verdicts import ComparisonsNeeded, comparison_of, findings_on
 from server.storage.contract import (
     NO_POLICY,
     BranchEnd,
+    Comparison,
     Head,
+    HeadApi,
+    PolicyPeriod,
     Promoted,
     Reader,
     Repository,
@@ -63,6 +68,9 @@ from server.storage.contract import (
 )
 
 _Request: TypeAlias = PromoteVersionRequest | BatchPromotion | RollbackBranchRequest | BranchRollback
+
+# What the number of the version adds to a finding, and the finding to an answer, at most.
+_BYTES_OF_NUMBER = 14
 
 # The RPCs
 
@@ -134,6 +142,8 @@ def check_promotion(repository: Repository, caller: Caller, request: PromoteVers
             facts = facts.with_findings(found.error_count, lambda: found)
             answer.findings.extend(found.findings)
             answer.error_count, answer.warning_count = found.error_count, found.warning_count
+        for history in facts.histories:
+            facts = _with_earlier_heads(repository, facts, history, answer)
     answer.obstacles.extend(
         PromotionObstacle(error_name=error.name, description=error.description, parameters=error.parameters)
         for error in obstacles(attempt, facts)
@@ -151,7 +161,38 @@ def _facts_of_check(
     """Return the facts of an attempt, and the findings of their verdict if there is one."""
     earlier = None if claim is None else reader.find_request(claim.key)
     facts = Facts(reader.get_promotion_facts(_wanted(attempt), caller), claim, earlier)
+    if facts.stored.source is not None and not facts.is_repeated:
+        histories = api_histories(reader, attempt.place, facts.stored.branch, facts.stored.source)
+        facts = facts._replace(histories=histories)
     return facts, None if facts.verdict is None else reader.get_findings(facts.verdict)
+
+
+def _with_earlier_heads(
+    repository: Repository, facts: Facts, history: ApiHistory, answer: CheckPromotionResponse
+) -> Facts:
+    """Return facts with the newest Model API that would be broken beside the head's.
+
+    The errors are added to the answer, but for those that are found beside a newer one, too.
+    """
+    room = MAX_FINDINGS_BYTES - answer.ByteSize()
+    told = {finding.SerializeToString(deterministic=True) for finding in answer.findings}
+    for api in while_wanted(() if history.is_too_long else history.others):
+        if api.verdict is not None and not api.verdict.error_count:
+            continue
+        found = _stored_or_made(repository, history.comparison(api))
+        if facts.broken is None and found.error_count:
+            facts = facts._replace(broken=Broken.by(api, found))
+        for finding in found.findings:
+            payload = finding.SerializeToString(deterministic=True)
+            if finding.severity != SEVERITY_ERROR or payload in told:
+                continue
+            room -= len(payload) + _BYTES_OF_NUMBER
+            if room < 0:
+                return facts
+            told.add(payload)
+            answer.error_count += 1
+            answer.findings.add(earlier_version_number=api.version_number).MergeFrom(finding)
+    return facts
 
 
 def _carry_out(
@@ -188,7 +229,7 @@ def _carry_out(
         ]
     found = _one_after_another(tx, attempts, found, new_rids)
     require_all(found, OF_THE_BRANCH)
-    found = _compared(tx, found)
+    found = _compared(tx, attempts, found)
     require_all(found, OF_THE_CONTENT)
     promoted = []
     last: dict[tuple[str, str], Promoted] = {}
@@ -203,6 +244,7 @@ def _carry_out(
             facts.verdict,
             end,
         )
+        record(tx, attempt.place, facts.histories)
         last[attempt.place] = made
         # Who promotes has seen the source, and not always the root.
         seen = StoredVersion(made.version, source.content_digest, None, hides_root=source.hides_root)
@@ -232,18 +274,38 @@ def _one_after_another(
     return following
 
 
-def _compared(tx: Transaction, found: Sequence[Facts]) -> list[Facts]:
+def _compared(tx: Transaction, attempts: Sequence[Attempt], found: Sequence[Facts]) -> list[Facts]:
     """Return facts with what their verdicts say. Raises ComparisonsNeeded, with all that are not stored."""
     compared, lacking = [], []
-    for facts in found:
+    # What those before on the same branch are going to record.
+    coming: dict[tuple[Place, PolicyPeriod], list[HeadApi]] = {}
+    for attempt, facts in zip(while_wanted(attempts), found, strict=True):
         if facts.verdict is not None:
             facts = facts.with_findings(facts.verdict.error_count, partial(tx.get_findings, facts.verdict))
         elif facts.comparison is not None:
             lacking.append(facts.comparison)
+        histories = api_histories(tx, attempt.place, facts.stored.branch, _source(facts), coming)
+        for history in histories:
+            coming.setdefault((attempt.place, history.period), []).extend(history.unrecorded)
+            # A rollback is never refused, so it waits for none of these comparisons.
+            lacking += [] if attempt.kind == PROMOTION_KIND_ROLLBACK else history.lacking
+        if histories:
+            facts = facts._replace(histories=histories, broken=newest_broken(tx, histories))
         compared.append(facts)
     if lacking:
         raise ComparisonsNeeded(tuple(dict.fromkeys(lacking)))
     return compared
+
+
+def _stored_or_made(repository: Repository, comparison: Comparison) -> Promotion:
+    """Return what a comparison finds, and store nothing."""
+
+    def stored(reader: Reader) -> Promotion | None:
+        verdict = reader.find_verdict(comparison)
+        return None if verdict is None else reader.get_findings(verdict)
+
+    found = repository.read(stored)
+    return findings_on(repository, comparison) if found is None else found
 
 
 def _attempt(request: PromoteVersionRequest | BatchPromotion) -> Attempt:

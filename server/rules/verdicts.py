@@ -86,14 +86,18 @@ def findings_on(repository: Repository, comparison: Comparison) -> Promotion:
     return compare(head, candidate)
 
 
-def incompatible(findings: Promotion, model_rid: str, branch: str) -> ModelApiIncompatible:
-    """Return the failure that these findings are."""
+def incompatible(
+    findings: Promotion, model_rid: str, branch: str, version_number: int, *, is_earlier: bool = False
+) -> ModelApiIncompatible:
+    """Return the failure that these findings are, on a version of the branch: its head, or an earlier one."""
+    beside = f"beside version {version_number}: " if is_earlier else ""
     errors = (finding for finding in findings.findings if finding.severity == SEVERITY_ERROR)
     return ModelApiIncompatible(
         model_rid=model_rid,
         branch_name=branch,
         error_count=findings.error_count,
-        violations=tuple(FieldViolation(finding.path, finding.message) for finding in errors),
+        compared_version_number=version_number,
+        violations=tuple(FieldViolation(finding.path, beside + finding.message) for finding in errors),
     )
 
 

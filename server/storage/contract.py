@@ -128,6 +128,28 @@ class Verdict(NamedTuple):
     error_count: int
 
 
+class PolicyPeriod(NamedTuple):
+    """The time in which a rule of a policy holds without a break: since this revision of it.
+
+    `level_rid` says whose policy it is: that of a branch of this model, or that of this folder for a branch.
+    """
+
+    level_rid: str
+    since_revision: int
+
+
+class HeadApi(NamedTuple):
+    """A Model API that heads of a branch have had: its SHA-256, and the number and the content of the first of them.
+
+    `verdict` is the one on a candidate in its place, if one is stored.
+    """
+
+    api_digest: bytes
+    version_number: int
+    content_digest: bytes
+    verdict: Verdict | None = None
+
+
 class RequestKey(NamedTuple):
     """What a request with an id is found by: the principal who made it, the RPC, and the id."""
 
@@ -284,6 +306,15 @@ class Reader(Protocol):
         """Return what a stored verdict found: a message with findings and their counts, and nothing else.
 
         If it was removed since it was found, the closure is run again.
+        """
+
+    def list_head_apis(
+        self, branch_key: int, period: PolicyPeriod, candidate: HeadApi, rules: int, most: int
+    ) -> list[HeadApi]:
+        """Return the Model APIs that were recorded of a branch in a period, the newest first, and so many at most.
+
+        Their verdicts are on the content of the candidate or, if its Model API is recorded, on the content of that
+        version.
         """
 
     def unused_verdicts(self, age: timedelta) -> list[int]:
@@ -466,6 +497,9 @@ class Transaction(Reader, Protocol):
 
     def add_verdict(self, comparison: Comparison, findings: Promotion) -> Verdict:
         """Store what a comparison found: the findings and their counts, which are all of the message that is set."""
+
+    def add_head_api(self, model_rid: str, branch: str, period: PolicyPeriod, api: HeadApi) -> None:
+        """Record the Model API of a version of a branch, which must be stored; nothing if that version's is."""
 
     def remove_unused_verdict(self, key: int) -> bool:
         """Remove a verdict unless a promotion cites it, and return whether it was there to be removed.

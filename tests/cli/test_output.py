@@ -84,6 +84,16 @@ def test_a_table_of_promotions_shows_findings_as_counts(capsys: pytest.CaptureFi
     assert "findings" not in shown
 
 
+def test_findings_beside_earlier_versions_name_them(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = [CompatibilityFinding(path="outputs"), CompatibilityFinding(path="inputs", earlier_version_number=7)]
+    show_findings(findings, 2, 0)
+    header, _, of_head, of_other, *_ = filter(str.strip, capsys.readouterr().out.splitlines())
+    assert "earlierVersionNumber" in header
+    assert ("7" in of_head, "7" in of_other) == (False, True)
+    show_findings(findings[:1], 1, 0)
+    assert "earlierVersionNumber" not in capsys.readouterr().out
+
+
 def test_findings_are_a_table_that_says_how_many_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
     finding = CompatibilityFinding(
         path='inputs["\u202e"]',

@@ -231,5 +231,7 @@ def test_a_policy_is_set_field_by_field(stages: Stages) -> None:
     assert (set_["compatibility"], set_["promotionOnly"], set_["revision"]) == ("ENFORCE", True, 1)
     cleared = stages.server.json("set-policy", *place, "--no-promotion-only", "--clear", "compatibility")
     assert (cleared["compatibility"], cleared["promotionOnly"], cleared["revision"]) == ("WARN", False, 2)
+    transitive = stages.server.json("set-policy", *place, "enforce-transitive")
+    assert (transitive["compatibility"], transitive["compatibilitySinceRevision"]) == ("ENFORCE_TRANSITIVE", 3)
     refused = stages.server.run("set-policy", *place, "off", "--expected-revision", "1")
     assert failure(refused, ABORTED).startswith("BranchPolicyChanged: The policy of the branch is not")

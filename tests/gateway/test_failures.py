@@ -96,7 +96,11 @@ def test_the_fields_at_fault_are_named_as_in_the_json() -> None:
 def test_a_finding_is_told_as_it_was_found(rpc: str, path: str) -> None:
     """It is about a Model API, whose parts it says by name, and not about the request."""
     error = ModelApiIncompatible(
-        model_rid="a", branch_name="b", error_count=1, violations=(FieldViolation(path, "is another type"),)
+        model_rid="a",
+        branch_name="b",
+        error_count=1,
+        compared_version_number=3,
+        violations=(FieldViolation(path, "is another type"),),
     )
 
     (violation,) = told(error, ROUTES[rpc]).body["parameters"]["fieldViolations"]  # type: ignore[index]

@@ -82,7 +82,8 @@ def test_a_promotion_that_would_break_somebody_is_refused_with_what_it_would_bre
     )
     parameters = answer.error["parameters"]
     (violation,) = parameters.pop("fieldViolations")
-    assert parameters == {"modelRid": registry.target.rid, "branchName": "master", "errorCount": "1"}
+    place = {"modelRid": registry.target.rid, "branchName": "master"}
+    assert parameters == {**place, "errorCount": "1", "comparedVersionNumber": "1"}
     assert violation["field"].startswith(AGE)
     assert violation["description"]
     # A check says the same, by the same path.

@@ -27,6 +27,7 @@ from modelregistry.v1.access_service_pb2 import (
 )
 from modelregistry.v1.compatibility_pb2 import (
     COMPATIBILITY_MODE_ENFORCE,
+    COMPATIBILITY_MODE_ENFORCE_TRANSITIVE,
     COMPATIBILITY_MODE_OFF,
     COMPATIBILITY_MODE_WARN,
     SEVERITY_ERROR,
@@ -86,6 +87,17 @@ class Made(NamedTuple):
     promotion_rid: str = ""
 
 
+class Found(NamedTuple):
+    """What was found beside the head, by its number, and beside each of the earlier heads that count, the newest first.
+
+    None if nothing is compared with the head.
+    """
+
+    head_number: int
+    on_head: list[CompatibilityFinding] | None
+    on_others: dict[int, list[CompatibilityFinding]]
+
+
 class Earlier(NamedTuple):
     """A request that was carried out: what it asked for, and the RIDs of what it made."""
 
@@ -138,6 +150,10 @@ class Reference:
     requests: dict[tuple[str, str, str], Earlier] = field(default_factory=dict)
     # The contents that were compared for a promotion: of the head, and of what replaced it.
     verdicts: set[tuple[bytes, bytes]] = field(default_factory=set)
+    # How many versions a branch had when its compatibility was set, by its model, its name and the revision; and which
+    # of its versions is known to have brought a Model API since then, by the same and its number.
+    counts_when_set: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    model_apis: set[tuple[str, str, int, int]] = field(default_factory=set)
 
     def carry_out(
         self, person: Person, request: Any, made: Iterable[Made] = (), check: bool = False
@@ -271,7 +287,7 @@ class Reference:
         version = ModelVersion.FromString(content_of(request))  # type: ignore[arg-type]
         version.source.CopyFrom(request.source if request.HasField("source") else ModelVersionSource(sdk=SdkSource()))
         version.root_model_version_rid = rid
-        self._require_compatible(request, self._findings(request, version))
+        self._require_compatible(request, self._found(request, version))
         self._append(person, request, version, rid)
         self._remember(person, request, rid)
         return version
@@ -289,6 +305,10 @@ class Reference:
         version.created_by = person.principals[0]
         assert rid not in self.versions
         self.versions[rid] = version
+        policy = self._policy(version.model_rid, version.branch)
+        if policy.compatibility == COMPATIBILITY_MODE_ENFORCE_TRANSITIVE:
+            era = (version.model_rid, version.branch, policy.compatibility_since_revision)
+            self.model_apis |= {(*era, first.version_number) for first in self._firsts(policy)}
 
     # Promotions
 
@@ -388,20 +408,48 @@ class Reference:
             return None
         return list(compare(head.model_api, source.model_api).findings)
 
-    def _require_compatible(self, request: Any, findings: list[CompatibilityFinding] | None) -> None:
-        errors = [each.path for each in findings or () if each.severity == SEVERITY_ERROR]
-        branch = branch_of(request)
-        if errors and self._policy(request.model_rid, branch).compatibility == COMPATIBILITY_MODE_ENFORCE:
-            place = {"modelRid": request.model_rid, "branchName": branch}
-            raise Refused("ModelApiIncompatible", *errors, **place, errorCount=len(errors))
+    def _firsts(self, policy: BranchPolicy) -> list[ModelVersion]:
+        """The first version of each Model API that heads have had since the compatibility was set, oldest first."""
+        versions = self.branch(policy.model_rid, policy.branch)
+        count = self.counts_when_set[policy.model_rid, policy.branch, policy.compatibility_since_revision]
+        firsts: list[ModelVersion] = []
+        for version in versions[max(count - 1, 0) :]:
+            if all(version.model_api != first.model_api for first in firsts):
+                firsts.append(version)
+        return firsts
+
+    def _found(self, request: Any, source: ModelVersion, keeps: bool = False) -> Found:
+        """What is found if a version replaces the head of a branch; it may be kept."""
+        policy = self._policy(request.model_rid, branch_of(request))
+        found = Found(len(self.branch(request.model_rid, branch_of(request))), self._findings(request, source), {})
+        if policy.compatibility == COMPATIBILITY_MODE_ENFORCE_TRANSITIVE:
+            firsts = self._firsts(policy)
+            same = next((first for first in firsts if first.model_api == source.model_api), source)
+            for first in reversed(firsts):
+                if first.model_api != source.model_api and first.version_number != found.head_number:
+                    found.on_others[first.version_number] = list(compare(first.model_api, source.model_api).findings)
+                    if keeps:
+                        self.verdicts.add((content_of(first), content_of(same)))
+        return found
+
+    def _require_compatible(self, request: Any, found: Found) -> None:
+        policy = self._policy(request.model_rid, branch_of(request))
+        if policy.compatibility not in (COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_ENFORCE_TRANSITIVE):
+            return
+        for number, findings in {found.head_number: found.on_head or [], **found.on_others}.items():
+            errors = [each.path for each in findings if each.severity == SEVERITY_ERROR]
+            if errors:
+                place = {"modelRid": request.model_rid, "branchName": branch_of(request)}
+                counts = {"errorCount": len(errors), "comparedVersionNumber": number}
+                raise Refused("ModelApiIncompatible", *errors, **place, **counts)
 
     def _promote(
         self, person: Person, request: Any, source: ModelVersion, made: Iterator[Made]
-    ) -> tuple[ModelVersion, list[CompatibilityFinding] | None]:
+    ) -> tuple[ModelVersion, Found]:
         """Promote a version, whatever is found, and return what was found, too."""
         self._require_head(request)
-        findings = self._findings(request, source)
-        return self._copy(person, request, PROMOTION_KIND_PROMOTION, source, made, findings), findings
+        found = self._found(request, source, keeps=True)
+        return self._copy(person, request, PROMOTION_KIND_PROMOTION, source, made, found.on_head), found
 
     def _copy(
         self,
@@ -433,6 +481,7 @@ class Reference:
             replaced_version_rid=None if replaced is None else replaced.rid,
             created_by=version.created_by,
             reason=request.reason if request.HasField("reason") else None,
+            policy_revision=self._policy(version.model_rid, version.branch).revision or None,
             **_counted(findings),
         )
         return version
@@ -458,14 +507,14 @@ class Reference:
             passes(self._require_promoter, person, request.model_rid)
             source = passes(self._source, person, request)
             passes(self._require_head, request)
-            findings = None if source is None else self._findings(request, source)
-            passes(self._require_compatible, request, findings)
+            found = Found(0, None, {}) if source is None else self._found(request, source)
+            passes(self._require_compatible, request, found)
             versions = self.branch(request.model_rid, branch_of(request))
             answer = CheckPromotionResponse(
                 compatibility=self._policy(request.model_rid, branch_of(request)).compatibility,
                 head_version_rid=versions[-1].rid if versions else None,
                 version_number=len(versions) + 1,
-                **_counted(findings),
+                **_counted(None if source is None else _all_told(found)),
             )
         answer.would_succeed = not refusals
         answer.obstacles.extend(
@@ -499,8 +548,13 @@ class Reference:
             compatibility=request.compatibility or before.compatibility,
             changed_by=person.principals[0],
             revision=before.revision + 1,
+            compatibility_since_revision=before.compatibility_since_revision,
             promotion_only=request.promotion_only if request.HasField("promotion_only") else before.promotion_only,
         )
+        if policy.compatibility != before.compatibility:
+            policy.compatibility_since_revision = policy.revision
+            count = len(self.branch(policy.model_rid, policy.branch))
+            self.counts_when_set[policy.model_rid, policy.branch, policy.revision] = count
         self.policies.append(policy)
         return policy
 
@@ -684,6 +738,18 @@ def _asked(request: Any) -> bytes:
     if isinstance(asked, CreateModelVersionRequest) and not asked.HasField("source"):
         asked.source.CopyFrom(ModelVersionSource(sdk=SdkSource()))
     return asked.SerializeToString(deterministic=True)
+
+
+def _all_told(found: Found) -> list[CompatibilityFinding] | None:
+    """What a check tells: all that is found beside the head, and each error once, beside the newest that has it."""
+    told, known = list(found.on_head or ()), list(found.on_head or ())
+    for number, findings in found.on_others.items():
+        new = [each for each in findings if each.severity == SEVERITY_ERROR and each not in known]
+        known += new
+        for each in new:
+            told.append(CompatibilityFinding(earlier_version_number=number))
+            told[-1].MergeFrom(each)
+    return told if found.on_head is not None or told else None
 
 
 def _counted(findings: list[CompatibilityFinding] | None) -> dict[str, Any]:

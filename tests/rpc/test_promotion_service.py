@@ -128,7 +128,8 @@ def test_a_branch_that_enforces_compatibility_refuses_with_the_first_findings(ad
     failure = refused(admin, stages, source_model_version_rid=source.rid)
 
     assert (failure.code.name, failure.name) == ("FAILED_PRECONDITION", "ModelApiIncompatible")
-    assert failure.parameters == {"modelRid": stages.production.rid, "branchName": "master", "errorCount": "2"}
+    place = {"modelRid": stages.production.rid, "branchName": "master"}
+    assert failure.parameters == {**place, "errorCount": "2", "comparedVersionNumber": "1"}
     assert [path for path, _ in failure.violations] == ['inputs["churn"]', 'outputs["score"]']
     assert head_of(admin, stages.production) == stages.live
     # What is compatible passes, and so do other branches.
@@ -143,7 +144,8 @@ def test_a_branch_that_enforces_compatibility_refuses_a_version_that_is_created(
     failure = admin.failure("CreateModelVersion", **request)
 
     assert (failure.code.name, failure.name) == ("FAILED_PRECONDITION", "ModelApiIncompatible")
-    assert failure.parameters == {"modelRid": stages.production.rid, "branchName": "master", "errorCount": "2"}
+    place = {"modelRid": stages.production.rid, "branchName": "master"}
+    assert failure.parameters == {**place, "errorCount": "2", "comparedVersionNumber": "1"}
     assert [path for path, _ in failure.violations] == ['inputs["churn"]', 'outputs["score"]']
     assert head_of(admin, stages.production) == stages.live
     # What is compatible passes, and so do other branches.

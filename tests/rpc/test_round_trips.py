@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE_TRANSITIVE
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.storage.sql.database import database_of
 from server.storage.sql.repository import SqlRepository
@@ -69,6 +70,22 @@ def test_an_rpc_sends_no_more_statements_than_it_has_to(rpc: str, scene: Scene) 
         scene.user(rpc, **request)
     counted = [each.statement for each in sent if scene.backend == "sqlite" or each.was_waited_for]
     assert len(counted) == (on_sqlite if scene.backend == "sqlite" else on_postgresql), counted
+
+
+def test_a_branch_that_holds_to_all_its_heads_takes_one_statement_more_however_many_there_are(scene: Scene) -> None:
+    target = scene.target.rid
+    scene.user("SetBranchPolicy", model_rid=target, compatibility=COMPATIBILITY_MODE_ENFORCE_TRANSITIVE)
+    request, on_sqlite, on_postgresql = STATEMENTS["PromoteVersion"]
+    promotion = {**request, "model_rid": target, "source_model_version_rid": scene.version.rid}
+    # The first one writes down which Model APIs there are.
+    for before in (1, 1, 98):
+        for _ in range(before):
+            scene.user("PromoteVersion", **promotion)
+        with statements() as sent:
+            version = scene.user("PromoteVersion", **promotion)
+        counted = [each.statement for each in sent if scene.backend == "sqlite" or each.was_waited_for]
+        assert len(counted) == 1 + (on_sqlite if scene.backend == "sqlite" else on_postgresql), counted
+    assert version.version_number == 104
 
 
 def test_a_version_that_was_never_read_takes_one_statement_too(scene: Scene) -> None:

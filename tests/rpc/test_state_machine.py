@@ -20,10 +20,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_PROMOTER, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import (
     COMPATIBILITY_MODE_ENFORCE,
+    COMPATIBILITY_MODE_ENFORCE_TRANSITIVE,
     COMPATIBILITY_MODE_OFF,
     COMPATIBILITY_MODE_WARN,
 )
-from modelregistry.v1.model_api_pb2 import Column, DataType, DoubleType, ModelApi, ModelApiInput, UnsupportedType
+from modelregistry.v1.model_api_pb2 import (
+    Column,
+    DataType,
+    DoubleType,
+    ModelApi,
+    ModelApiInput,
+    StringType,
+    UnsupportedType,
+)
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.promotion_pb2 import Promotion
 from modelregistry.v1.promotion_service_pb2 import GetLineageResponse
@@ -48,18 +57,21 @@ TIMEOUT_SECONDS = 600
 
 def model_apis() -> list[ModelApi]:
     """Some that replace each other without findings, with warnings, and with errors."""
-    plain, tolerant, demanding, mute, odd = (model_api() for _ in range(5))
-    number = DataType(double=DoubleType())
+    plain, tolerant, demanding, mute, odd, other = (model_api() for _ in range(6))
+    number, text = DataType(double=DoubleType()), DataType(string=StringType())
     tolerant.inputs[0].tabular.columns.append(Column(name="more", required=False, data_type=number))
     demanding.inputs[0].tabular.columns.append(Column(name="more", data_type=number))
     mute.ClearField("outputs")
     odd.inputs.append(ModelApiInput(unsupported=UnsupportedType(unsupported_type="tensor")))
-    return [plain, tolerant, demanding, mute, odd]
+    # Replaces all but the tolerant one and the demanding one, also in two steps.
+    other.inputs[0].tabular.columns.append(Column(name="more", required=False, data_type=text))
+    return [plain, tolerant, demanding, mute, odd, other]
 
 
 MODEL_APIS = model_apis()
 ROLES = [ROLE_VIEWER, ROLE_PROMOTER, ROLE_EDITOR, ROLE_OWNER]
-POLICIES = [COMPATIBILITY_MODE_OFF, COMPATIBILITY_MODE_WARN, COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_ENFORCE]
+POLICIES = [COMPATIBILITY_MODE_OFF, COMPATIBILITY_MODE_WARN, COMPATIBILITY_MODE_ENFORCE]
+POLICIES += 2 * [COMPATIBILITY_MODE_ENFORCE_TRANSITIVE]
 
 who = st.sampled_from(["admin", "admin", "admin", "ann", "bob", "cid"])
 
@@ -145,6 +157,7 @@ class RegistryMachine(RuleBasedStateMachine):
         staging, production, _ = rids
         for policy in (COMPATIBILITY_MODE_OFF, COMPATIBILITY_MODE_ENFORCE):
             self.change("admin", "SetBranchPolicy", model_rid=production, compatibility=policy)
+        self.change("admin", "SetBranchPolicy", model_rid=staging, compatibility=COMPATIBILITY_MODE_ENFORCE_TRANSITIVE)
         for resource, principal, role in (
             (self.folders[0], self.people["ann"].principals[0], ROLE_OWNER),
             (staging, self.people["bob"].principals[0], ROLE_VIEWER),
@@ -368,6 +381,7 @@ class RegistryMachine(RuleBasedStateMachine):
             "promotions": len(reference.promotions),
             "verdicts": len(reference.verdicts),
             "branch_policies": len(reference.policies),
+            "branch_model_apis": len(reference.model_apis),
             "requests": len(reference.requests),
             "grants": len(reference.grants),
             "grant_changes": len(reference.grant_changes),

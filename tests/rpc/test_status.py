@@ -53,7 +53,16 @@ TABLE = {
         409,
         ("modelRid", "branchName", "expectedHeadVersionRid", "actualHeadVersionRid"),
     ),
-    "ModelApiIncompatible": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "errorCount")),
+    "TooManyModelApis": (
+        "FAILED_PRECONDITION",
+        400,
+        ("modelRid", "branchName", "resourceRid", "sinceRevision", "limit"),
+    ),
+    "ModelApiIncompatible": (
+        "FAILED_PRECONDITION",
+        400,
+        ("modelRid", "branchName", "errorCount", "comparedVersionNumber"),
+    ),
     "BranchLocked": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "reason", "expireTime")),
     "BranchAcceptsPromotionsOnly": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "resourceRid")),
     "BranchPolicyChanged": ("ABORTED", 409, ("resourceRid", "branchName", "expectedRevision", "actualRevision")),

@@ -15,6 +15,7 @@ import pytest
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_PROMOTER, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import (
     COMPATIBILITY_MODE_ENFORCE,
+    COMPATIBILITY_MODE_ENFORCE_TRANSITIVE,
     COMPATIBILITY_MODE_OFF,
     COMPATIBILITY_MODE_WARN,
 )
@@ -31,6 +32,7 @@ from modelregistry.v1.recall_service_pb2 import BatchRollbackRequest, BranchRoll
 from server.core import cancellation, rids
 from server.core.cancellation import Call, CallOver
 from server.core.errors import RegistryError
+from server.rules.api_history import MOST_APIS
 from server.rules.compatibility import RULES_VERSION
 from server.rules.idempotency import claim_of
 from server.rules.models import create_model_version
@@ -47,6 +49,8 @@ from server.storage.contract import (
     BranchEnd,
     Comparison,
     Head,
+    HeadApi,
+    PolicyPeriod,
     Promoted,
     PromotionFacts,
     RequestRecord,
@@ -63,6 +67,8 @@ SOURCE = builders.version(builders.model("source").rid)
 MADE = builders.version(TARGET.rid)
 HEAD = rids.new_model_version_rid()
 NOW_MS = 1_000_000
+# With a reason.
+PASSED_BY_ROLLBACKS = {"BranchLocked", "TooManyModelApis", "ModelApiIncompatible"}
 REQUEST_ID = "6a3e0c3f-8e7b-4b58-9d9c-0d3c3ff1a3a7"
 NUMBER = 3
 YANK = Yank(rid=rids.new_yank_rid(), model_version_rid=SOURCE.rid, reason="poisoned", yanked_by="user:joe")
@@ -81,6 +87,8 @@ class Case(NamedTuple):
     promotion_only: bool = False
     lock: str = "none"
     is_yanked: bool = False
+    # The Model APIs that earlier heads had, where these count.
+    apis: str = "compatible"
 
     @property
     def policy(self) -> BranchPolicy:
@@ -99,7 +107,7 @@ class Case(NamedTuple):
             return ["ModelNotFound"]
         if self.earlier == "the same":
             return []
-        is_compared = self.source != "absent" and self.head == "other content" and self.mode != COMPATIBILITY_MODE_OFF
+        is_compared = self.source != "absent" and self.head == "other content"
         rows = (
             ("RequestIdAlreadyUsed", self.earlier == "another"),
             ("PromoteVersionModelPermissionDenied", self.role < ROLE_PROMOTER),
@@ -108,25 +116,43 @@ class Case(NamedTuple):
             ("UnsupportedModelSource", self.source == "legacy"),
             ("VersionYanked", self.is_yanked and self.source != "absent"),
             ("BranchHeadChanged", self.expected_head is not None and self.expected_head != (HEAD if self.head else "")),
+            ("TooManyModelApis", self.source != "absent" and self.has_too_many_apis),
             (
                 "ModelApiIncompatible",
-                is_compared and self.mode == COMPATIBILITY_MODE_ENFORCE and bool(self.errors),
+                (is_compared and self.is_enforced and bool(self.errors))
+                or (self.source != "absent" and self.breaks_an_earlier_api),
             ),
         )
         return [name for name, is_there in rows if is_there]
+
+    @property
+    def is_enforced(self) -> bool:
+        """Whether errors refuse a new head."""
+        return self.mode in (COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_ENFORCE_TRANSITIVE)
+
+    @property
+    def has_too_many_apis(self) -> bool:
+        """Whether earlier heads count, and are too many."""
+        return self.mode == COMPATIBILITY_MODE_ENFORCE_TRANSITIVE and bool(self.head) and self.apis == "too many"
+
+    @property
+    def breaks_an_earlier_api(self) -> bool:
+        """Whether earlier heads count, and there are errors beside one."""
+        return self.mode == COMPATIBILITY_MODE_ENFORCE_TRANSITIVE and bool(self.head) and self.apis == "incompatible"
 
     @property
     def expected_of_creation(self) -> list[str]:
         """The same for a version that is created, which has no source and expects no head."""
         if self.role is None or self.earlier == "the same":
             return self._replace(source="there", expected_head=None).expected
-        is_compared = self.head == "other content" and self.mode == COMPATIBILITY_MODE_ENFORCE
+        is_compared = self.head == "other content" and self.is_enforced
         rows = (
             ("RequestIdAlreadyUsed", self.earlier == "another"),
             ("CreateModelVersionPermissionDenied", self.role < ROLE_EDITOR),
             ("BranchLocked", self.lock == "holds"),
             ("BranchAcceptsPromotionsOnly", self.promotion_only),
-            ("ModelApiIncompatible", is_compared and bool(self.errors)),
+            ("TooManyModelApis", self.has_too_many_apis),
+            ("ModelApiIncompatible", (is_compared and bool(self.errors)) or self.breaks_an_earlier_api),
         )
         return [name for name, is_there in rows if is_there]
 
@@ -146,6 +172,12 @@ CASES = [
         (False, True),
     )
 ]
+CASES += [
+    case._replace(mode=COMPATIBILITY_MODE_ENFORCE_TRANSITIVE, apis=apis)
+    for case in CASES
+    if case.mode == COMPATIBILITY_MODE_ENFORCE
+    for apis in ("compatible", "incompatible", "too many")
+]
 CREATIONS = [
     case._replace(promotion_only=promotion_only)
     for case in CASES
@@ -161,6 +193,7 @@ class Storage:
         self.case = case
         self.appended: list[ModelVersion] = []
         self.recorded: list[Promotion] = []
+        self.apis: list[HeadApi] = []
         claim = claim_of(JANE, request, [MADE.rid])
         self._claimed = claim and claim.request
 
@@ -199,11 +232,25 @@ class Storage:
         yank = YANK if case.is_yanked and case.source != "absent" else None
         return PromotionFacts(case.role, self._stored(), end, verdict, NOW_MS, yank)  # type: ignore[arg-type]
 
+    def list_head_apis(self, *_: object) -> list[HeadApi]:
+        case = self.case
+        assert (case.mode, bool(case.head)) == (COMPATIBILITY_MODE_ENFORCE_TRANSITIVE, True)
+        count = MOST_APIS + 1 if case.apis == "too many" else 1
+        verdict = Verdict(2, 3 if case.apis == "incompatible" else 0)
+        return [HeadApi(str(number).encode(), number, b"earlier", verdict) for number in range(count)]
+
+    def add_head_api(self, model_rid: str, branch: str, period: PolicyPeriod, api: HeadApi) -> None:
+        assert (model_rid, branch, period.level_rid) == (TARGET.rid, "master", TARGET.rid)
+        self.apis.append(api)
+
     def find_numbered_version(self, *_: object) -> StoredVersion | None:
         return self._stored()
 
-    def get_findings(self, _: Verdict) -> Promotion:
-        return Promotion(error_count=self.case.errors)
+    def find_verdict(self, _: Comparison) -> Verdict | None:
+        return Verdict(2, 3)
+
+    def get_findings(self, verdict: Verdict) -> Promotion:
+        return Promotion(error_count=verdict.error_count)
 
     def find_version(self, rid: str, _: object) -> StoredVersion | None:
         assert rid == MADE.rid
@@ -266,6 +313,7 @@ def test_check_and_promotion_agree_over_all_facts() -> None:
         assert _names(promote) == case.expected[:1], case
         is_stored = not case.expected and case.earlier != "the same"
         assert len(tx.appended) == len(tx.recorded) == is_stored, case
+        assert len(tx.apis) == (is_stored and case.mode == COMPATIBILITY_MODE_ENFORCE_TRANSITIVE), case
 
 
 def test_a_batch_has_the_obstacles_of_its_entries() -> None:
@@ -300,7 +348,7 @@ def test_a_rollback_has_the_same_obstacles_but_for_those_of_its_source() -> None
         batch = BatchRollbackRequest(rollbacks=[entry], request_id=None if case.earlier == "none" else REQUEST_ID)
         of_source = "VersionNumberNotFound" if case.head else "BranchNotFound"
         expected = [of_source if name == "ModelVersionNotFound" else name for name in case.expected]
-        expected = [name for name in expected if name not in ("ModelApiIncompatible", "BranchLocked")]
+        expected = [name for name in expected if name not in PASSED_BY_ROLLBACKS]
         tx: Any = Storage(case, request)
         assert _names(lambda tx=tx, request=request: rollback_branch(tx, JANE, request)) == expected[:1], case
         tx = Storage(case, batch)
@@ -322,16 +370,17 @@ def test_a_version_that_is_created_has_the_same_obstacles_but_for_those_of_its_s
 
 def test_a_version_is_compared_only_where_the_policy_asks_for_it() -> None:
     """So where it does not, a creation waits for no comparison."""
-    for mode in (COMPATIBILITY_MODE_OFF, COMPATIBILITY_MODE_WARN, COMPATIBILITY_MODE_ENFORCE):
+    enforcing = (COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_ENFORCE_TRANSITIVE)
+    for mode in (COMPATIBILITY_MODE_OFF, COMPATIBILITY_MODE_WARN, *enforcing):
         case = Case(ROLE_OWNER, "none", "there", None, "other content", mode, 2)
         request = CreateModelVersionRequest(model_rid=TARGET.rid)
         tx: Any = Storage(case, request)
-        if mode == COMPATIBILITY_MODE_ENFORCE:
+        if mode in enforcing:
             with pytest.raises(ComparisonsNeeded):
                 create_model_version(tx, JANE, request)
         else:
             create_model_version(tx, JANE, request)
-        assert len(tx.appended) == (mode != COMPATIBILITY_MODE_ENFORCE)
+        assert len(tx.appended) == (mode not in enforcing)
 
 
 def test_a_lock_lets_a_rollback_pass_that_has_a_reason_and_ends_with_its_time() -> None:

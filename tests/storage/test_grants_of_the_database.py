@@ -12,7 +12,7 @@ from psycopg import sql
 from sqlalchemy import make_url
 
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWNER, ROLE_VIEWER, Grant
-from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_ENFORCE_TRANSITIVE
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
@@ -20,11 +20,19 @@ from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, 
 from server.rules.garbage import collect
 from server.rules.promotion import batch_promote_versions, promote_version, rollback_branch
 from server.rules.verdicts import write_with_verdicts
-from server.storage.contract import Comparison, PromotionFilter, StoredFile, Transaction, UploadKey
+from server.storage.contract import (
+    Comparison,
+    HeadApi,
+    PolicyPeriod,
+    PromotionFilter,
+    StoredFile,
+    Transaction,
+    UploadKey,
+)
 from server.storage.paging import PageRequest
 from server.storage.sql import migrate as schema
 from server.storage.sql.repository import now_ms
-from server.storage.sql.tables import metadata
+from server.storage.sql.tables import branch_model_apis, metadata
 from tests import builders
 from tests.builders import ADMIN, add_model, append, file_store
 from tests.conftest import OpenRepository
@@ -33,7 +41,7 @@ from tests.storage.inspection import open_engine, rows
 
 # What nobody who serves may rewrite.
 ON_RECORD = ["promotions", "verdicts", "versions", "contents", "grant_changes", "branch_policies", "requests", "models"]
-ON_RECORD += ["folder_policies", "folder_branch_policies", "principal_changes"]
+ON_RECORD += ["folder_policies", "folder_branch_policies", "principal_changes", "branch_model_apis"]
 
 
 def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_repository: OpenRepository) -> None:
@@ -63,9 +71,11 @@ def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_reposit
     batch = BatchPromoteVersionsRequest(promotions=entries)
     write_with_verdicts(repository, lambda tx: batch_promote_versions(tx, ADMIN, batch))
     back = write_with_verdicts(repository, lambda tx: rollback_branch(tx, ADMIN, rollback))
-    repository.write(lambda tx: tx.add_policy(builders.policy(production.rid, COMPATIBILITY_MODE_ENFORCE), ADMIN.user))
     of_folder = BranchPolicy(folder_rid=staging.parent_folder_rid, branch="master", revision=1)
     repository.write(lambda tx: tx.add_policy(of_folder, ADMIN.user))
+    policy = builders.policy(production.rid, COMPATIBILITY_MODE_ENFORCE_TRANSITIVE)
+    repository.write(lambda tx: tx.add_policy(policy, ADMIN.user))
+    builders.promote(repository, source, production.rid)
     builders.revoke(repository, staging.rid, "user:jane")
     repository.write(lambda tx: tx.lock_owners(staging.rid))
     repository.write(lambda tx: tx.enable_principal("user:jane", ADMIN.user))
@@ -73,7 +83,8 @@ def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_reposit
     assert again == first
     assert back.version_number == 4
     listed = repository.read(lambda reader: reader.list_promotions(ADMIN, PromotionFilter(), PageRequest(10)))
-    assert len(listed.items) == 4
+    assert len(listed.items) == 5
+    assert len(rows(server_url, branch_model_apis)) == 1
 
 
 def test_a_server_can_take_in_model_files(server_url: str, open_repository: OpenRepository) -> None:
@@ -141,6 +152,8 @@ def test_a_server_cannot_rewrite_what_is_on_record(
     append(repository, empty)
     builders.promote(repository, source, model.rid, request_id=str(uuid.uuid4()))
     repository.write(lambda tx: tx.add_policy(builders.policy(model.rid, COMPATIBILITY_MODE_ENFORCE), ADMIN.user))
+    api = HeadApi(b"digest", 1, b"")
+    repository.write(lambda tx: tx.add_head_api(model.rid, "master", PolicyPeriod(model.rid, 1), api))
     repository.write(lambda tx: tx.add_folder_policy(builders.FOLDER, NEW_MODEL_OWNER_FOLDER, ADMIN.user))
     of_folder = BranchPolicy(folder_rid=builders.FOLDER, branch="master", revision=1)
     repository.write(lambda tx: tx.add_policy(of_folder, ADMIN.user))

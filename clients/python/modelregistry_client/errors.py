@@ -38,15 +38,31 @@ class BranchHeadChanged(RegistryError):
     actual_head_version_rid = Parameter(str)
 
 
+class TooManyModelApis(RegistryError):
+    """The heads of the branch have had more distinct Model APIs than a new one is compared with.
+
+    It counts since the revision of the policy, of the model's branch or of the folder with this RID, that set its
+    compatibility to ENFORCE_TRANSITIVE. To begin anew, an owner sets another one, and then that again.
+    """
+
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
+    resource_rid = Parameter(str)
+    since_revision = Parameter(int)
+    limit = Parameter(int)
+
+
 class ModelApiIncompatible(RegistryError):
     """The branch enforces compatibility, and the promotion would break callers of the model.
 
-    The first findings are violations.
+    The first findings are violations. They are on the version of the branch with this number: its head, or an earlier
+    one if the policy holds to all of them. A server of an earlier release does not tell the number.
     """
 
     model_rid = Parameter(str)
     branch_name = Parameter(str)
     error_count = Parameter(int)
+    compared_version_number = Parameter(int)
 
 
 class BranchLocked(RegistryError):

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -300,6 +301,20 @@ folder_branch_policies = Table(
     Column("changed_by", CodePointText, nullable=False),
     Column("changed_time", BigInteger, nullable=False),
     Index("ix_folder_branch_policies_revision", "folder_rid", "branch", "revision", unique=True),
+)
+
+# Append-only: the distinct Model APIs that heads of a branch have had while a policy compared with all of them, each by
+# the SHA-256 of its serialization and the first version that had it. Which policy of a branch or of a folder that was,
+# and since which revision, tells apart what counts from what counted before.
+branch_model_apis = Table(
+    "branch_model_apis",
+    metadata,
+    Column("branch_id", Key, primary_key=True),
+    Column("level_rid", CodePointText, primary_key=True),
+    Column("since_revision", Integer, primary_key=True),
+    Column("version_number", Integer, primary_key=True),
+    Column("api_digest", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["branch_id", "version_number"], [versions.c.branch_id, versions.c.version_number]),
 )
 
 # Append-only: the requests with an id that were carried out, and the RIDs of what they made, separated by spaces.

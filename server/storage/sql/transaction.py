@@ -7,6 +7,7 @@ from server.storage.sql import (
     files,
     folder_policies,
     grants,
+    head_apis,
     lineage,
     models,
     principals,
@@ -35,6 +36,7 @@ class SqlReader(UnitOfWork):
     get_promotion_facts = promotion_facts.get_promotion_facts
     find_verdict = promotion_facts.find_verdict
     get_findings = promotion_facts.get_findings
+    list_head_apis = head_apis.list_head_apis
     unused_verdicts = promotion_facts.unused_verdicts
     find_request = promotion_facts.find_request
     get_policy = branch_policies.get_policy
@@ -72,6 +74,7 @@ class SqlTransaction(SqlReader):
 
     lock_branches = promotion_facts.lock_branches
     add_verdict = promotion_facts.add_verdict
+    add_head_api = head_apis.add_head_api
     remove_unused_verdict = promotion_facts.remove_unused_verdict
     claim_request = promotion_facts.claim_request
     append_promoted = promotion_records.append_promoted

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$modelregistry/v1/compatibility.proto\x12\x10modelregistry.v1\"\x96\x01\n\x14\x43ompatibilityFinding\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x31\n\x04rule\x18\x02 \x01(\x0e\x32#.modelregistry.v1.CompatibilityRule\x12,\n\x08severity\x18\x03 \x01(\x0e\x32\x1a.modelregistry.v1.Severity\x12\x0f\n\x07message\x18\x04 \x01(\t*K\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_WARN\x10\x01\x12\x12\n\x0eSEVERITY_ERROR\x10\x02*\xb3\x03\n\x11\x43ompatibilityRule\x12\"\n\x1e\x43OMPATIBILITY_RULE_UNSPECIFIED\x10\x00\x12%\n!COMPATIBILITY_RULE_REQUIRED_ADDED\x10\x01\x12&\n\"COMPATIBILITY_RULE_BECAME_REQUIRED\x10\x02\x12&\n\"COMPATIBILITY_RULE_BECAME_OPTIONAL\x10\x03\x12\x1e\n\x1a\x43OMPATIBILITY_RULE_REMOVED\x10\x04\x12$\n COMPATIBILITY_RULE_TYPE_NARROWED\x10\x05\x12#\n\x1f\x43OMPATIBILITY_RULE_TYPE_WIDENED\x10\x06\x12#\n\x1f\x43OMPATIBILITY_RULE_TYPE_CHANGED\x10\x07\x12#\n\x1f\x43OMPATIBILITY_RULE_KIND_CHANGED\x10\x08\x12%\n!COMPATIBILITY_RULE_FORMAT_CHANGED\x10\t\x12\'\n#COMPATIBILITY_RULE_UNSUPPORTED_TYPE\x10\n*\x90\x01\n\x11\x43ompatibilityMode\x12\"\n\x1e\x43OMPATIBILITY_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43OMPATIBILITY_MODE_OFF\x10\x01\x12\x1b\n\x17\x43OMPATIBILITY_MODE_WARN\x10\x02\x12\x1e\n\x1a\x43OMPATIBILITY_MODE_ENFORCE\x10\x03\x42\x87\x01\n\x13io.modelregistry.v1B\x12\x43ompatibilityProtoP\x01Z modelregistry/v1;modelregistryv1\xaa\x02\x10ModelRegistry.V1\xca\x02\x10ModelRegistry\\V1\xea\x02\x11ModelRegistry::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$modelregistry/v1/compatibility.proto\x12\x10modelregistry.v1\"\xd6\x01\n\x14\x43ompatibilityFinding\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x31\n\x04rule\x18\x02 \x01(\x0e\x32#.modelregistry.v1.CompatibilityRule\x12,\n\x08severity\x18\x03 \x01(\x0e\x32\x1a.modelregistry.v1.Severity\x12\x0f\n\x07message\x18\x04 \x01(\t\x12#\n\x16\x65\x61rlier_version_number\x18\x05 \x01(\x05H\x00\x88\x01\x01\x42\x19\n\x17_earlier_version_number*K\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_WARN\x10\x01\x12\x12\n\x0eSEVERITY_ERROR\x10\x02*\xb3\x03\n\x11\x43ompatibilityRule\x12\"\n\x1e\x43OMPATIBILITY_RULE_UNSPECIFIED\x10\x00\x12%\n!COMPATIBILITY_RULE_REQUIRED_ADDED\x10\x01\x12&\n\"COMPATIBILITY_RULE_BECAME_REQUIRED\x10\x02\x12&\n\"COMPATIBILITY_RULE_BECAME_OPTIONAL\x10\x03\x12\x1e\n\x1a\x43OMPATIBILITY_RULE_REMOVED\x10\x04\x12$\n COMPATIBILITY_RULE_TYPE_NARROWED\x10\x05\x12#\n\x1f\x43OMPATIBILITY_RULE_TYPE_WIDENED\x10\x06\x12#\n\x1f\x43OMPATIBILITY_RULE_TYPE_CHANGED\x10\x07\x12#\n\x1f\x43OMPATIBILITY_RULE_KIND_CHANGED\x10\x08\x12%\n!COMPATIBILITY_RULE_FORMAT_CHANGED\x10\t\x12\'\n#COMPATIBILITY_RULE_UNSUPPORTED_TYPE\x10\n*\xbb\x01\n\x11\x43ompatibilityMode\x12\"\n\x1e\x43OMPATIBILITY_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43OMPATIBILITY_MODE_OFF\x10\x01\x12\x1b\n\x17\x43OMPATIBILITY_MODE_WARN\x10\x02\x12\x1e\n\x1a\x43OMPATIBILITY_MODE_ENFORCE\x10\x03\x12)\n%COMPATIBILITY_MODE_ENFORCE_TRANSITIVE\x10\x04\x42\x87\x01\n\x13io.modelregistry.v1B\x12\x43ompatibilityProtoP\x01Z modelregistry/v1;modelregistryv1\xaa\x02\x10ModelRegistry.V1\xca\x02\x10ModelRegistry\\V1\xea\x02\x11ModelRegistry::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,12 +32,12 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelregistry.v1.compatibil
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\023io.modelregistry.v1B\022CompatibilityProtoP\001Z modelregistry/v1;modelregistryv1\252\002\020ModelRegistry.V1\312\002\020ModelRegistry\\V1\352\002\021ModelRegistry::V1'
-  _globals['_SEVERITY']._serialized_start=211
-  _globals['_SEVERITY']._serialized_end=286
-  _globals['_COMPATIBILITYRULE']._serialized_start=289
-  _globals['_COMPATIBILITYRULE']._serialized_end=724
-  _globals['_COMPATIBILITYMODE']._serialized_start=727
-  _globals['_COMPATIBILITYMODE']._serialized_end=871
+  _globals['_SEVERITY']._serialized_start=275
+  _globals['_SEVERITY']._serialized_end=350
+  _globals['_COMPATIBILITYRULE']._serialized_start=353
+  _globals['_COMPATIBILITYRULE']._serialized_end=788
+  _globals['_COMPATIBILITYMODE']._serialized_start=791
+  _globals['_COMPATIBILITYMODE']._serialized_end=978
   _globals['_COMPATIBILITYFINDING']._serialized_start=59
-  _globals['_COMPATIBILITYFINDING']._serialized_end=209
+  _globals['_COMPATIBILITYFINDING']._serialized_end=273
 # @@protoc_insertion_point(module_scope)

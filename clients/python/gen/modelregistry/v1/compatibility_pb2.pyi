@@ -10,10 +10,10 @@ import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 11):
-    from typing import TypeAlias as _TypeAlias, Never as _Never
+if sys.version_info >= (3, 10):
+    from typing import TypeAlias as _TypeAlias
 else:
-    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
+    from typing_extensions import TypeAlias as _TypeAlias
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -28,7 +28,7 @@ class _SeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Severity.Val
     SEVERITY_WARN: _Severity.ValueType  # 1
     """May break a client. Refuses nothing."""
     SEVERITY_ERROR: _Severity.ValueType  # 2
-    """Breaks a client. Refuses a new head of a branch whose compatibility is ENFORCE."""
+    """Breaks a client. Refuses a new head of a branch whose compatibility is ENFORCE or ENFORCE_TRANSITIVE."""
 
 class Severity(_Severity, metaclass=_SeverityEnumTypeWrapper):
     """How bad a finding is."""
@@ -38,7 +38,7 @@ SEVERITY_UNSPECIFIED: Severity.ValueType  # 0
 SEVERITY_WARN: Severity.ValueType  # 1
 """May break a client. Refuses nothing."""
 SEVERITY_ERROR: Severity.ValueType  # 2
-"""Breaks a client. Refuses a new head of a branch whose compatibility is ENFORCE."""
+"""Breaks a client. Refuses a new head of a branch whose compatibility is ENFORCE or ENFORCE_TRANSITIVE."""
 Global___Severity: _TypeAlias = Severity  # noqa: Y015
 
 class _CompatibilityRule:
@@ -111,6 +111,11 @@ class _CompatibilityModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Com
     """Findings are recorded with the promotion, and nothing is refused: what holds for a branch without a policy."""
     COMPATIBILITY_MODE_ENFORCE: _CompatibilityMode.ValueType  # 3
     """A promotion with a finding of severity ERROR is refused, and so is a version that is created."""
+    COMPATIBILITY_MODE_ENFORCE_TRANSITIVE: _CompatibilityMode.ValueType  # 4
+    """As ENFORCE, and what is to become the head is compared with each Model API that heads of the branch have had since
+    this was set, and not only with that of the newest: what was removed by one version is not added with another type by
+    the next. With more than 256 of them, every new head but a rollback is refused.
+    """
 
 class CompatibilityMode(_CompatibilityMode, metaclass=_CompatibilityModeEnumTypeWrapper):
     """What a branch does about findings."""
@@ -123,6 +128,11 @@ COMPATIBILITY_MODE_WARN: CompatibilityMode.ValueType  # 2
 """Findings are recorded with the promotion, and nothing is refused: what holds for a branch without a policy."""
 COMPATIBILITY_MODE_ENFORCE: CompatibilityMode.ValueType  # 3
 """A promotion with a finding of severity ERROR is refused, and so is a version that is created."""
+COMPATIBILITY_MODE_ENFORCE_TRANSITIVE: CompatibilityMode.ValueType  # 4
+"""As ENFORCE, and what is to become the head is compared with each Model API that heads of the branch have had since
+this was set, and not only with that of the newest: what was removed by one version is not added with another type by
+the next. With more than 256 of them, every new head but a rollback is refused.
+"""
 Global___CompatibilityMode: _TypeAlias = CompatibilityMode  # noqa: Y015
 
 @_typing.final
@@ -137,6 +147,7 @@ class CompatibilityFinding(_message.Message):
     RULE_FIELD_NUMBER: _builtins.int
     SEVERITY_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    EARLIER_VERSION_NUMBER_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Output only. Where, by name: `inputs["df"].columns["age"].data_type`. Longer names are cut."""
     rule: Global___CompatibilityRule.ValueType
@@ -145,6 +156,10 @@ class CompatibilityFinding(_message.Message):
     """Output only. How bad it is."""
     message: _builtins.str
     """Output only. A sentence for people."""
+    earlier_version_number: _builtins.int
+    """Output only. The number of the version on the branch that was compared with, where that is an earlier one than the
+    head: in answers of CheckPromotion, for a branch whose compatibility is ENFORCE_TRANSITIVE.
+    """
     def __init__(
         self,
         *,
@@ -152,11 +167,14 @@ class CompatibilityFinding(_message.Message):
         rule: Global___CompatibilityRule.ValueType = ...,
         severity: Global___Severity.ValueType = ...,
         message: _builtins.str = ...,
+        earlier_version_number: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_earlier_version_number", b"_earlier_version_number", "earlier_version_number", b"earlier_version_number"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "path", b"path", "rule", b"rule", "severity", b"severity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_earlier_version_number", b"_earlier_version_number", "earlier_version_number", b"earlier_version_number", "message", b"message", "path", b"path", "rule", b"rule", "severity", b"severity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__earlier_version_number: _TypeAlias = _typing.Literal["earlier_version_number"]  # noqa: Y015
+    _WhichOneofArgType__earlier_version_number: _TypeAlias = _typing.Literal["_earlier_version_number", b"_earlier_version_number"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__earlier_version_number) -> _WhichOneofReturnType__earlier_version_number | None: ...
 
 Global___CompatibilityFinding: _TypeAlias = CompatibilityFinding  # noqa: Y015

@@ -159,7 +159,7 @@ class ModelServiceServicer(object):
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
         NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
         (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchLocked, BranchAcceptsPromotionsOnly,
-        ModelApiIncompatible, by the policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+        TooManyModelApis, ModelApiIncompatible, by the policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
         QuotaExceeded).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -215,7 +215,7 @@ class ModelServiceServicer(object):
         with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
         (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
         NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked),
-        ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (ModelApiIncompatible).
+        ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis, ModelApiIncompatible).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -72,7 +72,7 @@ class ModelServiceStub:
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
     NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
     (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchLocked, BranchAcceptsPromotionsOnly,
-    ModelApiIncompatible, by the policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+    TooManyModelApis, ModelApiIncompatible, by the policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
     QuotaExceeded).
     """
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
@@ -108,7 +108,7 @@ class ModelServiceStub:
     with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
     (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
     NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked),
-    ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (ModelApiIncompatible).
+    ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis, ModelApiIncompatible).
     """
     UploadModelFiles: _grpc.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]
     """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
@@ -175,7 +175,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
     NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
     (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchLocked, BranchAcceptsPromotionsOnly,
-    ModelApiIncompatible, by the policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+    TooManyModelApis, ModelApiIncompatible, by the policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
     QuotaExceeded).
     """
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
@@ -211,7 +211,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
     (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
     NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked),
-    ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (ModelApiIncompatible).
+    ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis, ModelApiIncompatible).
     """
     UploadModelFiles: _aio.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]  # type: ignore[assignment]
     """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
@@ -299,7 +299,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         Scope api:models-write; editor on the model. Fails with INVALID_ARGUMENT (InvalidModelApi, InvalidBranchName),
         NOT_FOUND (ModelNotFound, UploadNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
         (CreateModelVersionPermissionDenied), FAILED_PRECONDITION (BranchLocked, BranchAcceptsPromotionsOnly,
-        ModelApiIncompatible, by the policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
+        TooManyModelApis, ModelApiIncompatible, by the policy of the branch) and RESOURCE_EXHAUSTED (RequestTooLarge: model files that large go through UploadModelFiles;
         QuotaExceeded).
         """
 
@@ -365,7 +365,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
         (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
         NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked),
-        ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (ModelApiIncompatible).
+        ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis, ModelApiIncompatible).
         """
 
     @_abc_1.abstractmethod

@@ -198,6 +198,7 @@ class BranchPolicy(_message.Message):
     FOLDER_RID_FIELD_NUMBER: _builtins.int
     FOLDER_POLICY_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_SINCE_REVISION_FIELD_NUMBER: _builtins.int
     model_rid: _builtins.str
     """Output only. The RID of the model; empty if the policy is a folder's."""
     branch: _builtins.str
@@ -214,6 +215,10 @@ class BranchPolicy(_message.Message):
     """Output only. Whether heads come by promotion alone, and CreateModelVersion is refused."""
     folder_rid: _builtins.str
     """Output only. The RID of the folder whose policy it is; unset if it is that of a model's branch."""
+    compatibility_since_revision: _builtins.int
+    """Output only. The revision that has set this `compatibility`, which holds since then; 0 if it was never set, or by a
+    server that did not write it down.
+    """
     @_builtins.property
     def changed_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the policy was set; unset if it was not."""
@@ -277,10 +282,11 @@ class BranchPolicy(_message.Message):
         folder_rid: _builtins.str | None = ...,
         folder_policy: Global___BranchPolicy | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        compatibility_since_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "_folder_rid", b"_folder_rid", "allowed_sources", b"allowed_sources", "approvals", b"approvals", "changed_by", b"changed_by", "changed_time", b"changed_time", "folder_policy", b"folder_policy", "folder_rid", b"folder_rid", "lock", b"lock", "min_time_as_head", b"min_time_as_head", "promoters", b"promoters", "rollbackers", b"rollbackers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "_folder_rid", b"_folder_rid", "allowed_sources", b"allowed_sources", "approvals", b"approvals", "branch", b"branch", "changed_by", b"changed_by", "changed_time", b"changed_time", "compatibility", b"compatibility", "folder_policy", b"folder_policy", "folder_rid", b"folder_rid", "lock", b"lock", "min_time_as_head", b"min_time_as_head", "model_rid", b"model_rid", "promoters", b"promoters", "promotion_only", b"promotion_only", "revision", b"revision", "rollbackers", b"rollbackers", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "_folder_rid", b"_folder_rid", "allowed_sources", b"allowed_sources", "approvals", b"approvals", "branch", b"branch", "changed_by", b"changed_by", "changed_time", b"changed_time", "compatibility", b"compatibility", "compatibility_since_revision", b"compatibility_since_revision", "folder_policy", b"folder_policy", "folder_rid", b"folder_rid", "lock", b"lock", "min_time_as_head", b"min_time_as_head", "model_rid", b"model_rid", "promoters", b"promoters", "promotion_only", b"promotion_only", "revision", b"revision", "rollbackers", b"rollbackers", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__changed_by: _TypeAlias = _typing.Literal["changed_by"]  # noqa: Y015
     _WhichOneofArgType__changed_by: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by"]  # noqa: Y015

@@ -40,7 +40,7 @@ class CheckPromotionResponse(_message.Message):
     would_succeed: _builtins.bool
     """Output only. Whether PromoteVersion would succeed if it came now."""
     error_count: _builtins.int
-    """Output only. How many findings of severity ERROR there are."""
+    """Output only. How many findings of severity ERROR there are; of those beside earlier heads, the ones that are listed."""
     warning_count: _builtins.int
     """Output only. How many findings of severity WARN there are."""
     compatibility: _compatibility_pb2.CompatibilityMode.ValueType
@@ -61,7 +61,9 @@ class CheckPromotionResponse(_message.Message):
 
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[_compatibility_pb2.CompatibilityFinding]:
-        """Output only. What the comparison with the head of the branch finds, errors first; at most 1 MiB of it."""
+        """Output only. What the comparison with the head of the branch finds, errors first; at most 1 MiB of it. Where the
+        compatibility is ENFORCE_TRANSITIVE, the errors beside earlier heads follow, each beside the newest that has it.
+        """
 
     def __init__(
         self,

@@ -143,7 +143,7 @@ class PromotionServiceServicer(object):
         Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
         INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
         PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, ModelApiIncompatible).
+        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, TooManyModelApis, ModelApiIncompatible).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

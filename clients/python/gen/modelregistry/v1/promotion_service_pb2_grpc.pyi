@@ -59,7 +59,7 @@ class PromotionServiceStub:
     Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
     INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
     PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, ModelApiIncompatible).
+    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, TooManyModelApis, ModelApiIncompatible).
     """
     RollbackBranch: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.RollbackBranchRequest, _model_pb2.ModelVersion]
     """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
@@ -173,7 +173,7 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
     INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
     PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, ModelApiIncompatible).
+    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, TooManyModelApis, ModelApiIncompatible).
     """
     RollbackBranch: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.RollbackBranchRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
@@ -296,7 +296,7 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
         INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
         PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, ModelApiIncompatible).
+        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, TooManyModelApis, ModelApiIncompatible).
         """
 
     @_abc_1.abstractmethod
