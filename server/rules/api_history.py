@@ -35,7 +35,6 @@ ENFORCING = frozenset({COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_ENFORCE_TR
 # With more Model APIs than these, a branch gets no new head but by a rollback: each may have to be compared.
 MOST_APIS = 256
 
-
 NOTHING_MADE: Mapping[Comparison, Promotion] = MappingProxyType({})
 
 # The RID of the model, and the name of the branch.

@@ -39,15 +39,18 @@ def test_a_policy_is_put_and_got(registry: Registry) -> None:
         "compatibility": "WARN",
         "revision": 0,
         "promotionOnly": False,
+        "warnings": [],
+        "compatibilitySinceRevision": 0,
     }
 
     assert good(registry.get(path, branch="release/1")) == nobodys
-    put = good(registry.set_policy(branch="release/1", compatibility="ENFORCE"))
+    put = good(registry.set_policy(branch="release/1", compatibility="ENFORCE_TRANSITIVE"))
     assert put == nobodys | {
-        "compatibility": "ENFORCE",
+        "compatibility": "ENFORCE_TRANSITIVE",
         "changedBy": "user:admin",
         "changedTime": put["changedTime"],
         "revision": 1,
+        "compatibilitySinceRevision": 1,
     }
     assert good(registry.get(path, branch="release/1")) == put
     assert good(registry.get(path)) == nobodys | {"branch": "master"}
