@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -234,6 +235,9 @@ def _messages(draw: st.DrawFn, message_class: type[M], known_values: bool, depth
     if isinstance(message, Timestamp):
         message.CopyFrom(draw(times() if known_values else _any_times()))
         return message
+    if isinstance(message, Duration):
+        message.CopyFrom(draw(_durations() if known_values else _any_durations()))
+        return message
     if isinstance(message, DataType) and draw(st.integers(0, 4)) == 0:
         message.CopyFrom(draw(data_types(max_depth=40)))
         return message
@@ -305,3 +309,19 @@ def _texts_for(field: FieldDescriptor) -> st.SearchStrategy[str]:
 def _any_times() -> st.SearchStrategy[Timestamp]:
     seconds, nanos = st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1)
     return times() | st.builds(Timestamp, seconds=seconds, nanos=nanos)
+
+
+def _durations() -> st.SearchStrategy[Duration]:
+    """Whole milliseconds of the ten thousand years that a message has."""
+    return st.integers(-315_576_000_000_000, 315_576_000_000_000).map(_duration)
+
+
+def _duration(milliseconds: int) -> Duration:
+    duration = Duration()
+    duration.FromMilliseconds(milliseconds)
+    return duration
+
+
+def _any_durations() -> st.SearchStrategy[Duration]:
+    seconds, nanos = st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1)
+    return _durations() | st.builds(Duration, seconds=seconds, nanos=nanos)

@@ -63,7 +63,8 @@ class StoredVersion(NamedTuple):
             seen.source.promoted.SetInParent()
         if self.hides_root:
             seen.ClearField("root_model_version_rid")
-        seen.yanked = self.is_yanked
+        if self.is_yanked:
+            seen.yanked = True
         return seen
 
 

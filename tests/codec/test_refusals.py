@@ -8,6 +8,7 @@ import pytest
 
 from modelregistry.v1.model_api_pb2 import Column, DataType, TabularType
 from modelregistry.v1.model_pb2 import Model
+from modelregistry.v1.promotion_service_pb2 import SetBranchPolicyRequest
 from server.codec.json_form import from_json, loads
 from server.core.errors import InvalidArgument
 from tests.codec.samples import SEED, refusal, text_refusal
@@ -139,6 +140,15 @@ def test_a_time_that_is_not_one_in_whole_milliseconds_is_refused(text: str) -> N
     assert refused == {
         "createdTime": f"must be a time in whole milliseconds, like 2003-05-06T12:34:56.789Z, not {text!r}"
     }
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "s", "1.s", ".5s", "1.0001s", "1 s", "1h", "٣s", "315576000001s", "1e3s", "+1s"]
+)
+def test_a_duration_that_is_not_one_in_whole_milliseconds_is_refused(text: str) -> None:
+    refused = refusal({"minTimeAsHead": text}, SetBranchPolicyRequest)
+
+    assert refused == {"minTimeAsHead": f"must be a duration in whole milliseconds, like 3600s or 0.500s, not {text!r}"}
 
 
 def test_all_that_is_wrong_is_told_at_once_and_where() -> None:

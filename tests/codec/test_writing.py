@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -47,6 +48,7 @@ from modelregistry.v1.model_service_pb2 import (
     ListModelVersionsResponse,
     PromoteVersionRequest,
 )
+from modelregistry.v1.promotion_service_pb2 import SetBranchPolicyRequest
 from server.codec.json_form import dumps, from_json, loads, to_json
 from tests.codec.samples import NOT_IN_SEED, SEED
 
@@ -132,8 +134,24 @@ def test_times_are_written_with_exactly_three_decimals(time: Timestamp, text: st
 
 
 @pytest.mark.parametrize(
+    ("duration", "text"),
+    [
+        (Duration(), "0s"),
+        (Duration(seconds=604_800), "604800s"),
+        (Duration(seconds=1, nanos=500_000_000), "1.500s"),
+        (Duration(nanos=1_000_000), "0.001s"),
+    ],
+)
+def test_durations_are_written_as_protobuf_has_them(duration: Duration, text: str) -> None:
+    request = SetBranchPolicyRequest(min_time_as_head=duration)
+    assert to_json(request)["minTimeAsHead"] == text
+    assert from_json({"minTimeAsHead": text}, SetBranchPolicyRequest) == request
+
+
+@pytest.mark.parametrize(
     "message",
     [
+        SetBranchPolicyRequest(min_time_as_head=Duration(nanos=1)),
         TabularType(format=3),  # type: ignore[arg-type]
         Model(created_time=Timestamp(nanos=1)),
         Model(created_time=Timestamp(nanos=1_000_000_000)),
@@ -144,7 +162,9 @@ def test_times_are_written_with_exactly_three_decimals(time: Timestamp, text: st
     ids=str,
 )
 def test_what_validation_keeps_out_cannot_be_written(message: Message) -> None:
-    with pytest.raises(ValueError, match=r"^(must be one of|the time .* is not in whole|Timestamp is not valid)"):
+    with pytest.raises(
+        ValueError, match=r"^(must be one of|the (time|duration) .* is not in whole|Timestamp is not valid)"
+    ):
         to_json(message)
 
 

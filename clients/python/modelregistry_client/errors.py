@@ -75,16 +75,20 @@ class BranchLocked(RegistryError):
 
 
 class BranchAcceptsPromotionsOnly(RegistryError):
-    """The branch's policy lets no version be created there: heads come by promotion alone."""
+    """The branch's policy lets no version be created there: heads come by promotion alone.
+
+    It is the policy of this model, or of this folder.
+    """
 
     model_rid = Parameter(str)
     branch_name = Parameter(str)
+    resource_rid = Parameter(str)
 
 
 class BranchPolicyChanged(RegistryError):
     """The policy of the branch has another revision than the caller thinks; 0 means that none is set."""
 
-    model_rid = Parameter(str)
+    resource_rid = Parameter(str)
     branch_name = Parameter(str)
     expected_revision = Parameter(int)
     actual_revision = Parameter(int)

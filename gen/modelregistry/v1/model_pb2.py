@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from modelregistry.v1 import model_api_pb2 as modelregistry_dot_v1_dot_model__api__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmodelregistry/v1/model.proto\x12\x10modelregistry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelregistry/v1/model_api.proto\"\x83\x01\n\x05Model\x12\x0b\n\x03rid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x19\n\x11parent_folder_rid\x18\x03 \x01(\t\x12\x30\n\x0c\x63reated_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x05 \x01(\t\"\xa1\x03\n\x0cModelVersion\x12\x0b\n\x03rid\x18\x01 \x01(\t\x12-\n\tmodel_api\x18\x02 \x01(\x0b\x32\x1a.modelregistry.v1.ModelApi\x12\x1a\n\x12\x63onda_requirements\x18\x03 \x03(\t\x12\x1c\n\x14\x62\x61\x63king_repositories\x18\x04 \x03(\t\x12\x30\n\x0c\x63reated_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x06source\x18\x06 \x01(\x0b\x32$.modelregistry.v1.ModelVersionSource\x12\x1e\n\x11linked_experiment\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tmodel_rid\x18\x08 \x01(\t\x12\x0e\n\x06\x62ranch\x18\t \x01(\t\x12\x16\n\x0eversion_number\x18\n \x01(\x05\x12\x12\n\ncreated_by\x18\x0b \x01(\t\x12\x1e\n\x16root_model_version_rid\x18\x0c \x01(\t\x12\x0e\n\x06yanked\x18\r \x01(\x08\x42\x14\n\x12_linked_experiment\"[\n\x06\x42ranch\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x04head\x18\x02 \x01(\x0b\x32\x1e.modelregistry.v1.ModelVersion\x12\x15\n\rversion_count\x18\x03 \x01(\x05\"\xd1\x03\n\x12ModelVersionSource\x12\x41\n\x0f\x63ode_repository\x18\x01 \x01(\x0b\x32&.modelregistry.v1.CodeRepositorySourceH\x00\x12?\n\x0e\x63ode_workspace\x18\x02 \x01(\x0b\x32%.modelregistry.v1.CodeWorkspaceSourceH\x00\x12\x34\n\x08\x65xternal\x18\x03 \x01(\x0b\x32 .modelregistry.v1.ExternalSourceH\x00\x12Z\n\x1cimported_containerized_model\x18\x04 \x01(\x0b\x32\x32.modelregistry.v1.ImportedContainerizedModelSourceH\x00\x12;\n\x0cmodel_studio\x18\x05 \x01(\x0b\x32#.modelregistry.v1.ModelStudioSourceH\x00\x12\x34\n\x08promoted\x18\x06 \x01(\x0b\x32 .modelregistry.v1.PromotedSourceH\x00\x12*\n\x03sdk\x18\x07 \x01(\x0b\x32\x1b.modelregistry.v1.SdkSourceH\x00\x42\x06\n\x04type\">\n\x14\x43odeRepositorySource\x12\x16\n\x0erepository_rid\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\t\"A\n\x13\x43odeWorkspaceSource\x12\x1a\n\x12\x63ode_workspace_rid\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\t\"\x10\n\x0e\x45xternalSource\"\"\n ImportedContainerizedModelSource\"-\n\x11ModelStudioSource\x12\x18\n\x10model_studio_rid\x18\x01 \x01(\t\"P\n\x0ePromotedSource\x12\x1a\n\x12previous_model_rid\x18\x01 \x01(\t\x12\"\n\x1aprevious_model_version_rid\x18\x02 \x01(\t\"\x0b\n\tSdkSourceB\x7f\n\x13io.modelregistry.v1B\nModelProtoP\x01Z modelregistry/v1;modelregistryv1\xaa\x02\x10ModelRegistry.V1\xca\x02\x10ModelRegistry\\V1\xea\x02\x11ModelRegistry::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmodelregistry/v1/model.proto\x12\x10modelregistry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelregistry/v1/model_api.proto\"\x83\x01\n\x05Model\x12\x0b\n\x03rid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x19\n\x11parent_folder_rid\x18\x03 \x01(\t\x12\x30\n\x0c\x63reated_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x05 \x01(\t\"\xb1\x03\n\x0cModelVersion\x12\x0b\n\x03rid\x18\x01 \x01(\t\x12-\n\tmodel_api\x18\x02 \x01(\x0b\x32\x1a.modelregistry.v1.ModelApi\x12\x1a\n\x12\x63onda_requirements\x18\x03 \x03(\t\x12\x1c\n\x14\x62\x61\x63king_repositories\x18\x04 \x03(\t\x12\x30\n\x0c\x63reated_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x06source\x18\x06 \x01(\x0b\x32$.modelregistry.v1.ModelVersionSource\x12\x1e\n\x11linked_experiment\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tmodel_rid\x18\x08 \x01(\t\x12\x0e\n\x06\x62ranch\x18\t \x01(\t\x12\x16\n\x0eversion_number\x18\n \x01(\x05\x12\x12\n\ncreated_by\x18\x0b \x01(\t\x12\x1e\n\x16root_model_version_rid\x18\x0c \x01(\t\x12\x13\n\x06yanked\x18\r \x01(\x08H\x01\x88\x01\x01\x42\x14\n\x12_linked_experimentB\t\n\x07_yanked\"[\n\x06\x42ranch\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x04head\x18\x02 \x01(\x0b\x32\x1e.modelregistry.v1.ModelVersion\x12\x15\n\rversion_count\x18\x03 \x01(\x05\"\xd1\x03\n\x12ModelVersionSource\x12\x41\n\x0f\x63ode_repository\x18\x01 \x01(\x0b\x32&.modelregistry.v1.CodeRepositorySourceH\x00\x12?\n\x0e\x63ode_workspace\x18\x02 \x01(\x0b\x32%.modelregistry.v1.CodeWorkspaceSourceH\x00\x12\x34\n\x08\x65xternal\x18\x03 \x01(\x0b\x32 .modelregistry.v1.ExternalSourceH\x00\x12Z\n\x1cimported_containerized_model\x18\x04 \x01(\x0b\x32\x32.modelregistry.v1.ImportedContainerizedModelSourceH\x00\x12;\n\x0cmodel_studio\x18\x05 \x01(\x0b\x32#.modelregistry.v1.ModelStudioSourceH\x00\x12\x34\n\x08promoted\x18\x06 \x01(\x0b\x32 .modelregistry.v1.PromotedSourceH\x00\x12*\n\x03sdk\x18\x07 \x01(\x0b\x32\x1b.modelregistry.v1.SdkSourceH\x00\x42\x06\n\x04type\">\n\x14\x43odeRepositorySource\x12\x16\n\x0erepository_rid\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\t\"A\n\x13\x43odeWorkspaceSource\x12\x1a\n\x12\x63ode_workspace_rid\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\t\"\x10\n\x0e\x45xternalSource\"\"\n ImportedContainerizedModelSource\"-\n\x11ModelStudioSource\x12\x18\n\x10model_studio_rid\x18\x01 \x01(\t\"P\n\x0ePromotedSource\x12\x1a\n\x12previous_model_rid\x18\x01 \x01(\t\x12\"\n\x1aprevious_model_version_rid\x18\x02 \x01(\t\"\x0b\n\tSdkSourceB\x7f\n\x13io.modelregistry.v1B\nModelProtoP\x01Z modelregistry/v1;modelregistryv1\xaa\x02\x10ModelRegistry.V1\xca\x02\x10ModelRegistry\\V1\xea\x02\x11ModelRegistry::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,23 +37,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL']._serialized_start=118
   _globals['_MODEL']._serialized_end=249
   _globals['_MODELVERSION']._serialized_start=252
-  _globals['_MODELVERSION']._serialized_end=669
-  _globals['_BRANCH']._serialized_start=671
-  _globals['_BRANCH']._serialized_end=762
-  _globals['_MODELVERSIONSOURCE']._serialized_start=765
-  _globals['_MODELVERSIONSOURCE']._serialized_end=1230
-  _globals['_CODEREPOSITORYSOURCE']._serialized_start=1232
-  _globals['_CODEREPOSITORYSOURCE']._serialized_end=1294
-  _globals['_CODEWORKSPACESOURCE']._serialized_start=1296
-  _globals['_CODEWORKSPACESOURCE']._serialized_end=1361
-  _globals['_EXTERNALSOURCE']._serialized_start=1363
-  _globals['_EXTERNALSOURCE']._serialized_end=1379
-  _globals['_IMPORTEDCONTAINERIZEDMODELSOURCE']._serialized_start=1381
-  _globals['_IMPORTEDCONTAINERIZEDMODELSOURCE']._serialized_end=1415
-  _globals['_MODELSTUDIOSOURCE']._serialized_start=1417
-  _globals['_MODELSTUDIOSOURCE']._serialized_end=1462
-  _globals['_PROMOTEDSOURCE']._serialized_start=1464
-  _globals['_PROMOTEDSOURCE']._serialized_end=1544
-  _globals['_SDKSOURCE']._serialized_start=1546
-  _globals['_SDKSOURCE']._serialized_end=1557
+  _globals['_MODELVERSION']._serialized_end=685
+  _globals['_BRANCH']._serialized_start=687
+  _globals['_BRANCH']._serialized_end=778
+  _globals['_MODELVERSIONSOURCE']._serialized_start=781
+  _globals['_MODELVERSIONSOURCE']._serialized_end=1246
+  _globals['_CODEREPOSITORYSOURCE']._serialized_start=1248
+  _globals['_CODEREPOSITORYSOURCE']._serialized_end=1310
+  _globals['_CODEWORKSPACESOURCE']._serialized_start=1312
+  _globals['_CODEWORKSPACESOURCE']._serialized_end=1377
+  _globals['_EXTERNALSOURCE']._serialized_start=1379
+  _globals['_EXTERNALSOURCE']._serialized_end=1395
+  _globals['_IMPORTEDCONTAINERIZEDMODELSOURCE']._serialized_start=1397
+  _globals['_IMPORTEDCONTAINERIZEDMODELSOURCE']._serialized_end=1431
+  _globals['_MODELSTUDIOSOURCE']._serialized_start=1433
+  _globals['_MODELSTUDIOSOURCE']._serialized_end=1478
+  _globals['_PROMOTEDSOURCE']._serialized_start=1480
+  _globals['_PROMOTEDSOURCE']._serialized_end=1560
+  _globals['_SDKSOURCE']._serialized_start=1562
+  _globals['_SDKSOURCE']._serialized_end=1573
 # @@protoc_insertion_point(module_scope)

@@ -96,7 +96,7 @@ class ModelVersion(_message.Message):
     if it was not promoted. Empty if the caller may not see that version.
     """
     yanked: _builtins.bool
-    """Output only. Whether the version is yanked, or one that it was promoted from, or its whole lineage: then it can be
+    """Output only. Set if the version is yanked, or one that it was promoted from, or its whole lineage: then it can be
     promoted and rolled back to no more. RecallService has more.
     """
     @_builtins.property
@@ -134,15 +134,20 @@ class ModelVersion(_message.Message):
         version_number: _builtins.int = ...,
         created_by: _builtins.str = ...,
         root_model_version_rid: _builtins.str = ...,
-        yanked: _builtins.bool = ...,
+        yanked: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_linked_experiment", b"_linked_experiment", "created_time", b"created_time", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_linked_experiment", b"_linked_experiment", "_yanked", b"_yanked", "created_time", b"created_time", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "source", b"source", "yanked", b"yanked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_linked_experiment", b"_linked_experiment", "backing_repositories", b"backing_repositories", "branch", b"branch", "conda_requirements", b"conda_requirements", "created_by", b"created_by", "created_time", b"created_time", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "model_rid", b"model_rid", "rid", b"rid", "root_model_version_rid", b"root_model_version_rid", "source", b"source", "version_number", b"version_number", "yanked", b"yanked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_linked_experiment", b"_linked_experiment", "_yanked", b"_yanked", "backing_repositories", b"backing_repositories", "branch", b"branch", "conda_requirements", b"conda_requirements", "created_by", b"created_by", "created_time", b"created_time", "linked_experiment", b"linked_experiment", "model_api", b"model_api", "model_rid", b"model_rid", "rid", b"rid", "root_model_version_rid", b"root_model_version_rid", "source", b"source", "version_number", b"version_number", "yanked", b"yanked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__linked_experiment: _TypeAlias = _typing.Literal["linked_experiment"]  # noqa: Y015
     _WhichOneofArgType__linked_experiment: _TypeAlias = _typing.Literal["_linked_experiment", b"_linked_experiment"]  # noqa: Y015
+    _WhichOneofReturnType__yanked: _TypeAlias = _typing.Literal["yanked"]  # noqa: Y015
+    _WhichOneofArgType__yanked: _TypeAlias = _typing.Literal["_yanked", b"_yanked"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__linked_experiment) -> _WhichOneofReturnType__linked_experiment | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__yanked) -> _WhichOneofReturnType__yanked | None: ...
 
 Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
 

@@ -433,5 +433,6 @@ def _to_promotion(row: AnyRow) -> Promotion:
         promotion.folder_policy_revision = row.folder_policy_revision
     if row.promotion_request_rid is not None:
         promotion.promotion_request_rid = row.promotion_request_rid
-    promotion.override = bool(row.override)
+    if row.override:
+        promotion.override = True
     return promotion

@@ -107,7 +107,7 @@ class Promotion(_message.Message):
     promotion_request_rid: _builtins.str
     """Output only. The RID of the request for promotion whose approvals it needed; unset if it needed none."""
     override: _builtins.bool
-    """Output only. Whether an owner had a rollback pass that the rules for rollbacks refuse."""
+    """Output only. Set if an owner had a rollback pass that the rules for rollbacks refuse."""
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[_compatibility_pb2.CompatibilityFinding]:
         """Output only. What the comparison with the replaced head found, errors first; at most 1 MiB of it."""
@@ -137,14 +137,16 @@ class Promotion(_message.Message):
         policy_revision: _builtins.int | None = ...,
         folder_policy_revision: _builtins.int | None = ...,
         promotion_request_rid: _builtins.str | None = ...,
-        override: _builtins.bool = ...,
+        override: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_folder_policy_revision", b"_folder_policy_revision", "_policy_revision", b"_policy_revision", "_promotion_request_rid", b"_promotion_request_rid", "_reason", b"_reason", "_replaced_version_rid", b"_replaced_version_rid", "_source_model_rid", b"_source_model_rid", "_source_model_version_rid", b"_source_model_version_rid", "created_time", b"created_time", "folder_policy_revision", b"folder_policy_revision", "policy_revision", b"policy_revision", "promotion_request_rid", b"promotion_request_rid", "reason", b"reason", "replaced_version_rid", b"replaced_version_rid", "source_model_rid", b"source_model_rid", "source_model_version_rid", b"source_model_version_rid"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_folder_policy_revision", b"_folder_policy_revision", "_override", b"_override", "_policy_revision", b"_policy_revision", "_promotion_request_rid", b"_promotion_request_rid", "_reason", b"_reason", "_replaced_version_rid", b"_replaced_version_rid", "_source_model_rid", b"_source_model_rid", "_source_model_version_rid", b"_source_model_version_rid", "created_time", b"created_time", "folder_policy_revision", b"folder_policy_revision", "override", b"override", "policy_revision", b"policy_revision", "promotion_request_rid", b"promotion_request_rid", "reason", b"reason", "replaced_version_rid", b"replaced_version_rid", "source_model_rid", b"source_model_rid", "source_model_version_rid", b"source_model_version_rid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_folder_policy_revision", b"_folder_policy_revision", "_policy_revision", b"_policy_revision", "_promotion_request_rid", b"_promotion_request_rid", "_reason", b"_reason", "_replaced_version_rid", b"_replaced_version_rid", "_source_model_rid", b"_source_model_rid", "_source_model_version_rid", b"_source_model_version_rid", "branch", b"branch", "created_by", b"created_by", "created_time", b"created_time", "error_count", b"error_count", "findings", b"findings", "folder_policy_revision", b"folder_policy_revision", "kind", b"kind", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "override", b"override", "policy_revision", b"policy_revision", "promotion_request_rid", b"promotion_request_rid", "reason", b"reason", "replaced_version_rid", b"replaced_version_rid", "rid", b"rid", "source_model_rid", b"source_model_rid", "source_model_version_rid", b"source_model_version_rid", "version_number", b"version_number", "warning_count", b"warning_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_folder_policy_revision", b"_folder_policy_revision", "_override", b"_override", "_policy_revision", b"_policy_revision", "_promotion_request_rid", b"_promotion_request_rid", "_reason", b"_reason", "_replaced_version_rid", b"_replaced_version_rid", "_source_model_rid", b"_source_model_rid", "_source_model_version_rid", b"_source_model_version_rid", "branch", b"branch", "created_by", b"created_by", "created_time", b"created_time", "error_count", b"error_count", "findings", b"findings", "folder_policy_revision", b"folder_policy_revision", "kind", b"kind", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "override", b"override", "policy_revision", b"policy_revision", "promotion_request_rid", b"promotion_request_rid", "reason", b"reason", "replaced_version_rid", b"replaced_version_rid", "rid", b"rid", "source_model_rid", b"source_model_rid", "source_model_version_rid", b"source_model_version_rid", "version_number", b"version_number", "warning_count", b"warning_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__folder_policy_revision: _TypeAlias = _typing.Literal["folder_policy_revision"]  # noqa: Y015
     _WhichOneofArgType__folder_policy_revision: _TypeAlias = _typing.Literal["_folder_policy_revision", b"_folder_policy_revision"]  # noqa: Y015
+    _WhichOneofReturnType__override: _TypeAlias = _typing.Literal["override"]  # noqa: Y015
+    _WhichOneofArgType__override: _TypeAlias = _typing.Literal["_override", b"_override"]  # noqa: Y015
     _WhichOneofReturnType__policy_revision: _TypeAlias = _typing.Literal["policy_revision"]  # noqa: Y015
     _WhichOneofArgType__policy_revision: _TypeAlias = _typing.Literal["_policy_revision", b"_policy_revision"]  # noqa: Y015
     _WhichOneofReturnType__promotion_request_rid: _TypeAlias = _typing.Literal["promotion_request_rid"]  # noqa: Y015
@@ -159,6 +161,8 @@ class Promotion(_message.Message):
     _WhichOneofArgType__source_model_version_rid: _TypeAlias = _typing.Literal["_source_model_version_rid", b"_source_model_version_rid"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__folder_policy_revision) -> _WhichOneofReturnType__folder_policy_revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__override) -> _WhichOneofReturnType__override | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__policy_revision) -> _WhichOneofReturnType__policy_revision | None: ...
     @_typing.overload
