@@ -46,9 +46,10 @@ _of_lineage = versions.alias("of_lineage")
 
 
 def suspect() -> ColumnElement[int | None]:
-    """The key of the row of `versions` if anything of its lineage is yanked, else NULL: what `yanked_keys` is for."""
-    # A value and not EXISTS, which PostgreSQL would rather look up in a table of all that there are.
-    of_root = select(yanks.c.id).where(yanks.c.root_rid == versions.c.root_rid, _holds()).limit(1)
+    """The key of the row of `versions` if anything of its lineage was ever yanked, else NULL: for `yanked_keys`."""
+    # A value and not EXISTS, which PostgreSQL would rather look up in a table of all that there are. Nor does it ask
+    # what was taken back: with that table and its index, a read would take a tenth more time of PostgreSQL.
+    of_root = select(yanks.c.id).where(yanks.c.root_rid == versions.c.root_rid).limit(1)
     return case((of_root.scalar_subquery().is_not(None), versions.c.id)).label("suspect")
 
 
