@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.gateway.routes import routes_of
 from server.rpc.server import SERVICES
 from tests.builders import FOLDER
@@ -28,6 +29,8 @@ folders.values = ["{folder}"]
 models.values = ["{model}"]
 versions.values = ["{version}"]
 promotions.values = ["{promotion}"]
+yanked.values = ["{yanked}"]
+yanks.values = ["{yank}"]
 branches.values = ["master"]
 numbers.values = [1]
 names.values = ["there"]
@@ -37,12 +40,17 @@ names.values = ["there"]
 "path.modelRid" = {{ dictionary = "models", probability = 0.5 }}
 "path.modelVersionRid" = {{ dictionary = "versions", probability = 0.5 }}
 "path.promotionRid" = {{ dictionary = "promotions", probability = 0.5 }}
+"path.yankRid" = {{ dictionary = "yanks", probability = 0.5 }}
 "query.parentFolderRid" = {{ dictionary = "folders", probability = 0.5 }}
 "query.name" = {{ dictionary = "names", probability = 0.5 }}
 "query.modelRid" = {{ dictionary = "models", probability = 0.5 }}
 "body.promotions[*].modelRid" = {{ dictionary = "models", probability = 0.9 }}
 "body.promotions[*].sourceModelVersionRid" = {{ dictionary = "versions", probability = 0.9 }}
 "body.promotions[*].branch" = {{ dictionary = "branches", probability = 0.9 }}
+"body.rollbacks[*].modelRid" = {{ dictionary = "models", probability = 0.9 }}
+"body.rollbacks[*].branch" = {{ dictionary = "branches", probability = 0.9 }}
+"body.rollbacks[*].toVersionNumber" = {{ dictionary = "numbers", probability = 0.9 }}
+"body.modelVersionRid" = {{ dictionary = "yanked", probability = 0.5 }}
 "body.sourceModelVersionRid" = {{ dictionary = "versions", probability = 0.5 }}
 "body.branch" = {{ dictionary = "branches", probability = 0.5 }}
 "body.toVersionNumber" = {{ dictionary = "numbers", probability = 0.5 }}
@@ -78,8 +86,12 @@ def test_every_answer_to_every_kind_of_request_is_as_described(tmp_path: Path) -
         version = admin.create_version(model)
         promoted = admin.promote(version, model)
         (promotion,) = admin("ListPromotions", model_version_rid=promoted.rid).promotions
+        yanked = admin.create_version(model, branch="yanked")
+        of_yanked = {"model_rid": model.rid, "model_version_rid": yanked.rid}
+        yank = admin("YankVersion", **of_yanked, scope=YANK_SCOPE_VERSION, reason="poisoned")
         config = tmp_path / "schemathesis.toml"
         there = {"folder": FOLDER, "model": model.rid, "version": version.rid, "promotion": promotion.rid}
+        there |= {"yanked": yanked.rid, "yank": yank.rid}
         config.write_text(CONFIG.format(checks=CHECKS, token=server.token(), **there))
 
         done = subprocess.run(

@@ -61,9 +61,10 @@ def yanked_keys(work: UnitOfWork, suspects: Iterable[int | None]) -> set[int]:
     listed = padded(keys)
     rows = work.session.all(_ancestors(len(listed)), numbered("key", listed) | {"most": MAX_WALKED + 1})
     if len(rows) > MAX_WALKED:
-        half = len(keys) // 2
         # One by one in the end, so that what a version counts as does not depend on what is asked along with it.
-        return yanked_keys(work, keys[:half]) | yanked_keys(work, keys[half:]) if half else set(keys)
+        if half := len(keys) // 2:
+            return yanked_keys(work, keys[:half]) | yanked_keys(work, keys[half:])
+        return {row.id for row in work.session.all(_in_yanked_lineage, {"version_key": keys[0]})}
     made_of = defaultdict(list)
     for row in rows:
         made_of[row.source_id].append(row.id)
@@ -186,6 +187,15 @@ def _ancestors(key_count: int) -> Select[*AnyColumns]:
     ).limit(1)
     yank_id = func.coalesce(of_version.scalar_subquery(), of_lineage.scalar_subquery()).label("yank_id")
     return select(bounded.c.id, bounded.c.source_id, yank_id)
+
+
+# Of a version, if anything of its lineage is yanked at the moment.
+_in_yanked_lineage = Statement(
+    select(versions.c.id)
+    .join_from(versions, yanks, yanks.c.root_rid == versions.c.root_rid)
+    .where(versions.c.id == bindparam("version_key"), _holds())
+    .limit(1)
+)
 
 
 def _yanks(caller: Caller) -> Select[*AnyColumns]:
