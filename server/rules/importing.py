@@ -324,6 +324,8 @@ def _version_row(value: dict[str, object], line: bytes) -> VersionRow:
         version.branch = DEFAULT_BRANCH
     if value.get("versionNumber") == 0:
         raise _invalid("versionNumber", "must be at least 1")
+    if version.yanked:
+        raise _invalid("yanked", "must be false or absent: yank the version with YankVersion when it is imported")
     if legacy_source is None and not version.HasField("source"):
         version.source.sdk.SetInParent()
     _check_shape(version, "rid", "model_api", "created_time", "model_rid", "created_by")

@@ -107,6 +107,7 @@ UNREADABLE: dict[str, tuple[bytes | Row, str]] = {
         json.dumps(NEW | {"source": {"type": "foundryMl", "x": "∞"}}).replace(json.dumps("∞"), "1e999").encode(),
         "InvalidArgument: source: cannot be kept",
     ),
+    "a version that is yanked": (NEW | {"yanked": True}, "InvalidArgument: yanked: must be false or absent"),
     "the number 0": (NEW | {"versionNumber": 0}, "InvalidArgument: versionNumber: must be at least 1"),
     "a negative number": (NEW | {"versionNumber": -1}, "InvalidArgument: versionNumber: "),
     "a number that is true": (NEW | {"versionNumber": True}, "InvalidArgument: versionNumber: must be a whole number"),
