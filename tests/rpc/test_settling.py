@@ -15,6 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.model_pb2 import Model, ModelVersion
+from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import model_api
@@ -137,6 +138,16 @@ CHANGES: dict[str, Callable[[Scene, str], tuple[str, dict[str, Any]]]] = {
         {"resource_rid": scene.target.rid, "principal": "user:joe"},
     ),
     "principal disabled": lambda scene, _: ("DisablePrincipal", {"principal": scene.principal, "reason": "left"}),
+    # All that is promoted or rolled back to here comes from the source.
+    "yanked": lambda scene, _: (
+        "YankVersion",
+        {
+            "model_rid": scene.source.model_rid,
+            "model_version_rid": scene.source.rid,
+            "scope": YANK_SCOPE_VERSION,
+            "reason": "incident 42",
+        },
+    ),
 }
 
 
@@ -153,6 +164,8 @@ def answer_behind(change: str, way: str) -> str:
             return "ModelNotFound"
         case "revoked on the source" if way in PROMOTIONS:
             return "ModelVersionNotFound"
+        case "yanked" if way not in CREATIONS:
+            return "VersionYanked"
         case "principal disabled":
             return "PrincipalDisabled"
     return A_NEW_HEAD

@@ -68,7 +68,6 @@ def test_what_a_line_says_is_what_is_stored(repository: Repository) -> None:
         linkedExperiment="ri.models.main.experiment.churn",
         versionNumber=1,
         rootModelVersionRid=version_rid(1),
-        yanked=False,
     )
     assert import_rows_of(repository, model_row(), row) == ImportSummary(models=1, versions=1)
     assert to_json(find(repository, row["rid"])) == row

@@ -39,7 +39,6 @@ OURS = {
     "versionNumber": 1,
     "createdBy": "user:jane",
     "rootModelVersionRid": SEED["rid"],
-    "yanked": False,
 }
 ROUTES = {route.method.name: route for route in routes_of(SERVICES)}
 DOCUMENT: dict[str, Any] = openapi_of([*ROUTES.values()], "1.2.3")

@@ -42,7 +42,10 @@ class RecallService(recall_service_pb2_grpc.RecallServiceServicer):
         """Let a version, or its lineage, be promoted no more."""
         caller = self._caller()
         return self._repository.write(
-            lambda tx: yank_version(tx, caller, request), repeatable=is_repeatable(request), may_use_reserve=True
+            lambda tx: yank_version(tx, caller, request),
+            repeatable=is_repeatable(request),
+            may_use_reserve=True,
+            settles=True,
         )
 
     def UnyankVersion(self, request: UnyankVersionRequest, context: grpc.ServicerContext) -> Yank:
