@@ -143,7 +143,7 @@ class PromotionServiceServicer:
         Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
         INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
         PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, ModelApiIncompatible).
+        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, SourceNotAllowed, SourceTooYoung, ModelApiIncompatible).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,13 +152,15 @@ class PromotionServiceServicer:
     def RollbackBranch(self, request, context):
         """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
 
-        Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded.
+        Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded. On a
+        branch with any other rule, or a lock, it takes one of the policy's `rollbackers`, or an owner if it names none; and
+        what the branch was rolled back from before is no way back, but by `override`.
 
-        Scope api:models-write; promoter on the model. Fails, in this order, with INVALID_ARGUMENT (InvalidBranchName),
-        NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+        Scope api:models-write; promoter on the model, owner for `override`. Fails, in this order, with INVALID_ARGUMENT
+        (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
         (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked, without a reason), NOT_FOUND
-        (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and
-        FAILED_PRECONDITION (VersionAlreadyHead).
+        (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION
+        (VersionRolledBack), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,18 +59,20 @@ class PromotionServiceStub:
     Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
     INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
     PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, ModelApiIncompatible).
+    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, SourceNotAllowed, SourceTooYoung, ModelApiIncompatible).
     """
     RollbackBranch: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.RollbackBranchRequest, _model_pb2.ModelVersion]
     """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
 
-    Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded.
+    Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded. On a
+    branch with any other rule, or a lock, it takes one of the policy's `rollbackers`, or an owner if it names none; and
+    what the branch was rolled back from before is no way back, but by `override`.
 
-    Scope api:models-write; promoter on the model. Fails, in this order, with INVALID_ARGUMENT (InvalidBranchName),
-    NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+    Scope api:models-write; promoter on the model, owner for `override`. Fails, in this order, with INVALID_ARGUMENT
+    (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
     (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked, without a reason), NOT_FOUND
-    (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and
-    FAILED_PRECONDITION (VersionAlreadyHead).
+    (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION
+    (VersionRolledBack), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
     """
     GetPromotion: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetPromotionRequest, _promotion_pb2.Promotion]
     """Returns the record of a promotion.
@@ -173,18 +175,20 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
     INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
     PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, ModelApiIncompatible).
+    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, SourceNotAllowed, SourceTooYoung, ModelApiIncompatible).
     """
     RollbackBranch: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.RollbackBranchRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
 
-    Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded.
+    Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded. On a
+    branch with any other rule, or a lock, it takes one of the policy's `rollbackers`, or an owner if it names none; and
+    what the branch was rolled back from before is no way back, but by `override`.
 
-    Scope api:models-write; promoter on the model. Fails, in this order, with INVALID_ARGUMENT (InvalidBranchName),
-    NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+    Scope api:models-write; promoter on the model, owner for `override`. Fails, in this order, with INVALID_ARGUMENT
+    (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
     (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked, without a reason), NOT_FOUND
-    (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and
-    FAILED_PRECONDITION (VersionAlreadyHead).
+    (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION
+    (VersionRolledBack), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
     """
     GetPromotion: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetPromotionRequest, _promotion_pb2.Promotion]  # type: ignore[assignment]
     """Returns the record of a promotion.
@@ -296,7 +300,7 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
         INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
         PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, ModelApiIncompatible).
+        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, SourceNotAllowed, SourceTooYoung, ModelApiIncompatible).
         """
 
     @_abc_1.abstractmethod
@@ -307,13 +311,15 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_pb2.ModelVersion, _abc.Awaitable[_model_pb2.ModelVersion]]:
         """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
 
-        Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded.
+        Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded. On a
+        branch with any other rule, or a lock, it takes one of the policy's `rollbackers`, or an owner if it names none; and
+        what the branch was rolled back from before is no way back, but by `override`.
 
-        Scope api:models-write; promoter on the model. Fails, in this order, with INVALID_ARGUMENT (InvalidBranchName),
-        NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+        Scope api:models-write; promoter on the model, owner for `override`. Fails, in this order, with INVALID_ARGUMENT
+        (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
         (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked, without a reason), NOT_FOUND
-        (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), ABORTED (BranchHeadChanged) and
-        FAILED_PRECONDITION (VersionAlreadyHead).
+        (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION
+        (VersionRolledBack), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
         """
 
     @_abc_1.abstractmethod

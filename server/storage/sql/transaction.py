@@ -12,6 +12,7 @@ from server.storage.sql import (
     principals,
     promotion_facts,
     promotion_records,
+    tenures,
     versions,
 )
 from server.storage.sql.unit_of_work import UnitOfWork
@@ -22,6 +23,7 @@ class SqlReader(UnitOfWork):
 
     get_model = models.get_model
     list_models = models.list_models
+    visible_models = models.visible_models
 
     find_version = versions.find_version
     find_numbered_version = versions.find_numbered_version
@@ -42,6 +44,8 @@ class SqlReader(UnitOfWork):
     get_promotion_rid = promotion_records.get_promotion_rid
     list_promotions = promotion_records.list_promotions
     get_lineage = lineage.get_lineage
+    list_tenures = tenures.list_tenures
+    was_rolled_back = tenures.was_rolled_back
 
     get_role = grants.get_role
     owners = grants.owners
