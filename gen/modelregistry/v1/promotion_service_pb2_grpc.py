@@ -202,8 +202,9 @@ class PromotionServiceServicer:
         """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
         Who did so and when stays on record, as a revision of the policy.
 
-        Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
-        (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        Scope api:models-write; owner on the model, viewer on those of allowed sources that it names. Fails with
+        INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound),
+        PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -255,8 +256,9 @@ class PromotionServiceServicer:
         """Sets what holds for new heads of the branches of a name in all models of a folder, beside the policies of these
         branches: what the request leaves out stays as it was. It is on record as SetBranchPolicy is.
 
-        Scope api:models-write; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName), PERMISSION_DENIED
-        (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        Scope api:models-write; owner on the folder, viewer on the models of allowed sources that it names. Fails with
+        INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound, of a
+        source), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

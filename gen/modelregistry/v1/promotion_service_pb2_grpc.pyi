@@ -98,8 +98,9 @@ class PromotionServiceStub:
     """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
     Who did so and when stays on record, as a revision of the policy.
 
-    Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
-    (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    Scope api:models-write; owner on the model, viewer on those of allowed sources that it names. Fails with
+    INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound),
+    PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
     """
     GetBranchPolicy: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetBranchPolicyRequest, _promotion_pb2.BranchPolicy]
     """Returns what holds for new heads of a branch. Without a policy that was set, findings are recorded, and nothing is
@@ -131,8 +132,9 @@ class PromotionServiceStub:
     """Sets what holds for new heads of the branches of a name in all models of a folder, beside the policies of these
     branches: what the request leaves out stays as it was. It is on record as SetBranchPolicy is.
 
-    Scope api:models-write; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName), PERMISSION_DENIED
-    (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    Scope api:models-write; owner on the folder, viewer on the models of allowed sources that it names. Fails with
+    INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound, of a
+    source), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
     """
     GetFolderBranchPolicy: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetFolderBranchPolicyRequest, _promotion_pb2.BranchPolicy]
     """Returns the policy of a folder for branches of a name; one without any rule if none was set.
@@ -214,8 +216,9 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
     Who did so and when stays on record, as a revision of the policy.
 
-    Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
-    (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    Scope api:models-write; owner on the model, viewer on those of allowed sources that it names. Fails with
+    INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound),
+    PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
     """
     GetBranchPolicy: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetBranchPolicyRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
     """Returns what holds for new heads of a branch. Without a policy that was set, findings are recorded, and nothing is
@@ -247,8 +250,9 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     """Sets what holds for new heads of the branches of a name in all models of a folder, beside the policies of these
     branches: what the request leaves out stays as it was. It is on record as SetBranchPolicy is.
 
-    Scope api:models-write; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName), PERMISSION_DENIED
-    (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    Scope api:models-write; owner on the folder, viewer on the models of allowed sources that it names. Fails with
+    INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound, of a
+    source), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
     """
     GetFolderBranchPolicy: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetFolderBranchPolicyRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
     """Returns the policy of a folder for branches of a name; one without any rule if none was set.
@@ -369,8 +373,9 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
         Who did so and when stays on record, as a revision of the policy.
 
-        Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
-        (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        Scope api:models-write; owner on the model, viewer on those of allowed sources that it names. Fails with
+        INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound),
+        PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
         """
 
     @_abc_1.abstractmethod
@@ -432,8 +437,9 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets what holds for new heads of the branches of a name in all models of a folder, beside the policies of these
         branches: what the request leaves out stays as it was. It is on record as SetBranchPolicy is.
 
-        Scope api:models-write; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName), PERMISSION_DENIED
-        (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        Scope api:models-write; owner on the folder, viewer on the models of allowed sources that it names. Fails with
+        INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound, of a
+        source), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
         """
 
     @_abc_1.abstractmethod
