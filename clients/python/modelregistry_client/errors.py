@@ -59,10 +59,11 @@ class BranchLocked(RegistryError):
 
 
 class BranchAcceptsPromotionsOnly(RegistryError):
-    """The branch's policy lets no version be created there: heads come by promotion alone."""
+    """The policy of the branch or of the folder lets no version be created there: heads come by promotion alone."""
 
     model_rid = Parameter(str)
     branch_name = Parameter(str)
+    resource_rid = Parameter(str)
 
 
 class SourceNotAllowed(RegistryError):
@@ -91,9 +92,9 @@ class VersionRolledBack(RegistryError):
 
 
 class BranchPolicyChanged(RegistryError):
-    """The policy of the branch has another revision than the caller thinks; 0 means that none is set."""
+    """The policy of the branch or of the folder has another revision than the caller thinks; 0: none is set."""
 
-    model_rid = Parameter(str)
+    resource_rid = Parameter(str)
     branch_name = Parameter(str)
     expected_revision = Parameter(int)
     actual_revision = Parameter(int)
