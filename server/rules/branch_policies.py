@@ -90,7 +90,7 @@ def set_branch_policy(
     policy.MergeFrom(BranchPolicy(**rules))
     if not policy.compatibility and not policy.HasField("folder_rid"):
         policy.compatibility = NO_POLICY.compatibility
-    warnings = [*_warnings_of_sources(tx, caller, request.allowed_sources), *_warnings_of_creations(tx, caller, policy)]
+    warnings = [*_warnings_of_sources(tx, caller, request.allowed_sources), *_warnings_of_rules(tx, caller, policy)]
     stored = _next_revision(tx, caller, policy)
     stored.warnings.extend(warnings)
     return stored
@@ -197,7 +197,7 @@ def _require_enough_approvers(rule: ApprovalRule) -> None:
     """Return if a rule for approvals, if there is one, can be met. Raises InvalidArgument."""
     approvers = {*rule.approvers}
     if rule.required > len(approvers) and all(approver.startswith("user:") for approver in approvers):
-        said = f"cannot be met: there are no more than {len(approvers)} approvers, each of whom counts once"
+        said = f"can never be met: {len(approvers)} users may approve, and each of them counts once"
         raise InvalidArgument(violations=(FieldViolation("approvals.required", said),))
 
 
@@ -215,16 +215,20 @@ def _warnings_of_sources(tx: Transaction, caller: Caller, allowed: AllowedSource
             )
 
 
-def _warnings_of_creations(tx: Transaction, caller: Caller, policy: BranchPolicy) -> Iterator[str]:
-    """Return a warning if versions that are created go past rules that are for promotions."""
+def _warnings_of_rules(tx: Transaction, caller: Caller, policy: BranchPolicy) -> Iterator[str]:
+    """Return a warning for each way past the rules of a policy that others of its rules would close."""
+    if policy.HasField("min_time_as_head") and not policy.HasField("allowed_sources"):
+        yield "min_time_as_head: time on any branch counts, unless allowed_sources names some."
     rules = [name for name in _OF_PROMOTIONS if policy.HasField(name)]
-    if not rules or policy.promotion_only:
-        return
-    if not policy.HasField("folder_rid"):
-        model = tx.get_model(policy.model_rid, caller).model
-        if tx.get_policy(model.parent_folder_rid, policy.branch).promotion_only:
-            return
-    yield f"{', '.join(rules)}: CreateModelVersion goes past what holds for promotions, unless promotion_only is set."
+    if rules and not policy.promotion_only and not _has_promotion_only_by_folder(tx, caller, policy):
+        yield f"{', '.join(rules)}: CreateModelVersion goes past it, unless promotion_only is set."
+
+
+def _has_promotion_only_by_folder(tx: Transaction, caller: Caller, policy: BranchPolicy) -> bool:
+    if policy.HasField("folder_rid"):
+        return False
+    model = tx.get_model(policy.model_rid, caller).model
+    return tx.get_policy(model.parent_folder_rid, policy.branch).promotion_only
 
 
 def _as_seen(reader: Reader, caller: Caller, policy: BranchPolicy) -> BranchPolicy:

@@ -15,7 +15,7 @@ from modelregistry.v1.promotion_pb2 import AllowedSource, AllowedSources, Approv
 from server.codec.json_form import to_json
 from server.rules.importing import import_lines
 from server.storage.sql.repository import SqlRepository
-from tests.builders import model_api
+from tests.builders import model_api, new_folder_rid
 from tests.imports import line, promoted, version_rid, version_row
 from tests.rpc.harness import Failure, Registry, User, serving
 from tests.rpc.test_no_oracle import ABSENT_MODEL, normalised
@@ -154,16 +154,8 @@ def test_an_import_does_not_lend_another_content_its_way(
 ) -> None:
     protect(admin, production, allowed_sources=sources(staging))
     tested = version(admin, staging)
-    rows = [
-        version_row(
-            label,
-            modelRid=dev.rid,
-            modelApi=to_json(model_api(label)),
-            source=promoted(tested.rid, staging.rid),
-        )
-        for label in ("other",)
-    ]
-    import_lines(registry.repository, [line(row) for row in rows])
+    origin = {"modelRid": dev.rid, "source": promoted(tested.rid, staging.rid)}
+    import_lines(registry.repository, [line(version_row("other", modelApi=to_json(model_api("other")), **origin))])
     assert refusal(admin, ModelVersion(rid=version_rid("other")), production).name == "SourceNotAllowed"
 
 
@@ -545,7 +537,6 @@ def test_sources_that_the_reader_may_not_see_are_counted_and_not_told(
     admin: User, jane: User, dev: Model, staging: Model, production: Model
 ) -> None:
     admin("GrantRole", resource_rid=dev.rid, principal="user:jane", role=ROLE_VIEWER)
-    admin("GrantRole", resource_rid=admin.folder, principal="user:ann", role=ROLE_OWNER)
     whole = protect(admin, production, allowed_sources=sources(staging, dev)).allowed_sources
     of_folder = admin("SetFolderBranchPolicy", folder_rid=admin.folder, allowed_sources=sources(staging))
     assert (len(whole.sources), whole.hidden_count) == (2, 0)
@@ -567,6 +558,22 @@ def test_sources_that_the_reader_may_not_see_are_counted_and_not_told(
     assert admin("GetBranchPolicy", model_rid=rid).allowed_sources == whole
     admin("RevokeRole", resource_rid=dev.rid, principal="user:jane")
     assert jane("GetBranchPolicy", model_rid=rid).allowed_sources == AllowedSources(hidden_count=2)
+
+
+def test_so_they_are_in_policies_of_folders(admin: User, jane: User, dev: Model) -> None:
+    admin("GrantRole", resource_rid=admin.folder, principal="user:jane", role=ROLE_OWNER)
+    secret = admin.create_model("secret", new_folder_rid())
+    admin("SetFolderBranchPolicy", folder_rid=admin.folder, allowed_sources=sources(secret, dev))
+    seen = sources(dev)
+    seen.hidden_count = 1
+    assert jane("GetFolderBranchPolicy", folder_rid=admin.folder).allowed_sources == seen
+    [listed] = jane("ListFolderBranchPolicyRevisions", folder_rid=admin.folder).policies
+    assert listed.allowed_sources == seen
+    changed = jane("SetFolderBranchPolicy", folder_rid=admin.folder, promotion_only=True)
+    assert (changed.allowed_sources, changed.revision) == (seen, 2)
+    # To send back what was read would take the place of what it hides.
+    failure = jane.failure("SetFolderBranchPolicy", folder_rid=admin.folder, allowed_sources=seen)
+    assert [field for field, _ in failure.violations] == ["allowed_sources.hidden_count"]
 
 
 def test_a_source_without_rules_of_its_own_is_warned_of(
@@ -591,6 +598,10 @@ def test_rules_that_created_versions_go_past_are_warned_of(admin: User, staging:
     assert protect(admin, production, promotion_only=False).warnings
     admin("SetFolderBranchPolicy", folder_rid=admin.folder, promotion_only=True)
     assert not protect(admin, production, promotion_only=False).warnings
+    [warning] = protect(
+        admin, production, clear_fields=["allowed_sources"], min_time_as_head=Duration(seconds=1)
+    ).warnings
+    assert warning == "min_time_as_head: time on any branch counts, unless allowed_sources names some."
 
 
 @pytest.mark.parametrize(
