@@ -52,7 +52,7 @@ STATEMENTS: dict[str, tuple[dict[str, Any], int, int]] = {
     "ListModels": ({}, 1, 1),
     "ListBranches": ({"model_rid": "target"}, 1, 1),
     "ListModelVersions": ({"model_rid": "target"}, 1, 1),
-    "GetBranchPolicy": ({"model_rid": "target"}, 2, 2),
+    "GetBranchPolicy": ({"model_rid": "target"}, 3, 3),
     "ListGrants": ({"resource_rid": "target"}, 2, 2),
     "ListGrantChanges": ({"resource_rid": "target"}, 3, 3),
     "PromoteVersion": ({"model_rid": "target", "source_model_version_rid": "version", "preview": True}, 5, 1),
