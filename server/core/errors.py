@@ -416,7 +416,10 @@ class BranchAcceptsPromotionsOnly(RegistryError):
 
 
 class SourceNotAllowed(RegistryError):
-    """The version was on none of the branches that the policy of the branch, or of the model's folder, allows."""
+    """The version was on none of the branches that the policy of the branch, or of the model's folder, allows.
+
+    `allowed_sources` are those of them that the caller may see.
+    """
 
     code = code_pb2.FAILED_PRECONDITION
     description = (
@@ -426,6 +429,7 @@ class SourceNotAllowed(RegistryError):
     model_rid: str
     branch_name: str
     resource_rid: str
+    allowed_sources: str
 
 
 class SourceTooYoung(RegistryError):

@@ -26,6 +26,7 @@ from server.core.cancellation import while_wanted
 from server.core.errors import BranchPolicyChanged, FieldViolation, InvalidArgument
 from server.core.permissions import TO_SET_POLICIES
 from server.rules.grants import require_owner
+from server.rules.sources import models_of_sources
 from server.storage.contract import NO_POLICY, Reader, Transaction
 from server.storage.paging import Page, PageRequest
 
@@ -239,7 +240,7 @@ def _as_seen(reader: Reader, caller: Caller, policy: BranchPolicy) -> BranchPoli
 
 def _hide_sources(reader: Reader, caller: Caller, policies: Sequence[BranchPolicy]) -> None:
     """Replace allowed sources in models that the caller may not see by their number."""
-    named = {source.model_rid for policy in policies for source in policy.allowed_sources.sources}
+    named = models_of_sources(policies)
     visible = reader.visible_models(named, caller) if named else set()
     for policy in policies:
         if not policy.HasField("allowed_sources"):

@@ -7,7 +7,7 @@ lists all; batches, rollbacks and CreateModelVersion go by the same list.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_UNSPECIFIED, Role
@@ -20,6 +20,7 @@ from modelregistry.v1.promotion_pb2 import (
     Promotion,
     PromotionKind,
 )
+from server.core.branches import branch_of
 from server.core.caller import Caller
 from server.core.errors import (
     BranchAcceptsPromotionsOnly,
@@ -87,7 +88,8 @@ class Facts(NamedTuple):
 
     `claim` is that request if it has an id, `earlier` the one that was carried out under this id. `error_count` is how
     many errors were found when the source was compared with the branch's head, and `findings` returns them. `tenures`
-    and `was_rolled_back` return what storage says of the source; they are asked where a rule needs it.
+    and `was_rolled_back` return what storage says of the source, and `visible_sources` which models of allowed sources
+    the caller may see; they are asked where a rule needs it.
     """
 
     stored: PromotionFacts
@@ -98,6 +100,7 @@ class Facts(NamedTuple):
     findings: Callable[[], Promotion] = Promotion
     tenures: Callable[[], Sequence[Tenure]] = list
     was_rolled_back: Callable[[], bool] = bool
+    visible_sources: Callable[[], Collection[str]] = frozenset
 
     @property
     def is_repeated(self) -> bool:
@@ -214,8 +217,13 @@ def _source_not_allowed(attempt: Attempt, facts: Facts) -> RegistryError | None:
         return None
     for policy in facts.stored.branch.policies:
         if policy.HasField("allowed_sources") and not in_allowed_sources(policy, facts.tenures()):
+            visible = facts.visible_sources()
+            seen = [source for source in policy.allowed_sources.sources if source.model_rid in visible]
             return SourceNotAllowed(
-                model_rid=attempt.model_rid, branch_name=attempt.branch, resource_rid=level_of(policy, attempt)
+                model_rid=attempt.model_rid,
+                branch_name=attempt.branch,
+                resource_rid=level_of(policy, attempt),
+                allowed_sources=", ".join(f"{source.model_rid}:{branch_of(source)}" for source in seen),
             )
     return None
 

@@ -48,7 +48,7 @@ from server.rules.obstacles import (
     obstacles,
     require,
 )
-from server.rules.sources import asks_for_sources
+from server.rules.sources import asks_for_sources, models_of_sources
 from server.rules.verdicts import ComparisonsNeeded, comparison_of, findings_on
 from server.storage.contract import (
     NO_POLICY,
@@ -163,8 +163,9 @@ def _facts_of_check(
     earlier = None if claim is None else reader.find_request(claim.key)
     facts = _facts_of(reader, caller, attempt, claim, earlier)
     # Now, since there is no reader any more when the obstacles are listed.
-    tenures = facts.tenures() if asks_for_sources(facts.stored.branch.policies) else []
-    facts = facts._replace(tenures=lambda: tenures)
+    if asks_for_sources(facts.stored.branch.policies):
+        tenures, visible = facts.tenures(), facts.visible_sources()
+        facts = facts._replace(tenures=lambda: tenures, visible_sources=lambda: visible)
     return facts, None if facts.verdict is None else reader.get_findings(facts.verdict)
 
 
@@ -180,6 +181,7 @@ def _facts_of(
     return facts._replace(
         tenures=cache(lambda: reader.list_tenures(source.version.rid)),
         was_rolled_back=cache(lambda: reader.was_rolled_back(branch, source.content_digest)),
+        visible_sources=lambda: reader.visible_models(models_of_sources(branch.policies), caller),
     )
 
 

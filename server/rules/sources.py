@@ -17,6 +17,11 @@ def asks_for_sources(policies: Iterable[BranchPolicy]) -> bool:
     return any(policy.HasField("allowed_sources") or policy.HasField("min_time_as_head") for policy in policies)
 
 
+def models_of_sources(policies: Iterable[BranchPolicy]) -> set[str]:
+    """Return the RIDs of the models whose branches are allowed by policies."""
+    return {source.model_rid for policy in policies for source in policy.allowed_sources.sources}
+
+
 def in_allowed_sources(policy: BranchPolicy, tenures: Iterable[Tenure]) -> list[Tenure]:
     """Return the tenures on branches that a policy allows; all of them if it allows any branch."""
     if not policy.HasField("allowed_sources"):

@@ -100,6 +100,7 @@ def test_a_version_comes_from_an_allowed_source_or_was_promoted_through_one(
         "modelRid": production.rid,
         "branchName": "master",
         "resourceRid": production.rid,
+        "allowedSources": f"{staging.rid}:rc",
     }
     # Not through another branch of the same model.
     assert refusal(admin, admin.promote(created, staging), production).name == "SourceNotAllowed"
@@ -147,6 +148,8 @@ def test_an_ancestor_counts_that_the_caller_may_not_see(
     failure = refusal(jane, version(admin, dev), production)
     assert failure.status is not None
     assert staging.rid.encode() not in failure.status.SerializeToString()
+    assert failure.parameters["allowedSources"] == ""
+    assert refusal(admin, version(admin, dev), production).parameters["allowedSources"] == f"{staging.rid}:master"
 
 
 def test_an_import_does_not_lend_another_content_its_way(

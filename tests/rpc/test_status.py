@@ -54,7 +54,7 @@ TABLE = {
     "ModelApiIncompatible": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "errorCount")),
     "BranchLocked": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "reason", "expireTime")),
     "BranchAcceptsPromotionsOnly": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "resourceRid")),
-    "SourceNotAllowed": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "resourceRid")),
+    "SourceNotAllowed": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "resourceRid", "allowedSources")),
     "SourceTooYoung": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "resourceRid", "secondsLeft")),
     "VersionRolledBack": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "versionNumber")),
     "BranchPolicyChanged": ("ABORTED", 409, ("resourceRid", "branchName", "expectedRevision", "actualRevision")),

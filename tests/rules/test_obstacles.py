@@ -254,6 +254,9 @@ class Storage:
         assert rid == SOURCE.rid
         return [Tenure(SOURCE.model_rid, "master", NOW_MS - AGE_MS, None)]
 
+    def visible_models(self, model_rids: set[str], _: object) -> set[str]:
+        return model_rids
+
     def was_rolled_back(self, branch: BranchEnd, digest: bytes) -> bool:
         assert digest == b"candidate"
         return self.case.was_rolled_back

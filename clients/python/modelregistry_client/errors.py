@@ -72,6 +72,7 @@ class SourceNotAllowed(RegistryError):
     model_rid = Parameter(str)
     branch_name = Parameter(str)
     resource_rid = Parameter(str)
+    allowed_sources = Parameter(str)
 
 
 class SourceTooYoung(RegistryError):
