@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.growth.fill import BRANCH, DEPTH, NEW_FOLDER, Filled
+from bench.growth.fill import BRANCH, DEPTH, NEW_FOLDER, PROTECTED, Filled
 from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_CREATOR, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
@@ -67,6 +67,15 @@ def _deep_promotion(filled: Filled, _: random.Random) -> dict[str, Any]:
 
 def _held_promotion(filled: Filled, _: random.Random) -> dict[str, Any]:
     return {"model_rid": filled.held_model, "source_model_version_rid": filled.hub, "preview": True}
+
+
+def _protected_promotion(filled: Filled, _: random.Random) -> dict[str, Any]:
+    place = {"model_rid": filled.deep_model, "branch": PROTECTED}
+    return {**place, "source_model_version_rid": filled.promoted[0], "preview": True}
+
+
+def _protected_rollback(filled: Filled, _: random.Random) -> dict[str, Any]:
+    return {"model_rid": filled.deep_model, "branch": PROTECTED, "to_version_number": 1}
 
 
 def _rollback(filled: Filled, chance: random.Random) -> dict[str, Any]:
@@ -168,6 +177,11 @@ CALLS = (
     Call(f"BatchPromoteVersions, {FEW}", "BatchPromoteVersions", _some_promotions),
     Call("RollbackBranch, deep", "RollbackBranch", _rollback, adds=1),
     Call(f"BatchRollback, {FEW}", "BatchRollback", _some_rollbacks),
+    Call("GetBranchPolicy, of a protected branch", "GetBranchPolicy",
+         lambda f, _: {"model_rid": f.deep_model, "branch": PROTECTED}),
+    Call("CheckPromotion, into a protected branch", "CheckPromotion", _protected_promotion),
+    Call("PromoteVersion, into a protected branch", "PromoteVersion", _protected_promotion),
+    Call("RollbackBranch, of a protected branch", "RollbackBranch", _protected_rollback),
     Call("LockBranch", "LockBranch",
          lambda f, _: {"model_rid": f.deep_model, "branch": "locked", "reason": "a reason"}),
     Call("UnlockBranch", "UnlockBranch", lambda f, _: {"model_rid": f.deep_model, "branch": "locked"}),

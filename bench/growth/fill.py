@@ -23,9 +23,9 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, selec
 from bench.growth.writing import Row, Writer
 from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
-from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE_TRANSITIVE
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE_TRANSITIVE, COMPATIBILITY_MODE_WARN
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource, SdkSource
-from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, BranchPolicy
+from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, AllowedSource, AllowedSources, BranchPolicy
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.rules.compatibility import RULES_VERSION
 from server.storage.sql.rows import Content, content_of
@@ -50,6 +50,7 @@ HELD_APIS = 16  # Model APIs that heads of the branch have had which holds to al
 DEPTH = 100  # of the branches that are not deep
 BRANCH = "master"
 _CACHE_KIBIBYTES = 2**20
+PROTECTED = "protected"  # a branch of the deep model with rules for sources, and no version yet
 NEW_FOLDER = f"{FOLDER}-new"  # empty, for models to come
 _CREATOR = f"user:{CALLER}"
 _SDK = ModelVersionSource(sdk=SdkSource()).SerializeToString()
@@ -120,6 +121,7 @@ class _Filler:
         self._writer.insert(branches, (_branch(wide_key, f"branch-{number:07}", 1) for number in range(wide)))
         self._writer.insert(contents, ({**c._asdict(), "size": len(c.payload)} for c in self._contents))
         self._writer.insert(verdicts, map(_verdict, self._contents))
+        self._writer.insert(branch_policies, [self._policy(len(spread) + 2, spread[0])])
         samples = self._add_versions(spread, rids, hub, wide)
         self._writer.insert(branch_policies, [self._held_policy(held_key)])
         self._writer.insert(branch_model_apis, (_held_api(held_key, rids["held"], n) for n in range(HELD_APIS)))
@@ -250,6 +252,19 @@ class _Filler:
             "parent_folder_rid": FOLDER,
             "created_time": self._start_ms,
             "created_by": _CREATOR,
+        }
+
+    def _policy(self, model_key: int, source_rid: str) -> Row:
+        rules = BranchPolicy(allowed_sources=AllowedSources(sources=[AllowedSource(model_rid=source_rid)]))
+        rules.min_time_as_head.FromMilliseconds(1)
+        return {
+            "model_id": model_key,
+            "branch": PROTECTED,
+            "compatibility": COMPATIBILITY_MODE_WARN,
+            "changed_by": _CREATOR,
+            "changed_time": self._start_ms,
+            "revision": 1,
+            "rules": rules.SerializeToString(),
         }
 
     def _grants(self, spread: list[str]) -> Iterator[Row]:

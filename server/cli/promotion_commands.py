@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import GetBranchRequest, ListModelVersionsRequest, PromoteVersionRequest
+from modelregistry.v1.promotion_pb2 import AllowedSource, AllowedSources, ApprovalRule, Principals
 from modelregistry.v1.promotion_service_pb2 import (
     BatchPromoteVersionsRequest,
     CheckPromotionResponse,
     GetBranchPolicyRequest,
+    GetFolderBranchPolicyRequest,
     GetLineageRequest,
     GetLineageResponse,
     GetPromotionRequest,
@@ -26,6 +29,7 @@ from modelregistry.v1.promotion_service_pb2 import (
     LockBranchRequest,
     RollbackBranchRequest,
     SetBranchPolicyRequest,
+    SetFolderBranchPolicyRequest,
     UnlockBranchRequest,
 )
 from modelregistry_client import Registry
@@ -48,6 +52,7 @@ from server.cli.options import (
 from server.cli.output import ask, can_ask, fail, say, show, show_fields, show_findings, show_rows
 from server.codec.json_form import from_json, to_json
 from server.core.errors import InvalidArgument
+from server.core.rids import FOLDER, rid_type
 
 Source = Annotated[str, typer.Argument(help="The RID of the version to promote.")]
 TargetModel = Annotated[str, typer.Argument(help="The RID of the model to promote it into.")]
@@ -68,6 +73,53 @@ PromotionOnly = Annotated[
 Clear = Annotated[
     list[str] | None,
     option("--clear", "A field of the policy that is to hold no longer; can be given several times.", metavar="FIELD"),
+]
+PolicyOf = Annotated[str, typer.Argument(help="The RID of the model, or of the folder whose models it holds in.")]
+AllowSource = Annotated[
+    list[str] | None,
+    option(
+        "--allow-source",
+        "A branch that versions may be promoted from, `master` if it is left out; can be given several times. `none`"
+        " allows none.",
+        metavar="RID[:BRANCH]",
+    ),
+]
+MinTimeAsHead = Annotated[
+    str | None,
+    option(
+        "--min-time-as-head", "For how long a version must have been a head there, like 90m or 1d12h.", metavar="TIME"
+    ),
+]
+Promoter = Annotated[
+    list[str] | None,
+    option(
+        "--promoter", "Who may promote, among those with the role; can be given several times.", metavar="PRINCIPAL"
+    ),
+]
+Rollbacker = Annotated[
+    list[str] | None,
+    option(
+        "--rollbacker", "Who may roll back, among those with the role; can be given several times.", metavar="PRINCIPAL"
+    ),
+]
+RequiredApprovals = Annotated[
+    int | None, option("--required-approvals", "How many approvals a promotion takes.", metavar="NUMBER")
+]
+Approver = Annotated[
+    list[str] | None,
+    option("--approver", "Who may approve; can be given several times.", metavar="PRINCIPAL"),
+]
+ApprovalsExpireAfter = Annotated[
+    str | None,
+    option(
+        "--approvals-expire-after", "For how long a promotion can be reviewed and carried out, like 7d.", metavar="TIME"
+    ),
+]
+PromoteWhenApproved = Annotated[
+    bool, option("--promote-when-approved", "Let the last approval promote, as the one who asked for it.")
+]
+Override = Annotated[
+    bool, option("--override", "As an owner, go back to what was rolled back from before; takes a reason.")
 ]
 ExpectedRevision = Annotated[
     int | None,
@@ -106,8 +158,11 @@ Drawing = Annotated[
     option("--output", "tree for people (table means it too), dot for Graphviz, mermaid, json for programs."),
 ]
 
+# In place of a source.
+NO_SOURCE = "none"
 # Each page walks the whole lineage, so they are as large as can be.
 LINEAGE_PAGE = 1000
+_PERIOD = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 # Promotions of one version into one branch, of which one may have come from the same command.
 MAX_EARLIER = 20
@@ -182,6 +237,7 @@ def rollback(
     reason: Reason = None,
     request_id: RequestId = None,
     expected_head: ExpectedHead = None,
+    override: Override = False,
 ) -> Message:
     """Make an earlier version of a branch its head again. At a terminal, you can choose it from a list.
 
@@ -200,34 +256,62 @@ def rollback(
         reason=reason,
         request_id=request_id,
         expected_head_version_rid=expected_head,
+        override=override or None,
     )
     return registry.promotions.RollbackBranch(request)
 
 
 def set_policy(
     registry: Registry,
-    model_rid: ModelRid,
+    resource_rid: PolicyOf,
     compatibility: Compatibility = None,
     branch: Branch = None,
     promotion_only: PromotionOnly = None,
+    allow_source: AllowSource = None,
+    min_time_as_head: MinTimeAsHead = None,
+    promoter: Promoter = None,
+    rollbacker: Rollbacker = None,
+    required_approvals: RequiredApprovals = None,
+    approver: Approver = None,
+    approvals_expire_after: ApprovalsExpireAfter = None,
+    promote_when_approved: PromoteWhenApproved = False,
     clear: Clear = None,
     expected_revision: ExpectedRevision = None,
 ) -> Message:
-    """Set what holds for new heads of a branch. What you leave out stays as it was.
+    """Set what holds for new heads of a branch, of one model or of all in a folder. What you leave out stays as it was.
 
     [bold]modelregistry set-policy ri.models.main.model.… enforce --promotion-only[/bold]
+
+    [bold]modelregistry set-policy ri.compass.main.folder.… --allow-source ri.models.main.model.…:staging[/bold]
     """
-    request = SetBranchPolicyRequest(
-        model_rid=model_rid,
-        branch=branch,
-        compatibility=CompatibilityMode.Value(
-            f"COMPATIBILITY_MODE_{(compatibility or 'unspecified').upper().replace('-', '_')}"
-        ),
-        promotion_only=promotion_only,
-        clear_fields=clear,
-        expected_revision=expected_revision,
+    approvals = ApprovalRule(
+        required=required_approvals or 0,
+        approvers=approver,
+        expire_after=_duration("--approvals-expire-after", approvals_expire_after),
+        promote_when_approved=promote_when_approved,
     )
-    return registry.promotions.SetBranchPolicy(request)
+    mode = f"COMPATIBILITY_MODE_{(compatibility or 'unspecified').upper().replace('-', '_')}"
+    rules: dict[str, Any] = {
+        "branch": branch,
+        "compatibility": CompatibilityMode.Value(mode),
+        "promotion_only": promotion_only,
+        "allowed_sources": AllowedSources(sources=_sources(allow_source)) if allow_source else None,
+        "min_time_as_head": _duration("--min-time-as-head", min_time_as_head),
+        "promoters": Principals(principals=promoter) if promoter else None,
+        "rollbackers": Principals(principals=rollbacker) if rollbacker else None,
+        "approvals": approvals if approvals.ByteSize() else None,
+        "clear_fields": clear,
+        "expected_revision": expected_revision,
+    }
+    if rid_type(resource_rid) == FOLDER:
+        policy = registry.promotions.SetFolderBranchPolicy(
+            SetFolderBranchPolicyRequest(folder_rid=resource_rid, **rules)
+        )
+    else:
+        policy = registry.promotions.SetBranchPolicy(SetBranchPolicyRequest(model_rid=resource_rid, **rules))
+    for warning in policy.warnings:
+        say(f"warning: {warning}")
+    return policy
 
 
 def lock(
@@ -251,13 +335,15 @@ def unlock(registry: Registry, model_rid: ModelRid, branch: Branch = None) -> Me
     return registry.promotions.UnlockBranch(UnlockBranchRequest(model_rid=model_rid, branch=branch))
 
 
-def get_policy(registry: Registry, model_rid: ModelRid, branch: Branch = None) -> Message:
-    """Print what holds for new heads of a branch.
+def get_policy(registry: Registry, resource_rid: PolicyOf, branch: Branch = None) -> Message:
+    """Print what holds for new heads of a branch, of one model or of all in a folder.
 
     [bold]modelregistry get-policy ri.models.main.model.…[/bold]
     """
-    request = GetBranchPolicyRequest(model_rid=model_rid, branch=branch)
-    return registry.promotions.GetBranchPolicy(request)
+    if rid_type(resource_rid) == FOLDER:
+        of_folder = GetFolderBranchPolicyRequest(folder_rid=resource_rid, branch=branch)
+        return registry.promotions.GetFolderBranchPolicy(of_folder)
+    return registry.promotions.GetBranchPolicy(GetBranchPolicyRequest(model_rid=resource_rid, branch=branch))
 
 
 def get_promotion(registry: Registry, promotion_rid: PromotionRid) -> Message:
@@ -481,3 +567,22 @@ def _time(flag: str, text: str | None) -> Timestamp | None:
         return from_json({"startTime": value}, ListPromotionsRequest).start_time
     except InvalidArgument:
         fail(f"{flag}: {text!r} is neither a time such as 2026-11-25T12:00:00Z nor a day such as 2026-11-25")
+
+
+def _duration(flag: str, text: str | None) -> Duration | None:
+    """Return a period of days, hours, minutes and seconds."""
+    if text is None:
+        return None
+    match = _PERIOD.fullmatch(text)
+    if not text or match is None:
+        fail(f"{flag}: {text!r} is no period such as 90m, 3600s or 1d12h")
+    days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
+    return Duration(seconds=((24 * days + hours) * 60 + minutes) * 60 + seconds)
+
+
+def _sources(texts: Sequence[str]) -> Iterator[AllowedSource]:
+    """Return the branches of `RID[:BRANCH]`; no RID has a colon."""
+    for text in texts:
+        if text != NO_SOURCE:
+            model_rid, colon, branch = text.partition(":")
+            yield AllowedSource(model_rid=model_rid, branch=branch if colon else None)

@@ -452,6 +452,50 @@ class BranchAcceptsPromotionsOnly(RegistryError):
     resource_rid: str
 
 
+class SourceNotAllowed(RegistryError):
+    """The version was on none of the branches that the policy of the branch, or of the model's folder, allows.
+
+    `allowed_sources` are those of them that the caller may see.
+    """
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = (
+        "The version is on none of the branches that this policy allows as sources, and was promoted through none:"
+        " promote it through one of them first. GetBranchPolicy lists them."
+    )
+    model_rid: str
+    branch_name: str
+    resource_rid: str
+    allowed_sources: str
+
+
+class SourceTooYoung(RegistryError):
+    """The version has not been a head for as long as the policy of the branch, or of the model's folder, wants."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = (
+        "The version has not been a head of the branches that this policy allows as sources for long enough. While it"
+        " is one, its time goes on: promote it again when the seconds that are left have passed."
+    )
+    model_rid: str
+    branch_name: str
+    resource_rid: str
+    seconds_left: int
+
+
+class VersionRolledBack(RegistryError):
+    """The branch was rolled back from this content before, and has a rule or a lock."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = (
+        "The branch was rolled back from this version, or from one of equal content: go back to another one, or promote"
+        " it again. An owner can have it back by `override`, with a reason."
+    )
+    model_rid: str
+    branch_name: str
+    version_number: int
+
+
 class BranchPolicyChanged(RegistryError):
     """The policy of the model's branch, or of the folder, has another revision than the caller thinks.
 

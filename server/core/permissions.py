@@ -60,6 +60,7 @@ RPC_SCOPES = {
 # Roles are numbers, each including the smaller ones, so the rules ask `role < TO_PROMOTE`. To read takes any role: a
 # caller without one is told that the model is absent.
 TO_PROMOTE = ROLE_PROMOTER
+TO_OVERRIDE = ROLE_OWNER
 TO_CREATE_VERSIONS = ROLE_EDITOR
 TO_CREATE_MODELS = ROLE_EDITOR
 TO_MANAGE_GRANTS = ROLE_OWNER

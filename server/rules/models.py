@@ -95,7 +95,7 @@ def create_model_version(
     this = claim_of(caller, request, [rid])
     earlier = None if this is None else tx.claim_request(this.key, this.request)
     wanted = WantedPromotion(request.model_rid, branch, None, RULES_VERSION)
-    facts = Facts(tx.get_promotion_facts(wanted, caller), this, earlier)
+    facts = Facts(tx.get_promotion_facts(wanted, caller), caller, this, earlier)
     require(attempt, facts, (*OF_THE_REQUEST, *OF_THE_TARGET))
     if earlier is not None:
         return replayed_version(tx, caller, request.model_rid, earlier.results[0])

@@ -6,17 +6,21 @@ lists all; batches, rollbacks and CreateModelVersion go by the same list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
-from modelregistry.v1.access_service_pb2 import ROLE_UNSPECIFIED, Role
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_UNSPECIFIED, Role
 from modelregistry.v1.promotion_pb2 import (
+    PROMOTION_KIND_PROMOTION,
     PROMOTION_KIND_ROLLBACK,
     PROMOTION_KIND_UNSPECIFIED,
     BranchPolicy,
     Promotion,
     PromotionKind,
 )
+from server.core.branches import branch_of
+from server.core.caller import Caller
 from server.core.errors import (
     BranchAcceptsPromotionsOnly,
     BranchHeadChanged,
@@ -28,18 +32,22 @@ from server.core.errors import (
     PromoteVersionModelPermissionDenied,
     RegistryError,
     RequestIdAlreadyUsed,
+    SourceNotAllowed,
+    SourceTooYoung,
     TooManyModelApis,
     UnsupportedModelSource,
     VersionAlreadyHead,
     VersionNumberNotFound,
+    VersionRolledBack,
     VersionYanked,
 )
-from server.core.permissions import TO_CREATE_VERSIONS, TO_PROMOTE
+from server.core.permissions import TO_CREATE_VERSIONS, TO_OVERRIDE, TO_PROMOTE
 from server.rules.api_history import ENFORCING, MOST_APIS, ApiHistory, Broken
-from server.rules.branch_policies import is_locked
+from server.rules.branch_policies import is_locked, is_protected
 from server.rules.idempotency import Claim
+from server.rules.sources import in_allowed_sources, time_left_ms
 from server.rules.verdicts import comparison_of, incompatible
-from server.storage.contract import Comparison, PromotionFacts, RequestRecord, StoredVersion, Verdict
+from server.storage.contract import Comparison, PromotionFacts, RequestRecord, StoredVersion, Tenure, Verdict
 
 
 class Attempt(NamedTuple):
@@ -56,6 +64,8 @@ class Attempt(NamedTuple):
     to_version_number: int | None = None
     expected_head_rid: str | None = None
     reason: str | None = None
+    # Whether an owner wants a rollback to pass what `OVERRIDABLE` says.
+    override: bool = False
 
     @property
     def place(self) -> tuple[str, str]:
@@ -68,8 +78,15 @@ class Attempt(NamedTuple):
         return self.kind == PROMOTION_KIND_UNSPECIFIED
 
     @property
+    def is_override(self) -> bool:
+        """Whether a rollback passes what `OVERRIDABLE` says: it takes a reason."""
+        return self.override and bool(self.reason)
+
+    @property
     def needed_role(self) -> Role.ValueType:
         """The role that its caller needs."""
+        if self.override:
+            return TO_OVERRIDE
         return TO_CREATE_VERSIONS if self.is_creation else TO_PROMOTE
 
 
@@ -79,15 +96,21 @@ class Facts(NamedTuple):
     `claim` is that request if it has an id, `earlier` the one that was carried out under this id. `error_count` is how
     many errors were found when the source was compared with the branch's head, and `findings` returns them. `histories`
     are what it is compared with beside the head, and `broken` is the newest of these with which errors were found.
+    `tenures` and `was_rolled_back` return what storage says of the source, and `visible_sources` which models of
+    allowed sources the caller may see; they are asked where a rule needs it.
     """
 
     stored: PromotionFacts
+    caller: Caller
     claim: Claim | None = None
     earlier: RequestRecord | None = None
     error_count: int = 0
     findings: Callable[[], Promotion] = Promotion
     histories: tuple[ApiHistory, ...] = ()
     broken: Broken | None = None
+    tenures: Callable[[], Sequence[Tenure]] = list
+    was_rolled_back: Callable[[], bool] = bool
+    visible_sources: Callable[[], Collection[str]] = frozenset
 
     @property
     def is_repeated(self) -> bool:
@@ -135,6 +158,20 @@ def _role_too_low(attempt: Attempt, facts: Facts) -> RegistryError | None:
     return PromoteVersionModelPermissionDenied(model_rid=attempt.model_rid)
 
 
+def _not_a_promoter(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    """Beside the role. Administrators may promote and roll back wherever others may."""
+    if attempt.is_creation or facts.caller.is_admin:
+        return None
+    policies = facts.stored.branch.policies
+    is_rollback = attempt.kind == PROMOTION_KIND_ROLLBACK
+    field: Literal["rollbackers", "promoters"] = "rollbackers" if is_rollback else "promoters"
+    named = [getattr(policy, field).principals for policy in policies if policy.HasField(field)]
+    is_named = all(not set(facts.caller.principals).isdisjoint(principals) for principals in named)
+    if is_rollback and not named and is_protected(policies, facts.stored.now_ms):
+        is_named = (facts.stored.role or ROLE_UNSPECIFIED) >= ROLE_OWNER
+    return None if is_named else PromoteVersionModelPermissionDenied(model_rid=attempt.model_rid)
+
+
 def _branch_locked(attempt: Attempt, facts: Facts) -> RegistryError | None:
     policy = facts.stored.branch.policies[0]
     if not is_locked(policy, facts.stored.now_ms):
@@ -178,7 +215,7 @@ def _source_unsupported(attempt: Attempt, facts: Facts) -> RegistryError | None:
 
 def _source_yanked(attempt: Attempt, facts: Facts) -> RegistryError | None:
     yank = facts.stored.yank
-    if yank is None:
+    if yank is None or attempt.is_override:
         return None
     # Of a yank that the caller may not know of, all else is empty.
     return VersionYanked(
@@ -188,6 +225,48 @@ def _source_yanked(attempt: Attempt, facts: Facts) -> RegistryError | None:
         yanked_by=yank.yanked_by,
         reason=yank.reason,
     )
+
+
+def _rolled_back(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    number = attempt.to_version_number
+    if number is None or facts.stored.source is None or attempt.is_override:
+        return None
+    if not is_protected(facts.stored.branch.policies, facts.stored.now_ms) or not facts.was_rolled_back():
+        return None
+    return VersionRolledBack(model_rid=attempt.model_rid, branch_name=attempt.branch, version_number=number)
+
+
+def _source_not_allowed(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    if attempt.kind != PROMOTION_KIND_PROMOTION or facts.stored.source is None:
+        return None
+    for policy in facts.stored.branch.policies:
+        if policy.HasField("allowed_sources") and not in_allowed_sources(policy, facts.tenures()):
+            visible = facts.visible_sources()
+            seen = [source for source in policy.allowed_sources.sources if source.model_rid in visible]
+            return SourceNotAllowed(
+                model_rid=attempt.model_rid,
+                branch_name=attempt.branch,
+                resource_rid=level_of(policy, attempt),
+                allowed_sources=", ".join(f"{source.model_rid}:{branch_of(source)}" for source in seen),
+            )
+    return None
+
+
+def _source_too_young(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    if attempt.kind != PROMOTION_KIND_PROMOTION or facts.stored.source is None:
+        return None
+    for policy in facts.stored.branch.policies:
+        if not policy.HasField("min_time_as_head"):
+            continue
+        left_ms = time_left_ms(policy, facts.tenures(), facts.stored.now_ms)
+        if left_ms > 0:
+            return SourceTooYoung(
+                model_rid=attempt.model_rid,
+                branch_name=attempt.branch,
+                resource_rid=level_of(policy, attempt),
+                seconds_left=math.ceil(left_ms / 1000),
+            )
+    return None
 
 
 def _head_changed(attempt: Attempt, facts: Facts) -> RegistryError | None:
@@ -241,11 +320,21 @@ Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]
 # In a batch, all entries are looked at for one group before any is for the next. CheckPromotion asks every obstacle,
 # whatever those before it said: the role may be too low and the source None.
 OF_THE_REQUEST: tuple[Obstacle, ...] = (_request_id_used,)
-OF_THE_TARGET: tuple[Obstacle, ...] = (_role_too_low, _branch_locked, _accepts_promotions_only)
-OF_THE_SOURCE: tuple[Obstacle, ...] = (*OF_THE_TARGET, _source_not_found, _source_unsupported, _source_yanked)
+OF_THE_TARGET: tuple[Obstacle, ...] = (_role_too_low, _not_a_promoter, _branch_locked, _accepts_promotions_only)
+OF_THE_SOURCE: tuple[Obstacle, ...] = (
+    *OF_THE_TARGET,
+    _source_not_found,
+    _source_unsupported,
+    _source_yanked,
+    _rolled_back,
+    _source_not_allowed,
+    _source_too_young,
+)
 OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head)
 OF_THE_CONTENT: tuple[Obstacle, ...] = (_too_many_model_apis, _model_api_incompatible)
 OBSTACLES = (*OF_THE_REQUEST, *OF_THE_SOURCE, *OF_THE_BRANCH, *OF_THE_CONTENT)
+# What an owner can have a rollback pass, with a reason.
+OVERRIDABLE: tuple[Obstacle, ...] = (_source_yanked, _rolled_back)
 
 
 def obstacles(attempt: Attempt, facts: Facts, among: Sequence[Obstacle] = OBSTACLES) -> Iterator[RegistryError]:
@@ -260,6 +349,11 @@ def obstacles(attempt: Attempt, facts: Facts, among: Sequence[Obstacle] = OBSTAC
             error = obstacle(attempt, facts)
             if error is not None:
                 yield error
+
+
+def is_overridden(attempt: Attempt, facts: Facts) -> bool:
+    """Whether an attempt passes by its override alone."""
+    return attempt.override and any(obstacle(attempt._replace(override=False), facts) for obstacle in OVERRIDABLE)
 
 
 def require(attempt: Attempt, facts: Facts, among: Sequence[Obstacle] = OBSTACLES) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import TypeAlias
 
 from modelregistry.v1.compatibility_pb2 import SEVERITY_ERROR
@@ -48,9 +48,11 @@ from server.rules.obstacles import (
     Attempt,
     Facts,
     Obstacle,
+    is_overridden,
     obstacles,
     require,
 )
+from server.rules.sources import asks_for_sources, models_of_sources
 from server.rules.verdicts import ComparisonsNeeded, comparison_of, findings_on
 from server.storage.contract import (
     NO_POLICY,
@@ -62,6 +64,7 @@ from server.storage.contract import (
     Promoted,
     Reader,
     Repository,
+    RequestRecord,
     StoredVersion,
     Transaction,
     WantedPromotion,
@@ -80,8 +83,8 @@ def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequ
 
     The same request, by its id, is carried out once: it returns the same copy again. Raises ModelNotFound,
     RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, BranchLocked, ModelVersionNotFound,
-    UnsupportedModelSource, VersionYanked, BranchHeadChanged and ModelApiIncompatible; and ComparisonsNeeded, for which
-    there is `write_with_verdicts`.
+    UnsupportedModelSource, VersionYanked, SourceNotAllowed, SourceTooYoung, BranchHeadChanged, TooManyModelApis and
+    ModelApiIncompatible; and ComparisonsNeeded, for which there is `write_with_verdicts`.
     """
     rid = rids.new_model_version_rid()
     [promoted] = _carry_out(tx, caller, [_attempt(request)], [rid], claim_of(caller, request, [rid]))
@@ -92,8 +95,8 @@ def rollback_branch(tx: Transaction, caller: Caller, request: RollbackBranchRequ
     """Promote an earlier version of a branch onto the same branch, record that, and return the copy.
 
     Raises ModelNotFound, RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, BranchLocked, BranchNotFound,
-    VersionNumberNotFound, UnsupportedModelSource, VersionYanked, BranchHeadChanged, VersionAlreadyHead and
-    ComparisonsNeeded.
+    VersionNumberNotFound, UnsupportedModelSource, VersionYanked, VersionRolledBack, BranchHeadChanged,
+    VersionAlreadyHead and ComparisonsNeeded.
     """
     rid = rids.new_model_version_rid()
     [promoted] = _carry_out(tx, caller, [_rollback(tx, caller, request)], [rid], claim_of(caller, request, [rid]))
@@ -160,11 +163,31 @@ def _facts_of_check(
 ) -> tuple[Facts, Promotion | None]:
     """Return the facts of an attempt, and the findings of their verdict if there is one."""
     earlier = None if claim is None else reader.find_request(claim.key)
-    facts = Facts(reader.get_promotion_facts(_wanted(attempt), caller), claim, earlier)
+    facts = _facts_of(reader, caller, attempt, claim, earlier)
     if facts.stored.source is not None and not facts.is_repeated:
         histories = api_histories(reader, attempt.place, facts.stored.branch, facts.stored.source)
         facts = facts._replace(histories=histories)
+    # Now, since there is no reader any more when the obstacles are listed.
+    if asks_for_sources(facts.stored.branch.policies):
+        tenures, visible = facts.tenures(), facts.visible_sources()
+        facts = facts._replace(tenures=lambda: tenures, visible_sources=lambda: visible)
     return facts, None if facts.verdict is None else reader.get_findings(facts.verdict)
+
+
+def _facts_of(
+    reader: Reader, caller: Caller, attempt: Attempt, claim: Claim | None, earlier: RequestRecord | None
+) -> Facts:
+    """Return the facts of an attempt; what only some rules ask for is asked of the reader when they do."""
+    stored = reader.get_promotion_facts(_wanted(attempt), caller)
+    facts = Facts(stored, caller, claim, earlier)
+    source, branch = stored.source, stored.branch
+    if source is None:
+        return facts
+    return facts._replace(
+        tenures=cache(lambda: reader.list_tenures(source.version.rid)),
+        was_rolled_back=cache(lambda: reader.was_rolled_back(branch, source.content_digest)),
+        visible_sources=lambda: reader.visible_models(models_of_sources(branch.policies), caller),
+    )
 
 
 def _with_earlier_heads(
@@ -218,7 +241,7 @@ def _carry_out(
     # another one meanwhile: `append_version` notices.
     tx.lock_branches({(attempt.model_rid, attempt.branch) for attempt in attempts}, caller, TO_PROMOTE)
     earlier = None if claim is None else tx.claim_request(claim.key, claim.request)
-    found = [Facts(tx.get_promotion_facts(_wanted(each), caller), claim, earlier) for each in while_wanted(attempts)]
+    found = [_facts_of(tx, caller, attempt, claim, earlier) for attempt in while_wanted(attempts)]
     require_all(found, ())
     require(attempts[0], found[0], OF_THE_REQUEST)
     require_all(found, OF_THE_SOURCE)
@@ -240,7 +263,7 @@ def _carry_out(
         made = tx.append_promoted(
             _copy_of(source.version, attempt, rid, caller),
             source.content_digest,
-            _record_of(source.version, attempt, end),
+            _record_of(source.version, attempt, end, override=is_overridden(attempt, facts)),
             facts.verdict,
             end,
         )
@@ -331,6 +354,7 @@ def _rollback(tx: Transaction, caller: Caller, request: RollbackBranchRequest | 
         to_version_number=number,
         expected_head_rid=_expected_head(request),
         reason=_reason(request),
+        override=request.override,
     )
 
 
@@ -377,7 +401,7 @@ def _copy_of(source: ModelVersion, attempt: Attempt, rid: str, caller: Caller) -
     return copy
 
 
-def _record_of(source: ModelVersion, attempt: Attempt, end: BranchEnd) -> Promotion:
+def _record_of(source: ModelVersion, attempt: Attempt, end: BranchEnd, *, override: bool) -> Promotion:
     """Return what is recorded of a promotion, but for what its version says."""
     of_branch, of_folder = [policy.revision or None for policy in (*end.policies, NO_POLICY)][:2]
     return Promotion(
@@ -388,6 +412,7 @@ def _record_of(source: ModelVersion, attempt: Attempt, end: BranchEnd) -> Promot
         reason=attempt.reason,
         policy_revision=of_branch,
         folder_policy_revision=of_folder,
+        override=override,
     )
 
 

@@ -83,6 +83,9 @@ class Head(NamedTuple):
     created_ms: int
 
 
+# Of how many versions `Reader.list_tenures` tells at most.
+MOST_TENURES = 1000
+
 # What holds for a branch where no policy is set.
 NO_POLICY = BranchPolicy(compatibility=COMPATIBILITY_MODE_WARN)
 
@@ -221,6 +224,18 @@ class PromotionFacts(NamedTuple):
     yank: Yank | None = None
 
 
+class Tenure(NamedTuple):
+    """For how long a version was, or is, the head of a branch: the RID of its model, the name of the branch, and times.
+
+    `since_ms` and `until_ms` are in ms since the epoch, the latter None of a version that is the head.
+    """
+
+    model_rid: str
+    branch: str
+    since_ms: int
+    until_ms: int | None
+
+
 class StoredFile(NamedTuple):
     """Complete model files: the SHA-256 of their bytes, how many these are, and the object that holds them."""
 
@@ -294,6 +309,25 @@ class Reader(Protocol):
 
         A source that is absent and one that is invisible take the same statements, as in find_version.
         """
+
+    def list_tenures(self, model_version_rid: str) -> list[Tenure]:
+        """Return for how long a version, which must be stored, and those that it was promoted from were heads.
+
+        Each comes before the one that it was promoted from. The list ends before one that is not stored, has another
+        content or is in it already, all of which an import can name, and with the MOST_TENURES-th. What was imported
+        is a head from its import on, and what it replaced is one until then, whatever time it has itself.
+        """
+
+    def was_rolled_back(self, branch: BranchEnd, content_digest: bytes) -> bool:
+        """Return whether a branch, which must be stored, was rolled back from a content that it has not taken in since.
+
+        It takes in the content of a version that is created on it or promoted to it, and that of a rollback with an
+        override. A rollback leaves what was taken in between it and the version that it goes back to, but for the
+        content of that one.
+        """
+
+    def visible_models(self, model_rids: Collection[str], caller: Caller) -> set[str]:
+        """Return those of the models that are stored and that the caller may see."""
 
     def find_numbered_version(
         self, model_rid: str, branch: str, version_number: int, caller: Caller
@@ -464,8 +498,9 @@ class Transaction(Reader, Protocol):
 
         `branch` is where the branch goes on, if that is known; it must be locked then, or new. `version_number` becomes
         the previous head's plus one, `created_time` now, but never before the previous head's; a `created_time` that is
-        already set is kept. Transactions that extend one branch wait for each other here at the latest, and one whose
-        `branch` another has extended meanwhile is run again. Nothing of the content is stored again, whatever its size.
+        already set is kept, as that of a version that is imported now. Transactions that extend one branch wait for
+        each other here at the latest, and one whose `branch` another has extended meanwhile is run again. Nothing of
+        the content is stored again, whatever its size.
         """
 
     def append_promoted(

@@ -235,3 +235,42 @@ def test_a_policy_is_set_field_by_field(stages: Stages) -> None:
     assert (transitive["compatibility"], transitive["compatibilitySinceRevision"]) == ("ENFORCE_TRANSITIVE", 3)
     refused = stages.server.run("set-policy", *place, "off", "--expected-revision", "1")
     assert failure(refused, ABORTED).startswith("BranchPolicyChanged: The policy of the branch is not")
+
+
+def test_each_rule_of_a_policy_has_its_flags(stages: Stages) -> None:
+    place = (stages.production, "--branch", "rules")
+    sources = ("--allow-source", stages.staging, "--allow-source", f"{stages.staging}:rc:1")
+    people = ("--promoter", "user:joe", "--promoter", "group:release", "--rollbacker", "user:ann")
+    approvals = ("--required-approvals", "1", "--approver", "group:risk", "--approvals-expire-after", "1d12h")
+    time = ("--min-time-as-head", "90m")
+    set_ = stages.server.run(
+        "set-policy", *place, "--promotion-only", *sources, *people, *approvals, "--promote-when-approved", *time
+    )
+    policy = json.loads(set_.stdout)
+    assert policy["allowedSources"]["sources"] == [
+        {"modelRid": stages.staging},
+        {"modelRid": stages.staging, "branch": "rc:1"},
+    ]
+    assert policy["minTimeAsHead"] == "5400s"
+    assert policy["promoters"] == {"principals": ["user:joe", "group:release"]}
+    assert policy["rollbackers"] == {"principals": ["user:ann"]}
+    assert policy["approvals"] == {
+        "required": 1,
+        "approvers": ["group:risk"],
+        "expireAfter": "129600s",
+        "promoteWhenApproved": True,
+    }
+    assert set_.stderr.startswith("warning: allowed_sources: the branch master of ")
+    assert stages.server.json("get-policy", *place) == policy | {"warnings": []}
+    none = stages.server.json("set-policy", *place, "--allow-source", "none")
+    assert none["allowedSources"].get("sources", []) == []
+    refused = stages.server.run("set-policy", *place, "--min-time-as-head", "1 hour")
+    assert failure(refused) == "--min-time-as-head: '1 hour' is no period such as 90m, 3600s or 1d12h"
+
+
+def test_the_policy_of_a_folder_is_set_and_read_by_its_rid(stages: Stages) -> None:
+    folder = stages.server.json("get-model", stages.production)["parentFolderRid"]
+    policy = stages.server.json("set-policy", folder, "--branch", "of-folder", "--promotion-only")
+    assert (policy["folderRid"], policy["promotionOnly"]) == (folder, True)
+    assert stages.server.json("get-policy", folder, "--branch", "of-folder") == policy
+    assert stages.server.json("get-policy", stages.production, "--branch", "of-folder")["folderPolicy"] == policy

@@ -14,7 +14,7 @@ from tests.cli.terminals import END_OF_FILE, Terminal
 from tests.processes import failure
 
 QUESTION = "go back to which number? "
-NOT_FOUND, ABORTED = 69, 74
+NOT_FOUND, FAILED_PRECONDITION, ABORTED = 69, 73, 74
 
 
 def last_line(result: subprocess.CompletedProcess[str]) -> str:
@@ -144,3 +144,17 @@ def test_a_branch_that_is_not_there_is_told_so(stages: Stages) -> None:
     result = Terminal(stages.server, "rollback", stages.production, "--branch", "other").ends()
     assert result.returncode == NOT_FOUND
     assert last_line(result).startswith("error: BranchNotFound: ")
+
+
+def test_an_owner_goes_back_by_override_to_what_was_rolled_back_from(stages: Stages) -> None:
+    place = (stages.production, "--branch", "overridden")
+    for version in (stages.first, stages.breaks):
+        stages.promote(version, branch="overridden")
+    stages.server.json("rollback", *place, "--to", "1")
+    stages.server.json("set-policy", *place, "--promotion-only")
+    again = ("rollback", *place, "--to", "2", "--reason", "it was better")
+    refused = failure(stages.server.run(*again), FAILED_PRECONDITION)
+    assert refused.startswith("VersionRolledBack: The branch was rolled back from this version")
+    back = stages.server.json(*again, "--override")
+    [record] = stages.server.json("list-promotions", "--version", back["rid"])["data"]
+    assert record["override"] is True

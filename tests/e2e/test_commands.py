@@ -48,6 +48,8 @@ def test_each_command_succeeds_and_warns_of_nothing(server: Server, tmp_path: Pa
     succeeds("set-policy", target, "warn")
     succeeds("set-policy", target, "--promotion-only", "--clear", "compatibility", "--expected-revision", "1")
     succeeds("get-policy", target)
+    succeeds("set-policy", folder, "--branch", "other", "--promoter", "user:jane", "--promotion-only")
+    succeeds("get-policy", folder, "--branch", "other")
     succeeds("lock", target, "--reason", "incident 42", "--expire-time", "9999-12-31")
     succeeds("unlock", target)
     [promotion] = json.loads(succeeds("list-promotions", "--version", promoted["rid"]))["data"]

@@ -363,6 +363,9 @@ class Reference:
         earlier = self._earlier(person, request)
         if earlier is not None:
             return self._as_seen(person, self.versions[earlier[0]])
+        is_protected = self._policy(request.model_rid, branch_of(request)).promotion_only
+        if self._role_on_model(person, request.model_rid) < ROLE_OWNER and (is_protected or request.override):
+            raise Refused("PromoteVersionModelPermissionDenied", modelRid=request.model_rid)
         self._require_promoter(person, request.model_rid)
         place, number = {"modelRid": request.model_rid, "branchName": branch_of(request)}, request.to_version_number
         versions = self.branch(request.model_rid, branch_of(request))
@@ -370,13 +373,31 @@ class Reference:
             raise Refused("BranchNotFound", **place)
         if number > len(versions):
             raise Refused("VersionNumberNotFound", **place, versionNumber=number)
+        was_left = is_protected and content_of(versions[number - 1]) in self._left(versions)
+        if was_left and not (request.override and request.reason):
+            raise Refused("VersionRolledBack", **place, versionNumber=number)
         self._require_head(request)
         if number == len(versions):
             raise Refused("VersionAlreadyHead", **place, versionNumber=number)
         source = versions[number - 1]
         version = self._copy(person, request, PROMOTION_KIND_ROLLBACK, source, made, self._findings(request, source))
+        self.promotions[version.rid].override = was_left
         self._remember(person, request, version.rid)
         return self._as_seen(person, version)
+
+    def _left(self, versions: list[ModelVersion]) -> set[bytes]:
+        """The contents that a branch was rolled back from, and that it has not taken in since."""
+        left: set[bytes] = set()
+        taken_in: list[tuple[int, bytes]] = []
+        for version in versions:
+            promotion, content = self.promotions.get(version.rid), content_of(version)
+            if promotion is not None and promotion.kind == PROMOTION_KIND_ROLLBACK:
+                to = self.versions[promotion.source_model_version_rid].version_number
+                left |= {older for number, older in taken_in if number > to} - {content}
+            if promotion is None or promotion.kind != PROMOTION_KIND_ROLLBACK or promotion.override:
+                taken_in.append((version.version_number, content))
+                left.discard(content)
+        return left
 
     def _source(self, person: Person, request: Any) -> ModelVersion:
         source = self._seen_version(person, request.source_model_version_rid)

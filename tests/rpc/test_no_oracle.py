@@ -8,6 +8,7 @@ import pytest
 
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_EDITOR, ROLE_PROMOTER, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
+from modelregistry.v1.promotion_pb2 import AllowedSource, AllowedSources
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from tests import builders
 from tests.builders import model_api
@@ -30,9 +31,15 @@ MODEL_CALLS: list[tuple[str, str, dict[str, Any]]] = [
     ("CreateModelVersion", "model_rid", {"model_api": model_api()}),
     ("RollbackBranch", "model_rid", {"to_version_number": 1}),
     ("RollbackBranch", "model_rid", {"to_version_number": 1, "request_id": "8a3c3bbd-4f3f-4a26-9d8b-0b2b0c4b2f6c"}),
+    ("RollbackBranch", "model_rid", {"to_version_number": 1, "override": True, "reason": "incident 42"}),
     ("ListPromotions", "model_rid", {}),
     ("SetBranchPolicy", "model_rid", {"compatibility": COMPATIBILITY_MODE_OFF}),
     ("SetBranchPolicy", "model_rid", {"promotion_only": True, "expected_revision": 7}),
+    (
+        "SetBranchPolicy",
+        "model_rid",
+        {"allowed_sources": AllowedSources(sources=[AllowedSource(model_rid=ABSENT_MODEL.replace("9", "8"))])},
+    ),
     ("GetBranchPolicy", "model_rid", {}),
     ("ListBranchPolicyRevisions", "model_rid", {}),
     ("LockBranch", "model_rid", {"reason": "incident 42"}),

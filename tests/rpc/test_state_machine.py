@@ -210,6 +210,7 @@ class RegistryMachine(RuleBasedStateMachine):
             expected_head_version_rid=self.expected_head(data, model_rid, branch),
             reason=self.reason(data),
             request_id=self.request_id(data),
+            override=data.draw(st.sampled_from([None, None, False, True]), "override"),
         )
 
     @rule(data=st.data(), how=st.sampled_from(["as it was", "with what it left out"]))

@@ -65,6 +65,9 @@ TABLE = {
     ),
     "BranchLocked": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "reason", "expireTime")),
     "BranchAcceptsPromotionsOnly": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "resourceRid")),
+    "SourceNotAllowed": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "resourceRid", "allowedSources")),
+    "SourceTooYoung": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "resourceRid", "secondsLeft")),
+    "VersionRolledBack": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName", "versionNumber")),
     "BranchPolicyChanged": ("ABORTED", 409, ("resourceRid", "branchName", "expectedRevision", "actualRevision")),
     "VersionYanked": (
         "FAILED_PRECONDITION",

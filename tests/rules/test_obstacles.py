@@ -55,6 +55,7 @@ from server.storage.contract import (
     PromotionFacts,
     RequestRecord,
     StoredVersion,
+    Tenure,
     Verdict,
     VisibleModel,
 )
@@ -67,11 +68,12 @@ SOURCE = builders.version(builders.model("source").rid)
 MADE = builders.version(TARGET.rid)
 HEAD = rids.new_model_version_rid()
 NOW_MS = 1_000_000
-# With a reason.
-PASSED_BY_ROLLBACKS = {"BranchLocked", "TooManyModelApis", "ModelApiIncompatible"}
 REQUEST_ID = "6a3e0c3f-8e7b-4b58-9d9c-0d3c3ff1a3a7"
 NUMBER = 3
 YANK = Yank(rid=rids.new_yank_rid(), model_version_rid=SOURCE.rid, reason="poisoned", yanked_by="user:joe")
+# For how long the source has been a head.
+AGE_MS = 1_000
+RULES = ("promoters", "allowed_sources", "min_time_as_head")
 
 
 class Case(NamedTuple):
@@ -89,11 +91,20 @@ class Case(NamedTuple):
     is_yanked: bool = False
     # The Model APIs that earlier heads had, where these count.
     apis: str = "compatible"
+    # Those that refuse: "promoters", "allowed_sources", "min_time_as_head".
+    rules: tuple[str, ...] = ()
+    was_rolled_back: bool = False
 
     @property
     def policy(self) -> BranchPolicy:
         """That of the branch."""
         policy = BranchPolicy(compatibility=self.mode, promotion_only=self.promotion_only)  # type: ignore[arg-type]
+        if "promoters" in self.rules:
+            policy.promoters.principals.append("user:joe")
+        if "allowed_sources" in self.rules:
+            policy.allowed_sources.sources.add(model_rid=SOURCE.model_rid, branch="staging")
+        if "min_time_as_head" in self.rules:
+            policy.min_time_as_head.FromMilliseconds(AGE_MS + 1)
         if self.lock != "none":
             policy.lock.reason = "incident 42"
         if self.lock == "is over":
@@ -111,10 +122,13 @@ class Case(NamedTuple):
         rows = (
             ("RequestIdAlreadyUsed", self.earlier == "another"),
             ("PromoteVersionModelPermissionDenied", self.role < ROLE_PROMOTER),
+            ("PromoteVersionModelPermissionDenied", "promoters" in self.rules),
             ("BranchLocked", self.lock == "holds"),
             ("ModelVersionNotFound", self.source == "absent"),
             ("UnsupportedModelSource", self.source == "legacy"),
             ("VersionYanked", self.is_yanked and self.source != "absent"),
+            ("SourceNotAllowed", self.source != "absent" and "allowed_sources" in self.rules),
+            ("SourceTooYoung", self.source != "absent" and "min_time_as_head" in self.rules),
             ("BranchHeadChanged", self.expected_head is not None and self.expected_head != (HEAD if self.head else "")),
             ("TooManyModelApis", self.source != "absent" and self.has_too_many_apis),
             (
@@ -139,6 +153,24 @@ class Case(NamedTuple):
     def breaks_an_earlier_api(self) -> bool:
         """Whether earlier heads count, and there are errors beside one."""
         return self.mode == COMPATIBILITY_MODE_ENFORCE_TRANSITIVE and bool(self.head) and self.apis == "incompatible"
+
+    @property
+    def expected_of_rollback(self) -> list[str]:
+        """The same for a rollback with a reason."""
+        if self.role is None or self.earlier == "the same":
+            return self.expected
+        is_protected = self.lock == "holds" or bool(self.rules)
+        rows = (
+            ("RequestIdAlreadyUsed", self.earlier == "another"),
+            ("PromoteVersionModelPermissionDenied", self.role < (ROLE_OWNER if is_protected else ROLE_PROMOTER)),
+            ("BranchNotFound", self.source == "absent" and not self.head),
+            ("VersionNumberNotFound", self.source == "absent" and bool(self.head)),
+            ("UnsupportedModelSource", self.source == "legacy"),
+            ("VersionYanked", self.is_yanked and self.source != "absent"),
+            ("VersionRolledBack", self.was_rolled_back and is_protected),
+            ("BranchHeadChanged", "BranchHeadChanged" in self.expected),
+        )
+        return [name for name, is_there in rows if is_there]
 
     @property
     def expected_of_creation(self) -> list[str]:
@@ -177,6 +209,32 @@ CASES += [
     for case in CASES
     if case.mode == COMPATIBILITY_MODE_ENFORCE
     for apis in ("compatible", "incompatible", "too many")
+]
+CASES += [
+    Case(
+        role,
+        earlier,
+        source,
+        head,
+        "other content",
+        COMPATIBILITY_MODE_ENFORCE,
+        errors,
+        lock=lock,
+        is_yanked=is_yanked,
+        rules=rules,
+        was_rolled_back=was_rolled_back,
+    )
+    for role, earlier, source, head, errors, lock, is_yanked, rules, was_rolled_back in itertools.product(
+        (None, ROLE_VIEWER, ROLE_PROMOTER, ROLE_OWNER),
+        ("none", "the same", "another"),
+        ("absent", "legacy", "there"),
+        (None, SOURCE.rid),
+        (0, 2),
+        ("none", "holds"),
+        (False, True),
+        tuple(itertools.chain.from_iterable(itertools.combinations(RULES, count) for count in range(len(RULES) + 1))),
+        (False, True),
+    )
 ]
 CREATIONS = [
     case._replace(promotion_only=promotion_only)
@@ -242,6 +300,17 @@ class Storage:
     def add_head_api(self, model_rid: str, branch: str, period: PolicyPeriod, api: HeadApi) -> None:
         assert (model_rid, branch, period.level_rid) == (TARGET.rid, "master", TARGET.rid)
         self.apis.append(api)
+
+    def list_tenures(self, rid: str) -> list[Tenure]:
+        assert rid == SOURCE.rid
+        return [Tenure(SOURCE.model_rid, "master", NOW_MS - AGE_MS, None)]
+
+    def visible_models(self, model_rids: set[str], _: object) -> set[str]:
+        return model_rids
+
+    def was_rolled_back(self, branch: BranchEnd, digest: bytes) -> bool:
+        assert digest == b"candidate"
+        return self.case.was_rolled_back
 
     def find_numbered_version(self, *_: object) -> StoredVersion | None:
         return self._stored()
@@ -346,13 +415,11 @@ def test_a_rollback_has_the_same_obstacles_but_for_those_of_its_source() -> None
             reason=request.reason,
         )
         batch = BatchRollbackRequest(rollbacks=[entry], request_id=None if case.earlier == "none" else REQUEST_ID)
-        of_source = "VersionNumberNotFound" if case.head else "BranchNotFound"
-        expected = [of_source if name == "ModelVersionNotFound" else name for name in case.expected]
-        expected = [name for name in expected if name not in PASSED_BY_ROLLBACKS]
         tx: Any = Storage(case, request)
-        assert _names(lambda tx=tx, request=request: rollback_branch(tx, JANE, request)) == expected[:1], case
+        expected = case.expected_of_rollback[:1]
+        assert _names(lambda tx=tx, request=request: rollback_branch(tx, JANE, request)) == expected, case
         tx = Storage(case, batch)
-        assert _names(lambda tx=tx, batch=batch: batch_rollback(tx, JANE, batch)) == expected[:1], case
+        assert _names(lambda tx=tx, batch=batch: batch_rollback(tx, JANE, batch)) == expected, case
 
 
 def test_a_version_that_is_created_has_the_same_obstacles_but_for_those_of_its_source() -> None:
@@ -384,7 +451,7 @@ def test_a_version_is_compared_only_where_the_policy_asks_for_it() -> None:
 
 
 def test_a_lock_lets_a_rollback_pass_that_has_a_reason_and_ends_with_its_time() -> None:
-    case = Case(ROLE_PROMOTER, "none", "there", None, "other content", COMPATIBILITY_MODE_WARN, 0, lock="holds")
+    case = Case(ROLE_OWNER, "none", "there", None, "other content", COMPATIBILITY_MODE_WARN, 0, lock="holds")
     request = RollbackBranchRequest(model_rid=TARGET.rid, to_version_number=NUMBER)
     locked: Any = Storage(case, request)
     assert _names(lambda: rollback_branch(locked, JANE, request)) == ["BranchLocked"]
@@ -455,5 +522,7 @@ def test_each_obstacle_is_met_by_some_case() -> None:
 
     met = {name for case in CASES for name in case.expected}
     met |= {name for case in CREATIONS for name in case.expected_of_creation} - {"CreateModelVersionPermissionDenied"}
-    # One more is that the target is not there; and one, that a version is the head already, stands against rollbacks.
-    assert len(met) == len(OBSTACLES)
+    met |= {name for case in CASES for name in case.expected_of_rollback} - {"BranchNotFound", "VersionNumberNotFound"}
+    # One more is that the target is not there; one, that a version is the head already, stands against rollbacks; and
+    # two refuse with PromoteVersionModelPermissionDenied.
+    assert len(met) == len(OBSTACLES) - 1

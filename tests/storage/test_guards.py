@@ -122,6 +122,10 @@ ATTACKS = {
     """,
     "a version is backdated": COUNTED + version(at=LONG_AGO),
     "a version is of tomorrow": COUNTED + version(at=f"{NOW} + 86400000"),
+    "a version says that it was imported long ago": COUNTED
+    + version()
+    .replace("created_by)", "created_by, imported_time)")
+    .replace("created_by\n", f"created_by, {LONG_AGO}\n"),
     "a promotion is backdated": COUNTED + version() + promotion(at=LONG_AGO),
     "a promotion and its version are backdated": COUNTED + version(at=LONG_AGO) + promotion(),
     "a promotion of a version that is no head any more": promotion(of="%(source)s"),

@@ -9,11 +9,21 @@ import pytest
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWNER, ROLE_VIEWER, Grant
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
-from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, Promotion
+from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, BranchPolicy, Promotion
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION, Yank
 from server.core import rids
 from server.core.errors import ModelNotFound, ResourceNameAlreadyExists
-from server.storage.contract import Comparison, Reader, RequestKey, RequestRecord, StoredFile, Transaction, UploadKey
+from server.storage.contract import (
+    Comparison,
+    HeadApi,
+    PolicyPeriod,
+    Reader,
+    RequestKey,
+    RequestRecord,
+    StoredFile,
+    Transaction,
+    UploadKey,
+)
 from server.storage.paging import PageRequest
 from server.storage.sql import tables
 from server.storage.sql.repository import SqlRepository
@@ -49,11 +59,16 @@ def record(tx: Transaction, model_rid: str) -> None:
     tx.append_promoted(copy, digest, promotion, verdict, builders.branch_end(tx, model_rid))
     revision = tx.get_policy(model_rid, "master").revision + 1
     tx.add_policy(builders.policy(model_rid, COMPATIBILITY_MODE_OFF, revision, promotion_only=True), ADMIN.user)
+    of_folder = BranchPolicy(folder_rid=builders.FOLDER, branch="master")
+    of_folder.revision = tx.get_policy(builders.FOLDER, "master").revision + 1
+    tx.add_policy(of_folder, ADMIN.user)
     tx.add_folder_policy(builders.FOLDER, NEW_MODEL_OWNER_FOLDER, ADMIN.user)
     tx.disable_principal("user:joe", "has left", ADMIN.user)
     yank = Yank(rid=rids.new_yank_rid(), model_version_rid=copy.rid, scope=YANK_SCOPE_VERSION, yanked_by=ADMIN.user)
     tx.add_yank(yank)
     tx.take_yank_back(yank.rid, None, ADMIN.user)
+    period = PolicyPeriod(model_rid, revision)
+    tx.add_head_api(model_rid, "master", period, HeadApi(b"api", 1, digest))
     tx.claim_request(RequestKey(ADMIN.user, "PromoteVersion", copy.rid), RequestRecord(b"digest", (copy.rid,)))
 
 

@@ -75,18 +75,41 @@ class BranchLocked(RegistryError):
 
 
 class BranchAcceptsPromotionsOnly(RegistryError):
-    """The branch's policy lets no version be created there: heads come by promotion alone.
-
-    It is the policy of this model, or of this folder.
-    """
+    """The policy of the branch or of the folder lets no version be created there: heads come by promotion alone."""
 
     model_rid = Parameter(str)
     branch_name = Parameter(str)
     resource_rid = Parameter(str)
 
 
+class SourceNotAllowed(RegistryError):
+    """The version is on none of the branches that the policy of a level allows, and was promoted through none."""
+
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
+    resource_rid = Parameter(str)
+    allowed_sources = Parameter(str)
+
+
+class SourceTooYoung(RegistryError):
+    """The version was not a head of the allowed sources for as long as the policy of a level wants."""
+
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
+    resource_rid = Parameter(str)
+    seconds_left = Parameter(int)
+
+
+class VersionRolledBack(RegistryError):
+    """The protected or locked branch was rolled back from this content; an owner has it back by `override`."""
+
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
+    version_number = Parameter(int)
+
+
 class BranchPolicyChanged(RegistryError):
-    """The policy of the branch has another revision than the caller thinks; 0 means that none is set."""
+    """The policy of the branch or of the folder has another revision than the caller thinks; 0: none is set."""
 
     resource_rid = Parameter(str)
     branch_name = Parameter(str)

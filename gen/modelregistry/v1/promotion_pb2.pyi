@@ -233,17 +233,20 @@ class BranchPolicy(_message.Message):
 
     @_builtins.property
     def allowed_sources(self) -> Global___AllowedSources:
-        """Output only. Where versions that are promoted must come from; unset if from anywhere."""
+        """Output only. Where versions that are promoted must come from: the source, or one of equal content that it was
+        promoted from, is on one of these branches; unset if from anywhere.
+        """
 
     @_builtins.property
     def min_time_as_head(self) -> _duration_pb2.Duration:
         """Output only. For how long a version must have been a head of the allowed sources, or of any branch where these are
-        not set, before it is promoted; unset if that is not asked.
+        not set, before it is promoted, by itself or as those of equal content that it was promoted from; unset if that is
+        not asked.
         """
 
     @_builtins.property
     def promoters(self) -> Global___Principals:
-        """Output only. Who may promote, among those who have the role; unset if all of them may."""
+        """Output only. Who may promote, among those who have the role, beside administrators; unset if all of them may."""
 
     @_builtins.property
     def approvals(self) -> Global___ApprovalRule:
@@ -251,8 +254,8 @@ class BranchPolicy(_message.Message):
 
     @_builtins.property
     def rollbackers(self) -> Global___Principals:
-        """Output only. Who may roll back, among those who have the role; unset if owners, and promoters on a branch without
-        any rule or lock.
+        """Output only. Who may roll back, among those who have the role, beside administrators; unset if owners, and promoters
+        on a branch that has no lock, and no rule but that of compatibility.
         """
 
     @_builtins.property

@@ -143,7 +143,8 @@ class PromotionServiceServicer:
         Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
         INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
         PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, TooManyModelApis, ModelApiIncompatible).
+        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, SourceNotAllowed, SourceTooYoung,
+        TooManyModelApis, ModelApiIncompatible).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,13 +153,15 @@ class PromotionServiceServicer:
     def RollbackBranch(self, request, context):
         """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
 
-        Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded.
+        Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded. On a
+        branch with any other rule, or a lock, it takes one of the policy's `rollbackers`, or an owner if it names none; and
+        what the branch was rolled back from before is no way back, but by `override`.
 
-        Scope api:models-write; promoter on the model. Fails, in this order, with INVALID_ARGUMENT (InvalidBranchName),
-        NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+        Scope api:models-write; promoter on the model, owner for `override`. Fails, in this order, with INVALID_ARGUMENT
+        (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
         (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked, without a reason), NOT_FOUND
         (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION
-        (VersionYanked), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
+        (VersionYanked, VersionRolledBack), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,8 +203,9 @@ class PromotionServiceServicer:
         """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
         Who did so and when stays on record, as a revision of the policy.
 
-        Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
-        (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        Scope api:models-write; owner on the model, viewer on those of allowed sources that it names. Fails with
+        INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound),
+        PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -253,8 +257,9 @@ class PromotionServiceServicer:
         """Sets what holds for new heads of the branches of a name in all models of a folder, beside the policies of these
         branches: what the request leaves out stays as it was. It is on record as SetBranchPolicy is.
 
-        Scope api:models-write; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName), PERMISSION_DENIED
-        (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        Scope api:models-write; owner on the folder, viewer on the models of allowed sources that it names. Fails with
+        INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound, of a
+        source), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,18 +59,21 @@ class PromotionServiceStub:
     Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
     INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
     PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, TooManyModelApis, ModelApiIncompatible).
+    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, SourceNotAllowed, SourceTooYoung,
+    TooManyModelApis, ModelApiIncompatible).
     """
     RollbackBranch: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.RollbackBranchRequest, _model_pb2.ModelVersion]
     """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
 
-    Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded.
+    Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded. On a
+    branch with any other rule, or a lock, it takes one of the policy's `rollbackers`, or an owner if it names none; and
+    what the branch was rolled back from before is no way back, but by `override`.
 
-    Scope api:models-write; promoter on the model. Fails, in this order, with INVALID_ARGUMENT (InvalidBranchName),
-    NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+    Scope api:models-write; promoter on the model, owner for `override`. Fails, in this order, with INVALID_ARGUMENT
+    (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
     (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked, without a reason), NOT_FOUND
     (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION
-    (VersionYanked), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
+    (VersionYanked, VersionRolledBack), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
     """
     GetPromotion: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetPromotionRequest, _promotion_pb2.Promotion]
     """Returns the record of a promotion.
@@ -96,8 +99,9 @@ class PromotionServiceStub:
     """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
     Who did so and when stays on record, as a revision of the policy.
 
-    Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
-    (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    Scope api:models-write; owner on the model, viewer on those of allowed sources that it names. Fails with
+    INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound),
+    PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
     """
     GetBranchPolicy: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetBranchPolicyRequest, _promotion_pb2.BranchPolicy]
     """Returns what holds for new heads of a branch. Without a policy that was set, findings are recorded, and nothing is
@@ -129,8 +133,9 @@ class PromotionServiceStub:
     """Sets what holds for new heads of the branches of a name in all models of a folder, beside the policies of these
     branches: what the request leaves out stays as it was. It is on record as SetBranchPolicy is.
 
-    Scope api:models-write; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName), PERMISSION_DENIED
-    (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    Scope api:models-write; owner on the folder, viewer on the models of allowed sources that it names. Fails with
+    INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound, of a
+    source), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
     """
     GetFolderBranchPolicy: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetFolderBranchPolicyRequest, _promotion_pb2.BranchPolicy]
     """Returns the policy of a folder for branches of a name; one without any rule if none was set.
@@ -173,18 +178,21 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
     INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
     PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, TooManyModelApis, ModelApiIncompatible).
+    (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, SourceNotAllowed, SourceTooYoung,
+    TooManyModelApis, ModelApiIncompatible).
     """
     RollbackBranch: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.RollbackBranchRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
 
-    Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded.
+    Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded. On a
+    branch with any other rule, or a lock, it takes one of the policy's `rollbackers`, or an owner if it names none; and
+    what the branch was rolled back from before is no way back, but by `override`.
 
-    Scope api:models-write; promoter on the model. Fails, in this order, with INVALID_ARGUMENT (InvalidBranchName),
-    NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+    Scope api:models-write; promoter on the model, owner for `override`. Fails, in this order, with INVALID_ARGUMENT
+    (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
     (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked, without a reason), NOT_FOUND
     (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION
-    (VersionYanked), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
+    (VersionYanked, VersionRolledBack), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
     """
     GetPromotion: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetPromotionRequest, _promotion_pb2.Promotion]  # type: ignore[assignment]
     """Returns the record of a promotion.
@@ -210,8 +218,9 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
     Who did so and when stays on record, as a revision of the policy.
 
-    Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
-    (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    Scope api:models-write; owner on the model, viewer on those of allowed sources that it names. Fails with
+    INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound),
+    PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
     """
     GetBranchPolicy: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetBranchPolicyRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
     """Returns what holds for new heads of a branch. Without a policy that was set, findings are recorded, and nothing is
@@ -243,8 +252,9 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     """Sets what holds for new heads of the branches of a name in all models of a folder, beside the policies of these
     branches: what the request leaves out stays as it was. It is on record as SetBranchPolicy is.
 
-    Scope api:models-write; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName), PERMISSION_DENIED
-    (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    Scope api:models-write; owner on the folder, viewer on the models of allowed sources that it names. Fails with
+    INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound, of a
+    source), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
     """
     GetFolderBranchPolicy: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetFolderBranchPolicyRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
     """Returns the policy of a folder for branches of a name; one without any rule if none was set.
@@ -296,7 +306,8 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         Scope api:models-write; promoter on each target model, viewer on each source version's model. Fails with
         INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
         PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
-        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, TooManyModelApis, ModelApiIncompatible).
+        (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, SourceNotAllowed, SourceTooYoung,
+        TooManyModelApis, ModelApiIncompatible).
         """
 
     @_abc_1.abstractmethod
@@ -307,13 +318,15 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_pb2.ModelVersion, _abc.Awaitable[_model_pb2.ModelVersion]]:
         """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
 
-        Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded.
+        Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded. On a
+        branch with any other rule, or a lock, it takes one of the policy's `rollbackers`, or an owner if it names none; and
+        what the branch was rolled back from before is no way back, but by `override`.
 
-        Scope api:models-write; promoter on the model. Fails, in this order, with INVALID_ARGUMENT (InvalidBranchName),
-        NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+        Scope api:models-write; promoter on the model, owner for `override`. Fails, in this order, with INVALID_ARGUMENT
+        (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
         (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked, without a reason), NOT_FOUND
         (BranchNotFound, VersionNumberNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION
-        (VersionYanked), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
+        (VersionYanked, VersionRolledBack), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (VersionAlreadyHead).
         """
 
     @_abc_1.abstractmethod
@@ -363,8 +376,9 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
         Who did so and when stays on record, as a revision of the policy.
 
-        Scope api:models-write; owner on the model. Fails with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND
-        (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        Scope api:models-write; owner on the model, viewer on those of allowed sources that it names. Fails with
+        INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound),
+        PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
         """
 
     @_abc_1.abstractmethod
@@ -426,8 +440,9 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets what holds for new heads of the branches of a name in all models of a folder, beside the policies of these
         branches: what the request leaves out stays as it was. It is on record as SetBranchPolicy is.
 
-        Scope api:models-write; owner on the folder. Fails with INVALID_ARGUMENT (InvalidBranchName), PERMISSION_DENIED
-        (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        Scope api:models-write; owner on the folder, viewer on the models of allowed sources that it names. Fails with
+        INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound, of a
+        source), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
         """
 
     @_abc_1.abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, select, tuple_, union
@@ -16,10 +16,17 @@ from server.storage.contract import VisibleModel
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.pages import page_of
 from server.storage.sql.rows import to_model
-from server.storage.sql.statements import Statement, for_callers, principals, upsert
+from server.storage.sql.statements import Statement, for_callers, numbered, padded, principals, several, upsert
 from server.storage.sql.tables import grants, models
 from server.storage.sql.unit_of_work import UnitOfWork
-from server.storage.sql.visibility import first_of_each, granted_folders, granted_resources, role_on_model
+from server.storage.sql.visibility import (
+    MAX_NAMED,
+    first_of_each,
+    granted_folders,
+    granted_resources,
+    model_is_visible,
+    role_on_model,
+)
 
 
 def get_model(work: UnitOfWork, model_rid: str, caller: Caller) -> VisibleModel:
@@ -35,6 +42,17 @@ def list_models(work: UnitOfWork, caller: Caller, parent_folder_rid: str | None,
     parameters = {"folder": parent_folder_rid, "after": str(page.after or ""), "count": page.size + 1}
     rows = work.session.all(_models(caller, parent_folder_rid is not None), parameters | principals(caller))
     return page_of(rows, rows[: page.size], "rid", to_model)
+
+
+def visible_models(work: UnitOfWork, model_rids: Collection[str], caller: Caller) -> set[str]:
+    """See the contract."""
+    rids = [*model_rids]
+    visible: set[str] = set()
+    for first in range(0, len(rids), MAX_NAMED):
+        some = padded(rids[first : first + MAX_NAMED])
+        rows = work.session.all(_visible(caller, len(some)), numbered("model", some) | principals(caller))
+        visible.update(row.rid for row in rows)
+    return visible
 
 
 def add_model(work: UnitOfWork, model: Model) -> Model:
@@ -59,6 +77,11 @@ def add_model(work: UnitOfWork, model: Model) -> Model:
 @for_callers
 def _model(caller: Caller) -> Select[*tuple[Any, ...]]:
     return select(models, role_on_model(caller).label("role")).where(models.c.rid == bindparam("model_rid"))
+
+
+@for_callers
+def _visible(caller: Caller, count: int) -> Select[str]:
+    return select(models.c.rid).where(models.c.rid.in_(several("model", count)), model_is_visible(caller))
 
 
 @for_callers

@@ -27,7 +27,7 @@ from server.storage.sql.session import Session
 from server.storage.sql.statements import Statement, for_callers, numbered, padded, principals, several
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, verdicts, versions
 from server.storage.sql.unit_of_work import UnitOfWork
-from server.storage.sql.versions import APPEND, as_parameters, next_place, placed
+from server.storage.sql.versions import append_row, as_parameters, next_place, placed
 from server.storage.sql.visibility import MAX_NAMED, first_of_each, model_is_visible, visible_model_keys
 
 _replaced = versions.alias("replaced")
@@ -60,7 +60,7 @@ def append_promoted(
     """See the contract."""
     place = next_place(work, version, branch)
     stored = placed(work, version, place)
-    of_version = as_parameters(stored, place, content_digest)
+    of_version = as_parameters(work, version, stored, place, content_digest)
     reason = promotion.reason if promotion.HasField("reason") else None
     record = ChainedRecord(
         rid=promotion.rid,
@@ -82,7 +82,7 @@ def append_promoted(
     )
     chain = chain_hash(place.chain, record)
     work.session.send(_set_end, {"branch_key": place.branch_key, "number": place.number, "chain_end": chain})
-    work.session.send(APPEND, of_version)
+    append_row(work, of_version)
     work.session.send(
         _record,
         {

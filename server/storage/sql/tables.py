@@ -104,6 +104,8 @@ versions = Table(
     Column("root_rid", CodePointText, nullable=False),
     Column("created_time", BigInteger, nullable=False),
     Column("created_by", CodePointText, nullable=False),
+    # When it was imported. None of what was made here, and of what earlier releases imported.
+    Column("imported_time", BigInteger),
     UniqueConstraint("branch_id", "version_number"),
 )
 

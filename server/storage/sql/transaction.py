@@ -14,6 +14,7 @@ from server.storage.sql import (
     promotion_facts,
     promotion_records,
     recalls,
+    tenures,
     versions,
 )
 from server.storage.sql.unit_of_work import UnitOfWork
@@ -24,6 +25,7 @@ class SqlReader(UnitOfWork):
 
     get_model = models.get_model
     list_models = models.list_models
+    visible_models = models.visible_models
 
     find_version = versions.find_version
     find_numbered_version = versions.find_numbered_version
@@ -48,6 +50,8 @@ class SqlReader(UnitOfWork):
     find_yank = recalls.find_yank
     list_yanks = recalls.list_yanks
     list_live_copies = recalls.list_live_copies
+    list_tenures = tenures.list_tenures
+    was_rolled_back = tenures.was_rolled_back
 
     get_role = grants.get_role
     owners = grants.owners

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
@@ -142,7 +142,7 @@ def append_version(
     if not place.is_counted:
         work.session.send(_set_count, {"branch_key": place.branch_key, "number": place.number})
     stored = placed(work, version, place)
-    work.session.send(APPEND, as_parameters(stored, place, content_digest, legacy_source))
+    append_row(work, as_parameters(work, version, stored, place, content_digest, legacy_source))
     return stored
 
 
@@ -190,10 +190,21 @@ def placed(work: UnitOfWork, version: ModelVersion, place: Place) -> ModelVersio
     return stored
 
 
+def append_row(work: UnitOfWork, values: Mapping[str, Any]) -> None:
+    """Store a version with what `as_parameters` returns."""
+    # Servers have no right to say of a version that it was imported at some time.
+    work.session.send(_append if values["imported_ms"] is None else _append_imported, values)
+
+
 def as_parameters(
-    stored: ModelVersion, place: Place, content_digest: bytes, legacy_source: str | None = None
+    work: UnitOfWork,
+    given: ModelVersion,
+    stored: ModelVersion,
+    place: Place,
+    content_digest: bytes,
+    legacy_source: str | None = None,
 ) -> dict[str, Any]:
-    """Return the parameters of APPEND."""
+    """Return what is stored of a version that was given and gets a place; its own time is that of an import."""
     return {
         "branch_key": place.branch_key,
         "new_rid": stored.rid,
@@ -204,6 +215,7 @@ def as_parameters(
         "root": stored.root_model_version_rid,
         "created_ms": stored.created_time.ToMilliseconds(),
         "creator": stored.created_by,
+        "imported_ms": work.clock_ms() if given.HasField("created_time") else None,
     }
 
 
@@ -391,16 +403,16 @@ _take_number = Statement(
 _set_count = Statement(
     update(branches).where(branches.c.id == bindparam("branch_key")).values(version_count=bindparam("number"))
 )
-APPEND = Statement(
-    insert(versions).values(
-        rid=bindparam("new_rid"),
-        branch_id=bindparam("branch_key"),
-        version_number=bindparam("number"),
-        content_digest=bindparam("digest"),
-        source=bindparam("source_message"),
-        legacy_source=bindparam("legacy"),
-        root_rid=bindparam("root"),
-        created_time=bindparam("created_ms"),
-        created_by=bindparam("creator"),
-    )
+_appended = insert(versions).values(
+    rid=bindparam("new_rid"),
+    branch_id=bindparam("branch_key"),
+    version_number=bindparam("number"),
+    content_digest=bindparam("digest"),
+    source=bindparam("source_message"),
+    legacy_source=bindparam("legacy"),
+    root_rid=bindparam("root"),
+    created_time=bindparam("created_ms"),
+    created_by=bindparam("creator"),
 )
+_append = Statement(_appended)
+_append_imported = Statement(_appended.values(imported_time=bindparam("imported_ms")))

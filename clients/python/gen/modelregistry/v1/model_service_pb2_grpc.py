@@ -214,8 +214,9 @@ class ModelServiceServicer(object):
         Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
         with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
         (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
-        NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked),
-        ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis, ModelApiIncompatible).
+        NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked,
+        SourceNotAllowed, SourceTooYoung), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis,
+        ModelApiIncompatible).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -107,8 +107,9 @@ class ModelServiceStub:
     Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
     with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
     (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
-    NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked),
-    ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis, ModelApiIncompatible).
+    NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked,
+    SourceNotAllowed, SourceTooYoung), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis,
+    ModelApiIncompatible).
     """
     UploadModelFiles: _grpc.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]
     """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
@@ -210,8 +211,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
     with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
     (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
-    NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked),
-    ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis, ModelApiIncompatible).
+    NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked,
+    SourceNotAllowed, SourceTooYoung), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis,
+    ModelApiIncompatible).
     """
     UploadModelFiles: _aio.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]  # type: ignore[assignment]
     """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
@@ -364,8 +366,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
         with INVALID_ARGUMENT (ApiFeaturePreviewUsageOnly, InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS
         (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
-        NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked),
-        ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis, ModelApiIncompatible).
+        NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked,
+        SourceNotAllowed, SourceTooYoung), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis,
+        ModelApiIncompatible).
         """
 
     @_abc_1.abstractmethod

@@ -304,6 +304,7 @@ class RollbackBranchRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     EXPECTED_HEAD_VERSION_RID_FIELD_NUMBER: _builtins.int
+    OVERRIDE_FIELD_NUMBER: _builtins.int
     model_rid: _builtins.str
     """Required. The RID of the model."""
     branch: _builtins.str
@@ -318,6 +319,10 @@ class RollbackBranchRequest(_message.Message):
     """
     expected_head_version_rid: _builtins.str
     """Optional. The RID that the head of the branch must have: the version that is to be replaced."""
+    override: _builtins.bool
+    """Optional. Whether an owner wants a version back that the rules for rollbacks refuse (VersionRolledBack). It counts
+    with a reason alone, and the record of the promotion says so.
+    """
     def __init__(
         self,
         *,
@@ -327,15 +332,18 @@ class RollbackBranchRequest(_message.Message):
         reason: _builtins.str | None = ...,
         request_id: _builtins.str | None = ...,
         expected_head_version_rid: _builtins.str | None = ...,
+        override: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_head_version_rid", b"_expected_head_version_rid", "_reason", b"_reason", "_request_id", b"_request_id", "branch", b"branch", "expected_head_version_rid", b"expected_head_version_rid", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_head_version_rid", b"_expected_head_version_rid", "_override", b"_override", "_reason", b"_reason", "_request_id", b"_request_id", "branch", b"branch", "expected_head_version_rid", b"expected_head_version_rid", "override", b"override", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_head_version_rid", b"_expected_head_version_rid", "_reason", b"_reason", "_request_id", b"_request_id", "branch", b"branch", "expected_head_version_rid", b"expected_head_version_rid", "model_rid", b"model_rid", "reason", b"reason", "request_id", b"request_id", "to_version_number", b"to_version_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_head_version_rid", b"_expected_head_version_rid", "_override", b"_override", "_reason", b"_reason", "_request_id", b"_request_id", "branch", b"branch", "expected_head_version_rid", b"expected_head_version_rid", "model_rid", b"model_rid", "override", b"override", "reason", b"reason", "request_id", b"request_id", "to_version_number", b"to_version_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
     _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
     _WhichOneofReturnType__expected_head_version_rid: _TypeAlias = _typing.Literal["expected_head_version_rid"]  # noqa: Y015
     _WhichOneofArgType__expected_head_version_rid: _TypeAlias = _typing.Literal["_expected_head_version_rid", b"_expected_head_version_rid"]  # noqa: Y015
+    _WhichOneofReturnType__override: _TypeAlias = _typing.Literal["override"]  # noqa: Y015
+    _WhichOneofArgType__override: _TypeAlias = _typing.Literal["_override", b"_override"]  # noqa: Y015
     _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
     _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
     _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
@@ -344,6 +352,8 @@ class RollbackBranchRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_head_version_rid) -> _WhichOneofReturnType__expected_head_version_rid | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__override) -> _WhichOneofReturnType__override | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
     @_typing.overload

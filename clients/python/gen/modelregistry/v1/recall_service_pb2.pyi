@@ -412,6 +412,7 @@ class BranchRollback(_message.Message):
     TO_VERSION_NUMBER_FIELD_NUMBER: _builtins.int
     EXPECTED_HEAD_VERSION_RID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    OVERRIDE_FIELD_NUMBER: _builtins.int
     model_rid: _builtins.str
     """Required. The RID of the model."""
     branch: _builtins.str
@@ -422,6 +423,8 @@ class BranchRollback(_message.Message):
     """Optional. The RID that the head of the branch must have: the version that is to be replaced."""
     reason: _builtins.str
     """Optional. Why, in free text, at most 4,096 bytes."""
+    override: _builtins.bool
+    """Optional. As in RollbackBranch."""
     def __init__(
         self,
         *,
@@ -430,21 +433,26 @@ class BranchRollback(_message.Message):
         to_version_number: _builtins.int = ...,
         expected_head_version_rid: _builtins.str | None = ...,
         reason: _builtins.str | None = ...,
+        override: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_head_version_rid", b"_expected_head_version_rid", "_reason", b"_reason", "branch", b"branch", "expected_head_version_rid", b"expected_head_version_rid", "reason", b"reason"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_head_version_rid", b"_expected_head_version_rid", "_override", b"_override", "_reason", b"_reason", "branch", b"branch", "expected_head_version_rid", b"expected_head_version_rid", "override", b"override", "reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_head_version_rid", b"_expected_head_version_rid", "_reason", b"_reason", "branch", b"branch", "expected_head_version_rid", b"expected_head_version_rid", "model_rid", b"model_rid", "reason", b"reason", "to_version_number", b"to_version_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_expected_head_version_rid", b"_expected_head_version_rid", "_override", b"_override", "_reason", b"_reason", "branch", b"branch", "expected_head_version_rid", b"expected_head_version_rid", "model_rid", b"model_rid", "override", b"override", "reason", b"reason", "to_version_number", b"to_version_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
     _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
     _WhichOneofReturnType__expected_head_version_rid: _TypeAlias = _typing.Literal["expected_head_version_rid"]  # noqa: Y015
     _WhichOneofArgType__expected_head_version_rid: _TypeAlias = _typing.Literal["_expected_head_version_rid", b"_expected_head_version_rid"]  # noqa: Y015
+    _WhichOneofReturnType__override: _TypeAlias = _typing.Literal["override"]  # noqa: Y015
+    _WhichOneofArgType__override: _TypeAlias = _typing.Literal["_override", b"_override"]  # noqa: Y015
     _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
     _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_head_version_rid) -> _WhichOneofReturnType__expected_head_version_rid | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__override) -> _WhichOneofReturnType__override | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
 
