@@ -29,6 +29,7 @@ from modelregistry.v1.model_api_pb2 import (
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
+from modelregistry.v1.promotion_request_pb2 import PROMOTION_REQUEST_KIND_PROMOTION, PromotionRequest
 from server.core import rids
 from server.core.caller import Caller
 from server.rules.promotion import promote_version
@@ -102,6 +103,24 @@ def version(
 def policy(model_rid: str, compatibility: CompatibilityMode.ValueType, revision: int = 1, **rules: Any) -> BranchPolicy:
     """A policy of the branch `master`."""
     return BranchPolicy(model_rid=model_rid, branch="master", compatibility=compatibility, revision=revision, **rules)
+
+
+def promotion_request(source: ModelVersion, model_rid: str, branch: str = "master", **fields: Any) -> PromotionRequest:
+    """A request for the promotion of a version that is not stored yet, made by `user:asker` in 2023, for a day."""
+    made_ms = 1_700_000_000_123
+    return PromotionRequest(
+        rid=rids.new_promotion_request_rid(),
+        kind=PROMOTION_REQUEST_KIND_PROMOTION,
+        model_rid=model_rid,
+        branch=branch,
+        source_model_rid=source.model_rid,
+        source_model_version_rid=source.rid,
+        content_digest="00" * 32,
+        requested_by="user:asker",
+        created_time=timestamp(made_ms),
+        expire_time=timestamp(made_ms + 24 * 3_600_000),
+        **fields,
+    )
 
 
 def timestamp(milliseconds: int) -> Timestamp:

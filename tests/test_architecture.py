@@ -12,7 +12,13 @@ from google.api import http_pb2
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
 
-from modelregistry.v1 import access_service_pb2, model_service_pb2, promotion_service_pb2, recall_service_pb2
+from modelregistry.v1 import (
+    access_service_pb2,
+    model_service_pb2,
+    promotion_request_service_pb2,
+    promotion_service_pb2,
+    recall_service_pb2,
+)
 from server.core.permissions import RPC_SCOPES, SCOPES
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +27,14 @@ PROTOS = ROOT / "protos"
 GEN = ROOT / "gen"
 WELL_KNOWN = Path(protoc.__file__).parent / "_proto"
 SERVICES = tuple(
-    module.DESCRIPTOR for module in (model_service_pb2, promotion_service_pb2, recall_service_pb2, access_service_pb2)
+    module.DESCRIPTOR
+    for module in (
+        model_service_pb2,
+        promotion_service_pb2,
+        recall_service_pb2,
+        promotion_request_service_pb2,
+        access_service_pb2,
+    )
 )
 
 # What each package of the server may import of the others, from the ground up. `storage.sql` is behind the contract.

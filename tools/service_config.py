@@ -11,11 +11,24 @@ from pathlib import Path
 
 from google.protobuf.descriptor import MethodDescriptor
 
-from modelregistry.v1 import access_service_pb2, model_service_pb2, promotion_service_pb2, recall_service_pb2
+from modelregistry.v1 import (
+    access_service_pb2,
+    model_service_pb2,
+    promotion_request_service_pb2,
+    promotion_service_pb2,
+    recall_service_pb2,
+)
 from server.core.permissions import MODELS_READ, RPC_SCOPES
 
 _FILES = tuple(
-    module.DESCRIPTOR for module in (model_service_pb2, promotion_service_pb2, recall_service_pb2, access_service_pb2)
+    module.DESCRIPTOR
+    for module in (
+        model_service_pb2,
+        promotion_service_pb2,
+        recall_service_pb2,
+        promotion_request_service_pb2,
+        access_service_pb2,
+    )
 )
 _BEGIN, _END = '      "name": [\n', "\n      ],\n"
 

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.growth.fill import BRANCH, DEPTH, NEW_FOLDER, PROTECTED, Filled
+from bench.growth.fill import ASKED, BRANCH, DEPTH, NEW_FOLDER, PROTECTED, Filled
 from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_CREATOR, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
+from modelregistry.v1.promotion_request_pb2 import PROMOTION_REQUEST_STATE_EXPIRED, REVIEW_VERDICT_APPROVE
+from modelregistry.v1.promotion_request_service_pb2 import ListPromotionRequestsRequest
 from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.rules.promotion_records import filter_of
+from server.rules.promotion_requests import wanted_by
 from server.storage.paging import Paging
 from server.storage.sql.cursors import Cursors
 
@@ -117,6 +120,17 @@ def _last_promotions(filled: Filled, **wanted: Any) -> dict[str, Any]:
     return {**wanted, "page_token": token}
 
 
+def _asked(filled: Filled, chance: random.Random) -> dict[str, Any]:
+    source = chance.choice(filled.registered)
+    return {"model_rid": _some_model(filled, chance), "source_model_version_rid": source, "branch": ASKED}
+
+
+def _last_requests(filled: Filled, _: random.Random) -> dict[str, Any]:
+    wanted = wanted_by(ListPromotionRequestsRequest())
+    paging = Paging(str, "ListPromotionRequests", *wanted.stored, wanted.state, wanted.waiting_for_me)
+    return {"page_token": paging.token(Cursors(filled.secret).position(0, filled.before_last_request))}
+
+
 def _last_of_lineage(filled: Filled, _: random.Random) -> dict[str, Any]:
     position = Cursors(filled.secret).position(*filled.before_last_of_lineage)
     return {"model_version_rid": filled.hub, "page_token": Paging(str, "GetLineage", filled.hub).token(position)}
@@ -198,6 +212,20 @@ CALLS = (
     Call("GetFolderBranchPolicy", "GetFolderBranchPolicy", lambda f, c: {"folder_rid": FOLDER, "branch": "growing"}),
     Call("ListFolderBranchPolicyRevisions", "ListFolderBranchPolicyRevisions",
          lambda f, c: {"folder_rid": FOLDER, "branch": "growing"}),
+    Call("CreatePromotionRequest", "CreatePromotionRequest", _asked),
+    Call("ReviewPromotionRequest", "ReviewPromotionRequest",
+         lambda f, _: {"promotion_request_rid": f.reviewed, "verdict": REVIEW_VERDICT_APPROVE}),
+    Call("WithdrawPromotionRequest", "WithdrawPromotionRequest",
+         lambda f, _: {"promotion_request_rid": f.open_requests.pop()}),
+    Call("GetPromotionRequest", "GetPromotionRequest", lambda f, _: {"promotion_request_rid": f.reviewed}),
+    Call("ListPromotionRequests, first page", "ListPromotionRequests", lambda *_: {}),
+    Call("ListPromotionRequests, last page", "ListPromotionRequests", _last_requests, is_last_page=True),
+    Call("ListPromotionRequests, of a model", "ListPromotionRequests",
+         lambda f, _: {"model_rid": f.models[0], "branch": ASKED}),
+    Call("ListPromotionRequests, waiting for me", "ListPromotionRequests",
+         lambda *_: {"waiting_for_me": True, "page_size": FEW}),
+    Call("ListPromotionRequests, expired", "ListPromotionRequests",
+         lambda *_: {"state": PROMOTION_REQUEST_STATE_EXPIRED, "page_size": FEW}),
     Call("TransferOwnership", "TransferOwnership",
          lambda f, c: {"resource_rid": _some_model(f, c), "principal": f"user:{CALLER}"}, is_admins=True),
     Call("DisablePrincipal", "DisablePrincipal",

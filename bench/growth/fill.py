@@ -2,8 +2,8 @@
 
 A registry of size N holds N versions in branches of 100, half of them registered and half promoted from the other half;
 N promotions of one version into one deep branch; a branch with N versions that holds to the Model APIs of all its
-heads, of which there are some; a model with N / 100 branches; and a request id for every tenth version. Keys are
-counted here as the database will count them.
+heads, of which there are some; a model with N / 100 branches; and a request id and a request for promotion for every
+tenth version. Keys are counted here as the database will count them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE_TRANSITIVE, COMPATIBILITY_MODE_WARN
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource, SdkSource
-from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, AllowedSource, AllowedSources, BranchPolicy
+from modelregistry.v1.promotion_pb2 import (
+    PROMOTION_KIND_PROMOTION,
+    AllowedSource,
+    AllowedSources,
+    ApprovalRule,
+    BranchPolicy,
+)
+from modelregistry.v1.promotion_request_pb2 import PROMOTION_REQUEST_KIND_PROMOTION, PROMOTION_REQUEST_STATE_PROMOTED
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.rules.compatibility import RULES_VERSION
 from server.storage.sql.rows import Content, content_of
@@ -34,10 +41,12 @@ from server.storage.sql.tables import (
     branch_policies,
     branches,
     contents,
+    folder_branch_policies,
     grant_changes,
     grants,
     models,
     opaque_keys,
+    promotion_requests,
     promotions,
     requests,
     unyanks,
@@ -49,10 +58,17 @@ from server.storage.sql.tables import (
 HELD_APIS = 16  # Model APIs that heads of the branch have had which holds to all of them
 DEPTH = 100  # of the branches that are not deep
 BRANCH = "master"
+# Branches of this name want approvals, and have no versions.
+ASKED = "asked"
+# How many requests for promotion are open, whatever the size: a few days' work.
+OPEN_REQUESTS = 1_000
+# Into how many models: the smallest registry has no more.
+MODELS_ASKED = 5
 _CACHE_KIBIBYTES = 2**20
 PROTECTED = "protected"  # a branch of the deep model with rules for sources, and no version yet
 NEW_FOLDER = f"{FOLDER}-new"  # empty, for models to come
 _CREATOR = f"user:{CALLER}"
+_OTHER = "user:other"
 _SDK = ModelVersionSource(sdk=SdkSource()).SerializeToString()
 
 
@@ -76,6 +92,9 @@ class Filled:
     before_last_promotions: tuple[int, int]
     before_last_deep_promotions: tuple[int, int]
     before_last_of_lineage: tuple[int, int]  # and the newest key
+    reviewed: str  # an open request, which the caller may approve
+    open_requests: list[str]  # some others; which of them were withdrawn, is for the caller to remember
+    before_last_request: int  # the key of the request for promotion with DEPTH behind it
     secret: bytes  # under which positions are written
 
 
@@ -115,7 +134,7 @@ class _Filler:
         hub = self._rid("model-version")
         wide = self._size // DEPTH
         self._writer.insert(models, map(self._model, [*spread, *rids.values()]))
-        counts = [*[DEPTH] * len(spread), 1, self._size, self._size]
+        counts = [*[DEPTH] * len(spread), 2, self._size, self._size]
         self._writer.insert(branches, (_branch(key, BRANCH, count) for key, count in enumerate(counts, start=1)))
         held_key, wide_key = len(spread) + 3, len(spread) + 4
         self._writer.insert(branches, (_branch(wide_key, f"branch-{number:07}", 1) for number in range(wide)))
@@ -128,6 +147,13 @@ class _Filler:
         self._writer.insert(grant_changes, map(self._change, self._grants(spread)))
         self._writer.insert(grants, self._grants(spread))
         self._writer.insert(requests, map(self._request, range(self._size // 10)))
+        self._writer.insert(folder_branch_policies, [self._approvals()])
+        closed = [self._promotion_request(1 + 2 * (number % self._pairs)) for number in range(self._size // 10)]
+        done = {"closing": PROMOTION_REQUEST_STATE_PROMOTED}
+        self._writer.insert(promotion_requests, ({**row, **done} for row in closed))
+        waiting = [self._promotion_request(1 + 2 * (number % MODELS_ASKED)) for number in range(OPEN_REQUESTS)]
+        reviewed = self._promotion_request(1) | {"source_rid": samples.pop("others")}
+        self._writer.insert(promotion_requests, ({**row, "closing": None} for row in [*waiting, reviewed]))
         return Filled(
             size=self._size,
             models=tuple(spread),
@@ -139,6 +165,9 @@ class _Filler:
             branches=wide,
             before_last_promotions=self._positions[DEPTH],
             before_last_deep_promotions=self._positions[self._size // 2 + DEPTH],
+            reviewed=reviewed["rid"],
+            open_requests=[row["rid"] for row in waiting],
+            before_last_request=DEPTH + 1,
             secret=self._secret,
             **samples,
         )
@@ -183,9 +212,13 @@ class _Filler:
         promotion_rows.flush()
         self._writer.insert(yanks, yanked)
         self._writer.insert(unyanks, (_unyank(key) for key in range(1, wide + 1)))
+        others = self._rid("model-version")
+        row, _ = self._version(others, hub_key, 2, content, _SDK, others)
+        self._writer.insert(versions, [{**row, "created_by": _OTHER}])
         samples = {"registered": registered, "promoted": promoted, "promotions": records}
         samples["yanks"] = [yank["rid"] for yank in yanked]
-        return {**{name: tuple(each) for name, each in samples.items()}, "before_last_of_lineage": before_last}
+        told = {"before_last_of_lineage": before_last, "others": others}
+        return {**{name: tuple(each) for name, each in samples.items()}, **told}
 
     def _version(
         self, rid: str, branch_key: int, number: int, content: Content, source: bytes, root: str
@@ -275,6 +308,34 @@ class _Filler:
 
     def _change(self, grant: Row) -> Row:
         return {**grant, "changed_by": _CREATOR, "changed_time": self._start_ms}
+
+    def _approvals(self) -> Row:
+        rule = ApprovalRule(required=2, approvers=[_CREATOR])
+        return {
+            "folder_rid": FOLDER,
+            "branch": ASKED,
+            "revision": 1,
+            "rules": BranchPolicy(approvals=rule).SerializeToString(),
+            "changed_by": _CREATOR,
+            "changed_time": self._start_ms,
+        }
+
+    def _promotion_request(self, model_key: int) -> Row:
+        now_ms = int(time.time() * 1000)
+        return {
+            "rid": self._rid("promotion-request"),
+            "kind": PROMOTION_REQUEST_KIND_PROMOTION,
+            "model_id": model_key,
+            "branch": ASKED,
+            "source_model_rid": self._rid("model"),
+            "source_rid": self._rid("model-version"),
+            "content_digest": self._contents[0].digest,
+            "error_count": 0,
+            "warning_count": 0,
+            "requested_by": _OTHER,
+            "created_time": now_ms,
+            "expire_time": now_ms + 7 * 24 * 3_600_000,
+        }
 
     def _request(self, _: int) -> Row:
         return {

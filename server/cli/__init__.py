@@ -17,6 +17,7 @@ from server.cli import (
     promotion_commands,
     protos_command,
     recall_commands,
+    request_commands,
     server_commands,
 )
 from server.cli.connection import client_command
@@ -49,6 +50,11 @@ def build_app() -> typer.Typer:
         recall_commands.yanks,
         recall_commands.live_copies,
         recall_commands.rollback_batch,
+        request_commands.request_promotion,
+        request_commands.review,
+        request_commands.withdraw,
+        request_commands.get_request,
+        request_commands.requests,
         model_commands.create_model,
         model_commands.create_version,
         model_commands.get_model,

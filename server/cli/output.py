@@ -138,6 +138,10 @@ def _flat(row: dict[str, Any]) -> dict[str, str]:
                 cells |= {name: cell for name, cell in _flat(value).items() if name in {"rid", "createdTime"}}
             case "findings", list():
                 pass  # errorCount and warningCount stand beside them
+            case "approvals", list():
+                cells[key] = ", ".join(f"{each['given']} of {each['required']}" for each in value)
+            case "reviews", list():
+                cells[key] = ", ".join(f"{each['reviewedBy']} {each['verdict']}" for each in value)
             case _, list():
                 cells[key] = ", ".join(map(str, value))
             case _:

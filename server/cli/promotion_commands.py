@@ -17,6 +17,7 @@ from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import GetBranchRequest, ListModelVersionsRequest, PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import AllowedSource, AllowedSources, ApprovalRule, Principals
+from modelregistry.v1.promotion_request_service_pb2 import CreatePromotionRequestRequest
 from modelregistry.v1.promotion_service_pb2 import (
     BatchPromoteVersionsRequest,
     CheckPromotionResponse,
@@ -56,6 +57,9 @@ from server.core.rids import FOLDER, rid_type
 
 Source = Annotated[str, typer.Argument(help="The RID of the version to promote.")]
 TargetModel = Annotated[str, typer.Argument(help="The RID of the model to promote it into.")]
+AskForApprovals = Annotated[
+    bool, option("--request", "Where the branch wants approvals, request them in place of the promotion.")
+]
 Yes = Annotated[bool, option("--yes", "Promote without asking what it would break.")]
 ToNumber = Annotated[
     int | None, option("--to", "The number of the version to go back to; asked for at a terminal.", metavar="NUMBER")
@@ -179,16 +183,20 @@ def promote(
     expected_head: ExpectedHead = None,
     reason: Reason = None,
     yes: Yes = False,
+    request_approvals: AskForApprovals = False,
 ) -> Message:
     """Copy a version into another model, as the new head of a branch.
 
     What that would break is shown first. If it breaks callers of the model, you are asked; without a terminal, nothing
-    is promoted without --yes.
+    is promoted without --yes. Where the branch wants approvals, it is said who may give them, and they can be
+    requested.
 
     [bold]modelregistry promote ri.models.main.model-version.… ri.models.main.model.…[/bold]
     """
     request = _promotion(source, target_model, branch, request_id, expected_head, reason)
-    _confirm(registry, request, yes)
+    checked = _confirm(registry, request, yes)
+    if checked is not None and _is_to_be_requested(checked, request_approvals):
+        return registry.promotion_requests.CreatePromotionRequest(_request_for(request))
     return registry.models.PromoteVersion(request)
 
 
@@ -419,23 +427,54 @@ def _promotion(
     )
 
 
-def _confirm(registry: Registry, request: PromoteVersionRequest, yes: bool) -> None:
-    """Return when the request may be sent; exit if the person does not want what it would break.
+def _is_to_be_requested(checked: CheckPromotionResponse, wants: bool) -> bool:
+    """Whether nothing but approvals is lacking, none were requested, and the person wants to request them.
+
+    What is lacking is said in any case.
+    """
+    match [*checked.obstacles]:
+        case [obstacle] if obstacle.error_name == "ApprovalRequired":
+            say(obstacle.description)
+        case _:
+            return False
+    if rid := obstacle.parameters["promotionRequestRid"]:
+        say(f"the request is {rid}")
+        return False
+    if wants or not can_ask():
+        if not wants:
+            say("--request requests the approvals")
+        return wants
+    return ask("request the approvals? [y/N]").lower() in {"y", "yes"}
+
+
+def _request_for(promotion: PromoteVersionRequest) -> CreatePromotionRequestRequest:
+    request = CreatePromotionRequestRequest(
+        model_rid=promotion.model_rid, source_model_version_rid=promotion.source_model_version_rid
+    )
+    for name in ("branch", "expected_head_version_rid", "reason", "request_id"):
+        if promotion.HasField(name):
+            setattr(request, name, getattr(promotion, name))
+    return request
+
+
+def _confirm(registry: Registry, request: PromoteVersionRequest, yes: bool) -> CheckPromotionResponse | None:
+    """Return what was checked when the request may be sent; exit if the person does not want what it would break.
 
     What was shown is what may be replaced: the request then expects the head that it was compared with.
     """
     checked = _checked(registry, request, yes)
     if checked is None or checked.HasField("repeated_version_rid") or _find_earlier(registry, request, checked):
-        return
+        return None
     show_findings(checked.findings, checked.error_count, checked.warning_count, sys.stderr)
     if not checked.error_count:
-        return
+        return checked
     # Of what the server refuses anyway, it says so itself.
     if checked.would_succeed:
         errors = "1 error" if checked.error_count == 1 else f"{checked.error_count} errors"
         _require_yes(yes, f"the version is incompatible with the head of the branch ({errors})")
     if not request.HasField("expected_head_version_rid") and checked.HasField("head_version_rid"):
         request.expected_head_version_rid = checked.head_version_rid
+    return checked
 
 
 def _require_yes(yes: bool, problem: str) -> None:

@@ -30,7 +30,13 @@ def api_files(*modules: ModuleType) -> Iterable[FileDescriptor]:
     """
     from google.rpc import error_details_pb2, status_pb2
 
-    from modelregistry.v1 import access_service_pb2, model_service_pb2, promotion_service_pb2, recall_service_pb2
+    from modelregistry.v1 import (
+        access_service_pb2,
+        model_service_pb2,
+        promotion_request_service_pb2,
+        promotion_service_pb2,
+        recall_service_pb2,
+    )
 
     found: dict[str, FileDescriptor] = {}
 
@@ -40,7 +46,13 @@ def api_files(*modules: ModuleType) -> Iterable[FileDescriptor]:
                 add(imported)
             found[file.name] = file
 
-    services = (model_service_pb2, promotion_service_pb2, recall_service_pb2, access_service_pb2)
+    services = (
+        model_service_pb2,
+        promotion_service_pb2,
+        recall_service_pb2,
+        promotion_request_service_pb2,
+        access_service_pb2,
+    )
     own = (*services, status_pb2, error_details_pb2)
     for module in (*own, *modules):
         add(module.DESCRIPTOR)

@@ -205,6 +205,25 @@ class PromoteVersionModelPermissionDenied(RegistryError):
     model_rid: str
 
 
+class ReviewPromotionRequestPermissionDenied(RegistryError):
+    """No policy of the branch names the caller as an approver, or the caller has a part in what is to be approved."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = (
+        "Reviews are for the approvers that the policies of the branch name, see GetBranchPolicy. None approves what it"
+        " requested itself, or created or promoted on its way."
+    )
+    promotion_request_rid: str
+
+
+class WithdrawPromotionRequestPermissionDenied(RegistryError):
+    """The caller sees the request, but did not make it and does not own the model."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = "A request for promotion is withdrawn by who made it, or by an owner of the model."
+    promotion_request_rid: str
+
+
 class CreateModelVersionPermissionDenied(RegistryError):
     """The caller sees the model, but may not create versions in it."""
 
@@ -496,6 +515,51 @@ class VersionRolledBack(RegistryError):
     version_number: int
 
 
+class ApprovalRequired(RegistryError):
+    """A policy of the branch wants approvals that are not there; an empty RID means that none were requested.
+
+    A request counts once, for the head that its reviewers saw, and not with an approval by who carries it out.
+    """
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = (
+        "The branch wants approvals first: request them with CreatePromotionRequest, and have its approvers review the"
+        " request."
+    )
+    model_rid: str
+    branch_name: str
+    required: int
+    given: int
+    promotion_request_rid: str
+    resource_rid: str
+
+
+class ApprovalsNotRequired(RegistryError):
+    """A request for promotion into a branch no policy of which wants approvals."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = "No policy of the branch wants approvals: promote the version with PromoteVersion."
+    model_rid: str
+    branch_name: str
+
+
+class PromotionRequestAlreadyOpen(RegistryError):
+    """There is an open request for the same source, target and branch."""
+
+    code = code_pb2.ALREADY_EXISTS
+    description = "The same promotion was requested before: let that request be reviewed, or withdraw it first."
+    promotion_request_rid: str
+
+
+class PromotionRequestClosed(RegistryError):
+    """The request was carried out, rejected or withdrawn, or its time is over; `state` says which."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = "The request for promotion is closed: make another one with CreatePromotionRequest."
+    promotion_request_rid: str
+    state: str
+
+
 class BranchPolicyChanged(RegistryError):
     """The policy of the model's branch, or of the folder, has another revision than the caller thinks.
 
@@ -539,6 +603,14 @@ class PromotionNotFound(RegistryError):
     code = code_pb2.NOT_FOUND
     description = "The given Promotion could not be found."
     promotion_rid: str
+
+
+class PromotionRequestNotFound(RegistryError):
+    """No such request for promotion, or none that the caller may see."""
+
+    code = code_pb2.NOT_FOUND
+    description = "The given PromotionRequest could not be found."
+    promotion_request_rid: str
 
 
 class VersionNumberNotFound(RegistryError):

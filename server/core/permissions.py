@@ -11,6 +11,7 @@ SCOPES = (MODELS_READ, MODELS_WRITE)
 _MODELS = "/modelregistry.v1.ModelService/"
 _PROMOTIONS = "/modelregistry.v1.PromotionService/"
 _RECALLS = "/modelregistry.v1.RecallService/"
+_REQUESTS = "/modelregistry.v1.PromotionRequestService/"
 _ACCESS = "/modelregistry.v1.AccessService/"
 
 # Every RPC of this service by its full method name; one that is missing cannot be called.
@@ -45,6 +46,11 @@ RPC_SCOPES = {
     _RECALLS + "ListYanks": MODELS_READ,
     _RECALLS + "ListLiveCopies": MODELS_READ,
     _RECALLS + "BatchRollback": MODELS_WRITE,
+    _REQUESTS + "CreatePromotionRequest": MODELS_WRITE,
+    _REQUESTS + "ReviewPromotionRequest": MODELS_WRITE,
+    _REQUESTS + "WithdrawPromotionRequest": MODELS_WRITE,
+    _REQUESTS + "GetPromotionRequest": MODELS_READ,
+    _REQUESTS + "ListPromotionRequests": MODELS_READ,
     _ACCESS + "GrantRole": MODELS_WRITE,
     _ACCESS + "RevokeRole": MODELS_WRITE,
     _ACCESS + "ListGrants": MODELS_READ,

@@ -11,6 +11,7 @@ MODEL = "model"
 MODEL_VERSION = "model-version"
 PROMOTION = "promotion"
 YANK = "yank"
+PROMOTION_REQUEST = "promotion-request"
 FOLDER = "folder"
 
 _TYPE = "[a-z][a-z0-9-]*"
@@ -48,3 +49,8 @@ def new_promotion_rid() -> str:
 def new_yank_rid() -> str:
     """Return a RID that no yank has."""
     return f"ri.models.main.{YANK}.{uuid.uuid4()}"
+
+
+def new_promotion_request_rid() -> str:
+    """Return a RID that no request for promotion has."""
+    return f"ri.models.main.{PROMOTION_REQUEST}.{uuid.uuid4()}"

@@ -20,7 +20,12 @@ _HTTP_METHODS = ("get", "put", "post", "delete", "patch")
 _VARIABLE = re.compile(r"\{(\w+)\}")
 _PATH = re.compile(r"(?:/(?:[\w.-]+|\{\w+\}))+")
 # What text in a path or a query can stand for, beside a time.
-_AS_TEXT = {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BOOL, FieldDescriptor.TYPE_INT32}
+_AS_TEXT = {
+    FieldDescriptor.TYPE_STRING,
+    FieldDescriptor.TYPE_BOOL,
+    FieldDescriptor.TYPE_INT32,
+    FieldDescriptor.TYPE_ENUM,
+}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from modelregistry.v1 import (
     access_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
+    promotion_request_service_pb2,
+    promotion_request_service_pb2_grpc,
     promotion_service_pb2,
     promotion_service_pb2_grpc,
     recall_service_pb2,
@@ -23,6 +25,7 @@ from server.rpc.health import Health
 from server.rpc.reflection import add_reflection
 from server.rpc.services.access import AccessService
 from server.rpc.services.models import ModelService
+from server.rpc.services.promotion_requests import PromotionRequestService
 from server.rpc.services.promotions import PromotionService
 from server.rpc.services.recalls import RecallService
 from server.rpc.transfers import TRANSFER_SECONDS
@@ -31,7 +34,13 @@ from server.storage.contract import Repository
 
 SERVICES = tuple(
     service.full_name
-    for file in (model_service_pb2, promotion_service_pb2, recall_service_pb2, access_service_pb2)
+    for file in (
+        model_service_pb2,
+        promotion_service_pb2,
+        recall_service_pb2,
+        promotion_request_service_pb2,
+        access_service_pb2,
+    )
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 MAX_METADATA_BYTES = 16 * 2**10
@@ -110,6 +119,9 @@ def build_server(
     )
     recall_service_pb2_grpc.add_RecallServiceServicer_to_server(
         RecallService(repository, current_caller, chain.compare), server
+    )
+    promotion_request_service_pb2_grpc.add_PromotionRequestServiceServicer_to_server(
+        PromotionRequestService(repository, current_caller, chain.compare), server
     )
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(
         AccessService(repository, current_caller, chain.disabled), server

@@ -14,6 +14,11 @@ from google.protobuf.message import Message
 
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.model_service_pb2 import CreateModelRequest, CreateModelVersionRequest, PromoteVersionRequest
+from modelregistry.v1.promotion_request_service_pb2 import (
+    CreatePromotionRequestRequest,
+    ReviewPromotionRequestRequest,
+    WithdrawPromotionRequestRequest,
+)
 from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, RollbackBranchRequest
 from modelregistry.v1.recall_service_pb2 import BatchRollbackRequest, YankVersionRequest
 from server.core.branches import branch_of
@@ -29,6 +34,18 @@ Repeatable: TypeAlias = (
     | BatchPromoteVersionsRequest
     | YankVersionRequest
     | BatchRollbackRequest
+    | CreatePromotionRequestRequest
+    | ReviewPromotionRequestRequest
+    | WithdrawPromotionRequestRequest
+)
+
+
+# Those that may leave out the name of a branch.
+_ON_A_BRANCH = (
+    CreateModelVersionRequest,
+    PromoteVersionRequest,
+    RollbackBranchRequest,
+    CreatePromotionRequestRequest,
 )
 
 
@@ -108,7 +125,7 @@ def _canonical(request: Repeatable) -> Message:
     canonical.DiscardUnknownFields()
     if isinstance(canonical, CreateModelVersionRequest) and not canonical.HasField("source"):
         canonical.source.CopyFrom(ModelVersionSource(sdk=SdkSource()))
-    if isinstance(canonical, CreateModelVersionRequest | PromoteVersionRequest | RollbackBranchRequest):
+    if isinstance(canonical, _ON_A_BRANCH):
         canonical.branch = branch_of(canonical)
     if isinstance(canonical, BatchPromoteVersionsRequest):
         for promotion in canonical.promotions:

@@ -19,9 +19,11 @@ from modelregistry.v1.promotion_pb2 import (
     Promotion,
     PromotionKind,
 )
+from modelregistry.v1.promotion_request_pb2 import PromotionRequest
 from server.core.branches import branch_of
 from server.core.caller import Caller
 from server.core.errors import (
+    ApprovalRequired,
     BranchAcceptsPromotionsOnly,
     BranchHeadChanged,
     BranchLocked,
@@ -43,6 +45,7 @@ from server.core.errors import (
 )
 from server.core.permissions import TO_CREATE_VERSIONS, TO_OVERRIDE, TO_PROMOTE
 from server.rules.api_history import ENFORCING, MOST_APIS, ApiHistory, Broken
+from server.rules.approvals import Level, Standing, standing_of, wanting_approvals
 from server.rules.branch_policies import is_locked, is_protected
 from server.rules.idempotency import Claim
 from server.rules.sources import in_allowed_sources, time_left_ms
@@ -98,6 +101,8 @@ class Facts(NamedTuple):
     are what it is compared with beside the head, and `broken` is the newest of these with which errors were found.
     `tenures` and `was_rolled_back` return what storage says of the source, and `visible_sources` which models of
     allowed sources the caller may see; they are asked where a rule needs it.
+    `request` is the request for this promotion that was not closed, as it is stored, where approvals are wanted and
+    there is one.
     """
 
     stored: PromotionFacts
@@ -111,11 +116,27 @@ class Facts(NamedTuple):
     tenures: Callable[[], Sequence[Tenure]] = list
     was_rolled_back: Callable[[], bool] = bool
     visible_sources: Callable[[], Collection[str]] = frozenset
+    request: PromotionRequest | None = None
 
     @property
     def is_repeated(self) -> bool:
         """Whether the very same request was carried out before, so that nothing is left to do."""
         return self.claim is not None and self.earlier is not None and self.earlier.digest == self.claim.request.digest
+
+    @property
+    def wants_approvals(self) -> bool:
+        """Whether a policy of the branch wants approvals of promotions."""
+        return bool(wanting_approvals(self.stored.branch.policies))
+
+    @property
+    def standing(self) -> Standing | None:
+        """What has become of the request for this promotion, for its caller; None if there is none that is live."""
+        if self.request is None:
+            return None
+        end = self.stored.branch
+        head_rid = None if end.head is None else end.head.rid
+        standing = standing_of(self.request, end.policies, head_rid, self.stored.now_ms, self.caller.user)
+        return standing if standing.is_live else None
 
     @property
     def comparison(self) -> Comparison | None:
@@ -136,9 +157,9 @@ class Facts(NamedTuple):
         return self._replace(error_count=error_count, findings=findings)
 
 
-def level_of(policy: BranchPolicy, attempt: Attempt) -> str:
-    """Return the RID of the model or folder that one of the policies of the branch was set on."""
-    return policy.folder_rid or attempt.model_rid
+def level_of(policy: BranchPolicy, model_rid: str) -> str:
+    """Return the RID of the model or folder that one of the policies of a branch of the model was set on."""
+    return policy.folder_rid or model_rid
 
 
 # What speaks against an attempt, in order
@@ -189,9 +210,12 @@ def _branch_locked(attempt: Attempt, facts: Facts) -> RegistryError | None:
 
 def _accepts_promotions_only(attempt: Attempt, facts: Facts) -> RegistryError | None:
     for policy in facts.stored.branch.policies:
-        if attempt.is_creation and policy.promotion_only:
+        # A version that is created could go round the approvals otherwise.
+        if attempt.is_creation and (policy.promotion_only or policy.HasField("approvals")):
             return BranchAcceptsPromotionsOnly(
-                model_rid=attempt.model_rid, branch_name=attempt.branch, resource_rid=level_of(policy, attempt)
+                model_rid=attempt.model_rid,
+                branch_name=attempt.branch,
+                resource_rid=level_of(policy, attempt.model_rid),
             )
     return None
 
@@ -246,7 +270,7 @@ def _source_not_allowed(attempt: Attempt, facts: Facts) -> RegistryError | None:
             return SourceNotAllowed(
                 model_rid=attempt.model_rid,
                 branch_name=attempt.branch,
-                resource_rid=level_of(policy, attempt),
+                resource_rid=level_of(policy, attempt.model_rid),
                 allowed_sources=", ".join(f"{source.model_rid}:{branch_of(source)}" for source in seen),
             )
     return None
@@ -263,7 +287,7 @@ def _source_too_young(attempt: Attempt, facts: Facts) -> RegistryError | None:
             return SourceTooYoung(
                 model_rid=attempt.model_rid,
                 branch_name=attempt.branch,
-                resource_rid=level_of(policy, attempt),
+                resource_rid=level_of(policy, attempt.model_rid),
                 seconds_left=math.ceil(left_ms / 1000),
             )
     return None
@@ -271,13 +295,21 @@ def _source_too_young(attempt: Attempt, facts: Facts) -> RegistryError | None:
 
 def _head_changed(attempt: Attempt, facts: Facts) -> RegistryError | None:
     head = facts.stored.branch.head
-    actual = "" if head is None else head.rid
-    if attempt.expected_head_rid in (None, actual):
+    head_rid = None if head is None else head.rid
+    return head_changed(attempt.model_rid, attempt.branch, attempt.expected_head_rid, head_rid)
+
+
+def head_changed(
+    model_rid: str, branch: str, expected_rid: str | None, head_rid: str | None
+) -> BranchHeadChanged | None:
+    """Return what to say where a branch has not the head that is expected, if one is."""
+    actual = head_rid or ""
+    if expected_rid in (None, actual):
         return None
     return BranchHeadChanged(
-        model_rid=attempt.model_rid,
-        branch_name=attempt.branch,
-        expected_head_version_rid=attempt.expected_head_rid or "",
+        model_rid=model_rid,
+        branch_name=branch,
+        expected_head_version_rid=expected_rid or "",
         actual_head_version_rid=actual,
     )
 
@@ -315,6 +347,43 @@ def _model_api_incompatible(attempt: Attempt, facts: Facts) -> RegistryError | N
     return None
 
 
+def _approval_required(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    # After an incident the way back must be open; and what is created has no source that could be approved.
+    if attempt.kind != PROMOTION_KIND_PROMOTION:
+        return None
+    standing = facts.standing
+    if standing is None:
+        levels = tuple(Level(policy, frozenset()) for policy in wanting_approvals(facts.stored.branch.policies))
+    else:
+        levels = standing.levels
+    for level in levels:
+        if not level.is_met:
+            return ApprovalRequired(
+                model_rid=attempt.model_rid,
+                branch_name=attempt.branch,
+                required=level.rule.required,
+                given=len(level.given),
+                promotion_request_rid="" if standing is None or facts.request is None else facts.request.rid,
+                resource_rid=level_of(level.policy, attempt.model_rid),
+                explanation=_what_is_lacking(level, None if standing is None else facts.request),
+            )
+    return None
+
+
+# How many approvers a sentence names.
+_APPROVERS_NAMED = 3
+
+
+def _what_is_lacking(level: Level, request: PromotionRequest | None) -> str:
+    """Return a sentence on who may still approve."""
+    done = set(level.given) | ({request.requested_by} if request else set())
+    left = [name for name in level.rule.approvers if name not in done]
+    more = len(left) - _APPROVERS_NAMED
+    named = ", ".join(left[:_APPROVERS_NAMED]) + (f" and {more} more" if more > 0 else "")
+    still = f"; {named} may still approve" if named else ""
+    return f"{len(level.given)} of {level.rule.required} approvals{still}."
+
+
 Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]
 
 # In a batch, all entries are looked at for one group before any is for the next. CheckPromotion asks every obstacle,
@@ -332,9 +401,13 @@ OF_THE_SOURCE: tuple[Obstacle, ...] = (
 )
 OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head)
 OF_THE_CONTENT: tuple[Obstacle, ...] = (_too_many_model_apis, _model_api_incompatible)
-OBSTACLES = (*OF_THE_REQUEST, *OF_THE_SOURCE, *OF_THE_BRANCH, *OF_THE_CONTENT)
+OF_THE_APPROVALS: tuple[Obstacle, ...] = (_approval_required,)
+OBSTACLES = (*OF_THE_REQUEST, *OF_THE_SOURCE, *OF_THE_BRANCH, *OF_THE_CONTENT, *OF_THE_APPROVALS)
 # What an owner can have a rollback pass, with a reason.
 OVERRIDABLE: tuple[Obstacle, ...] = (_source_yanked, _rolled_back)
+# A promotion can be requested although these stand against it: they may pass until it is carried out.
+_MAY_PASS = (*OF_THE_REQUEST, _branch_locked, _source_too_young, *OF_THE_APPROVALS)
+OF_A_REQUEST = tuple(obstacle for obstacle in OBSTACLES if obstacle not in _MAY_PASS)
 
 
 def obstacles(attempt: Attempt, facts: Facts, among: Sequence[Obstacle] = OBSTACLES) -> Iterator[RegistryError]:

@@ -18,6 +18,7 @@ from modelregistry.v1.promotion_pb2 import (
     PROMOTION_KIND_ROLLBACK,
     Promotion,
 )
+from modelregistry.v1.promotion_request_pb2 import PROMOTION_REQUEST_STATE_PROMOTED, PromotionRequest
 from modelregistry.v1.promotion_service_pb2 import (
     BatchPromoted,
     BatchPromoteVersionsRequest,
@@ -41,6 +42,7 @@ from server.rules.api_history import ApiHistory, Broken, Place, api_histories, n
 from server.rules.compatibility import MAX_FINDINGS_BYTES, RULES_VERSION
 from server.rules.idempotency import Claim, claim_of, replayed_version
 from server.rules.obstacles import (
+    OF_THE_APPROVALS,
     OF_THE_BRANCH,
     OF_THE_CONTENT,
     OF_THE_REQUEST,
@@ -83,8 +85,8 @@ def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequ
 
     The same request, by its id, is carried out once: it returns the same copy again. Raises ModelNotFound,
     RequestIdAlreadyUsed, PromoteVersionModelPermissionDenied, BranchLocked, ModelVersionNotFound,
-    UnsupportedModelSource, VersionYanked, SourceNotAllowed, SourceTooYoung, BranchHeadChanged, TooManyModelApis and
-    ModelApiIncompatible; and ComparisonsNeeded, for which there is `write_with_verdicts`.
+    UnsupportedModelSource, VersionYanked, SourceNotAllowed, SourceTooYoung, BranchHeadChanged, TooManyModelApis,
+    ModelApiIncompatible and ApprovalRequired; and ComparisonsNeeded, for which there is `write_with_verdicts`.
     """
     rid = rids.new_model_version_rid()
     [promoted] = _carry_out(tx, caller, [_attempt(request)], [rid], claim_of(caller, request, [rid]))
@@ -148,11 +150,42 @@ def check_promotion(repository: Repository, caller: Caller, request: PromoteVers
         for history in facts.histories:
             facts = _with_earlier_heads(repository, facts, history, answer)
     answer.obstacles.extend(
-        PromotionObstacle(error_name=error.name, description=error.description, parameters=error.parameters)
+        PromotionObstacle(
+            error_name=error.name,
+            description=f"{error.description} {error.explanation}".rstrip(),
+            parameters=error.parameters,
+        )
         for error in obstacles(attempt, facts)
     )
     answer.would_succeed = not answer.obstacles
     return answer
+
+
+def promote_as(tx: Transaction, requester: Caller, request: PromotionRequest) -> None:
+    """Carry out an approved request as who made it, if nothing speaks against that. Raises ComparisonsNeeded."""
+    attempt = Attempt(
+        kind=PROMOTION_KIND_PROMOTION,
+        model_rid=request.model_rid,
+        branch=request.branch,
+        source_rid=request.source_model_version_rid,
+        reason=request.reason if request.HasField("reason") else None,
+    )
+    facts = facts_of_promotion(tx, requester, attempt)
+    # Nothing is compared for what is refused anyway.
+    if any(obstacles(attempt, facts)) or any(obstacles(attempt, compared(tx, attempt, facts))):
+        return
+    _carry_out(tx, requester, [attempt], [rids.new_model_version_rid()], None)
+
+
+def facts_of_promotion(tx: Transaction, caller: Caller, attempt: Attempt) -> Facts:
+    """Return what decides a promotion by itself, but for what is found when contents are compared."""
+    return _with_request(tx, attempt, _facts_of(tx, caller, attempt, None, None))
+
+
+def compared(tx: Transaction, attempt: Attempt, facts: Facts) -> Facts:
+    """Return facts with what was found when contents were compared. Raises ComparisonsNeeded."""
+    [facts] = _compared(tx, [attempt], [facts])
+    return facts
 
 
 # How it is done
@@ -167,6 +200,7 @@ def _facts_of_check(
     if facts.stored.source is not None and not facts.is_repeated:
         histories = api_histories(reader, attempt.place, facts.stored.branch, facts.stored.source)
         facts = facts._replace(histories=histories)
+    facts = _with_request(reader, attempt, facts)
     # Now, since there is no reader any more when the obstacles are listed.
     if asks_for_sources(facts.stored.branch.policies):
         tenures, visible = facts.tenures(), facts.visible_sources()
@@ -254,20 +288,23 @@ def _carry_out(
     require_all(found, OF_THE_BRANCH)
     found = _compared(tx, attempts, found)
     require_all(found, OF_THE_CONTENT)
+    found = [_with_request(tx, attempt, facts) for attempt, facts in zip(attempts, found, strict=True)]
+    require_all(found, OF_THE_APPROVALS)
     promoted = []
     last: dict[tuple[str, str], Promoted] = {}
     for attempt, facts, rid in zip(while_wanted(attempts), found, new_rids, strict=True):
         source, end = _source(facts), facts.stored.branch
         if attempt.place in last:
             end = _stored_behind(last[attempt.place], end)
+        promotion = _record_of(source.version, attempt, facts, end, override=is_overridden(attempt, facts))
         made = tx.append_promoted(
-            _copy_of(source.version, attempt, rid, caller),
-            source.content_digest,
-            _record_of(source.version, attempt, end, override=is_overridden(attempt, facts)),
-            facts.verdict,
-            end,
+            _copy_of(source.version, attempt, rid, caller), source.content_digest, promotion, facts.verdict, end
         )
         record(tx, attempt.place, facts.histories)
+        if facts.request is not None:
+            tx.close_promotion_request(
+                facts.request.rid, PROMOTION_REQUEST_STATE_PROMOTED, caller.user, promotion.rid, made.version.rid
+            )
         last[attempt.place] = made
         # Who promotes has seen the source, and not always the root.
         seen = StoredVersion(made.version, source.content_digest, None, hides_root=source.hides_root)
@@ -295,6 +332,15 @@ def _one_after_another(
         last[attempt.place] = number
         following.append(facts)
     return following
+
+
+def _with_request(reader: Reader, attempt: Attempt, facts: Facts) -> Facts:
+    """Return facts with the request for this promotion, if approvals are wanted of it."""
+    # Of a source that the caller may not see nothing is told, nor that somebody wants it promoted.
+    if attempt.kind != PROMOTION_KIND_PROMOTION or facts.stored.source is None or not facts.wants_approvals:
+        return facts
+    source_rid = facts.stored.source.version.rid
+    return facts._replace(request=reader.find_open_request(attempt.model_rid, attempt.branch, source_rid))
 
 
 def _compared(tx: Transaction, attempts: Sequence[Attempt], found: Sequence[Facts]) -> list[Facts]:
@@ -401,7 +447,7 @@ def _copy_of(source: ModelVersion, attempt: Attempt, rid: str, caller: Caller) -
     return copy
 
 
-def _record_of(source: ModelVersion, attempt: Attempt, end: BranchEnd, *, override: bool) -> Promotion:
+def _record_of(source: ModelVersion, attempt: Attempt, facts: Facts, end: BranchEnd, *, override: bool) -> Promotion:
     """Return what is recorded of a promotion, but for what its version says."""
     of_branch, of_folder = [policy.revision or None for policy in (*end.policies, NO_POLICY)][:2]
     return Promotion(
@@ -413,6 +459,7 @@ def _record_of(source: ModelVersion, attempt: Attempt, end: BranchEnd, *, overri
         policy_revision=of_branch,
         folder_policy_revision=of_folder,
         override=override,
+        promotion_request_rid=None if facts.request is None else facts.request.rid,
     )
 
 

@@ -20,11 +20,12 @@ from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN, Compatib
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import BranchPolicy, LineageNode, Promotion
+from modelregistry.v1.promotion_request_pb2 import PromotionRequest, PromotionRequestState, PromotionReview
 from modelregistry.v1.recall_service_pb2 import LiveCopy, Yank
 from server.core.caller import Caller
 from server.core.config import NO_QUOTA, FileQuota
 from server.core.integrity import BEGINNING
-from server.storage.paging import Page, PageRequest
+from server.storage.paging import Page, PageRequest, Position
 
 T = TypeVar("T")
 
@@ -179,6 +180,33 @@ class PromotionFilter(NamedTuple):
     created_by: str | None = None
     since_ms: int | None = None
     until_ms: int | None = None
+
+
+class PromotionRequestFilter(NamedTuple):
+    """Which requests for promotion are wanted; None lets all through.
+
+    `closing` is what they were closed as, `is_open` lets only those through that were not.
+    """
+
+    model_rid: str | None = None
+    branch: str | None = None
+    requested_by: str | None = None
+    closing: PromotionRequestState.ValueType | None = None
+    is_open: bool = False
+
+
+class StoredRequest(NamedTuple):
+    """A request for promotion, and what its state follows from: the policies of the branch and the RID of its head.
+
+    Of the request, what is stored is told: its state is OPEN until it is closed, `expire_time` is what the policies
+    said when it was made, and the oldest reviews come first. The source is unset if the caller may not see its model.
+    `position` is where a page ends behind it, of one that was listed.
+    """
+
+    request: PromotionRequest
+    policies: tuple[BranchPolicy, ...]
+    head_rid: str | None
+    position: Position | None = None
 
 
 class Lineage(NamedTuple):
@@ -408,6 +436,34 @@ class Reader(Protocol):
         get_lineage does.
         """
 
+    def authors_of(self, model_version_rid: str) -> frozenset[str]:
+        """Return who created or promoted a version, and the thousand that it came from, and who created its root.
+
+        Of what is not stored, nobody is told.
+        """
+
+    def find_promotion_request(self, promotion_request_rid: str, caller: Caller) -> StoredRequest | None:
+        """Return a request for promotion; None if it is absent or the caller may not see its target model.
+
+        Of its reviews the newest hundred are told.
+        """
+
+    def find_open_request(self, model_rid: str, branch: str, source_rid: str) -> PromotionRequest | None:
+        """Return the request for the promotion of a version into a branch that was not closed; None if there is none.
+
+        Of its reviews the newest hundred are told.
+        """
+
+    def list_promotion_requests(
+        self, caller: Caller, wanted: PromotionRequestFilter, page: PageRequest
+    ) -> Page[StoredRequest]:
+        """Return the requests for promotion that the caller may see, newest first.
+
+        Each is told as in find_promotion_request, but for the comments of reviews. The position is opaque. Requests
+        that others add meanwhile neither shift nor repeat an item of a later page. Raises InvalidPageToken for what is
+        no position; one that was made up may be taken for any place.
+        """
+
     def clock_ms(self) -> int:
         """Return the time that would be stored now, in ms since the epoch: never before what was stored."""
 
@@ -434,6 +490,9 @@ class Reader(Protocol):
 
     def list_disabled_principals(self, page: PageRequest) -> Page[DisabledPrincipal]:
         """Return the principals that are disabled, in the order of code points."""
+
+    def is_disabled(self, principal: str) -> bool:
+        """Return whether a principal is disabled."""
 
     def owners(self, resource_rid: str) -> list[str]:
         """Return the principals that own this very RID, by name."""
@@ -560,6 +619,35 @@ class Transaction(Reader, Protocol):
 
     def take_yank_back(self, yank_rid: str, reason: str | None, unyanked_by: str) -> None:
         """Record that a yank, which must be stored, holds no longer; nothing if that was recorded before."""
+
+    def add_promotion_request(self, request: PromotionRequest) -> PromotionRequest:
+        """Store a request for promotion, which is open, and return it. The model must be stored.
+
+        Of several transactions that store one for the same source, target and branch, one commits; the others are run
+        again.
+        """
+
+    def lock_promotion_request(self, promotion_request_rid: str) -> None:
+        """Make other transactions that lock or close this request wait until this one ends, and wait for theirs.
+
+        One that is closed is not locked.
+        """
+
+    def add_review(self, promotion_request_rid: str, review: PromotionReview) -> None:
+        """Record a review of a request, which must be stored, with `created_time` now."""
+
+    def close_promotion_request(
+        self,
+        promotion_request_rid: str,
+        state: PromotionRequestState.ValueType,
+        closed_by: str | None,
+        promotion_rid: str | None = None,
+        version_rid: str | None = None,
+    ) -> None:
+        """Record what has become of a request, once for all, with what came of it.
+
+        Of several transactions that close the same one, one commits; the others are run again.
+        """
 
     def add_policy(self, policy: BranchPolicy, changed_by: str) -> BranchPolicy:
         """Record a policy of a model's branch or of a folder, by whom and when, and return it. Earlier ones stay.

@@ -41,6 +41,7 @@ _LIKE = {
     rids.MODEL_VERSION: "ri.models.main.model-version.<uuid>",
     rids.PROMOTION: "ri.models.main.promotion.<uuid>",
     rids.YANK: "ri.models.main.yank.<uuid>",
+    rids.PROMOTION_REQUEST: "ri.models.main.promotion-request.<uuid>",
     rids.FOLDER: "ri.<service>.<instance>.folder.<locator>",
 }
 _ANY_RID = "a RID, like ri.<service>.<instance>.<type>.<locator>,"

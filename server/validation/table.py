@@ -13,9 +13,10 @@ from typing import Final
 from modelregistry.v1.access_service_pb2 import NewModelOwner, Role
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_api_pb2 import TabularFormat
+from modelregistry.v1.promotion_request_pb2 import PromotionRequestState, ReviewVerdict
 from modelregistry.v1.recall_service_pb2 import YankScope
 from server.core.branches import POLICY_FIELDS
-from server.core.rids import FOLDER, MODEL, MODEL_VERSION, PROMOTION, YANK
+from server.core.rids import FOLDER, MODEL, MODEL_VERSION, PROMOTION, PROMOTION_REQUEST, YANK
 from server.validation import model_api
 from server.validation.rules import (
     IS_REQUIRED,
@@ -60,6 +61,7 @@ OF_REQUESTS: Final[Mapping[str, Rule]] = {
     "expected_head_version_rid": rid(MODEL_VERSION, required=False),
     "promotion_rid": rid(PROMOTION),
     "yank_rid": rid(YANK),
+    "promotion_request_rid": rid(PROMOTION_REQUEST),
     "parent_folder_rid": rid(FOLDER),
     "folder_rid": rid(FOLDER),
     "resource_rid": rid(MODEL, FOLDER),
@@ -127,6 +129,12 @@ RULES: Final[Mapping[str, Rule]] = {
     "BranchRollback.to_version_number": version_number,
     "BranchRollback.expected_head_version_rid": rid(MODEL_VERSION, required=False),
     "BranchRollback.reason": reason,
+    # PromotionRequestService's requests
+    "ReviewPromotionRequestRequest.verdict": known(ReviewVerdict.DESCRIPTOR, required=True),
+    "ReviewPromotionRequestRequest.comment": reason,
+    "ListPromotionRequestsRequest.model_rid": rid(MODEL, required=False),
+    "ListPromotionRequestsRequest.state": known(PromotionRequestState.DESCRIPTOR),
+    "ListPromotionRequestsRequest.requested_by": principal,
     # AccessService's requests
     "GrantRoleRequest.principal": new_grantee,
     "TransferOwnershipRequest.principal": new_grantee,

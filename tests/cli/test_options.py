@@ -66,7 +66,7 @@ OPTIONS: dict[str, set[str]] = {
     "protos": {"--out", "--descriptor-set"},
 }
 CLIENT_COMMANDS: dict[str, set[str]] = {
-    "promote": {"--branch", "--yes", *PROMOTION_OPTIONS},
+    "promote": {"--branch", "--yes", "--request", *PROMOTION_OPTIONS},
     "check": {"--branch", *PROMOTION_OPTIONS},
     "promote-batch": {"--file", "--request-id"},
     "rollback": {"--branch", "--to", "--override", *PROMOTION_OPTIONS},
@@ -104,6 +104,11 @@ CLIENT_COMMANDS: dict[str, set[str]] = {
     "yanks": PAGE_OPTIONS,
     "live-copies": PAGE_OPTIONS,
     "rollback-batch": {"--file", "--request-id"},
+    "request-promotion": {"--branch", *PROMOTION_OPTIONS},
+    "review": {"--comment", "--expected-head", "--request-id"},
+    "withdraw": {"--request-id"},
+    "get-request": set(),
+    "requests": {"--model", "--branch", "--state", "--requested-by", "--waiting-for-me", *PAGE_OPTIONS},
     "create-model": {"--folder", "--request-id"},
     "create-version": {"--file", "--model-files", "--branch", "--request-id"},
     "get-model": set(),

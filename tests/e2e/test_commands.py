@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 
+from modelregistry.v1.promotion_pb2 import ApprovalRule
 from server.cli import build_app
 from tests.cli.stages import new_stages
 from tests.processes import Server, run
@@ -17,6 +18,8 @@ OFFLINE = {"serve", "migrate", "token", "import", "gc", "fsck", "demo", "protos"
 def test_each_command_succeeds_and_warns_of_nothing(server: Server, tmp_path: Path) -> None:
     with grpc.insecure_channel(server.address) as channel:
         stages = new_stages(server, channel)
+        rule = ApprovalRule(required=1, approvers=["user:admin"])
+        stages.admin("SetBranchPolicy", model_rid=stages.production, branch="asked", approvals=rule)
     model, target, version = stages.staging, stages.production, stages.first
     (tmp_path / "file").write_bytes(b"files")
     (tmp_path / "version.json").write_text('{"modelApi": {"inputs": [], "outputs": []}}')
@@ -52,6 +55,11 @@ def test_each_command_succeeds_and_warns_of_nothing(server: Server, tmp_path: Pa
     succeeds("get-policy", folder, "--branch", "other")
     succeeds("lock", target, "--reason", "incident 42", "--expire-time", "9999-12-31")
     succeeds("unlock", target)
+    for ending in (("review", "reject"), ("withdraw",)):
+        asked = json.loads(succeeds("request-promotion", version, target, "--branch", "asked"))["rid"]
+        succeeds("get-request", asked)
+        succeeds("requests", "--model", target, "--state", "open")
+        succeeds(ending[0], asked, *ending[1:])
     [promotion] = json.loads(succeeds("list-promotions", "--version", promoted["rid"]))["data"]
     succeeds("get-promotion", promotion["rid"])
     succeeds("lineage", promoted["rid"])

@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
+from modelregistry.v1.promotion_pb2 import ApprovalRule
+from modelregistry.v1.promotion_request_pb2 import REVIEW_VERDICT_APPROVE
 from tests.builders import FOLDER
 from tests.processes import Server, environment, run
 
@@ -88,6 +92,37 @@ def test_the_documented_curl_gets_the_documented_answer(server: Server) -> None:
         "previousModelVersionRid": SOURCE,
     }
     assert (answer["modelRid"], answer["branch"]) == (TARGET, "master")
+
+
+def test_on_a_protected_branch_the_documented_curl_is_refused_and_after_two_approvals_the_same_one_succeeds(
+    server: Server,
+) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        admin = server.user(channel)
+        for name in ("ann", "bob"):
+            for model in (SOURCE_MODEL, TARGET):
+                admin("GrantRole", resource_rid=model, principal=f"user:{name}", role=ROLE_VIEWER)
+        rule = ApprovalRule(required=2, approvers=["user:ann", "user:bob"])
+        admin("SetBranchPolicy", model_rid=TARGET, approvals=rule)
+        status, refused = shell(server, REQUEST, server.token())
+        assert (status, refused["errorCode"], refused["errorName"]) == (400, "FAILED_PRECONDITION", "ApprovalRequired")
+        assert refused["parameters"] == {
+            "modelRid": TARGET,
+            "branchName": "master",
+            "required": "2",
+            "given": "0",
+            "promotionRequestRid": "",
+            "resourceRid": TARGET,
+        }
+        request = admin("CreatePromotionRequest", model_rid=TARGET, source_model_version_rid=SOURCE)
+        for name in ("ann", "bob"):
+            reviewer = server.user(channel, name)
+            reviewer("ReviewPromotionRequest", promotion_request_rid=request.rid, verdict=REVIEW_VERDICT_APPROVE)
+        status, answer = shell(server, REQUEST, server.token())
+        assert (status, answer["source"]["previousModelVersionRid"]) == (200, SOURCE)
+        [promotion] = admin("ListPromotions", model_version_rid=answer["rid"]).promotions
+        assert promotion.promotion_request_rid == request.rid
+        admin("SetBranchPolicy", model_rid=TARGET, clear_fields=["approvals"])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,13 @@ from google.api import annotations_pb2
 from google.api.http_pb2 import HttpRule
 from google.protobuf import descriptor_pb2, descriptor_pool
 
-from modelregistry.v1 import access_service_pb2, model_service_pb2, promotion_service_pb2, recall_service_pb2
+from modelregistry.v1 import (
+    access_service_pb2,
+    model_service_pb2,
+    promotion_request_service_pb2,
+    promotion_service_pb2,
+    recall_service_pb2,
+)
 from server.gateway.routes import Route, routes_of
 from server.rpc.server import SERVICES
 
@@ -37,7 +43,13 @@ def routes_with(*rules: HttpRule, with_a_list: bool = False) -> list[Route]:
 def test_every_annotated_rpc_has_its_route() -> None:
     annotated = {
         method.full_name
-        for module in (model_service_pb2, promotion_service_pb2, recall_service_pb2, access_service_pb2)
+        for module in (
+            model_service_pb2,
+            promotion_service_pb2,
+            recall_service_pb2,
+            promotion_request_service_pb2,
+            access_service_pb2,
+        )
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
         if method.GetOptions().HasExtension(annotations_pb2.http)
@@ -67,6 +79,7 @@ def test_a_post_that_only_asks_changes_nothing() -> None:
         *("BatchPromoteVersions", "RollbackBranch", "SetBranchPolicy", "LockBranch", "UnlockBranch"),
         "SetFolderBranchPolicy",
         *("YankVersion", "UnyankVersion", "BatchRollback"),
+        *("CreatePromotionRequest", "ReviewPromotionRequest", "WithdrawPromotionRequest"),
     }
 
 

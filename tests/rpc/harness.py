@@ -16,7 +16,13 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from modelregistry.v1 import access_service_pb2, model_service_pb2, promotion_service_pb2, recall_service_pb2
+from modelregistry.v1 import (
+    access_service_pb2,
+    model_service_pb2,
+    promotion_request_service_pb2,
+    promotion_service_pb2,
+    recall_service_pb2,
+)
 from modelregistry.v1.model_files_pb2 import ModelFiles, UploadedModelFiles
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from modelregistry.v1.model_service_pb2 import (
@@ -47,6 +53,7 @@ SERVICES = [
         (model_service_pb2, "ModelService"),
         (promotion_service_pb2, "PromotionService"),
         (recall_service_pb2, "RecallService"),
+        (promotion_request_service_pb2, "PromotionRequestService"),
         (access_service_pb2, "AccessService"),
     )
 ]

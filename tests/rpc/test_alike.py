@@ -26,6 +26,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("PromoteVersion", {"model_rid": "target", "source_model_version_rid": "version", "preview": True}),
     ("CheckPromotion", {"model_rid": "target", "source_model_version_rid": "version", "preview": True}),
     ("BatchPromoteVersions", {"promotions": [{"model_rid": "target", "source_model_version_rid": "version"}]}),
+    ("CreatePromotionRequest", {"model_rid": "target", "source_model_version_rid": "version"}),
     ("ListPromotions", {"model_version_rid": "version"}),
     ("ListPromotions", {"source_model_version_rid": "version"}),
     ("GetLineage", {"model_version_rid": "version"}),

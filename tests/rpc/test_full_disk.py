@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWNER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
+from modelregistry.v1.promotion_request_pb2 import REVIEW_VERDICT_REJECT
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.core.permissions import MODELS_WRITE, RPC_SCOPES
 from server.storage.sql import disk_reserve
@@ -20,6 +21,8 @@ from tests.builders import FOLDER, model_api
 from tests.conftest import NewDatabase, OpenRepository
 from tests.rpc.harness import Failure, Registry, failure_of, path_of, serving
 from tests.rpc.test_health import NOT_SERVING, SERVING, until
+
+SOME_REQUEST = "ri.models.main.promotion-request.00000000-0000-4000-8000-000000000000"
 
 
 @pytest.fixture
@@ -72,6 +75,9 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
         "UnlockBranch": {"model_rid": model.rid},
         "SetFolderBranchPolicy": {"folder_rid": FOLDER, "promotion_only": True},
         "UnyankVersion": {"yank_rid": yanked.rid},
+        "CreatePromotionRequest": promotion,
+        "ReviewPromotionRequest": {"promotion_request_rid": SOME_REQUEST, "verdict": REVIEW_VERDICT_REJECT},
+        "WithdrawPromotionRequest": {"promotion_request_rid": SOME_REQUEST},
         "GrantRole": {"resource_rid": model.rid, "principal": "user:joe", "role": ROLE_OWNER},
         "SetFolderPolicy": {"folder_rid": FOLDER, "new_model_owner": NEW_MODEL_OWNER_FOLDER},
         "TransferOwnership": {"resource_rid": model.rid, "principal": "user:joe"},

@@ -15,6 +15,7 @@ from server.core import errors
 from server.core.caller import Caller
 from server.rpc.services.access import AccessService
 from server.rpc.services.models import ModelService
+from server.rpc.services.promotion_requests import PromotionRequestService
 from server.rpc.services.promotions import PromotionService
 from server.rpc.services.recalls import RecallService
 from server.storage.sql.repository import SqlRepository
@@ -34,6 +35,7 @@ class Bench:
             ModelService(repository, file_store(repository, folder), lambda: self.caller),
             PromotionService(repository, lambda: self.caller),
             RecallService(repository, lambda: self.caller),
+            PromotionRequestService(repository, lambda: self.caller),
             AccessService(repository, lambda: self.caller, DisabledPrincipals()),
         )
         recording = dict(zip(SERVICES, (_Recording(servicer, self._errors) for servicer in servicers), strict=True))

@@ -21,7 +21,13 @@ from modelregistry.v1.compatibility_pb2 import (
 )
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import CreateModelVersionRequest, PromoteVersionRequest
-from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
+from modelregistry.v1.promotion_pb2 import ApprovalRule, BranchPolicy, Promotion
+from modelregistry.v1.promotion_request_pb2 import (
+    PROMOTION_REQUEST_STATE_OPEN,
+    REVIEW_VERDICT_APPROVE,
+    PromotionRequest,
+    PromotionReview,
+)
 from modelregistry.v1.promotion_service_pb2 import (
     BatchPromoteVersionsRequest,
     BatchPromotion,
@@ -74,6 +80,10 @@ YANK = Yank(rid=rids.new_yank_rid(), model_version_rid=SOURCE.rid, reason="poiso
 # For how long the source has been a head.
 AGE_MS = 1_000
 RULES = ("promoters", "allowed_sources", "min_time_as_head")
+OLD_HEAD = rids.new_model_version_rid()
+ASKED = rids.new_promotion_request_rid()
+# What speaks against promotions, and not against rollbacks that have a reason.
+FOR_PROMOTIONS = ("ModelApiIncompatible", "BranchLocked", "ApprovalRequired")
 
 
 class Case(NamedTuple):
@@ -94,6 +104,7 @@ class Case(NamedTuple):
     # Those that refuse: "promoters", "allowed_sources", "min_time_as_head".
     rules: tuple[str, ...] = ()
     was_rolled_back: bool = False
+    approvals: str = "none"
 
     @property
     def policy(self) -> BranchPolicy:
@@ -105,6 +116,8 @@ class Case(NamedTuple):
             policy.allowed_sources.sources.add(model_rid=SOURCE.model_rid, branch="staging")
         if "min_time_as_head" in self.rules:
             policy.min_time_as_head.FromMilliseconds(AGE_MS + 1)
+        if self.approvals != "none":
+            policy.approvals.CopyFrom(ApprovalRule(required=1, approvers=["group:risk"]))
         if self.lock != "none":
             policy.lock.reason = "incident 42"
         if self.lock == "is over":
@@ -136,6 +149,8 @@ class Case(NamedTuple):
                 (is_compared and self.is_enforced and bool(self.errors))
                 or (self.source != "absent" and self.breaks_an_earlier_api),
             ),
+            # Approvals of what the caller may not see are not looked for.
+            ("ApprovalRequired", self.approvals == "lacking" or (self.approvals, self.source) == ("given", "absent")),
         )
         return [name for name, is_there in rows if is_there]
 
@@ -159,7 +174,7 @@ class Case(NamedTuple):
         """The same for a rollback with a reason."""
         if self.role is None or self.earlier == "the same":
             return self.expected
-        is_protected = self.lock == "holds" or bool(self.rules)
+        is_protected = self.lock == "holds" or bool(self.rules) or self.approvals != "none"
         rows = (
             ("RequestIdAlreadyUsed", self.earlier == "another"),
             ("PromoteVersionModelPermissionDenied", self.role < (ROLE_OWNER if is_protected else ROLE_PROMOTER)),
@@ -236,10 +251,16 @@ CASES += [
         (False, True),
     )
 ]
+CASES += [
+    case._replace(approvals=approvals)
+    for case in CASES
+    if case.lock == "none" and case.expected_head in (None, HEAD) and case.mode != COMPATIBILITY_MODE_WARN
+    for approvals in ("lacking", "given")
+]
 CREATIONS = [
     case._replace(promotion_only=promotion_only)
     for case in CASES
-    if (case.source, case.expected_head, case.is_yanked) == ("there", None, False)
+    if (case.source, case.expected_head, case.is_yanked, case.approvals) == ("there", None, False, "none")
     for promotion_only in (False, True)
 ]
 
@@ -252,6 +273,7 @@ class Storage:
         self.appended: list[ModelVersion] = []
         self.recorded: list[Promotion] = []
         self.apis: list[HeadApi] = []
+        self.closed = 0
         claim = claim_of(JANE, request, [MADE.rid])
         self._claimed = claim and claim.request
 
@@ -311,6 +333,27 @@ class Storage:
     def was_rolled_back(self, branch: BranchEnd, digest: bytes) -> bool:
         assert digest == b"candidate"
         return self.case.was_rolled_back
+
+    def find_open_request(self, *_: object) -> PromotionRequest | None:
+        """One that is reviewed; another one's review is of a head that there was before."""
+        given = self.case.approvals == "given"
+        seen = (HEAD if self.case.head else None) if given else OLD_HEAD
+        review = PromotionReview(
+            reviewed_by="user:joe", principals=["group:risk"], verdict=REVIEW_VERDICT_APPROVE, head_version_rid=seen
+        )
+        return PromotionRequest(
+            rid=ASKED,
+            state=PROMOTION_REQUEST_STATE_OPEN,
+            requested_by="user:jane",
+            expire_time=builders.timestamp(NOW_MS + 1),
+            created_time=builders.timestamp(NOW_MS),
+            reviews=[review],
+        )
+
+    def close_promotion_request(self, rid: str, *_: object) -> None:
+        assert (rid, self.case.approvals) == (ASKED, "given")
+        assert self.recorded[-1].promotion_request_rid == ASKED
+        self.closed += 1
 
     def find_numbered_version(self, *_: object) -> StoredVersion | None:
         return self._stored()
@@ -383,6 +426,7 @@ def test_check_and_promotion_agree_over_all_facts() -> None:
         is_stored = not case.expected and case.earlier != "the same"
         assert len(tx.appended) == len(tx.recorded) == is_stored, case
         assert len(tx.apis) == (is_stored and case.mode == COMPATIBILITY_MODE_ENFORCE_TRANSITIVE), case
+        assert tx.closed == (is_stored and case.approvals == "given"), case
 
 
 def test_a_batch_has_the_obstacles_of_its_entries() -> None:

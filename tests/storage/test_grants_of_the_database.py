@@ -16,6 +16,11 @@ from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE, COMPA
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
+from modelregistry.v1.promotion_request_pb2 import (
+    PROMOTION_REQUEST_STATE_WITHDRAWN,
+    REVIEW_VERDICT_APPROVE,
+    PromotionReview,
+)
 from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, BatchPromotion, RollbackBranchRequest
 from server.rules.garbage import collect
 from server.rules.promotion import batch_promote_versions, promote_version, rollback_branch
@@ -42,6 +47,7 @@ from tests.storage.inspection import open_engine, rows
 # What nobody who serves may rewrite.
 ON_RECORD = ["promotions", "verdicts", "versions", "contents", "grant_changes", "branch_policies", "requests", "models"]
 ON_RECORD += ["folder_policies", "folder_branch_policies", "principal_changes", "branch_model_apis"]
+ON_RECORD += ["promotion_reviews"]
 
 
 def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_repository: OpenRepository) -> None:
@@ -77,6 +83,11 @@ def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_reposit
     repository.write(lambda tx: tx.add_policy(policy, ADMIN.user))
     builders.promote(repository, source, production.rid)
     builders.revoke(repository, staging.rid, "user:jane")
+    asked = builders.promotion_request(source, production.rid)
+    repository.write(lambda tx: tx.add_promotion_request(asked))
+    repository.write(lambda tx: tx.lock_promotion_request(asked.rid))
+    repository.write(lambda tx: tx.add_review(asked.rid, PromotionReview(verdict=REVIEW_VERDICT_APPROVE)))
+    repository.write(lambda tx: tx.close_promotion_request(asked.rid, PROMOTION_REQUEST_STATE_WITHDRAWN, ADMIN.user))
     repository.write(lambda tx: tx.lock_owners(staging.rid))
     repository.write(lambda tx: tx.enable_principal("user:jane", ADMIN.user))
 
@@ -161,6 +172,9 @@ def test_a_server_cannot_rewrite_what_is_on_record(
     repository.write(
         lambda tx: tx.set_grant(Grant(resource_rid=model.rid, principal="user:j", role=ROLE_VIEWER), ADMIN.user)
     )
+    asked = builders.promotion_request(source, model.rid)
+    repository.write(lambda tx: tx.add_promotion_request(asked))
+    repository.write(lambda tx: tx.add_review(asked.rid, PromotionReview(verdict=REVIEW_VERDICT_APPROVE)))
     before = rows(server_url, metadata.tables[table])
     assert before
 

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.model_pb2 import ModelVersion
+from modelregistry.v1.promotion_request_pb2 import PROMOTION_REQUEST_STATE_REJECTED
 from server.core import rids
 from server.core.errors import StorageUnavailable
 from server.rules.fsck import Examination
@@ -320,6 +321,41 @@ def test_a_promotion_outside_of_the_chain_is_found(registry: Registry) -> None:
         found = {(fault.check, fault.subject) for fault in Examination(inventory, None).faults()}
 
     assert ("chain", "ri.models.main.promotion.new") in found
+
+
+def test_a_request_for_promotion_is_made_open_and_closed_once(registry: Registry) -> None:
+    source, asked = registry.unpromoted, builders.promotion_request(registry.unpromoted, registry.resource)
+    registry.repository.write(lambda tx: tx.add_promotion_request(asked))
+    made_closed = """
+        INSERT INTO promotion_requests (rid, kind, model_id, branch, source_rid, error_count, warning_count,
+            requested_by, created_time, expire_time, closing)
+        SELECT 'ri.models.main.promotion-request.new', 1, id, 'master', '', 0, 0, 'user:joe', 0, 0, 3 FROM models
+    """
+    attacks = {
+        "one is made closed": made_closed,
+        "one is changed and stays open": "UPDATE promotion_requests SET closed_by = 'user:joe'",
+        "what was asked is changed": "UPDATE promotion_requests SET source_rid = 'other', closing = 3",
+        "one is removed": "DELETE FROM promotion_requests",
+        "a review is changed": "UPDATE promotion_reviews SET verdict = 1",
+    }
+    table = metadata.tables["promotion_requests"]
+    before = rows(registry.url, table)
+    for name, attack in attacks.items():
+        with (
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+            psycopg.connect(registry.url, cursor_factory=psycopg.ClientCursor) as attacker,
+        ):
+            attacker.execute(attack.encode())
+        assert rows(registry.url, table) == before, name
+    registry.repository.write(
+        lambda tx: tx.close_promotion_request(asked.rid, PROMOTION_REQUEST_STATE_REJECTED, "user:jane")
+    )
+    closed = rows(registry.url, table)
+    for reopening in ("closing = NULL", "closing = 3, promotion_rid = 'mine'"):
+        with psycopg.connect(registry.url) as attacker:
+            assert attacker.execute(f"UPDATE promotion_requests SET {reopening}".encode()).rowcount == 0
+    assert rows(registry.url, table) == closed
+    assert source.rid == closed[0].source_rid
 
 
 def test_reads_are_planned_as_if_there_were_no_row_security(registry: Registry) -> None:

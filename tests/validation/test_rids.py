@@ -29,6 +29,11 @@ from modelregistry.v1.model_service_pb2 import (
     ListModelVersionsRequest,
     PromoteVersionRequest,
 )
+from modelregistry.v1.promotion_request_pb2 import REVIEW_VERDICT_APPROVE
+from modelregistry.v1.promotion_request_service_pb2 import (
+    ListPromotionRequestsRequest,
+    ReviewPromotionRequestRequest,
+)
 from modelregistry.v1.promotion_service_pb2 import (
     GetBranchPolicyRequest,
     GetLineageRequest,
@@ -59,6 +64,7 @@ SENTENCES = {
     ("model-version",): "must be the RID of a model-version, like ri.models.main.model-version.<uuid>,",
     ("promotion",): "must be the RID of a promotion, like ri.models.main.promotion.<uuid>,",
     ("yank",): "must be the RID of a yank, like ri.models.main.yank.<uuid>,",
+    ("promotion-request",): "must be the RID of a promotion-request, like ri.models.main.promotion-request.<uuid>,",
     ("folder",): "must be the RID of a folder, like ri.<service>.<instance>.folder.<locator>,",
     MODEL_OR_FOLDER: "must be the RID of a model, like ri.models.main.model.<uuid>,"
     " or the RID of a folder, like ri.<service>.<instance>.folder.<locator>,",
@@ -99,6 +105,13 @@ RID_FIELDS: list[tuple[Message, str, tuple[str, ...], str]] = [
     (ListPromotionsRequest(), "model_rid", ("model",), "wrong"),
     (ListPromotionsRequest(), "source_model_version_rid", ("model-version",), "wrong"),
     (ListPromotionsRequest(), "model_version_rid", ("model-version",), "wrong"),
+    (
+        ReviewPromotionRequestRequest(verdict=REVIEW_VERDICT_APPROVE),
+        "promotion_request_rid",
+        ("promotion-request",),
+        "missing",
+    ),
+    (ListPromotionRequestsRequest(), "model_rid", ("model",), "wrong"),
     (GetLineageRequest(), "model_version_rid", ("model-version",), "missing"),
     (SetBranchPolicyRequest(compatibility=COMPATIBILITY_MODE_OFF), "model_rid", ("model",), "missing"),
     (GetBranchPolicyRequest(), "model_rid", ("model",), "missing"),

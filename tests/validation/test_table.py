@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, OneofDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from modelregistry.v1 import access_service_pb2, model_service_pb2, promotion_service_pb2, recall_service_pb2
+from modelregistry.v1 import (
+    access_service_pb2,
+    model_service_pb2,
+    promotion_request_service_pb2,
+    promotion_service_pb2,
+    recall_service_pb2,
+)
 from modelregistry.v1.model_api_pb2 import DataType
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.validation.table import OF_REQUESTS, REQUIRED, RULES
@@ -16,7 +22,13 @@ from server.validation.walk import row_of, rule_told_of, unions_of
 
 def arriving_messages() -> Iterator[Descriptor]:
     """What a client or an import file can send."""
-    for module in (model_service_pb2, promotion_service_pb2, recall_service_pb2, access_service_pb2):
+    for module in (
+        model_service_pb2,
+        promotion_service_pb2,
+        recall_service_pb2,
+        promotion_request_service_pb2,
+        access_service_pb2,
+    ):
         for service in module.DESCRIPTOR.services_by_name.values():
             yield from (method.input_type for method in service.methods)
     yield from (Model.DESCRIPTOR, ModelVersion.DESCRIPTOR)

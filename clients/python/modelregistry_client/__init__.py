@@ -17,6 +17,7 @@ import grpc
 from modelregistry.v1.access_service_pb2_grpc import AccessServiceStub
 from modelregistry.v1.model_service_pb2 import DownloadModelFilesRequest, UploadModelFilesResponse
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
+from modelregistry.v1.promotion_request_service_pb2_grpc import PromotionRequestServiceStub
 from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceStub
 from modelregistry.v1.recall_service_pb2_grpc import RecallServiceStub
 from modelregistry_client.calls import Calls
@@ -68,6 +69,7 @@ class Registry:
         self.models = ModelServiceStub(calls)
         self.promotions = PromotionServiceStub(calls)
         self.recalls = RecallServiceStub(calls)
+        self.promotion_requests = PromotionRequestServiceStub(calls)
         self.access = AccessServiceStub(calls)
 
     def upload_files(

@@ -20,6 +20,7 @@ from modelregistry.v1.model_service_pb2 import (
     UploadModelFilesResponse,
 )
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
+from modelregistry.v1.promotion_request_service_pb2_grpc import PromotionRequestServiceStub
 from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceStub
 from modelregistry.v1.recall_service_pb2_grpc import RecallServiceStub
 from modelregistry_client.channels import channel_credentials, channel_options
@@ -30,6 +31,7 @@ from modelregistry_client.requests import with_request_id, with_token
 if TYPE_CHECKING:
     from modelregistry.v1.access_service_pb2_grpc import AccessServiceAsyncStub
     from modelregistry.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+    from modelregistry.v1.promotion_request_service_pb2_grpc import PromotionRequestServiceAsyncStub
     from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceAsyncStub
     from modelregistry.v1.recall_service_pb2_grpc import RecallServiceAsyncStub
 
@@ -70,6 +72,7 @@ class Registry:
         self.models: ModelServiceAsyncStub = ModelServiceStub(calls)
         self.promotions: PromotionServiceAsyncStub = PromotionServiceStub(calls)
         self.recalls: RecallServiceAsyncStub = RecallServiceStub(calls)
+        self.promotion_requests: PromotionRequestServiceAsyncStub = PromotionRequestServiceStub(calls)
         self.access: AccessServiceAsyncStub = AccessServiceStub(calls)
 
     async def upload_files(

@@ -108,6 +108,37 @@ class VersionRolledBack(RegistryError):
     version_number = Parameter(int)
 
 
+class ApprovalRequired(RegistryError):
+    """A policy of the branch wants approvals that are not there; an empty RID means that none were requested."""
+
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
+    required = Parameter(int)
+    given = Parameter(int)
+    promotion_request_rid = Parameter(str)
+    resource_rid = Parameter(str)
+
+
+class ApprovalsNotRequired(RegistryError):
+    """A request for promotion into a branch no policy of which wants approvals."""
+
+    model_rid = Parameter(str)
+    branch_name = Parameter(str)
+
+
+class PromotionRequestAlreadyOpen(RegistryError):
+    """There is an open request for the same source, target and branch."""
+
+    promotion_request_rid = Parameter(str)
+
+
+class PromotionRequestClosed(RegistryError):
+    """The request was carried out, rejected or withdrawn, or its time is over; `state` says which."""
+
+    promotion_request_rid = Parameter(str)
+    state = Parameter(str)
+
+
 class BranchPolicyChanged(RegistryError):
     """The policy of the branch or of the folder has another revision than the caller thinks; 0: none is set."""
 
@@ -235,6 +266,18 @@ class CreateModelVersionPermissionDenied(RegistryError):
     model_rid = Parameter(str)
 
 
+class ReviewPromotionRequestPermissionDenied(RegistryError):
+    """No policy of the branch names the caller as an approver, or the caller has a part in what is to be approved."""
+
+    promotion_request_rid = Parameter(str)
+
+
+class WithdrawPromotionRequestPermissionDenied(RegistryError):
+    """The caller sees the request, but did not make it and does not own the model."""
+
+    promotion_request_rid = Parameter(str)
+
+
 class CreateModelPermissionDenied(RegistryError):
     """The caller may not create models in the folder."""
 
@@ -300,6 +343,12 @@ class BranchNotFound(RegistryError):
 
     model_rid = Parameter(str)
     branch_name = Parameter(str)
+
+
+class PromotionRequestNotFound(RegistryError):
+    """No such request for promotion, or none that the caller may see."""
+
+    promotion_request_rid = Parameter(str)
 
 
 class ResourceNameAlreadyExists(RegistryError):

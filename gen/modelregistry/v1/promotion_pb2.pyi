@@ -250,7 +250,9 @@ class BranchPolicy(_message.Message):
 
     @_builtins.property
     def approvals(self) -> Global___ApprovalRule:
-        """Output only. Who must have approved a promotion; unset if nobody."""
+        """Output only. Who must have approved a promotion; unset if nobody. Where it is set, CreateModelVersion is refused as
+        by promotion_only, which would go round it; RollbackBranch is not.
+        """
 
     @_builtins.property
     def rollbackers(self) -> Global___Principals:

@@ -144,7 +144,8 @@ class PromotionServiceServicer:
         INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
         PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
         (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, SourceNotAllowed, SourceTooYoung,
-        TooManyModelApis, ModelApiIncompatible).
+        TooManyModelApis, ModelApiIncompatible, ApprovalRequired: also for a second entry into a branch that wants
+        approvals, since an approval counts for one head).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

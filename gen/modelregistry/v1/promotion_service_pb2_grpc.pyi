@@ -60,7 +60,8 @@ class PromotionServiceStub:
     INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
     PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
     (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, SourceNotAllowed, SourceTooYoung,
-    TooManyModelApis, ModelApiIncompatible).
+    TooManyModelApis, ModelApiIncompatible, ApprovalRequired: also for a second entry into a branch that wants
+    approvals, since an approval counts for one head).
     """
     RollbackBranch: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.RollbackBranchRequest, _model_pb2.ModelVersion]
     """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
@@ -179,7 +180,8 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
     PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
     (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, SourceNotAllowed, SourceTooYoung,
-    TooManyModelApis, ModelApiIncompatible).
+    TooManyModelApis, ModelApiIncompatible, ApprovalRequired: also for a second entry into a branch that wants
+    approvals, since an approval counts for one head).
     """
     RollbackBranch: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.RollbackBranchRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Makes an earlier version of a branch its head again: it is promoted onto its own branch, with a new RID and number.
@@ -307,7 +309,8 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT (InvalidBranchName, UnsupportedModelSource), NOT_FOUND (ModelNotFound, ModelVersionNotFound),
         PERMISSION_DENIED (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED
         (BranchHeadChanged) and FAILED_PRECONDITION (BranchLocked, VersionYanked, SourceNotAllowed, SourceTooYoung,
-        TooManyModelApis, ModelApiIncompatible).
+        TooManyModelApis, ModelApiIncompatible, ApprovalRequired: also for a second entry into a branch that wants
+        approvals, since an approval counts for one head).
         """
 
     @_abc_1.abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from sqlalchemy import CTE, BigInteger, Select, bindparam, func, select, union
+from sqlalchemy import CTE, BigInteger, CompoundSelect, Integer, Select, bindparam, func, literal, select, union
 
 from modelregistry.v1.promotion_pb2 import LineageNode
 from server.core.caller import Caller
@@ -16,11 +16,13 @@ from server.storage.sql.cursors import Cursors
 from server.storage.sql.origins import visible_key
 from server.storage.sql.pages import messages_that_fit
 from server.storage.sql.rows import AnyColumns, AnyRow
-from server.storage.sql.statements import for_callers, principals
+from server.storage.sql.statements import Statement, for_callers, principals
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, versions
 from server.storage.sql.unit_of_work import UnitOfWork
 from server.storage.sql.visibility import model_is_visible
 
+# How many versions back those are looked for who had a part in one.
+MAX_STEPS = 1000
 # Before and behind every key.
 _BEFORE_ALL, _BEHIND_ALL = 0, 2**63 - 1
 
@@ -56,6 +58,12 @@ def descendants(traced: Select[*AnyColumns]) -> CTE:
         .join_from(down, origin, origin.c.id == down.c.id)
         .join(promotions, promotions.c.source_rid == origin.c.rid)
     )
+
+
+def authors_of(work: UnitOfWork, model_version_rid: str) -> frozenset[str]:
+    """See the contract."""
+    rows = work.session.all(_authors, {"version_rid": model_version_rid, "steps": MAX_STEPS})
+    return frozenset(row.created_by for row in rows)
 
 
 @for_callers
@@ -129,3 +137,27 @@ def _to_node(row: AnyRow, name: Callable[[int], str]) -> LineageNode:
         node.created_by = row.created_by
         node.created_time.FromMilliseconds(row.created_time)
     return node
+
+
+def _authors_of() -> CompoundSelect[*AnyColumns]:
+    """Those who created or promoted a version and what it came from, some steps back, and who created its root."""
+    way = select(versions.c.id, literal(0).label("step")).where(versions.c.rid == bindparam("version_rid"))
+    up = way.cte("way", recursive=True)
+    source = versions.alias("source")
+    up = up.union_all(
+        select(source.c.id, up.c.step + 1)
+        .join_from(up, promotions, promotions.c.version_id == up.c.id)
+        .join(source, source.c.rid == promotions.c.source_rid)
+        .where(up.c.step < bindparam("steps", type_=Integer))
+    )
+    root = versions.alias("root")
+    on_the_way = select(versions.c.created_by).join_from(up, versions, versions.c.id == up.c.id)
+    of_root = (
+        select(root.c.created_by)
+        .join_from(versions, root, root.c.rid == versions.c.root_rid)
+        .where(versions.c.rid == bindparam("version_rid"))
+    )
+    return union(on_the_way, of_root)
+
+
+_authors = Statement(_authors_of())

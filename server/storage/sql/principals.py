@@ -29,6 +29,11 @@ def list_disabled_principals(work: UnitOfWork, page: PageRequest) -> Page[Disabl
     return page_of(rows, rows[: page.size], "principal", _to_disabled)
 
 
+def is_disabled(work: UnitOfWork, principal: str) -> bool:
+    """See the contract."""
+    return work.session.one_or_none(_is_disabled, {"of": principal}) is not None
+
+
 def disable_principal(work: UnitOfWork, principal: str, reason: str, changed_by: str) -> DisabledPrincipal:
     """See the contract."""
     now_ms = _record(work, principal, reason, changed_by)
@@ -64,6 +69,7 @@ _is_newest = not_(
 )
 _disabled = select(principal_changes).where(principal_changes.c.reason.is_not(None), _is_newest)
 _all = Statement(_disabled)
+_is_disabled = Statement(_disabled.where(principal_changes.c.principal == bindparam("of")))
 _list = Statement(
     # No principal is empty.
     _disabled.where(principal_changes.c.principal > bindparam("after"))

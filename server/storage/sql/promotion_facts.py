@@ -161,10 +161,11 @@ def _source_of(work: UnitOfWork, wanted: WantedPromotion, row: AnyRow) -> Stored
 
 def _branch_end(row: AnyRow) -> BranchEnd:
     head = None if row.head_rid is None else Head(row.head_rid, row.head_digest, row.head_created_time)
-    return BranchEnd((row.version_count or 0) + 1, head, _policies_of(row), row.branch_key, row.chain or BEGINNING)
+    return BranchEnd((row.version_count or 0) + 1, head, policies_of(row), row.branch_key, row.chain or BEGINNING)
 
 
-def _policies_of(row: AnyRow) -> tuple[BranchPolicy, ...]:
+def policies_of(row: AnyRow) -> tuple[BranchPolicy, ...]:
+    """Return the policies of a branch, as a row has their columns: its own, and that of the folder if one was set."""
     of_branch = NO_POLICY
     if row.compatibility is not None:
         of_branch = stored_rules(row.rules, row.revision)

@@ -34,8 +34,8 @@ _replaced = versions.alias("replaced")
 
 # The first look fetches so many times as many rows as are lacking, each next one so many times more again; and at most
 # how many.
-_LOOK_AHEAD = 4
-_FURTHEST_LOOK = 10_000
+LOOK_AHEAD = 4
+FURTHEST_LOOK = 10_000
 
 # What the fields add to the bytes of their values, and the fields of a fixed size, at most.
 _OVERHEAD_BYTES = 190
@@ -205,7 +205,7 @@ def _choose(session: Session, caller: Caller, walk: _Walk, after: _Place | None,
     walk goes on past what fails the checks, however much that is.
     """
     chosen: list[AnyRow] = []
-    look = _LOOK_AHEAD * count if walk.form.has_checks else count
+    look = LOOK_AHEAD * count if walk.form.has_checks else count
     while True:
         form = walk.form._replace(is_after=after is not None)
         values = walk.values | principals(caller) | _as_parameters(after)
@@ -224,7 +224,7 @@ def _choose(session: Session, caller: Caller, walk: _Walk, after: _Place | None,
                 form = form._replace(is_after=True)
                 return [*chosen, *session.all(_newest_of_each(caller, form, len(keys)), values)]
             walk = walk._replace(in_visible_models=False)
-        look = min(_LOOK_AHEAD * look, _FURTHEST_LOOK)
+        look = min(LOOK_AHEAD * look, FURTHEST_LOOK)
 
 
 def _as_parameters(after: _Place | None) -> dict[str, int]:

@@ -319,6 +319,67 @@ branch_model_apis = Table(
     ForeignKeyConstraint(["branch_id", "version_number"], [versions.c.branch_id, versions.c.version_number]),
 )
 
+# Requests for promotion. Those of other kinds have no source. What is decided is stored once, as `closing`, a
+# PromotionRequestState: then the row is never changed again. One that has expired gets it when another takes its place.
+promotion_requests = Table(
+    "promotion_requests",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("rid", CodePointText, nullable=False, unique=True),
+    Column("kind", SmallInteger, nullable=False),
+    Column("model_id", ForeignKey(models.c.id), nullable=False),
+    Column("branch", CodePointText, nullable=False),
+    Column("source_model_rid", CodePointText),
+    Column("source_rid", CodePointText),
+    Column("content_digest", LargeBinary),
+    # The head when it was made, and how many findings there were with it.
+    Column("head_rid", CodePointText),
+    Column("error_count", Integer, nullable=False),
+    Column("warning_count", Integer, nullable=False),
+    Column("reason", CodePointText),
+    Column("requested_by", CodePointText, nullable=False),
+    Column("created_time", BigInteger, nullable=False),
+    # By the policies of that time.
+    Column("expire_time", BigInteger, nullable=False),
+    Column("closing", SmallInteger),
+    Column("closed_by", CodePointText),
+    Column("closed_time", BigInteger),
+    Column("promotion_rid", CodePointText),
+    Column("version_rid", CodePointText),
+    # At most one of the same is open.
+    Index(
+        "ix_promotion_requests_open",
+        "model_id",
+        "branch",
+        "source_rid",
+        unique=True,
+        postgresql_where=text("closing IS NULL"),
+        sqlite_where=text("closing IS NULL"),
+    ),
+    Index("ix_promotion_requests_model_id_id", "model_id", "id"),
+    Index(
+        "ix_promotion_requests_open_id",
+        "id",
+        postgresql_where=text("closing IS NULL"),
+        sqlite_where=text("closing IS NULL"),
+    ),
+)
+
+# Append-only: what reviewers said, under which principals, separated by line feeds, and which head they saw.
+promotion_reviews = Table(
+    "promotion_reviews",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("request_id", ForeignKey(promotion_requests.c.id), nullable=False),
+    Column("verdict", SmallInteger, nullable=False),
+    Column("reviewed_by", CodePointText, nullable=False),
+    Column("principals", CodePointText, nullable=False),
+    Column("head_rid", CodePointText),
+    Column("comment", CodePointText),
+    Column("created_time", BigInteger, nullable=False),
+    Index("ix_promotion_reviews_request_id_id", "request_id", "id"),
+)
+
 # Append-only: the requests with an id that were carried out, and the RIDs of what they made, separated by spaces.
 requests = Table(
     "requests",

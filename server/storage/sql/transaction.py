@@ -13,6 +13,7 @@ from server.storage.sql import (
     principals,
     promotion_facts,
     promotion_records,
+    promotion_requests,
     recalls,
     tenures,
     versions,
@@ -52,11 +53,16 @@ class SqlReader(UnitOfWork):
     list_live_copies = recalls.list_live_copies
     list_tenures = tenures.list_tenures
     was_rolled_back = tenures.was_rolled_back
+    authors_of = lineage.authors_of
+    find_promotion_request = promotion_requests.find_promotion_request
+    find_open_request = promotion_requests.find_open_request
+    list_promotion_requests = promotion_requests.list_promotion_requests
 
     get_role = grants.get_role
     owners = grants.owners
     get_folder_policy = folder_policies.get_folder_policy
     list_disabled_principals = principals.list_disabled_principals
+    is_disabled = principals.is_disabled
     list_grants = grants.list_grants
     list_grant_changes = grants.list_grant_changes
 
@@ -85,6 +91,10 @@ class SqlTransaction(SqlReader):
     add_policy = branch_policies.add_policy
     add_yank = recalls.add_yank
     take_yank_back = recalls.take_yank_back
+    add_promotion_request = promotion_requests.add_promotion_request
+    lock_promotion_request = promotion_requests.lock_promotion_request
+    add_review = promotion_requests.add_review
+    close_promotion_request = promotion_requests.close_promotion_request
 
     set_grant = grants.set_grant
     remove_grant = grants.remove_grant

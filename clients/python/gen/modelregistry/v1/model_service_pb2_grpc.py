@@ -216,7 +216,7 @@ class ModelServiceServicer(object):
         (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
         NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked,
         SourceNotAllowed, SourceTooYoung), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis,
-        ModelApiIncompatible).
+        ModelApiIncompatible, ApprovalRequired: see PromotionRequestService).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -109,7 +109,7 @@ class ModelServiceStub:
     (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
     NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked,
     SourceNotAllowed, SourceTooYoung), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis,
-    ModelApiIncompatible).
+    ModelApiIncompatible, ApprovalRequired: see PromotionRequestService).
     """
     UploadModelFiles: _grpc.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]
     """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
@@ -213,7 +213,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
     NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked,
     SourceNotAllowed, SourceTooYoung), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis,
-    ModelApiIncompatible).
+    ModelApiIncompatible, ApprovalRequired: see PromotionRequestService).
     """
     UploadModelFiles: _aio.StreamUnaryMultiCallable[_model_service_pb2.UploadModelFilesRequest, _model_service_pb2.UploadModelFilesResponse]  # type: ignore[assignment]
     """Brings model files of any size into the registry, in parts, for a version that CreateModelVersion then creates.
@@ -368,7 +368,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         (RequestIdAlreadyUsed), PERMISSION_DENIED (PromoteVersionModelPermissionDenied), FAILED_PRECONDITION (BranchLocked),
         NOT_FOUND (ModelVersionNotFound), INVALID_ARGUMENT (UnsupportedModelSource), FAILED_PRECONDITION (VersionYanked,
         SourceNotAllowed, SourceTooYoung), ABORTED (BranchHeadChanged) and FAILED_PRECONDITION (TooManyModelApis,
-        ModelApiIncompatible).
+        ModelApiIncompatible, ApprovalRequired: see PromotionRequestService).
         """
 
     @_abc_1.abstractmethod

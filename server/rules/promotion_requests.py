@@ -1,0 +1,312 @@
+"""Requests for promotion: made, reviewed, withdrawn and listed. What has become of one is what `approvals` says."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
+from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION
+from modelregistry.v1.promotion_request_pb2 import (
+    PROMOTION_REQUEST_KIND_PROMOTION,
+    PROMOTION_REQUEST_STATE_APPROVED,
+    PROMOTION_REQUEST_STATE_EXPIRED,
+    PROMOTION_REQUEST_STATE_OPEN,
+    PROMOTION_REQUEST_STATE_REJECTED,
+    PROMOTION_REQUEST_STATE_WITHDRAWN,
+    REVIEW_VERDICT_APPROVE,
+    REVIEW_VERDICT_REJECT,
+    ApprovalProgress,
+    PromotionRequest,
+    PromotionRequestState,
+    PromotionReview,
+)
+from modelregistry.v1.promotion_request_service_pb2 import (
+    CreatePromotionRequestRequest,
+    GetPromotionRequestRequest,
+    ListPromotionRequestsRequest,
+    ReviewPromotionRequestRequest,
+    WithdrawPromotionRequestRequest,
+)
+from server.core import rids
+from server.core.branches import branch_of
+from server.core.caller import Caller
+from server.core.cancellation import require_wanted
+from server.core.errors import (
+    ApprovalsNotRequired,
+    ModelVersionNotFound,
+    PromotionRequestAlreadyOpen,
+    PromotionRequestClosed,
+    PromotionRequestNotFound,
+    ReviewPromotionRequestPermissionDenied,
+    WithdrawPromotionRequestPermissionDenied,
+)
+from server.core.permissions import TO_PROMOTE
+from server.rules.approvals import LIVE, Standing, expiry, standing_for, standing_of, wanting_approvals
+from server.rules.idempotency import claim
+from server.rules.obstacles import OF_A_REQUEST, Attempt, head_changed, level_of, require
+from server.rules.promotion import compared, facts_of_promotion, promote_as
+from server.storage.contract import PromotionRequestFilter, Reader, StoredRequest, Transaction
+from server.storage.paging import Page, PageRequest
+
+# How many requests are looked at, at a time and for one page, where not all that are stored are wanted.
+LOOK = 100
+MOST_LOOKS = 10
+
+
+def create_promotion_request(
+    tx: Transaction, caller: Caller, request: CreatePromotionRequestRequest
+) -> PromotionRequest:
+    """Store a request for promotion, and return it.
+
+    The same request, by its id, is carried out once. Raises what PromoteVersion does but for what may pass, and
+    ApprovalsNotRequired, PromotionRequestAlreadyOpen and ComparisonsNeeded.
+    """
+    attempt = Attempt(
+        kind=PROMOTION_KIND_PROMOTION,
+        model_rid=request.model_rid,
+        branch=branch_of(request),
+        source_rid=request.source_model_version_rid,
+        expected_head_rid=request.expected_head_version_rid if request.HasField("expected_head_version_rid") else None,
+    )
+    tx.lock_branches({attempt.place}, caller, TO_PROMOTE)
+    tx.get_model(attempt.model_rid, caller)
+    if made := claim(tx, caller, request, [rid := rids.new_promotion_request_rid()]):
+        return _get(tx, caller, made[0])
+    facts = facts_of_promotion(tx, caller, attempt)
+    require(attempt, facts, OF_A_REQUEST)
+    facts = compared(tx, attempt, facts)
+    require(attempt, facts, OF_A_REQUEST)
+    source, end, now_ms = facts.stored.source, facts.stored.branch, facts.stored.now_ms
+    assert source is not None, "without one there is an obstacle"
+    if not wanting_approvals(end.policies):
+        raise ApprovalsNotRequired(model_rid=attempt.model_rid, branch_name=attempt.branch)
+    head_rid = None if end.head is None else end.head.rid
+    if facts.request is not None:
+        if standing_of(facts.request, end.policies, head_rid, now_ms).is_live:
+            raise PromotionRequestAlreadyOpen(promotion_request_rid=facts.request.rid)
+        tx.close_promotion_request(facts.request.rid, PROMOTION_REQUEST_STATE_EXPIRED, None)
+    found = facts.findings()
+    made_now = PromotionRequest(
+        rid=rid,
+        kind=PROMOTION_REQUEST_KIND_PROMOTION,
+        model_rid=attempt.model_rid,
+        branch=attempt.branch,
+        source_model_rid=source.version.model_rid,
+        source_model_version_rid=source.version.rid,
+        content_digest=source.content_digest.hex(),
+        requested_head_version_rid=head_rid,
+        error_count=found.error_count,
+        warning_count=found.warning_count,
+        reason=request.reason if request.HasField("reason") else None,
+        requested_by=caller.user,
+    )
+    made_now.created_time.FromMilliseconds(now_ms)
+    made_now.expire_time.FromMilliseconds(expiry(end.policies, now_ms))
+    return _seen(StoredRequest(tx.add_promotion_request(made_now), end.policies, head_rid), now_ms)
+
+
+def review_promotion_request(
+    tx: Transaction, caller: Caller, request: ReviewPromotionRequestRequest
+) -> PromotionRequest:
+    """Record a review, and return what has become of the request.
+
+    The same request, by its id, is carried out once. Raises PromotionRequestNotFound, RequestIdAlreadyUsed,
+    PromotionRequestClosed, ModelVersionNotFound, ReviewPromotionRequestPermissionDenied, BranchHeadChanged and
+    ComparisonsNeeded.
+    """
+    rid = request.promotion_request_rid
+    _lock(tx, caller, rid)
+    if claim(tx, caller, request, [rid]):
+        return _get(tx, caller, rid)
+    stored, now_ms = _find(tx, caller, rid), tx.clock_ms()
+    asked = stored.request
+    _require_live(stored, now_ms)
+    if not asked.HasField("source_model_version_rid"):
+        raise ModelVersionNotFound(model_rid=asked.model_rid, model_version_rid="")
+    principals = standing_for(caller, stored.policies)
+    is_approval = request.verdict == REVIEW_VERDICT_APPROVE
+    if not principals or (is_approval and has_part_in(tx, caller, asked)):
+        raise ReviewPromotionRequestPermissionDenied(promotion_request_rid=rid)
+    expected = request.expected_head_version_rid if request.HasField("expected_head_version_rid") else None
+    if error := head_changed(asked.model_rid, asked.branch, expected, stored.head_rid):
+        raise error
+    review = PromotionReview(
+        reviewed_by=caller.user,
+        principals=principals,
+        verdict=request.verdict,
+        comment=request.comment if request.HasField("comment") else None,
+        head_version_rid=stored.head_rid,
+    )
+    tx.add_review(rid, review)
+    if request.verdict == REVIEW_VERDICT_REJECT:
+        tx.close_promotion_request(rid, PROMOTION_REQUEST_STATE_REJECTED, caller.user)
+    else:
+        _promote_if_wanted(tx, _find(tx, caller, rid), now_ms)
+    return _get(tx, caller, rid)
+
+
+def withdraw_promotion_request(
+    tx: Transaction, caller: Caller, request: WithdrawPromotionRequestRequest
+) -> PromotionRequest:
+    """Record that a request is withdrawn, and return it.
+
+    The same request, by its id, is carried out once. Raises PromotionRequestNotFound, RequestIdAlreadyUsed,
+    WithdrawPromotionRequestPermissionDenied and PromotionRequestClosed.
+    """
+    rid = request.promotion_request_rid
+    _lock(tx, caller, rid)
+    if claim(tx, caller, request, [rid]):
+        return _get(tx, caller, rid)
+    stored = _find(tx, caller, rid)
+    asked = stored.request
+    if caller.user != asked.requested_by and tx.get_model(asked.model_rid, caller).role < ROLE_OWNER:
+        raise WithdrawPromotionRequestPermissionDenied(promotion_request_rid=rid)
+    _require_live(stored, tx.clock_ms())
+    tx.close_promotion_request(rid, PROMOTION_REQUEST_STATE_WITHDRAWN, caller.user)
+    return _get(tx, caller, rid)
+
+
+def get_promotion_request(reader: Reader, caller: Caller, request: GetPromotionRequestRequest) -> PromotionRequest:
+    """Return a request for promotion. Raises PromotionRequestNotFound."""
+    return _get(reader, caller, request.promotion_request_rid)
+
+
+class Wanted(NamedTuple):
+    """Which requests for promotion are asked for: what storage knows of it, and what follows from that."""
+
+    stored: PromotionRequestFilter
+    state: PromotionRequestState.ValueType | None
+    waiting_for_me: bool
+
+
+def wanted_by(request: ListPromotionRequestsRequest) -> Wanted:
+    """Return which requests for promotion are asked for."""
+    state = request.state or None
+    has_closed = state not in (None, *LIVE, PROMOTION_REQUEST_STATE_EXPIRED)
+    stored = PromotionRequestFilter(
+        model_rid=request.model_rid if request.HasField("model_rid") else None,
+        branch=request.branch if request.HasField("branch") else None,
+        requested_by=request.requested_by if request.HasField("requested_by") else None,
+        closing=state if has_closed else None,
+        is_open=request.waiting_for_me or state in LIVE,
+    )
+    return Wanted(stored, state, request.waiting_for_me)
+
+
+def list_promotion_requests(
+    reader: Reader, caller: Caller, wanted: Wanted, page: PageRequest
+) -> Page[PromotionRequest]:
+    """Return a page of requests for promotion, which may be short where many have to be looked at.
+
+    Raises ModelNotFound if only those into an absent or invisible model are wanted.
+    """
+    if wanted.stored.model_rid is not None:
+        reader.get_model(wanted.stored.model_rid, caller)
+    is_exact = wanted.state not in (*LIVE, PROMOTION_REQUEST_STATE_EXPIRED) and not wanted.waiting_for_me
+    found: list[PromotionRequest] = []
+    after = page.after
+    for _ in range(MOST_LOOKS):
+        require_wanted()
+        size = page.size - len(found) if is_exact else max(LOOK, page.size)
+        look = reader.list_promotion_requests(caller, wanted.stored, PageRequest(size, after))
+        now_ms = reader.clock_ms()
+        for stored in look.items:
+            after = stored.position
+            if _is_wanted(reader, caller, wanted, stored, now_ms):
+                found.append(_in_list(_seen(stored, now_ms)))
+            if len(found) == page.size:
+                is_last = look.next_position is None and stored is look.items[-1]
+                return Page(found, None if is_last else after)
+        if look.next_position is None:
+            return Page(found, None)
+    return Page(found, after)
+
+
+def _is_wanted(reader: Reader, caller: Caller, wanted: Wanted, stored: StoredRequest, now_ms: int) -> bool:
+    standing = _standing(stored, now_ms)
+    if wanted.state not in (None, standing.state):
+        return False
+    return not wanted.waiting_for_me or _waits_for(reader, caller, stored, standing)
+
+
+def _waits_for(reader: Reader, caller: Caller, stored: StoredRequest, standing: Standing) -> bool:
+    """Whether the caller could approve a request that is open, and has not yet."""
+    if standing.state != PROMOTION_REQUEST_STATE_OPEN or not stored.request.HasField("source_model_version_rid"):
+        return False
+    lacking = [level.policy for level in standing.levels if not level.is_met and caller.user not in level.given]
+    return bool(standing_for(caller, lacking)) and not has_part_in(reader, caller, stored.request)
+
+
+def has_part_in(reader: Reader, caller: Caller, request: PromotionRequest) -> bool:
+    """Whether the caller made a request, or had a part in the version that it is about."""
+    if caller.user == request.requested_by:
+        return True
+    return caller.user in reader.authors_of(request.source_model_version_rid)
+
+
+def _lock(tx: Transaction, caller: Caller, rid: str) -> None:
+    """Let the head of the branch and what was said of a request stay as they are. Raises PromotionRequestNotFound."""
+    request = _find(tx, caller, rid).request
+    tx.lock_branches({(request.model_rid, request.branch)}, caller, ROLE_VIEWER)
+    tx.lock_promotion_request(rid)
+
+
+def _promote_if_wanted(tx: Transaction, stored: StoredRequest, now_ms: int) -> None:
+    """Promote what has just been approved, as who requested it, where all policies say so and nothing is against it.
+
+    That user's groups are unknown here, and so are an administrator's rights: what counts is what is granted to itself.
+    """
+    standing = _standing(stored, now_ms)
+    if standing.state != PROMOTION_REQUEST_STATE_APPROVED or not standing.levels:
+        return
+    if not all(level.rule.promote_when_approved for level in standing.levels):
+        return
+    if not tx.is_disabled(stored.request.requested_by):
+        promote_as(tx, Caller((stored.request.requested_by,)), stored.request)
+
+
+def _require_live(stored: StoredRequest, now_ms: int) -> None:
+    standing = _standing(stored, now_ms)
+    if not standing.is_live:
+        state = PromotionRequestState.Name(standing.state).removeprefix("PROMOTION_REQUEST_STATE_")
+        raise PromotionRequestClosed(promotion_request_rid=stored.request.rid, state=state)
+
+
+def _find(reader: Reader, caller: Caller, rid: str) -> StoredRequest:
+    stored = reader.find_promotion_request(rid, caller)
+    if stored is None:
+        raise PromotionRequestNotFound(promotion_request_rid=rid)
+    return stored
+
+
+def _get(reader: Reader, caller: Caller, rid: str) -> PromotionRequest:
+    return _seen(_find(reader, caller, rid), reader.clock_ms())
+
+
+def _standing(stored: StoredRequest, now_ms: int) -> Standing:
+    return standing_of(stored.request, stored.policies, stored.head_rid, now_ms)
+
+
+def _seen(stored: StoredRequest, now_ms: int) -> PromotionRequest:
+    """Return a request with what has become of it."""
+    standing = _standing(stored, now_ms)
+    seen = PromotionRequest()
+    seen.CopyFrom(stored.request)
+    seen.state = standing.state
+    seen.expire_time.FromMilliseconds(standing.expire_ms)
+    if stored.head_rid is not None:
+        seen.head_version_rid = stored.head_rid
+    seen.approvals.extend(
+        ApprovalProgress(
+            resource_rid=level_of(level.policy, seen.model_rid), required=level.rule.required, given=len(level.given)
+        )
+        for level in standing.levels
+    )
+    for review in seen.reviews:
+        review.counts = standing.counts(review)
+    return seen
+
+
+def _in_list(request: PromotionRequest) -> PromotionRequest:
+    request.ClearField("reviews")
+    return request
