@@ -18,7 +18,7 @@ def test_a_version_is_yanked_found_and_rolled_back(registry: Registry) -> None:
 
     registry.promote(sourceModelVersionRid=registry.without_age().rid)
     live = good(registry.promote())
-    assert live["yanked"] is False
+    assert "yanked" not in live
     key = str(uuid.uuid4())
     yanked = good(yank(key))
     assert good(yank(key)) == yanked

@@ -381,7 +381,8 @@ class Reference:
             raise Refused("VersionAlreadyHead", **place, versionNumber=number)
         source = versions[number - 1]
         version = self._copy(person, request, PROMOTION_KIND_ROLLBACK, source, made, self._findings(request, source))
-        self.promotions[version.rid].override = was_left
+        if was_left:
+            self.promotions[version.rid].override = True
         self._remember(person, request, version.rid)
         return self._as_seen(person, version)
 
