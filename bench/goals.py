@@ -45,6 +45,8 @@ TAILS = {"promote_many": _TAIL, "promote_hot": _TAIL}
 # Calls a second of two workers beside those of one.
 _TWO_WORKERS = Goal("≥", 1.7, decimals=1)
 WORKERS = {"get_version_two_workers": _TWO_WORKERS, "get_branch_two_workers": _TWO_WORKERS}
+# Calls a second into branches with every rule, but approvals, beside those into branches without a policy.
+RULES = {"promote_protected": _ratio(0.80)}
 # The p99 of a refusal beside the p50 of an empty call.
 REFUSALS = {"overload": Goal("<", 10)}
 # Ours beside the peer's, calls a second.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bench.databases import SQLITE
-from bench.goals import PEERS, RATIOS, REFUSALS, TAILS, WORKERS
+from bench.goals import PEERS, RATIOS, REFUSALS, RULES, TAILS, WORKERS
 from bench.peer import TITLES
 from bench.scenarios import BY_NAME, CEILING
 
@@ -18,7 +18,8 @@ Result = dict[str, Any]
 
 def tables(measured: dict[str, Any]) -> str:
     """All tables of a run; those alone that it measured something for."""
-    said = (_ceiling(measured), _fixed(measured), _workers(measured), _overload(measured), _peer(measured))
+    parts = (_ceiling, _rules, _fixed, _workers, _overload, _peer)
+    said = [part(measured) for part in parts]
     return "\n\n".join(filter(None, said))
 
 
@@ -116,6 +117,14 @@ def _fixed(measured: dict[str, Any]) -> str:
     names = [name for name, each in BY_NAME.items() if each.share is not None and not each.overloads]
     head = ["fixed rate", "database", "asked a second", "answered a second", "p50 ms", "p99 ms", "p99.9 ms"]
     return _table(head, measured, names, row)
+
+
+def _rules(measured: dict[str, Any]) -> str:
+    def row(kind: str, name: str, results: list[Result]) -> list[str]:
+        return [*_rate_and_ratio(results), RULES[name].judged(_median(results, "ratio")), *_latencies(results)]
+
+    head = ["rules", "database", "a second", "beside no policy", "goal", "p50 ms", "p99 ms", "p99.9 ms"]
+    return _table(head, measured, list(RULES), row)
 
 
 def _workers(measured: dict[str, Any]) -> str:

@@ -77,6 +77,10 @@ def _hot(stock: Stock) -> Iterable[Model]:
     return stock.models("hot", 1)
 
 
+def _protected(stock: Stock) -> Iterable[Model]:
+    return stock.protected("protected", CALLERS)
+
+
 def _read(name: str, title: str, rpc: str, requests: Callable[[Stock], Iterable[Message]], **more: Any) -> Scenario:
     return Scenario(name, title, f"{SERVICE}/{rpc}", requests, **more)
 
@@ -112,6 +116,9 @@ SCENARIOS = (
     _read("list_versions", f"ListModelVersions({LISTED})", "ListModelVersions", _list_versions),
     _promotion("promote_many", "PromoteVersion into 32 targets", _many),
     _promotion("promote_hot", "PromoteVersion into one hot branch", _hot),
+    _promotion(
+        "promote_protected", "PromoteVersion into 32 targets with every rule", _protected, beside="promote_many"
+    ),
     *map(_creation, COLUMNS),
     _read(
         "get_version_at_half",

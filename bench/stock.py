@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from google.protobuf.duration_pb2 import Duration
+
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE_TRANSITIVE
 from modelregistry.v1.model_api_pb2 import Column, DataType, DoubleType, ModelApi, ModelApiInput, TabularType
 from modelregistry.v1.model_pb2 import Model, ModelVersion
+from modelregistry.v1.promotion_pb2 import AllowedSource, AllowedSources, Principals
 from tests.rpc.harness import User
 
 FOLDER = "ri.compass.main.folder.bench"
@@ -37,6 +41,24 @@ class Stock:
         for _ in range(LISTED):
             self._user.promote(self.source, model)
         return model
+
+    def protected(self, name: str, count: int) -> tuple[Model, ...]:
+        """So many models whose branch has every rule of a policy but approvals, which count for one promotion each."""
+        if name in self._models:
+            return self._models[name]
+        models, source = self.models(name, count), self.source
+        for model in models:
+            self._user(
+                "SetBranchPolicy",
+                model_rid=model.rid,
+                compatibility=COMPATIBILITY_MODE_ENFORCE_TRANSITIVE,
+                promotion_only=True,
+                allowed_sources=AllowedSources(sources=[AllowedSource(model_rid=source.model_rid)]),
+                min_time_as_head=Duration(nanos=1_000_000),
+                promoters=Principals(principals=[f"user:{CALLER}"]),
+                rollbackers=Principals(principals=[f"user:{CALLER}"]),
+            )
+        return models
 
     def models(self, name: str, count: int) -> tuple[Model, ...]:
         """So many models, the same ones for the same name."""

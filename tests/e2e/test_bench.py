@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from bench.databases import KINDS
-from bench.goals import PEERS, RATIOS, REFUSALS, TAILS, WORKERS
+from bench.goals import PEERS, RATIOS, REFUSALS, RULES, TAILS, WORKERS
 from bench.growth.calls import CALLS
 from bench.growth.report import tables as growth_tables
 from bench.growth.report import write_readme as write_growth
@@ -186,14 +186,14 @@ def test_the_tables_say_of_each_goal_whether_it_is_met() -> None:
     good = tables(found(ratio=1.7, tail=4.0, refusal=9.9, times=60.0))
     bad = tables(found(ratio=0.36, tail=4.1, refusal=10.0, times=24.9))
 
-    goals = sum(map(len, RATIOS.values())) + len(KINDS) * sum(map(len, (TAILS, WORKERS, REFUSALS, PEERS)))
-    assert goals == 22
+    goals = sum(map(len, RATIOS.values())) + len(KINDS) * sum(map(len, (TAILS, WORKERS, RULES, REFUSALS, PEERS)))
+    assert goals == 24
     assert (good.count(": met"), good.count(": **missed**")) == (goals, 0)
     assert (bad.count(": met"), bad.count(": **missed**")) == (0, goals)
 
 
 def test_what_is_measured_is_what_the_goals_are_about() -> None:
-    assert {*RATIOS, *TAILS, *WORKERS, *REFUSALS, *PEERS} <= {*BY_NAME, *TITLES}
+    assert {*RATIOS, *TAILS, *WORKERS, *RULES, *REFUSALS, *PEERS} <= {*BY_NAME, *TITLES}
     ceiling = BY_NAME[CEILING]
     assert (ceiling.path, ceiling.workers, CALLERS) == ("/grpc.health.v1.Health/Check", 1, 32)
     assert {BY_NAME[name].beside for name in (*RATIOS, *TAILS)} == {CEILING}
