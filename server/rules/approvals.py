@@ -106,7 +106,7 @@ def expiry(policies: Sequence[BranchPolicy], created_ms: int) -> int:
 def standing_for(caller: Caller, policies: Sequence[BranchPolicy]) -> list[str]:
     """Return the approvers that a caller stands for: for each policy that wants approvals, the one that it names.
 
-    None by which policy does the caller count if the list is empty.
+    Empty if no policy names the caller.
     """
     named = []
     for policy in wanting_approvals(policies):

@@ -51,6 +51,11 @@ OfModel: TypeAlias = (
 )
 
 
+def refuses_creations(policy: BranchPolicy) -> bool:
+    """Whether a policy lets no version be created: one could go round approvals otherwise."""
+    return policy.promotion_only or policy.HasField("approvals")
+
+
 def is_locked(policy: BranchPolicy, now_ms: int) -> bool:
     """Whether the policy has a lock that holds at this time, in ms since the epoch."""
     if not policy.HasField("lock"):
@@ -218,15 +223,15 @@ def _warnings_of_rules(tx: Transaction, caller: Caller, policy: BranchPolicy) ->
     if policy.HasField("min_time_as_head") and not policy.HasField("allowed_sources"):
         yield "min_time_as_head: time on any branch counts, unless allowed_sources names some."
     rules = [name for name in _OF_PROMOTIONS if policy.HasField(name)]
-    if rules and not policy.promotion_only and not _has_promotion_only_by_folder(tx, caller, policy):
+    if rules and not refuses_creations(policy) and not _folder_refuses_creations(tx, caller, policy):
         yield f"{', '.join(rules)}: CreateModelVersion goes past it, unless promotion_only is set."
 
 
-def _has_promotion_only_by_folder(tx: Transaction, caller: Caller, policy: BranchPolicy) -> bool:
+def _folder_refuses_creations(tx: Transaction, caller: Caller, policy: BranchPolicy) -> bool:
     if policy.HasField("folder_rid"):
         return False
     model = tx.get_model(policy.model_rid, caller).model
-    return tx.get_policy(model.parent_folder_rid, policy.branch).promotion_only
+    return refuses_creations(tx.get_policy(model.parent_folder_rid, policy.branch))
 
 
 def _as_seen(reader: Reader, caller: Caller, policy: BranchPolicy) -> BranchPolicy:

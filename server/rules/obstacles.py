@@ -46,7 +46,7 @@ from server.core.errors import (
 from server.core.permissions import TO_CREATE_VERSIONS, TO_OVERRIDE, TO_PROMOTE
 from server.rules.api_history import ENFORCING, MOST_APIS, ApiHistory, Broken
 from server.rules.approvals import Level, Standing, standing_of, wanting_approvals
-from server.rules.branch_policies import is_locked, is_protected
+from server.rules.branch_policies import is_locked, is_protected, refuses_creations
 from server.rules.idempotency import Claim
 from server.rules.sources import in_allowed_sources, time_left_ms
 from server.rules.verdicts import comparison_of, incompatible
@@ -210,8 +210,7 @@ def _branch_locked(attempt: Attempt, facts: Facts) -> RegistryError | None:
 
 def _accepts_promotions_only(attempt: Attempt, facts: Facts) -> RegistryError | None:
     for policy in facts.stored.branch.policies:
-        # A version that is created could go round the approvals otherwise.
-        if attempt.is_creation and (policy.promotion_only or policy.HasField("approvals")):
+        if attempt.is_creation and refuses_creations(policy):
             return BranchAcceptsPromotionsOnly(
                 model_rid=attempt.model_rid,
                 branch_name=attempt.branch,

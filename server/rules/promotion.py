@@ -307,7 +307,13 @@ def _carry_out(
             )
         last[attempt.place] = made
         # Who promotes has seen the source, and not always the root.
-        seen = StoredVersion(made.version, source.content_digest, None, hides_root=source.hides_root)
+        seen = StoredVersion(
+            made.version,
+            source.content_digest,
+            None,
+            hides_root=source.hides_root,
+            is_yanked=facts.stored.yank is not None,
+        )
         promoted.append(seen.as_seen())
     return promoted
 

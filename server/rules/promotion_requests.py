@@ -137,7 +137,9 @@ def review_promotion_request(
         comment=request.comment if request.HasField("comment") else None,
         head_version_rid=stored.head_rid,
     )
-    tx.add_review(rid, review)
+    # Once for the same head, so that nobody fills the record with one approval.
+    if not (is_approval and any(_is_same(review, said) for said in asked.reviews)):
+        tx.add_review(rid, review)
     if request.verdict == REVIEW_VERDICT_REJECT:
         tx.close_promotion_request(rid, PROMOTION_REQUEST_STATE_REJECTED, caller.user)
     else:
@@ -242,6 +244,13 @@ def has_part_in(reader: Reader, caller: Caller, request: PromotionRequest) -> bo
     if caller.user == request.requested_by:
         return True
     return caller.user in reader.authors_of(request.source_model_version_rid)
+
+
+def _is_same(review: PromotionReview, said: PromotionReview) -> bool:
+    """Whether an approval was given before, for the same head and by the same right."""
+    return said.verdict == REVIEW_VERDICT_APPROVE and all(
+        getattr(said, name) == getattr(review, name) for name in ("reviewed_by", "principals", "head_version_rid")
+    )
 
 
 def _lock(tx: Transaction, caller: Caller, rid: str) -> None:

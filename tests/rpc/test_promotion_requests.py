@@ -257,6 +257,14 @@ def test_a_user_counts_once(office: Office, registry: Registry) -> None:
     assert (again.state, again.approvals[0].given) == (PROMOTION_REQUEST_STATE_OPEN, 1)
 
 
+def test_an_approval_that_was_given_before_is_not_written_down_again(office: Office) -> None:
+    """Otherwise one approver could fill the record, of which only the newest reviews are told and counted."""
+    request = office.approved()
+    for _ in range(3):
+        again = office.review(office.ann, request)
+    assert (again.state, len(again.reviews)) == (PROMOTION_REQUEST_STATE_APPROVED, 2)
+
+
 def test_each_level_wants_its_own_approvals_and_one_may_count_for_both(office: Office, registry: Registry) -> None:
     rule = ApprovalRule(required=1, approvers=["group:safety", "user:bob"])
     office.admin("SetFolderBranchPolicy", folder_rid=office.admin.folder, branch="master", approvals=rule)

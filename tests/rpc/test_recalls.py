@@ -380,3 +380,24 @@ def test_one_branch_can_be_rolled_back_twice_in_a_batch(admin: User) -> None:
     head = admin("GetBranch", model_rid=model.rid).head
     second = admin("ListModelVersions", model_rid=model.rid).model_versions[3]
     assert head.source.promoted.previous_model_version_rid == second.rid
+
+
+def test_an_owner_has_a_rollback_pass_a_yank_and_it_is_on_record(admin: User, jane: User) -> None:
+    model = admin.create_model("model")
+    first = admin.create_version(model)
+    admin.create_version(model)
+    admin("GrantRole", resource_rid=model.rid, principal="user:jane", role=ROLE_PROMOTER)
+    yank(admin, first)
+    request = {"model_rid": model.rid, "to_version_number": 1, "reason": "nothing else runs"}
+    assert admin.failure("RollbackBranch", **request).name == "VersionYanked"
+    assert admin.failure("RollbackBranch", **request | {"reason": None}, override=True).name == "VersionYanked"
+    assert jane.failure("RollbackBranch", **request, override=True).name == "PromoteVersionModelPermissionDenied"
+
+    version = admin("RollbackBranch", **request, override=True)
+
+    assert version.yanked
+    [record] = admin("ListPromotions", model_version_rid=version.rid).promotions
+    assert (record.override, record.reason) == (True, "nothing else runs")
+    assert admin.failure("BatchRollback", rollbacks=[request]).name == "VersionYanked"
+    [again] = admin("BatchRollback", rollbacks=[request | {"override": True}]).rolled_back
+    assert again.version_number == 4

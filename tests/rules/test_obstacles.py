@@ -197,7 +197,7 @@ class Case(NamedTuple):
             ("RequestIdAlreadyUsed", self.earlier == "another"),
             ("CreateModelVersionPermissionDenied", self.role < ROLE_EDITOR),
             ("BranchLocked", self.lock == "holds"),
-            ("BranchAcceptsPromotionsOnly", self.promotion_only),
+            ("BranchAcceptsPromotionsOnly", self.promotion_only or self.approvals != "none"),
             ("TooManyModelApis", self.has_too_many_apis),
             ("ModelApiIncompatible", (is_compared and bool(self.errors)) or self.breaks_an_earlier_api),
         )
@@ -260,7 +260,7 @@ CASES += [
 CREATIONS = [
     case._replace(promotion_only=promotion_only)
     for case in CASES
-    if (case.source, case.expected_head, case.is_yanked, case.approvals) == ("there", None, False, "none")
+    if (case.source, case.expected_head, case.is_yanked) == ("there", None, False)
     for promotion_only in (False, True)
 ]
 

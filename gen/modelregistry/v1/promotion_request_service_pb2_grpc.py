@@ -80,9 +80,9 @@ class PromotionRequestServiceServicer:
         same source, target and branch.
 
         Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
-        with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), as
-        PromoteVersion does, but for what can pass until the promotion is carried out: a lock, and the approvals that are
-        lacking; then with FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
+        with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed); with what
+        PromoteVersion would fail with, but for BranchLocked, SourceTooYoung and ApprovalRequired, which can change until the
+        promotion is carried out; then with FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +93,7 @@ class PromotionRequestServiceServicer:
         request.
 
         Excluded from approving are who requested it, who created the root of the version's lineage, and all who promoted on
-        the way from there, administrators too. Where the policies say promote_when_approved, the last approval promotes, as
+        the way from there; administrators are not exempt. Where the policies say promote_when_approved, the last approval promotes, as
         the user who requested it, if PromoteVersion would; if it would not, the request stays approved.
 
         Scope api:models-write; viewer on the target model and on the source version's model, and named as an approver by a

@@ -44,16 +44,16 @@ class PromotionRequestServiceStub:
     same source, target and branch.
 
     Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
-    with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), as
-    PromoteVersion does, but for what can pass until the promotion is carried out: a lock, and the approvals that are
-    lacking; then with FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
+    with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed); with what
+    PromoteVersion would fail with, but for BranchLocked, SourceTooYoung and ApprovalRequired, which can change until the
+    promotion is carried out; then with FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
     """
     ReviewPromotionRequest: _grpc.UnaryUnaryMultiCallable[_promotion_request_service_pb2.ReviewPromotionRequestRequest, _promotion_request_pb2.PromotionRequest]
     """Approves or rejects a request. An approval counts for the head that the branch has now; one rejection ends the
     request.
 
     Excluded from approving are who requested it, who created the root of the version's lineage, and all who promoted on
-    the way from there, administrators too. Where the policies say promote_when_approved, the last approval promotes, as
+    the way from there; administrators are not exempt. Where the policies say promote_when_approved, the last approval promotes, as
     the user who requested it, if PromoteVersion would; if it would not, the request stays approved.
 
     Scope api:models-write; viewer on the target model and on the source version's model, and named as an approver by a
@@ -95,16 +95,16 @@ class PromotionRequestServiceAsyncStub(PromotionRequestServiceStub):
     same source, target and branch.
 
     Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
-    with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), as
-    PromoteVersion does, but for what can pass until the promotion is carried out: a lock, and the approvals that are
-    lacking; then with FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
+    with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed); with what
+    PromoteVersion would fail with, but for BranchLocked, SourceTooYoung and ApprovalRequired, which can change until the
+    promotion is carried out; then with FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
     """
     ReviewPromotionRequest: _aio.UnaryUnaryMultiCallable[_promotion_request_service_pb2.ReviewPromotionRequestRequest, _promotion_request_pb2.PromotionRequest]  # type: ignore[assignment]
     """Approves or rejects a request. An approval counts for the head that the branch has now; one rejection ends the
     request.
 
     Excluded from approving are who requested it, who created the root of the version's lineage, and all who promoted on
-    the way from there, administrators too. Where the policies say promote_when_approved, the last approval promotes, as
+    the way from there; administrators are not exempt. Where the policies say promote_when_approved, the last approval promotes, as
     the user who requested it, if PromoteVersion would; if it would not, the request stays approved.
 
     Scope api:models-write; viewer on the target model and on the source version's model, and named as an approver by a
@@ -149,9 +149,9 @@ class PromotionRequestServiceServicer(metaclass=_abc_1.ABCMeta):
         same source, target and branch.
 
         Scope api:models-write; promoter on the target model, viewer on the source version's model. Fails, in this order,
-        with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), as
-        PromoteVersion does, but for what can pass until the promotion is carried out: a lock, and the approvals that are
-        lacking; then with FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
+        with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed); with what
+        PromoteVersion would fail with, but for BranchLocked, SourceTooYoung and ApprovalRequired, which can change until the
+        promotion is carried out; then with FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
         """
 
     @_abc_1.abstractmethod
@@ -164,7 +164,7 @@ class PromotionRequestServiceServicer(metaclass=_abc_1.ABCMeta):
         request.
 
         Excluded from approving are who requested it, who created the root of the version's lineage, and all who promoted on
-        the way from there, administrators too. Where the policies say promote_when_approved, the last approval promotes, as
+        the way from there; administrators are not exempt. Where the policies say promote_when_approved, the last approval promotes, as
         the user who requested it, if PromoteVersion would; if it would not, the request stays approved.
 
         Scope api:models-write; viewer on the target model and on the source version's model, and named as an approver by a

@@ -68,7 +68,7 @@ class PromotionServiceStub:
 
     Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded. On a
     branch with any other rule, or a lock, it takes one of the policy's `rollbackers`, or an owner if it names none; and
-    what the branch was rolled back from before is no way back, but by `override`.
+    what is yanked, or what the branch was rolled back from before, is no way back, but by `override`.
 
     Scope api:models-write; promoter on the model, owner for `override`. Fails, in this order, with INVALID_ARGUMENT
     (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
@@ -188,7 +188,7 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
 
     Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded. On a
     branch with any other rule, or a lock, it takes one of the policy's `rollbackers`, or an owner if it names none; and
-    what the branch was rolled back from before is no way back, but by `override`.
+    what is yanked, or what the branch was rolled back from before, is no way back, but by `override`.
 
     Scope api:models-write; promoter on the model, owner for `override`. Fails, in this order, with INVALID_ARGUMENT
     (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
@@ -323,7 +323,7 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Nothing is lost: the versions between stay. Compatibility refuses nothing here, but its findings are recorded. On a
         branch with any other rule, or a lock, it takes one of the policy's `rollbackers`, or an owner if it names none; and
-        what the branch was rolled back from before is no way back, but by `override`.
+        what is yanked, or what the branch was rolled back from before, is no way back, but by `override`.
 
         Scope api:models-write; promoter on the model, owner for `override`. Fails, in this order, with INVALID_ARGUMENT
         (InvalidBranchName), NOT_FOUND (ModelNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED

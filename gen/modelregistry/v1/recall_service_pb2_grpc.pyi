@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class RecallServiceStub:
     """Recalls versions that turn out to be of no use: trained on data that must go, under a wrong licence, or unsafe.
 
-    A version that is yanked, and all that was promoted from it, can be promoted and rolled back to no more. It stays
-    readable, and `ModelVersion.yanked` says so in every answer. Where it is live it stays live: ListLiveCopies finds these
+    A version that is yanked, and all that was promoted from it, can be promoted and rolled back to no more, but by an owner
+    who overrides that in a rollback, with a reason. It stays readable, and `ModelVersion.yanked` says so in every answer. Where it is live it stays live: ListLiveCopies finds these
     branches, and BatchRollback gives them other heads.
 
     The failures common to every RPC are those of ModelService. What a caller may not see is answered exactly like what
@@ -44,7 +44,7 @@ class RecallServiceStub:
     YankVersion: _grpc.UnaryUnaryMultiCallable[_recall_service_pb2.YankVersionRequest, _recall_service_pb2.Yank]
     """Yanks a version, and all that was promoted from it; or, of scope LINEAGE, all that came from the same root.
 
-    From then on a promotion of these, and a rollback to them, fails with VersionYanked. A version can be yanked several
+    From then on a promotion of these, and a rollback to them without `override`, fails with VersionYanked. A version can be yanked several
     times, by others or for other reasons: it is stopped until each of these yanks is taken back.
 
     Scope api:models-write; editor on the version's model, of scope LINEAGE owner on the model of its root. Fails, in
@@ -79,18 +79,18 @@ class RecallServiceStub:
     Each rollback keeps the rules of RollbackBranch and can fail as it does; the failure names the entry, like
     `rollbacks[3]`.
 
-    Scope api:models-write; promoter on each model. Fails with INVALID_ARGUMENT (InvalidBranchName,
+    Scope api:models-write; promoter on each model, owner for `override`. Fails with INVALID_ARGUMENT (InvalidBranchName,
     UnsupportedModelSource), NOT_FOUND (ModelNotFound, BranchNotFound, VersionNumberNotFound), PERMISSION_DENIED
     (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED (BranchHeadChanged) and
-    FAILED_PRECONDITION (BranchLocked, without a reason; VersionYanked, VersionAlreadyHead).
+    FAILED_PRECONDITION (BranchLocked, without a reason; VersionYanked, VersionRolledBack, VersionAlreadyHead).
     """
 
 @_typing.type_check_only
 class RecallServiceAsyncStub(RecallServiceStub):
     """Recalls versions that turn out to be of no use: trained on data that must go, under a wrong licence, or unsafe.
 
-    A version that is yanked, and all that was promoted from it, can be promoted and rolled back to no more. It stays
-    readable, and `ModelVersion.yanked` says so in every answer. Where it is live it stays live: ListLiveCopies finds these
+    A version that is yanked, and all that was promoted from it, can be promoted and rolled back to no more, but by an owner
+    who overrides that in a rollback, with a reason. It stays readable, and `ModelVersion.yanked` says so in every answer. Where it is live it stays live: ListLiveCopies finds these
     branches, and BatchRollback gives them other heads.
 
     The failures common to every RPC are those of ModelService. What a caller may not see is answered exactly like what
@@ -101,7 +101,7 @@ class RecallServiceAsyncStub(RecallServiceStub):
     YankVersion: _aio.UnaryUnaryMultiCallable[_recall_service_pb2.YankVersionRequest, _recall_service_pb2.Yank]  # type: ignore[assignment]
     """Yanks a version, and all that was promoted from it; or, of scope LINEAGE, all that came from the same root.
 
-    From then on a promotion of these, and a rollback to them, fails with VersionYanked. A version can be yanked several
+    From then on a promotion of these, and a rollback to them without `override`, fails with VersionYanked. A version can be yanked several
     times, by others or for other reasons: it is stopped until each of these yanks is taken back.
 
     Scope api:models-write; editor on the version's model, of scope LINEAGE owner on the model of its root. Fails, in
@@ -136,17 +136,17 @@ class RecallServiceAsyncStub(RecallServiceStub):
     Each rollback keeps the rules of RollbackBranch and can fail as it does; the failure names the entry, like
     `rollbacks[3]`.
 
-    Scope api:models-write; promoter on each model. Fails with INVALID_ARGUMENT (InvalidBranchName,
+    Scope api:models-write; promoter on each model, owner for `override`. Fails with INVALID_ARGUMENT (InvalidBranchName,
     UnsupportedModelSource), NOT_FOUND (ModelNotFound, BranchNotFound, VersionNumberNotFound), PERMISSION_DENIED
     (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED (BranchHeadChanged) and
-    FAILED_PRECONDITION (BranchLocked, without a reason; VersionYanked, VersionAlreadyHead).
+    FAILED_PRECONDITION (BranchLocked, without a reason; VersionYanked, VersionRolledBack, VersionAlreadyHead).
     """
 
 class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
     """Recalls versions that turn out to be of no use: trained on data that must go, under a wrong licence, or unsafe.
 
-    A version that is yanked, and all that was promoted from it, can be promoted and rolled back to no more. It stays
-    readable, and `ModelVersion.yanked` says so in every answer. Where it is live it stays live: ListLiveCopies finds these
+    A version that is yanked, and all that was promoted from it, can be promoted and rolled back to no more, but by an owner
+    who overrides that in a rollback, with a reason. It stays readable, and `ModelVersion.yanked` says so in every answer. Where it is live it stays live: ListLiveCopies finds these
     branches, and BatchRollback gives them other heads.
 
     The failures common to every RPC are those of ModelService. What a caller may not see is answered exactly like what
@@ -161,7 +161,7 @@ class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_recall_service_pb2.Yank, _abc.Awaitable[_recall_service_pb2.Yank]]:
         """Yanks a version, and all that was promoted from it; or, of scope LINEAGE, all that came from the same root.
 
-        From then on a promotion of these, and a rollback to them, fails with VersionYanked. A version can be yanked several
+        From then on a promotion of these, and a rollback to them without `override`, fails with VersionYanked. A version can be yanked several
         times, by others or for other reasons: it is stopped until each of these yanks is taken back.
 
         Scope api:models-write; editor on the version's model, of scope LINEAGE owner on the model of its root. Fails, in
@@ -220,10 +220,10 @@ class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
         Each rollback keeps the rules of RollbackBranch and can fail as it does; the failure names the entry, like
         `rollbacks[3]`.
 
-        Scope api:models-write; promoter on each model. Fails with INVALID_ARGUMENT (InvalidBranchName,
+        Scope api:models-write; promoter on each model, owner for `override`. Fails with INVALID_ARGUMENT (InvalidBranchName,
         UnsupportedModelSource), NOT_FOUND (ModelNotFound, BranchNotFound, VersionNumberNotFound), PERMISSION_DENIED
         (PromoteVersionModelPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed), ABORTED (BranchHeadChanged) and
-        FAILED_PRECONDITION (BranchLocked, without a reason; VersionYanked, VersionAlreadyHead).
+        FAILED_PRECONDITION (BranchLocked, without a reason; VersionYanked, VersionRolledBack, VersionAlreadyHead).
         """
 
 def add_RecallServiceServicer_to_server(servicer: RecallServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -229,7 +229,7 @@ class BranchPolicy(_message.Message):
 
     @_builtins.property
     def lock(self) -> Global___BranchLock:
-        """Output only. The lock of the branch; unset if it has none, or, but in a list of revisions, its time is over."""
+        """Output only. The lock of the branch; unset if it has none, or if its time is over. Lists of revisions keep it."""
 
     @_builtins.property
     def allowed_sources(self) -> Global___AllowedSources:
@@ -239,9 +239,8 @@ class BranchPolicy(_message.Message):
 
     @_builtins.property
     def min_time_as_head(self) -> _duration_pb2.Duration:
-        """Output only. For how long a version must have been a head of the allowed sources, or of any branch where these are
-        not set, before it is promoted, by itself or as those of equal content that it was promoted from; unset if that is
-        not asked.
+        """Output only. For how long a version, or those of equal content that it was promoted from, must have been head of an
+        allowed source, or of any branch where none are named; unset if that is not asked.
         """
 
     @_builtins.property

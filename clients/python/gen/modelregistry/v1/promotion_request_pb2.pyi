@@ -190,7 +190,7 @@ class PromotionRequest(_message.Message):
 
     @_builtins.property
     def closed_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When that was, in whole milliseconds."""
+        """Output only. When it was closed, in whole milliseconds; of one that expired, when another took its place."""
 
     def __init__(
         self,

@@ -320,8 +320,8 @@ class RollbackBranchRequest(_message.Message):
     expected_head_version_rid: _builtins.str
     """Optional. The RID that the head of the branch must have: the version that is to be replaced."""
     override: _builtins.bool
-    """Optional. Whether an owner wants a version back that the rules for rollbacks refuse (VersionRolledBack). It counts
-    with a reason alone, and the record of the promotion says so.
+    """Optional. Whether an owner wants a version back that is refused otherwise (VersionYanked, VersionRolledBack). It
+    counts with a reason alone, and the record of the promotion says so.
     """
     def __init__(
         self,
@@ -599,8 +599,8 @@ class SetBranchPolicyRequest(_message.Message):
 
     @_builtins.property
     def min_time_as_head(self) -> _duration_pb2.Duration:
-        """Optional. For how long a version must have been a head of the allowed sources before it is promoted, in whole
-        milliseconds.
+        """Optional. For how long a version, or those of equal content that it was promoted from, must have been head of an
+        allowed source, or of any branch where none are named, in whole milliseconds.
         """
 
     @_builtins.property
@@ -688,8 +688,8 @@ class SetFolderBranchPolicyRequest(_message.Message):
 
     @_builtins.property
     def min_time_as_head(self) -> _duration_pb2.Duration:
-        """Optional. For how long a version must have been a head of the allowed sources before it is promoted, in whole
-        milliseconds.
+        """Optional. For how long a version, or those of equal content that it was promoted from, must have been head of an
+        allowed source, or of any branch where none are named, in whole milliseconds.
         """
 
     @_builtins.property

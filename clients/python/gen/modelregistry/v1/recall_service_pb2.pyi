@@ -424,7 +424,7 @@ class BranchRollback(_message.Message):
     reason: _builtins.str
     """Optional. Why, in free text, at most 4,096 bytes."""
     override: _builtins.bool
-    """Optional. As in RollbackBranch."""
+    """Optional. Whether to go back, as an owner and with a reason, to what is yanked or was rolled back from before."""
     def __init__(
         self,
         *,
