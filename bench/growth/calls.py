@@ -77,6 +77,11 @@ def _protected_promotion(filled: Filled, _: random.Random) -> dict[str, Any]:
     return {**place, "source_model_version_rid": filled.promoted[0], "preview": True}
 
 
+def _protected_batch(filled: Filled, _: random.Random) -> dict[str, Any]:
+    place = {"model_rid": filled.deep_model, "branch": PROTECTED}
+    return {"promotions": [{**place, "source_model_version_rid": filled.promoted[0]}]}
+
+
 def _protected_rollback(filled: Filled, _: random.Random) -> dict[str, Any]:
     return {"model_rid": filled.deep_model, "branch": PROTECTED, "to_version_number": 1}
 
@@ -195,6 +200,7 @@ CALLS = (
          lambda f, _: {"model_rid": f.deep_model, "branch": PROTECTED}),
     Call("CheckPromotion, into a protected branch", "CheckPromotion", _protected_promotion),
     Call("PromoteVersion, into a protected branch", "PromoteVersion", _protected_promotion),
+    Call("BatchPromoteVersions, into a protected branch", "BatchPromoteVersions", _protected_batch),
     Call("RollbackBranch, of a protected branch", "RollbackBranch", _protected_rollback),
     Call("LockBranch", "LockBranch",
          lambda f, _: {"model_rid": f.deep_model, "branch": "locked", "reason": "a reason"}),
