@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from modelregistry.v1.promotion_pb2 import ApprovalRule
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.gateway.routes import routes_of
 from server.rpc.server import SERVICES
@@ -31,6 +32,8 @@ versions.values = ["{version}"]
 promotions.values = ["{promotion}"]
 yanked.values = ["{yanked}"]
 yanks.values = ["{yank}"]
+asked.values = ["{asked}"]
+requests.values = ["{request}"]
 branches.values = ["master"]
 numbers.values = [1]
 names.values = ["there"]
@@ -40,6 +43,7 @@ names.values = ["there"]
 "path.modelRid" = {{ dictionary = "models", probability = 0.5 }}
 "path.modelVersionRid" = {{ dictionary = "versions", probability = 0.5 }}
 "path.promotionRid" = {{ dictionary = "promotions", probability = 0.5 }}
+"path.promotionRequestRid" = {{ dictionary = "requests", probability = 0.5 }}
 "path.yankRid" = {{ dictionary = "yanks", probability = 0.5 }}
 "query.parentFolderRid" = {{ dictionary = "folders", probability = 0.5 }}
 "query.name" = {{ dictionary = "names", probability = 0.5 }}
@@ -75,6 +79,11 @@ fail-on = true
 exclude-operation-id = ["PromoteVersion", "CheckPromotion"]
 parameters = {{ "query.preview" = true }}
 
+# A branch that wants approvals refuses most of what other calls ask for.
+[[operations]]
+include-operation-id = ["CreatePromotionRequest"]
+parameters = {{ "path.modelRid" = {{ dictionary = "asked", probability = 0.9 }} }}
+
 """
 
 
@@ -89,9 +98,15 @@ def test_every_answer_to_every_kind_of_request_is_as_described(tmp_path: Path) -
         yanked = admin.create_version(model, branch="yanked")
         of_yanked = {"model_rid": model.rid, "model_version_rid": yanked.rid}
         yank = admin("YankVersion", **of_yanked, scope=YANK_SCOPE_VERSION, reason="poisoned")
+        asked = admin.create_model("asked")
+        for branch in ("master", "asked"):
+            rule = ApprovalRule(required=1, approvers=["group:risk"])
+            admin("SetBranchPolicy", model_rid=asked.rid, branch=branch, approvals=rule)
+        of_asked = {"model_rid": asked.rid, "branch": "asked", "source_model_version_rid": version.rid}
+        request = admin("CreatePromotionRequest", **of_asked)
         config = tmp_path / "schemathesis.toml"
         there = {"folder": FOLDER, "model": model.rid, "version": version.rid, "promotion": promotion.rid}
-        there |= {"yanked": yanked.rid, "yank": yank.rid}
+        there |= {"yanked": yanked.rid, "yank": yank.rid, "asked": asked.rid, "request": request.rid}
         config.write_text(CONFIG.format(checks=CHECKS, token=server.token(), **there))
 
         done = subprocess.run(
