@@ -29,7 +29,12 @@ from modelregistry.v1.model_api_pb2 import (
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.model_service_pb2 import PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
-from modelregistry.v1.promotion_request_pb2 import PROMOTION_REQUEST_KIND_PROMOTION, PromotionRequest
+from modelregistry.v1.promotion_request_pb2 import (
+    PROMOTION_REQUEST_KIND_POLICY_CHANGE,
+    PROMOTION_REQUEST_KIND_PROMOTION,
+    PolicyChange,
+    PromotionRequest,
+)
 from server.core import rids
 from server.core.caller import Caller
 from server.rules.promotion import promote_version
@@ -116,6 +121,21 @@ def promotion_request(source: ModelVersion, model_rid: str, branch: str = "maste
         source_model_rid=source.model_rid,
         source_model_version_rid=source.rid,
         content_digest="00" * 32,
+        requested_by="user:asker",
+        created_time=timestamp(made_ms),
+        expire_time=timestamp(made_ms + 24 * 3_600_000),
+        **fields,
+    )
+
+
+def policy_change_request(change: PolicyChange, **fields: Any) -> PromotionRequest:
+    """A request for a change of a policy that is not stored yet, made by `user:asker` in 2023, for a day."""
+    made_ms = 1_700_000_000_123
+    return PromotionRequest(
+        rid=rids.new_promotion_request_rid(),
+        kind=PROMOTION_REQUEST_KIND_POLICY_CHANGE,
+        branch="master",
+        policy_change=change,
         requested_by="user:asker",
         created_time=timestamp(made_ms),
         expire_time=timestamp(made_ms + 24 * 3_600_000),

@@ -12,9 +12,14 @@ from bench.growth.fill import ASKED, BRANCH, DEPTH, NEW_FOLDER, PROTECTED, Fille
 from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_CREATOR, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
-from modelregistry.v1.promotion_request_pb2 import PROMOTION_REQUEST_STATE_EXPIRED, REVIEW_VERDICT_APPROVE
+from modelregistry.v1.promotion_pb2 import ApprovalRule
+from modelregistry.v1.promotion_request_pb2 import (
+    PROMOTION_REQUEST_STATE_EXPIRED,
+    REVIEW_VERDICT_APPROVE,
+    PolicyChange,
+)
 from modelregistry.v1.promotion_request_service_pb2 import ListPromotionRequestsRequest
-from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest
+from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest, SetFolderBranchPolicyRequest
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.rules.promotion_records import filter_of
 from server.rules.promotion_requests import wanted_by
@@ -130,6 +135,12 @@ def _asked(filled: Filled, chance: random.Random) -> dict[str, Any]:
     return {"model_rid": _some_model(filled, chance), "source_model_version_rid": source, "branch": ASKED}
 
 
+def _wanted_change(*_: Any) -> dict[str, Any]:
+    rule = ApprovalRule(required=1, approvers=[f"user:{uuid.uuid4()}"])
+    change = SetFolderBranchPolicyRequest(folder_rid=FOLDER, branch=ASKED, approvals=rule)
+    return {"policy_change": PolicyChange(folder=change)}
+
+
 def _last_requests(filled: Filled, _: random.Random) -> dict[str, Any]:
     wanted = wanted_by(ListPromotionRequestsRequest())
     paging = Paging(str, "ListPromotionRequests", *wanted.stored, wanted.state, wanted.waiting_for_me)
@@ -219,6 +230,7 @@ CALLS = (
     Call("ListFolderBranchPolicyRevisions", "ListFolderBranchPolicyRevisions",
          lambda f, c: {"folder_rid": FOLDER, "branch": "growing"}),
     Call("CreatePromotionRequest", "CreatePromotionRequest", _asked),
+    Call("CreatePolicyChangeRequest", "CreatePolicyChangeRequest", _wanted_change),
     Call("ReviewPromotionRequest", "ReviewPromotionRequest",
          lambda f, _: {"promotion_request_rid": f.reviewed, "verdict": REVIEW_VERDICT_APPROVE}),
     Call("WithdrawPromotionRequest", "WithdrawPromotionRequest",

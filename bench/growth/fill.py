@@ -31,10 +31,17 @@ from modelregistry.v1.promotion_pb2 import (
     AllowedSources,
     ApprovalRule,
     BranchPolicy,
+    Principals,
 )
-from modelregistry.v1.promotion_request_pb2 import PROMOTION_REQUEST_KIND_PROMOTION, PROMOTION_REQUEST_STATE_PROMOTED
+from modelregistry.v1.promotion_request_pb2 import (
+    PROMOTION_REQUEST_KIND_POLICY_CHANGE,
+    PROMOTION_REQUEST_KIND_PROMOTION,
+    PROMOTION_REQUEST_STATE_PROMOTED,
+)
+from modelregistry.v1.promotion_service_pb2 import SetFolderBranchPolicyRequest
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.rules.compatibility import RULES_VERSION
+from server.rules.policy_changes import canonical_change
 from server.storage.sql.rows import Content, content_of
 from server.storage.sql.tables import (
     branch_model_apis,
@@ -62,6 +69,8 @@ BRANCH = "master"
 ASKED = "asked"
 # How many requests for promotion are open, whatever the size: a few days' work.
 OPEN_REQUESTS = 1_000
+# And for changes of the policy of the folder.
+OPEN_CHANGES = 100
 # Into how many models: the smallest registry has no more.
 MODELS_ASKED = 5
 _CACHE_KIBIBYTES = 2**20
@@ -154,6 +163,7 @@ class _Filler:
         waiting = [self._promotion_request(1 + 2 * (number % MODELS_ASKED)) for number in range(OPEN_REQUESTS)]
         reviewed = self._promotion_request(1) | {"source_rid": samples.pop("others")}
         self._writer.insert(promotion_requests, ({**row, "closing": None} for row in [*waiting, reviewed]))
+        self._writer.insert(promotion_requests, map(self._policy_change_request, range(OPEN_CHANGES)))
         return Filled(
             size=self._size,
             models=tuple(spread),
@@ -335,6 +345,26 @@ class _Filler:
             "requested_by": _OTHER,
             "created_time": now_ms,
             "expire_time": now_ms + 7 * 24 * 3_600_000,
+        }
+
+    def _policy_change_request(self, number: int) -> Row:
+        wanted = SetFolderBranchPolicyRequest(
+            folder_rid=FOLDER, branch=ASKED, promoters=Principals(principals=[f"user:{number}"])
+        )
+        change = canonical_change(wanted).SerializeToString(deterministic=True)
+        now_ms = int(time.time() * 1000)
+        return {
+            "rid": self._rid("promotion-request"),
+            "kind": PROMOTION_REQUEST_KIND_POLICY_CHANGE,
+            "branch": ASKED,
+            "error_count": 0,
+            "warning_count": 0,
+            "requested_by": _OTHER,
+            "created_time": now_ms,
+            "expire_time": now_ms + 7 * 24 * 3_600_000,
+            "change": change,
+            "change_digest": hashlib.sha256(change).digest(),
+            "change_folder_rid": FOLDER,
         }
 
     def _request(self, _: int) -> Row:

@@ -136,6 +136,8 @@ def _flat(row: dict[str, Any]) -> dict[str, str]:
                 cells[key] = value.get("type", "")
             case "head", dict():
                 cells |= {name: cell for name, cell in _flat(value).items() if name in {"rid", "createdTime"}}
+            case "policyChange", dict():
+                cells[key] = f"of a {'folder' if value['type'] == 'folder' else 'branch'}"
             case "findings", list():
                 pass  # errorCount and warningCount stand beside them
             case "approvals", list():

@@ -17,7 +17,11 @@ from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import GetBranchRequest, ListModelVersionsRequest, PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import AllowedSource, AllowedSources, ApprovalRule, Principals
-from modelregistry.v1.promotion_request_service_pb2 import CreatePromotionRequestRequest
+from modelregistry.v1.promotion_request_pb2 import PolicyChange
+from modelregistry.v1.promotion_request_service_pb2 import (
+    CreatePolicyChangeRequestRequest,
+    CreatePromotionRequestRequest,
+)
 from modelregistry.v1.promotion_service_pb2 import (
     BatchPromoteVersionsRequest,
     CheckPromotionResponse,
@@ -34,7 +38,7 @@ from modelregistry.v1.promotion_service_pb2 import (
     UnlockBranchRequest,
 )
 from modelregistry_client import Registry
-from modelregistry_client.errors import ApiUsageDenied
+from modelregistry_client.errors import ApiUsageDenied, ApprovalRequired
 from server.cli.connection import read_request
 from server.cli.lineage import DRAWINGS
 from server.cli.options import (
@@ -59,6 +63,9 @@ Source = Annotated[str, typer.Argument(help="The RID of the version to promote."
 TargetModel = Annotated[str, typer.Argument(help="The RID of the model to promote it into.")]
 AskForApprovals = Annotated[
     bool, option("--request", "Where the branch wants approvals, request them in place of the promotion.")
+]
+AskForChange = Annotated[
+    bool, option("--request", "Request the approvals of a change that weakens the policy, in place of making it.")
 ]
 Yes = Annotated[bool, option("--yes", "Promote without asking what it would break.")]
 ToNumber = Annotated[
@@ -285,8 +292,14 @@ def set_policy(
     promote_when_approved: PromoteWhenApproved = False,
     clear: Clear = None,
     expected_revision: ExpectedRevision = None,
+    request_approvals: AskForChange = False,
+    reason: Reason = None,
+    request_id: RequestId = None,
 ) -> Message:
     """Set what holds for new heads of a branch, of one model or of all in a folder. What you leave out stays as it was.
+
+    Where the policy wants approvals, what weakens it is requested first, with --request and perhaps --reason and
+    --request-id; once that is approved, the same command without these sets it.
 
     [bold]modelregistry set-policy ri.models.main.model.… enforce --promotion-only[/bold]
 
@@ -312,11 +325,25 @@ def set_policy(
         "expected_revision": expected_revision,
     }
     if rid_type(resource_rid) == FOLDER:
-        policy = registry.promotions.SetFolderBranchPolicy(
-            SetFolderBranchPolicyRequest(folder_rid=resource_rid, **rules)
-        )
+        change = PolicyChange(folder=SetFolderBranchPolicyRequest(folder_rid=resource_rid, **rules))
     else:
-        policy = registry.promotions.SetBranchPolicy(SetBranchPolicyRequest(model_rid=resource_rid, **rules))
+        change = PolicyChange(branch=SetBranchPolicyRequest(model_rid=resource_rid, **rules))
+    if request_approvals:
+        asked = CreatePolicyChangeRequestRequest(policy_change=change, reason=reason, request_id=request_id)
+        return registry.promotion_requests.CreatePolicyChangeRequest(asked)
+    if reason is not None or request_id is not None:
+        fail("--reason and --request-id need --request")
+    try:
+        if change.HasField("folder"):
+            policy = registry.promotions.SetFolderBranchPolicy(change.folder)
+        else:
+            policy = registry.promotions.SetBranchPolicy(change.branch)
+    except ApprovalRequired as error:
+        if error.promotion_request_rid:
+            say(f"the request is {error.promotion_request_rid}")
+        else:
+            say("--request requests the approvals")
+        raise
     for warning in policy.warnings:
         say(f"warning: {warning}")
     return policy

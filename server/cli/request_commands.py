@@ -1,4 +1,4 @@
-"""Commands for requests for promotion: made, reviewed, withdrawn and listed."""
+"""Commands for requests for promotion: made, reviewed, withdrawn and listed; those for changes of policies, too."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ from server.cli.options import (
     RequestId,
     option,
 )
-from server.cli.promotion_commands import Source, TargetModel
+from server.cli.promotion_commands import ExpectedRevision, Source, TargetModel
 
-RequestRid = Annotated[str, typer.Argument(help="The RID of the request for promotion.")]
+RequestRid = Annotated[str, typer.Argument(help="The RID of the request.")]
 Verdict = Annotated[
     Literal["approve", "reject"],
-    typer.Argument(help="approve counts for the head that the branch has now; one reject ends the request."),
+    typer.Argument(
+        help="approve counts for the head that the branch has now, or the revision of its policy; one reject ends the"
+        " request."
+    ),
 ]
 Comment = Annotated[str | None, option("--comment", "Why, in your words.", metavar="TEXT")]
 OfModel = Annotated[str | None, option("--model", "Only requests for this model.", metavar="RID")]
@@ -77,9 +80,10 @@ def review(
     verdict: Verdict,
     comment: Comment = None,
     expected_head: ExpectedHead = None,
+    expected_revision: ExpectedRevision = None,
     request_id: RequestId = None,
 ) -> Message:
-    """Approve or reject a request for promotion, as an approver whom the policies of the branch name.
+    """Approve or reject a request, for promotion or for a change of a policy, as an approver whom the policy names.
 
     [bold]modelregistry review ri.models.main.promotion-request.… approve --comment "looks good"[/bold]
     """
@@ -88,13 +92,14 @@ def review(
         verdict=ReviewVerdict.Value(f"REVIEW_VERDICT_{verdict.upper()}"),
         comment=comment,
         expected_head_version_rid=expected_head,
+        expected_policy_revision=expected_revision,
         request_id=request_id,
     )
     return registry.promotion_requests.ReviewPromotionRequest(request)
 
 
 def withdraw(registry: Registry, request_rid: RequestRid, request_id: RequestId = None) -> Message:
-    """Withdraw a request for promotion that you made, or that is for a model of yours.
+    """Withdraw a request that you made, or that is for a model or folder of yours.
 
     [bold]modelregistry withdraw ri.models.main.promotion-request.…[/bold]
     """
@@ -103,7 +108,7 @@ def withdraw(registry: Registry, request_rid: RequestRid, request_id: RequestId 
 
 
 def get_request(registry: Registry, request_rid: RequestRid) -> Message:
-    """Print a request for promotion, and what was said of it.
+    """Print a request, and what was said of it.
 
     [bold]modelregistry get-request ri.models.main.promotion-request.…[/bold]
     """
@@ -121,7 +126,7 @@ def requests(
     page_size: PageSize = 0,
     page_token: PageToken = None,
 ) -> Message:
-    """List the requests for promotion that you may see, newest first.
+    """List the requests that you may see, for promotion and for changes of policies, newest first.
 
     [bold]modelregistry requests --waiting-for-me --output table[/bold]
     """

@@ -518,13 +518,14 @@ class VersionRolledBack(RegistryError):
 class ApprovalRequired(RegistryError):
     """A policy of the branch wants approvals that are not there; an empty RID means that none were requested.
 
-    A request counts once, for the head that its reviewers saw, and not with an approval by who carries it out.
+    A request counts once, for the head or the policy that its reviewers saw, and not with an approval by who carries it
+    out. `model_rid` is empty if the policy of a folder is to be changed.
     """
 
     code = code_pb2.FAILED_PRECONDITION
     description = (
-        "The branch wants approvals first: request them with CreatePromotionRequest, and have its approvers review the"
-        " request."
+        "The branch wants approvals first: request them with CreatePromotionRequest, or with CreatePolicyChangeRequest"
+        " where its policy is to be weakened, and have its approvers review the request."
     )
     model_rid: str
     branch_name: str
@@ -535,19 +536,25 @@ class ApprovalRequired(RegistryError):
 
 
 class ApprovalsNotRequired(RegistryError):
-    """A request for promotion into a branch no policy of which wants approvals."""
+    """A request for promotion into a branch no policy of which wants approvals, or for a change of such a policy.
+
+    Or for a change that weakens nothing. `resource_rid` is the model or folder that the request is for.
+    """
 
     code = code_pb2.FAILED_PRECONDITION
-    description = "No policy of the branch wants approvals: promote the version with PromoteVersion."
-    model_rid: str
+    description = (
+        "No approvals are wanted: promote the version with PromoteVersion, or change the policy with SetBranchPolicy or"
+        " SetFolderBranchPolicy."
+    )
+    resource_rid: str
     branch_name: str
 
 
 class PromotionRequestAlreadyOpen(RegistryError):
-    """There is an open request for the same source, target and branch."""
+    """There is an open request for the same source, target and branch, or for the same change of a policy."""
 
     code = code_pb2.ALREADY_EXISTS
-    description = "The same promotion was requested before: let that request be reviewed, or withdraw it first."
+    description = "The same was requested before: let that request be reviewed, or withdraw it first."
     promotion_request_rid: str
 
 
@@ -555,7 +562,7 @@ class PromotionRequestClosed(RegistryError):
     """The request was carried out, rejected or withdrawn, or its time is over; `state` says which."""
 
     code = code_pb2.FAILED_PRECONDITION
-    description = "The request for promotion is closed: make another one with CreatePromotionRequest."
+    description = "The request is closed: make another one with CreatePromotionRequest or CreatePolicyChangeRequest."
     promotion_request_rid: str
     state: str
 

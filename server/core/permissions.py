@@ -47,6 +47,7 @@ RPC_SCOPES = {
     _RECALLS + "ListLiveCopies": MODELS_READ,
     _RECALLS + "BatchRollback": MODELS_WRITE,
     _REQUESTS + "CreatePromotionRequest": MODELS_WRITE,
+    _REQUESTS + "CreatePolicyChangeRequest": MODELS_WRITE,
     _REQUESTS + "ReviewPromotionRequest": MODELS_WRITE,
     _REQUESTS + "WithdrawPromotionRequest": MODELS_WRITE,
     _REQUESTS + "GetPromotionRequest": MODELS_READ,

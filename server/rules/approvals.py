@@ -1,7 +1,7 @@
-"""What has become of a request for promotion, and what its approvals are worth: one pure function.
+"""What has become of a request, for promotion or for a change of a policy, and what its approvals are worth.
 
-It follows from what was said, the policies that hold now, the head of the branch and the clock. What is stored of a
-request are its reviews, and once for all how it was closed.
+One pure function says so, from what was said, the policies that hold now, the head of the branch and the clock. What is
+stored of a request are its reviews, and once for all how it was closed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from modelregistry.v1.promotion_pb2 import ApprovalRule, BranchPolicy
 from modelregistry.v1.promotion_request_pb2 import (
+    PROMOTION_REQUEST_KIND_POLICY_CHANGE,
     PROMOTION_REQUEST_STATE_APPROVED,
     PROMOTION_REQUEST_STATE_EXPIRED,
     PROMOTION_REQUEST_STATE_OPEN,
@@ -27,6 +28,13 @@ LIFETIME = timedelta(days=7)
 
 # The states in which a request can be reviewed, withdrawn and carried out.
 LIVE = (PROMOTION_REQUEST_STATE_OPEN, PROMOTION_REQUEST_STATE_APPROVED)
+
+
+class Seen(NamedTuple):
+    """What an approval counts for: the head of a branch, or, where a policy is to be changed, its revision."""
+
+    head_rid: str | None = None
+    policy_revision: int | None = None
 
 
 class Level(NamedTuple):
@@ -74,10 +82,12 @@ def standing_of(
 ) -> Standing:
     """Return what has become of a request as it is stored, with these policies and this head of its branch.
 
-    Who carries it out does not count among those who approved it.
+    Of a change, the policy is the one that is to be changed. Who carries a request out does not count among those who
+    approved it.
     """
+    seen = seen_now(request, policies, head_rid)
     levels = tuple(
-        Level(policy, frozenset(_approving(request, policy.approvals, head_rid)) - {carried_out_by})
+        Level(policy, frozenset(_approving(request, policy.approvals, seen)) - {carried_out_by})
         for policy in wanting_approvals(policies)
     )
     expire_ms = min(request.expire_time.ToMilliseconds(), expiry(policies, request.created_time.ToMilliseconds()))
@@ -91,6 +101,21 @@ def standing_of(
     )
 
 
+def seen_now(request: PromotionRequest, policies: Sequence[BranchPolicy], head_rid: str | None) -> Seen:
+    """Return what a reviewer of a request sees now, with these policies and this head of its branch."""
+    if request.kind == PROMOTION_REQUEST_KIND_POLICY_CHANGE:
+        return Seen(policy_revision=policies[0].revision)
+    return Seen(head_rid)
+
+
+def seen_by(review: PromotionReview) -> Seen:
+    """Return what a reviewer saw."""
+    return Seen(
+        review.head_version_rid if review.HasField("head_version_rid") else None,
+        review.policy_revision if review.HasField("policy_revision") else None,
+    )
+
+
 def wanting_approvals(policies: Sequence[BranchPolicy]) -> list[BranchPolicy]:
     """Return those of the policies of a branch that want approvals."""
     return [policy for policy in policies if policy.HasField("approvals")]
@@ -98,9 +123,13 @@ def wanting_approvals(policies: Sequence[BranchPolicy]) -> list[BranchPolicy]:
 
 def expiry(policies: Sequence[BranchPolicy], created_ms: int) -> int:
     """Return when a request that was made at this time expires by the policies of its branch, in ms since the epoch."""
-    rules = [policy.approvals for policy in wanting_approvals(policies)]
-    lifetimes = [rule.expire_after.ToTimedelta() if rule.HasField("expire_after") else LIFETIME for rule in rules]
+    lifetimes = [lifetime(policy.approvals) for policy in wanting_approvals(policies)]
     return created_ms + min(lifetimes, default=LIFETIME) // timedelta(milliseconds=1)
+
+
+def lifetime(rule: ApprovalRule) -> timedelta:
+    """Return for how long a request can be reviewed and carried out by a rule, from when it was made."""
+    return rule.expire_after.ToTimedelta() if rule.HasField("expire_after") else LIFETIME
 
 
 def standing_for(caller: Caller, policies: Sequence[BranchPolicy]) -> list[str]:
@@ -116,13 +145,27 @@ def standing_for(caller: Caller, policies: Sequence[BranchPolicy]) -> list[str]:
     return named
 
 
-def _approving(request: PromotionRequest, rule: ApprovalRule, head_rid: str | None) -> set[str]:
-    """Return the users who have approved this head, under a principal that the rule names."""
+# How many approvers a sentence names.
+_APPROVERS_NAMED = 3
+
+
+def what_is_lacking(level: Level, request: PromotionRequest | None) -> str:
+    """Return a sentence on who may still approve."""
+    done = set(level.given) | ({request.requested_by} if request else set())
+    left = [name for name in level.rule.approvers if name not in done]
+    more = len(left) - _APPROVERS_NAMED
+    named = ", ".join(left[:_APPROVERS_NAMED]) + (f" and {more} more" if more > 0 else "")
+    still = f"; {named} may still approve" if named else ""
+    return f"{len(level.given)} of {level.rule.required} approvals{still}."
+
+
+def _approving(request: PromotionRequest, rule: ApprovalRule, seen: Seen) -> set[str]:
+    """Return the users who have approved what is seen now, under a principal that the rule names."""
     approvers = frozenset(rule.approvers)
     return {
         review.reviewed_by
         for review in request.reviews
         if review.verdict == REVIEW_VERDICT_APPROVE
-        and (review.head_version_rid if review.HasField("head_version_rid") else None) == head_rid
+        and seen_by(review) == seen
         and not approvers.isdisjoint(review.principals)
     }

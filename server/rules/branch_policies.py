@@ -7,9 +7,14 @@ are never merged: the policy of each must pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from modelregistry.v1.promotion_pb2 import AllowedSources, ApprovalRule, BranchLock, BranchPolicy
+from modelregistry.v1.promotion_request_pb2 import (
+    PROMOTION_REQUEST_STATE_APPROVED,
+    PROMOTION_REQUEST_STATE_PROMOTED,
+    PromotionRequest,
+)
 from modelregistry.v1.promotion_service_pb2 import (
     GetBranchPolicyRequest,
     GetFolderBranchPolicyRequest,
@@ -23,9 +28,12 @@ from modelregistry.v1.promotion_service_pb2 import (
 from server.core.branches import POLICY_FIELDS, branch_of
 from server.core.caller import Caller
 from server.core.cancellation import while_wanted
-from server.core.errors import BranchPolicyChanged, FieldViolation, InvalidArgument
+from server.core.errors import ApprovalRequired, BranchPolicyChanged, FieldViolation, InvalidArgument
+from server.rules.approvals import Level, standing_of, what_is_lacking
 from server.rules.grants import require_owner
-from server.rules.sources import models_of_sources
+from server.rules.policy_changes import SetPolicy, canonical_change
+from server.rules.sources import hide_sources
+from server.rules.weakening import weakened_rules
 from server.storage.contract import NO_POLICY, Reader, Transaction
 from server.storage.paging import Page, PageRequest
 
@@ -71,22 +79,49 @@ def is_protected(policies: Sequence[BranchPolicy], now_ms: int) -> bool:
     return is_locked(policies[0], now_ms) or any(_has_rules(policy) for policy in policies)
 
 
-def set_branch_policy(
-    tx: Transaction, caller: Caller, request: SetBranchPolicyRequest | SetFolderBranchPolicyRequest
-) -> BranchPolicy:
+class Planned(NamedTuple):
+    """A change of a policy that is not made yet: what holds before and after it, and what is to be warned of."""
+
+    before: BranchPolicy
+    after: BranchPolicy
+    warnings: tuple[str, ...]
+
+    @property
+    def needing_approvals(self) -> list[str]:
+        """The rules that it weakens, if the policy wants approvals."""
+        return weakened_rules(self.before, self.after) if self.before.HasField("approvals") else []
+
+
+def set_branch_policy(tx: Transaction, caller: Caller, request: SetPolicy) -> BranchPolicy:
     """Set the policy of a branch, which need not exist, or of a folder; what the request leaves out stays as it was.
+
+    Where the policy wants approvals, a change that weakens it consumes the approved request for it. Raises
+    InvalidArgument, ModelNotFound, AccessPermissionDenied, BranchPolicyChanged and ApprovalRequired.
+    """
+    planned = planned_change(tx, caller, request)
+    approved = _require_approved(tx, caller, request, planned)
+    if approved is not None:
+        planned.after.promotion_request_rid = approved.rid
+    stored = _next_revision(tx, caller, planned.after)
+    if approved is not None:
+        tx.close_promotion_request(
+            approved.rid, PROMOTION_REQUEST_STATE_PROMOTED, caller.user, made_revision=stored.revision
+        )
+    stored.warnings.extend(planned.warnings)
+    return stored
+
+
+def planned_change(tx: Transaction, caller: Caller, request: SetPolicy) -> Planned:
+    """Return what a request would change.
 
     Raises InvalidArgument, ModelNotFound, AccessPermissionDenied and BranchPolicyChanged.
     """
     _require_enough_approvers(request.approvals)
     policy = _policy_to_change(tx, caller, request)
-    if request.HasField("expected_revision") and request.expected_revision != policy.revision:
-        raise BranchPolicyChanged(
-            resource_rid=resource_of(policy),
-            branch_name=policy.branch,
-            expected_revision=request.expected_revision,
-            actual_revision=policy.revision,
-        )
+    before = BranchPolicy()
+    before.CopyFrom(policy)
+    if request.HasField("expected_revision"):
+        require_revision(resource_of(policy), policy.branch, request.expected_revision, policy.revision)
     compatibility = policy.compatibility
     for name in request.clear_fields:
         policy.ClearField(name)  # type: ignore[arg-type]
@@ -98,10 +133,8 @@ def set_branch_policy(
         policy.compatibility = NO_POLICY.compatibility
     if policy.compatibility != compatibility:
         policy.compatibility_since_revision = policy.revision + 1
-    warnings = [*_warnings_of_sources(tx, caller, request.allowed_sources), *_warnings_of_rules(tx, caller, policy)]
-    stored = _next_revision(tx, caller, policy)
-    stored.warnings.extend(warnings)
-    return stored
+    warnings = (*_warnings_of_sources(tx, caller, request.allowed_sources), *_warnings_of_rules(tx, caller, policy))
+    return Planned(before, policy, warnings)
 
 
 def lock_branch(tx: Transaction, caller: Caller, request: LockBranchRequest) -> BranchPolicy:
@@ -142,6 +175,8 @@ def get_branch_policy(
     policy = _as_of_now(reader, reader.get_policy(request.model_rid, branch_of(request)))
     of_folder = reader.get_policy(model.parent_folder_rid, branch_of(request))
     if of_folder.revision:
+        if of_folder.HasField("promotion_request_rid") and not reader.get_role(model.parent_folder_rid, caller):
+            of_folder.ClearField("promotion_request_rid")
         policy.folder_policy.CopyFrom(of_folder)
     return _as_seen(reader, caller, policy)
 
@@ -161,8 +196,16 @@ def list_branch_policies(
     else:
         reader.get_model(request.model_rid, caller)
     listed = reader.list_policies(place_of(request)[0], branch_of(request), page)
-    _hide_sources(reader, caller, listed.items)
+    hide_sources(reader, caller, listed.items)
     return listed
+
+
+def require_revision(resource_rid: str, branch: str, expected: int, actual: int) -> None:
+    """Return if the policy of a branch or a folder has the revision that is expected. Raises BranchPolicyChanged."""
+    if expected != actual:
+        raise BranchPolicyChanged(
+            resource_rid=resource_rid, branch_name=branch, expected_revision=expected, actual_revision=actual
+        )
 
 
 def resource_of(policy: BranchPolicy) -> str:
@@ -183,12 +226,45 @@ def _has_rules(policy: BranchPolicy) -> bool:
 def _policy_to_change(
     tx: Transaction,
     caller: Caller,
-    request: SetBranchPolicyRequest | SetFolderBranchPolicyRequest | LockBranchRequest | UnlockBranchRequest,
+    request: SetPolicy | LockBranchRequest | UnlockBranchRequest,
 ) -> BranchPolicy:
     """Return the policy that holds now. Raises ModelNotFound and AccessPermissionDenied."""
     resource_rid, branch = place_of(request)
     require_owner(tx, caller, resource_rid)
-    return _as_of_now(tx, tx.get_policy(resource_rid, branch))
+    policy = _as_of_now(tx, tx.get_policy(resource_rid, branch))
+    # It is of one revision alone.
+    policy.ClearField("promotion_request_rid")
+    return policy
+
+
+def _require_approved(tx: Transaction, caller: Caller, request: SetPolicy, planned: Planned) -> PromotionRequest | None:
+    """Return the approved request for this very change, if it needs one. Raises ApprovalRequired.
+
+    What counts are the approvals of the policy that is changed, by its rule before the change.
+    """
+    weakened = planned.needing_approvals
+    if not weakened:
+        return None
+    before = planned.before
+    asked = tx.find_open_change(canonical_change(request))
+    level = Level(before, frozenset())
+    if asked is not None:
+        standing = standing_of(asked, (before,), None, tx.clock_ms(), caller.user)
+        if standing.state == PROMOTION_REQUEST_STATE_APPROVED:
+            return asked
+        if standing.is_live:
+            [level] = standing.levels
+        else:
+            asked = None
+    raise ApprovalRequired(
+        model_rid=before.model_rid,
+        branch_name=before.branch,
+        required=level.rule.required,
+        given=len(level.given),
+        promotion_request_rid="" if asked is None else asked.rid,
+        resource_rid=resource_of(before),
+        explanation=f"This weakens {', '.join(weakened)}: {what_is_lacking(level, asked)}",
+    )
 
 
 def _next_revision(tx: Transaction, caller: Caller, policy: BranchPolicy) -> BranchPolicy:
@@ -236,20 +312,8 @@ def _folder_refuses_creations(tx: Transaction, caller: Caller, policy: BranchPol
 
 def _as_seen(reader: Reader, caller: Caller, policy: BranchPolicy) -> BranchPolicy:
     """Return a policy as the caller may see it, and that of the folder in it."""
-    _hide_sources(reader, caller, [policy, policy.folder_policy] if policy.HasField("folder_policy") else [policy])
+    hide_sources(reader, caller, [policy, policy.folder_policy] if policy.HasField("folder_policy") else [policy])
     return policy
-
-
-def _hide_sources(reader: Reader, caller: Caller, policies: Sequence[BranchPolicy]) -> None:
-    """Replace allowed sources in models that the caller may not see by their number."""
-    named = models_of_sources(policies)
-    visible = reader.visible_models(named, caller) if named else set()
-    for policy in policies:
-        if not policy.HasField("allowed_sources"):
-            continue
-        seen = [source for source in policy.allowed_sources.sources if source.model_rid in visible]
-        hidden_count = len(policy.allowed_sources.sources) - len(seen)
-        policy.allowed_sources.CopyFrom(AllowedSources(sources=seen, hidden_count=hidden_count))
 
 
 def _as_of_now(reader: Reader, policy: BranchPolicy) -> BranchPolicy:

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, SdkSource
 from modelregistry.v1.model_service_pb2 import CreateModelRequest, CreateModelVersionRequest, PromoteVersionRequest
 from modelregistry.v1.promotion_request_service_pb2 import (
+    CreatePolicyChangeRequestRequest,
     CreatePromotionRequestRequest,
     ReviewPromotionRequestRequest,
     WithdrawPromotionRequestRequest,
@@ -24,6 +25,7 @@ from modelregistry.v1.recall_service_pb2 import BatchRollbackRequest, YankVersio
 from server.core.branches import branch_of
 from server.core.caller import Caller
 from server.core.errors import ModelNotFound, RequestIdAlreadyUsed
+from server.rules.policy_changes import asked_of
 from server.storage.contract import Reader, RequestKey, RequestRecord, Transaction
 
 Repeatable: TypeAlias = (
@@ -35,6 +37,7 @@ Repeatable: TypeAlias = (
     | YankVersionRequest
     | BatchRollbackRequest
     | CreatePromotionRequestRequest
+    | CreatePolicyChangeRequestRequest
     | ReviewPromotionRequestRequest
     | WithdrawPromotionRequestRequest
 )
@@ -127,6 +130,9 @@ def _canonical(request: Repeatable) -> Message:
         canonical.source.CopyFrom(ModelVersionSource(sdk=SdkSource()))
     if isinstance(canonical, _ON_A_BRANCH):
         canonical.branch = branch_of(canonical)
+    if isinstance(canonical, CreatePolicyChangeRequestRequest):
+        asked = asked_of(canonical.policy_change)
+        asked.branch = branch_of(asked)
     if isinstance(canonical, BatchPromoteVersionsRequest):
         for promotion in canonical.promotions:
             promotion.branch = branch_of(promotion)

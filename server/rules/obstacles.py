@@ -45,7 +45,7 @@ from server.core.errors import (
 )
 from server.core.permissions import TO_CREATE_VERSIONS, TO_OVERRIDE, TO_PROMOTE
 from server.rules.api_history import ENFORCING, MOST_APIS, ApiHistory, Broken
-from server.rules.approvals import Level, Standing, standing_of, wanting_approvals
+from server.rules.approvals import Level, Standing, standing_of, wanting_approvals, what_is_lacking
 from server.rules.branch_policies import is_locked, is_protected, refuses_creations
 from server.rules.idempotency import Claim
 from server.rules.sources import in_allowed_sources, time_left_ms
@@ -364,23 +364,9 @@ def _approval_required(attempt: Attempt, facts: Facts) -> RegistryError | None:
                 given=len(level.given),
                 promotion_request_rid="" if standing is None or facts.request is None else facts.request.rid,
                 resource_rid=level_of(level.policy, attempt.model_rid),
-                explanation=_what_is_lacking(level, None if standing is None else facts.request),
+                explanation=what_is_lacking(level, None if standing is None else facts.request),
             )
     return None
-
-
-# How many approvers a sentence names.
-_APPROVERS_NAMED = 3
-
-
-def _what_is_lacking(level: Level, request: PromotionRequest | None) -> str:
-    """Return a sentence on who may still approve."""
-    done = set(level.given) | ({request.requested_by} if request else set())
-    left = [name for name in level.rule.approvers if name not in done]
-    more = len(left) - _APPROVERS_NAMED
-    named = ", ".join(left[:_APPROVERS_NAMED]) + (f" and {more} more" if more > 0 else "")
-    still = f"; {named} may still approve" if named else ""
-    return f"{len(level.given)} of {level.rule.required} approvals{still}."
 
 
 Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]

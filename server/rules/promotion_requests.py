@@ -1,12 +1,17 @@
-"""Requests for promotion: made, reviewed, withdrawn and listed. What has become of one is what `approvals` says."""
+"""Requests for promotion and for changes of policies: made, reviewed, withdrawn and listed.
+
+What has become of one is what `approvals` says. A promotion that was approved is carried out in `promotion`, a change
+of a policy in `branch_policies`.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_UNSPECIFIED, ROLE_VIEWER, Role
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION
 from modelregistry.v1.promotion_request_pb2 import (
+    PROMOTION_REQUEST_KIND_POLICY_CHANGE,
     PROMOTION_REQUEST_KIND_PROMOTION,
     PROMOTION_REQUEST_STATE_APPROVED,
     PROMOTION_REQUEST_STATE_EXPIRED,
@@ -21,6 +26,7 @@ from modelregistry.v1.promotion_request_pb2 import (
     PromotionReview,
 )
 from modelregistry.v1.promotion_request_service_pb2 import (
+    CreatePolicyChangeRequestRequest,
     CreatePromotionRequestRequest,
     GetPromotionRequestRequest,
     ListPromotionRequestsRequest,
@@ -33,6 +39,9 @@ from server.core.caller import Caller
 from server.core.cancellation import require_wanted
 from server.core.errors import (
     ApprovalsNotRequired,
+    FieldViolation,
+    InvalidArgument,
+    ModelNotFound,
     ModelVersionNotFound,
     PromotionRequestAlreadyOpen,
     PromotionRequestClosed,
@@ -41,10 +50,23 @@ from server.core.errors import (
     WithdrawPromotionRequestPermissionDenied,
 )
 from server.core.permissions import TO_PROMOTE
-from server.rules.approvals import LIVE, Standing, expiry, standing_for, standing_of, wanting_approvals
+from server.rules.approvals import (
+    LIVE,
+    Standing,
+    expiry,
+    seen_by,
+    seen_now,
+    standing_for,
+    standing_of,
+    wanting_approvals,
+)
+from server.rules.branch_policies import place_of, planned_change, require_revision
+from server.rules.grants import require_owner
 from server.rules.idempotency import claim
 from server.rules.obstacles import OF_A_REQUEST, Attempt, head_changed, level_of, require
+from server.rules.policy_changes import asked_of, canonical_change
 from server.rules.promotion import compared, facts_of_promotion, promote_as
+from server.rules.sources import hide_sources, models_of_sources
 from server.storage.contract import PromotionRequestFilter, Reader, StoredRequest, Transaction
 from server.storage.paging import Page, PageRequest
 
@@ -79,7 +101,7 @@ def create_promotion_request(
     source, end, now_ms = facts.stored.source, facts.stored.branch, facts.stored.now_ms
     assert source is not None, "without one there is an obstacle"
     if not wanting_approvals(end.policies):
-        raise ApprovalsNotRequired(model_rid=attempt.model_rid, branch_name=attempt.branch)
+        raise ApprovalsNotRequired(resource_rid=attempt.model_rid, branch_name=attempt.branch)
     head_rid = None if end.head is None else end.head.rid
     if facts.request is not None:
         if standing_of(facts.request, end.policies, head_rid, now_ms).is_live:
@@ -105,14 +127,52 @@ def create_promotion_request(
     return _seen(StoredRequest(tx.add_promotion_request(made_now), end.policies, head_rid), now_ms)
 
 
+def create_policy_change_request(
+    tx: Transaction, caller: Caller, request: CreatePolicyChangeRequestRequest
+) -> PromotionRequest:
+    """Store a request for a change of a policy, and return it.
+
+    The same request, by its id, is carried out once. Raises what SetBranchPolicy does but for ApprovalRequired, and
+    RequestIdAlreadyUsed, ApprovalsNotRequired and PromotionRequestAlreadyOpen.
+    """
+    wanted = asked_of(request.policy_change)
+    resource_rid, branch = place_of(wanted)
+    require_owner(tx, caller, resource_rid)
+    if made := claim(tx, caller, request, [rid := rids.new_promotion_request_rid()]):
+        return _get(tx, caller, made[0])
+    planned = planned_change(tx, caller, wanted)
+    if not planned.needing_approvals:
+        raise ApprovalsNotRequired(resource_rid=resource_rid, branch_name=branch)
+    change, policies, now_ms = canonical_change(wanted), (planned.before,), tx.clock_ms()
+    earlier = tx.find_open_change(change)
+    if earlier is not None:
+        if standing_of(earlier, policies, None, now_ms).is_live:
+            raise PromotionRequestAlreadyOpen(promotion_request_rid=earlier.rid)
+        tx.close_promotion_request(earlier.rid, PROMOTION_REQUEST_STATE_EXPIRED, None)
+    made_now = PromotionRequest(
+        rid=rid,
+        kind=PROMOTION_REQUEST_KIND_POLICY_CHANGE,
+        model_rid=planned.before.model_rid,
+        folder_rid=planned.before.folder_rid or None,
+        branch=branch,
+        policy_change=change,
+        reason=request.reason if request.HasField("reason") else None,
+        requested_by=caller.user,
+    )
+    made_now.created_time.FromMilliseconds(now_ms)
+    made_now.expire_time.FromMilliseconds(expiry(policies, now_ms))
+    stored = StoredRequest(tx.add_promotion_request(made_now), policies, None)
+    return _shown(tx, caller, [_seen(stored, now_ms)])[0]
+
+
 def review_promotion_request(
     tx: Transaction, caller: Caller, request: ReviewPromotionRequestRequest
 ) -> PromotionRequest:
     """Record a review, and return what has become of the request.
 
     The same request, by its id, is carried out once. Raises PromotionRequestNotFound, RequestIdAlreadyUsed,
-    PromotionRequestClosed, ModelVersionNotFound, ReviewPromotionRequestPermissionDenied, BranchHeadChanged and
-    ComparisonsNeeded.
+    PromotionRequestClosed, InvalidArgument, ModelVersionNotFound, ModelNotFound,
+    ReviewPromotionRequestPermissionDenied, BranchHeadChanged, BranchPolicyChanged and ComparisonsNeeded.
     """
     rid = request.promotion_request_rid
     _lock(tx, caller, rid)
@@ -121,28 +181,31 @@ def review_promotion_request(
     stored, now_ms = _find(tx, caller, rid), tx.clock_ms()
     asked = stored.request
     _require_live(stored, now_ms)
-    if not asked.HasField("source_model_version_rid"):
+    _require_same_kind(asked, request)
+    if not _is_seen_whole(tx, caller, asked):
+        if is_change(asked):
+            raise ModelNotFound(model_rid="")
         raise ModelVersionNotFound(model_rid=asked.model_rid, model_version_rid="")
     principals = standing_for(caller, stored.policies)
     is_approval = request.verdict == REVIEW_VERDICT_APPROVE
     if not principals or (is_approval and has_part_in(tx, caller, asked)):
         raise ReviewPromotionRequestPermissionDenied(promotion_request_rid=rid)
-    expected = request.expected_head_version_rid if request.HasField("expected_head_version_rid") else None
-    if error := head_changed(asked.model_rid, asked.branch, expected, stored.head_rid):
-        raise error
+    _require_expected(request, stored)
+    seen = seen_now(asked, stored.policies, stored.head_rid)
     review = PromotionReview(
         reviewed_by=caller.user,
         principals=principals,
         verdict=request.verdict,
         comment=request.comment if request.HasField("comment") else None,
-        head_version_rid=stored.head_rid,
+        head_version_rid=seen.head_rid,
+        policy_revision=seen.policy_revision,
     )
-    # Once for the same head, so that nobody fills the record with one approval.
+    # Once for the same head or revision, so that nobody fills the record with one approval.
     if not (is_approval and any(_is_same(review, said) for said in asked.reviews)):
         tx.add_review(rid, review)
     if request.verdict == REVIEW_VERDICT_REJECT:
         tx.close_promotion_request(rid, PROMOTION_REQUEST_STATE_REJECTED, caller.user)
-    else:
+    elif not is_change(asked):
         _promote_if_wanted(tx, _find(tx, caller, rid), now_ms)
     return _get(tx, caller, rid)
 
@@ -161,7 +224,7 @@ def withdraw_promotion_request(
         return _get(tx, caller, rid)
     stored = _find(tx, caller, rid)
     asked = stored.request
-    if caller.user != asked.requested_by and tx.get_model(asked.model_rid, caller).role < ROLE_OWNER:
+    if caller.user != asked.requested_by and _role(tx, caller, asked) < ROLE_OWNER:
         raise WithdrawPromotionRequestPermissionDenied(promotion_request_rid=rid)
     _require_live(stored, tx.clock_ms())
     tx.close_promotion_request(rid, PROMOTION_REQUEST_STATE_WITHDRAWN, caller.user)
@@ -218,10 +281,10 @@ def list_promotion_requests(
                 found.append(_in_list(_seen(stored, now_ms)))
             if len(found) == page.size:
                 is_last = look.next_position is None and stored is look.items[-1]
-                return Page(found, None if is_last else after)
+                return Page(_shown(reader, caller, found), None if is_last else after)
         if look.next_position is None:
-            return Page(found, None)
-    return Page(found, after)
+            return Page(_shown(reader, caller, found), None)
+    return Page(_shown(reader, caller, found), after)
 
 
 def _is_wanted(reader: Reader, caller: Caller, wanted: Wanted, stored: StoredRequest, now_ms: int) -> bool:
@@ -233,30 +296,77 @@ def _is_wanted(reader: Reader, caller: Caller, wanted: Wanted, stored: StoredReq
 
 def _waits_for(reader: Reader, caller: Caller, stored: StoredRequest, standing: Standing) -> bool:
     """Whether the caller could approve a request that is open, and has not yet."""
-    if standing.state != PROMOTION_REQUEST_STATE_OPEN or not stored.request.HasField("source_model_version_rid"):
+    if standing.state != PROMOTION_REQUEST_STATE_OPEN:
         return False
     lacking = [level.policy for level in standing.levels if not level.is_met and caller.user not in level.given]
-    return bool(standing_for(caller, lacking)) and not has_part_in(reader, caller, stored.request)
+    if not standing_for(caller, lacking) or not _is_seen_whole(reader, caller, stored.request):
+        return False
+    return not has_part_in(reader, caller, stored.request)
 
 
 def has_part_in(reader: Reader, caller: Caller, request: PromotionRequest) -> bool:
     """Whether the caller made a request, or had a part in the version that it is about."""
     if caller.user == request.requested_by:
         return True
-    return caller.user in reader.authors_of(request.source_model_version_rid)
+    return not is_change(request) and caller.user in reader.authors_of(request.source_model_version_rid)
+
+
+def is_change(request: PromotionRequest) -> bool:
+    """Whether a request is for a change of a policy."""
+    return request.kind == PROMOTION_REQUEST_KIND_POLICY_CHANGE
+
+
+def _is_seen_whole(reader: Reader, caller: Caller, request: PromotionRequest) -> bool:
+    """Whether the caller may see what a request is about: the source, or the models of all allowed sources."""
+    if not is_change(request):
+        return request.HasField("source_model_version_rid")
+    named = models_of_sources([asked_of(request.policy_change)])
+    return not named or named == reader.visible_models(named, caller)
+
+
+def _require_same_kind(asked: PromotionRequest, request: ReviewPromotionRequestRequest) -> None:
+    """Return if what a review expects is of the kind of its request. Raises InvalidArgument."""
+    name: Literal["expected_head_version_rid", "expected_policy_revision"]
+    name = "expected_head_version_rid" if is_change(asked) else "expected_policy_revision"
+    if request.HasField(name):
+        said = (
+            "is not for this kind of request: approvals of promotions count for a head, those of changes for a revision"
+        )
+        raise InvalidArgument(violations=(FieldViolation(name, said),))
+
+
+def _require_expected(request: ReviewPromotionRequestRequest, stored: StoredRequest) -> None:
+    """Return if the reviewer has seen what there is now. Raises BranchHeadChanged and BranchPolicyChanged."""
+    asked = stored.request
+    if request.HasField("expected_policy_revision"):
+        revision = stored.policies[0].revision
+        require_revision(asked.folder_rid or asked.model_rid, asked.branch, request.expected_policy_revision, revision)
+    expected = request.expected_head_version_rid if request.HasField("expected_head_version_rid") else None
+    if error := head_changed(asked.model_rid, asked.branch, expected, stored.head_rid):
+        raise error
+
+
+def _role(reader: Reader, caller: Caller, request: PromotionRequest) -> Role.ValueType:
+    """Return the caller's role on the model or folder that a request is for, of which the caller sees something."""
+    if request.HasField("folder_rid"):
+        return reader.get_role(request.folder_rid, caller)
+    return reader.get_model(request.model_rid, caller).role or ROLE_UNSPECIFIED
 
 
 def _is_same(review: PromotionReview, said: PromotionReview) -> bool:
-    """Whether an approval was given before, for the same head and by the same right."""
-    return said.verdict == REVIEW_VERDICT_APPROVE and all(
-        getattr(said, name) == getattr(review, name) for name in ("reviewed_by", "principals", "head_version_rid")
+    """Whether an approval was given before, of what was seen then, and by the same right."""
+    return (
+        said.verdict == REVIEW_VERDICT_APPROVE
+        and seen_by(said) == seen_by(review)
+        and all(getattr(said, name) == getattr(review, name) for name in ("reviewed_by", "principals"))
     )
 
 
 def _lock(tx: Transaction, caller: Caller, rid: str) -> None:
     """Let the head of the branch and what was said of a request stay as they are. Raises PromotionRequestNotFound."""
     request = _find(tx, caller, rid).request
-    tx.lock_branches({(request.model_rid, request.branch)}, caller, ROLE_VIEWER)
+    if not is_change(request):
+        tx.lock_branches({(request.model_rid, request.branch)}, caller, ROLE_VIEWER)
     tx.lock_promotion_request(rid)
 
 
@@ -289,7 +399,7 @@ def _find(reader: Reader, caller: Caller, rid: str) -> StoredRequest:
 
 
 def _get(reader: Reader, caller: Caller, rid: str) -> PromotionRequest:
-    return _seen(_find(reader, caller, rid), reader.clock_ms())
+    return _shown(reader, caller, [_seen(_find(reader, caller, rid), reader.clock_ms())])[0]
 
 
 def _standing(stored: StoredRequest, now_ms: int) -> Standing:
@@ -305,6 +415,8 @@ def _seen(stored: StoredRequest, now_ms: int) -> PromotionRequest:
     seen.expire_time.FromMilliseconds(standing.expire_ms)
     if stored.head_rid is not None:
         seen.head_version_rid = stored.head_rid
+    if is_change(seen):
+        seen.policy_revision = stored.policies[0].revision
     seen.approvals.extend(
         ApprovalProgress(
             resource_rid=level_of(level.policy, seen.model_rid), required=level.rule.required, given=len(level.given)
@@ -314,6 +426,12 @@ def _seen(stored: StoredRequest, now_ms: int) -> PromotionRequest:
     for review in seen.reviews:
         review.counts = standing.counts(review)
     return seen
+
+
+def _shown(reader: Reader, caller: Caller, requests: list[PromotionRequest]) -> list[PromotionRequest]:
+    """Return requests without the allowed sources that the caller may not see."""
+    hide_sources(reader, caller, [asked_of(request.policy_change) for request in requests if is_change(request)])
+    return requests
 
 
 def _in_list(request: PromotionRequest) -> PromotionRequest:

@@ -5,11 +5,13 @@ It is told by records alone: of the version, and of those of equal content that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from modelregistry.v1.promotion_pb2 import BranchPolicy
+from modelregistry.v1.promotion_pb2 import AllowedSources, BranchPolicy
 from server.core.branches import branch_of
-from server.storage.contract import Tenure
+from server.core.caller import Caller
+from server.rules.policy_changes import SetPolicy
+from server.storage.contract import Reader, Tenure
 
 
 def asks_for_sources(policies: Iterable[BranchPolicy]) -> bool:
@@ -17,9 +19,21 @@ def asks_for_sources(policies: Iterable[BranchPolicy]) -> bool:
     return any(policy.HasField("allowed_sources") or policy.HasField("min_time_as_head") for policy in policies)
 
 
-def models_of_sources(policies: Iterable[BranchPolicy]) -> set[str]:
-    """Return the RIDs of the models whose branches are allowed by policies."""
+def models_of_sources(policies: Iterable[BranchPolicy | SetPolicy]) -> set[str]:
+    """Return the RIDs of the models whose branches are allowed by policies, or by requests that set some."""
     return {source.model_rid for policy in policies for source in policy.allowed_sources.sources}
+
+
+def hide_sources(reader: Reader, caller: Caller, policies: Sequence[BranchPolicy | SetPolicy]) -> None:
+    """Replace allowed sources in models that the caller may not see by their number."""
+    named = models_of_sources(policies)
+    visible = reader.visible_models(named, caller) if named else set()
+    for policy in policies:
+        if not policy.HasField("allowed_sources"):
+            continue
+        seen = [source for source in policy.allowed_sources.sources if source.model_rid in visible]
+        hidden_count = len(policy.allowed_sources.sources) - len(seen)
+        policy.allowed_sources.CopyFrom(AllowedSources(sources=seen, hidden_count=hidden_count))
 
 
 def in_allowed_sources(policy: BranchPolicy, tenures: Iterable[Tenure]) -> list[Tenure]:

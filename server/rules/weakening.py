@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from modelregistry.v1.promotion_pb2 import AllowedSources, ApprovalRule, BranchPolicy, Principals
+from modelregistry.v1.promotion_pb2 import AllowedSources, BranchPolicy, Principals
 from server.core.branches import branch_of
-
-# How long a request is good for where the rule does not say.
-SECONDS_TO_APPROVE = 7 * 86_400
+from server.rules.approvals import lifetime
 
 
 def weakened_rules(before: BranchPolicy, after: BranchPolicy) -> list[str]:
     """Return the names of the rules that are taken away or loosened, in the order of their fields."""
     return [name for name, weakens in _WEAKENS.items() if weakens(before, after)]
-
-
-def milliseconds_to_approve(rule: ApprovalRule) -> int:
-    """Return for how long a request can be reviewed and carried out, from when it was made."""
-    return rule.expire_after.ToMilliseconds() if rule.HasField("expire_after") else SECONDS_TO_APPROVE * 1000
 
 
 def _mode(before: BranchPolicy, after: BranchPolicy) -> bool:
@@ -50,11 +43,7 @@ def _approvals(before: BranchPolicy, after: BranchPolicy) -> bool:
     if not before.HasField("approvals"):
         return False
     old, new = before.approvals, after.approvals
-    return (
-        new.required < old.required
-        or bool({*new.approvers} - {*old.approvers})
-        or milliseconds_to_approve(new) > milliseconds_to_approve(old)
-    )
+    return new.required < old.required or bool({*new.approvers} - {*old.approvers}) or lifetime(new) > lifetime(old)
 
 
 def _rollbackers(before: BranchPolicy, after: BranchPolicy) -> bool:

@@ -20,7 +20,12 @@ from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN, Compatib
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import BranchPolicy, LineageNode, Promotion
-from modelregistry.v1.promotion_request_pb2 import PromotionRequest, PromotionRequestState, PromotionReview
+from modelregistry.v1.promotion_request_pb2 import (
+    PolicyChange,
+    PromotionRequest,
+    PromotionRequestState,
+    PromotionReview,
+)
 from modelregistry.v1.recall_service_pb2 import LiveCopy, Yank
 from server.core.caller import Caller
 from server.core.config import NO_QUOTA, FileQuota
@@ -198,9 +203,11 @@ class PromotionRequestFilter(NamedTuple):
 class StoredRequest(NamedTuple):
     """A request for promotion, and what its state follows from: the policies of the branch and the RID of its head.
 
+    Of a request for a change, that is the policy to be changed alone, which can have revision 0, and no head.
+
     Of the request, what is stored is told: its state is OPEN until it is closed, `expire_time` is what the policies
-    said when it was made, and the oldest reviews come first. The source is unset if the caller may not see its model.
-    `position` is where a page ends behind it, of one that was listed.
+    said when it was made, and the oldest reviews come first. The source is unset if the caller may not see its model;
+    of a change all is told. `position` is where a page ends behind it, of one that was listed.
     """
 
     request: PromotionRequest
@@ -443,9 +450,10 @@ class Reader(Protocol):
         """
 
     def find_promotion_request(self, promotion_request_rid: str, caller: Caller) -> StoredRequest | None:
-        """Return a request for promotion; None if it is absent or the caller may not see its target model.
+        """Return a request; None if it is absent, or the caller may not see its target model.
 
-        Of its reviews the newest hundred are told.
+        If it is for the policy of a folder, the caller needs a role on that. Of its reviews the newest hundred are
+        told.
         """
 
     def find_open_request(self, model_rid: str, branch: str, source_rid: str) -> PromotionRequest | None:
@@ -454,10 +462,16 @@ class Reader(Protocol):
         Of its reviews the newest hundred are told.
         """
 
+    def find_open_change(self, change: PolicyChange) -> PromotionRequest | None:
+        """Return the request for this very change of a policy that was not closed; None if there is none.
+
+        Of its reviews the newest hundred are told.
+        """
+
     def list_promotion_requests(
         self, caller: Caller, wanted: PromotionRequestFilter, page: PageRequest
     ) -> Page[StoredRequest]:
-        """Return the requests for promotion that the caller may see, newest first.
+        """Return the requests that find_promotion_request would find for the caller, newest first.
 
         Each is told as in find_promotion_request, but for the comments of reviews. The position is opaque. Requests
         that others add meanwhile neither shift nor repeat an item of a later page. Raises InvalidPageToken for what is
@@ -621,10 +635,10 @@ class Transaction(Reader, Protocol):
         """Record that a yank, which must be stored, holds no longer; nothing if that was recorded before."""
 
     def add_promotion_request(self, request: PromotionRequest) -> PromotionRequest:
-        """Store a request for promotion, which is open, and return it. The model must be stored.
+        """Store a request, which is open, and return it. The model must be stored, if it is not for a folder's policy.
 
-        Of several transactions that store one for the same source, target and branch, one commits; the others are run
-        again.
+        Of several transactions that store one for the same source, target and branch, or for the same change, one
+        commits; the others are run again.
         """
 
     def lock_promotion_request(self, promotion_request_rid: str) -> None:
@@ -643,6 +657,7 @@ class Transaction(Reader, Protocol):
         closed_by: str | None,
         promotion_rid: str | None = None,
         version_rid: str | None = None,
+        made_revision: int | None = None,
     ) -> None:
         """Record what has become of a request, once for all, with what came of it.
 

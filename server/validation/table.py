@@ -132,6 +132,7 @@ RULES: Final[Mapping[str, Rule]] = {
     # PromotionRequestService's requests
     "ReviewPromotionRequestRequest.verdict": known(ReviewVerdict.DESCRIPTOR, required=True),
     "ReviewPromotionRequestRequest.comment": reason,
+    "ReviewPromotionRequestRequest.expected_policy_revision": not_negative,
     "ListPromotionRequestsRequest.model_rid": rid(MODEL, required=False),
     "ListPromotionRequestsRequest.state": known(PromotionRequestState.DESCRIPTOR),
     "ListPromotionRequestsRequest.requested_by": principal,
@@ -180,6 +181,8 @@ RULES: Final[Mapping[str, Rule]] = {
 
 REQUIRED: Final[Mapping[str, Broken]] = {
     "CreateModelVersionRequest.model_api": IS_REQUIRED,
+    "CreatePolicyChangeRequestRequest.policy_change": IS_REQUIRED,
+    "PolicyChange.type": IS_REQUIRED,
     "ModelFiles.type": IS_REQUIRED,
     "ModelVersionSource.type": IS_REQUIRED,
     "ModelApiInput.type": model_api.TYPE_MISSING,

@@ -64,6 +64,26 @@ def test_a_branch_that_wants_no_approvals_promotes_with_the_option_too(stages: S
     assert stages.server.json("promote", stages.first, stages.production, "--request")["versionNumber"] == 2
 
 
+def test_set_policy_says_how_a_change_is_requested_requests_it_and_makes_it(protected: Stages) -> None:
+    server, clear = protected.server, ("set-policy", protected.production, "--clear", "approvals")
+    refused = server.run(*clear)
+    assert (refused.returncode, refused.stdout) == (FAILED_PRECONDITION, "")
+    told = refused.stderr.splitlines()
+    assert told[0] == "--request requests the approvals"
+    assert told[1].startswith("error: ApprovalRequired: ")
+    assert f"This weakens approvals: {LACKING}" in told[1]
+
+    asked = server.json(*clear, "--request", "--reason", "too slow")
+    assert (asked["kind"], asked["reason"], asked["policyChange"]["type"]) == ("POLICY_CHANGE", "too slow", "branch")
+    assert f"the request is {asked['rid']}" in server.run(*clear).stderr
+    assert as_ann(protected, "review", asked["rid"], "approve", "--expected-revision", "1")["state"] == "APPROVED"
+    assert server.json(*clear)["promotionRequestRid"] == asked["rid"]
+    shown = server.run("get-request", asked["rid"], "--output", "table").stdout
+    assert "of a branch" in shown
+    alone = server.run(*clear, "--reason", "why")
+    assert (alone.returncode, alone.stderr) == (1, "error: --reason and --request-id need --request\n")
+
+
 def test_requests_are_listed_for_people_and_withdrawn(protected: Stages) -> None:
     made = protected.server.json("request-promotion", protected.first, protected.production, "--reason", "for 2.0")
     other = protected.server.json("request-promotion", protected.warns, protected.production)

@@ -60,6 +60,9 @@ def test_each_command_succeeds_and_warns_of_nothing(server: Server, tmp_path: Pa
         succeeds("get-request", asked)
         succeeds("requests", "--model", target, "--state", "open")
         succeeds(ending[0], asked, *ending[1:])
+    asks = ("--required-approvals", "1", "--approver", "group:risk")
+    succeeds("set-policy", target, "--branch", "weak", *asks)
+    succeeds("set-policy", target, "--branch", "weak", "--clear", "approvals", "--request", "--reason", "why")
     [promotion] = json.loads(succeeds("list-promotions", "--version", promoted["rid"]))["data"]
     succeeds("get-promotion", promotion["rid"])
     succeeds("lineage", promoted["rid"])

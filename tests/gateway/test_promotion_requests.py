@@ -11,6 +11,7 @@ from tests.gateway.registry import Registry, good
 from tests.gateway.test_refusals import MODELS, Answer, ask
 
 REQUESTS = "/api/v2/promotionRequests"
+CHANGES = "/api/v2/policyChangeRequests"
 
 
 def review(registry: Registry, rid: str, by: str, verdict: str = "APPROVE", key: str = "", **body: Any) -> Answer:
@@ -104,3 +105,66 @@ def test_what_is_no_request_or_says_nonsense_is_told(registry: Registry) -> None
     assert registry.get(REQUESTS, state="MAYBE").fields == {"state"}
     needless = request(registry)
     assert (needless.status, needless.error["errorName"]) == (400, "ApprovalsNotRequired")
+
+
+def test_a_change_that_weakens_the_policy_is_refused_requested_approved_and_made(registry: Registry) -> None:
+    protect(registry)
+    loose = {"approvals": {"required": 1, "approvers": ["user:ann", "user:bob"]}, "promotionOnly": False}
+    refused = registry.set_policy(**loose)
+    assert (refused.status, refused.error["errorName"]) == (400, "ApprovalRequired")
+    assert "CreatePolicyChangeRequest" in refused.error["errorDescription"]
+    assert "This weakens approvals: 0 of 2 approvals" in refused.error["errorDescription"]
+
+    key = str(uuid.uuid4())
+    body = {"policyChange": {"type": "branch", "modelRid": registry.target.rid} | loose, "reason": "too slow"}
+    sent = json.dumps(body)
+    asked = good(ask(registry.server, "POST", CHANGES, sent, Idempotency_Key=key))
+    assert good(ask(registry.server, "POST", CHANGES, sent, Idempotency_Key=key)) == asked
+    assert asked == {
+        "rid": asked["rid"],
+        "kind": "POLICY_CHANGE",
+        "modelRid": registry.target.rid,
+        "branch": "master",
+        "errorCount": 0,
+        "warningCount": 0,
+        "reason": "too slow",
+        "requestedBy": "user:admin",
+        "createdTime": asked["createdTime"],
+        "state": "OPEN",
+        "expireTime": asked["expireTime"],
+        "approvals": [{"resourceRid": registry.target.rid, "required": 2, "given": 0}],
+        "reviews": [],
+        "policyChange": {
+            "type": "branch",
+            "modelRid": registry.target.rid,
+            "branch": "master",
+            "approvals": {**loose["approvals"], "promoteWhenApproved": False},
+            "promotionOnly": False,
+            "clearFields": [],
+        },
+        "policyRevision": 1,
+    }
+    assert good(review(registry, asked["rid"], "ann", expectedPolicyRevision=1))["state"] == "OPEN"
+    assert good(review(registry, asked["rid"], "bob"))["state"] == "APPROVED"
+    changed = good(registry.set_policy(**loose))
+    assert (changed["revision"], changed["promotionRequestRid"]) == (2, asked["rid"])
+    done = good(registry.get(f"{REQUESTS}/{asked['rid']}"))
+    assert (done["state"], done["madePolicyRevision"]) == ("PROMOTED", 2)
+
+
+def test_what_is_no_change_of_a_policy_is_told(registry: Registry) -> None:
+    for body, field in (
+        ({}, "policyChange"),
+        ({"policyChange": {}}, "policyChange.type"),
+        ({"policyChange": {"type": "branch"}}, "policyChange.modelRid"),
+        (
+            {"policyChange": {"type": "branch", "modelRid": registry.target.rid, "clearFields": ["x"]}},
+            "policyChange.clearFields[0]",
+        ),
+        ({"policyChange": {"type": "folder", "folderRid": registry.target.rid}}, "policyChange.folderRid"),
+    ):
+        refused = ask(registry.server, "POST", CHANGES, json.dumps(body))
+        assert (refused.status, refused.fields) == (400, {field}), body
+    needless = {"policyChange": {"type": "branch", "modelRid": registry.target.rid, "promotionOnly": True}}
+    refused = ask(registry.server, "POST", CHANGES, json.dumps(needless))
+    assert (refused.status, refused.error["errorName"]) == (400, "ApprovalsNotRequired")

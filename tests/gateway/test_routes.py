@@ -79,7 +79,7 @@ def test_a_post_that_only_asks_changes_nothing() -> None:
         *("BatchPromoteVersions", "RollbackBranch", "SetBranchPolicy", "LockBranch", "UnlockBranch"),
         "SetFolderBranchPolicy",
         *("YankVersion", "UnyankVersion", "BatchRollback"),
-        *("CreatePromotionRequest", "ReviewPromotionRequest", "WithdrawPromotionRequest"),
+        *("CreatePromotionRequest", "CreatePolicyChangeRequest", "ReviewPromotionRequest", "WithdrawPromotionRequest"),
     }
 
 

@@ -22,7 +22,8 @@ from modelregistry.v1.promotion_pb2 import AllowedSource, AllowedSources, Approv
 from server.core.branches import POLICY_FIELDS
 from server.storage.contract import NO_POLICY
 from tests.processes import until
-from tests.rpc.harness import User
+from tests.rpc.approving import weaken_policy
+from tests.rpc.harness import Registry, User
 
 
 @pytest.fixture
@@ -191,15 +192,16 @@ def test_of_two_modes_the_stricter_one_counts(admin: User, production: Model) ->
     assert admin("CheckPromotion", **request).compatibility == COMPATIBILITY_MODE_OFF
 
 
-def test_every_rule_is_set_cleared_and_left_as_it_was(admin: User, production: Model) -> None:
+def test_every_rule_is_set_cleared_and_left_as_it_was(registry: Registry, admin: User, production: Model) -> None:
     rules: dict[str, Any] = {
         "compatibility": COMPATIBILITY_MODE_ENFORCE,
         "promotion_only": True,
         "allowed_sources": AllowedSources(sources=[AllowedSource(model_rid=production.rid, branch="dev")]),
         "min_time_as_head": Duration(seconds=1),
         "promoters": Principals(principals=["group:ml"]),
-        "approvals": ApprovalRule(required=2, approvers=["group:risk"]),
         "rollbackers": Principals(principals=["user:jane"]),
+        # Once it holds, it is asked for all that weakens the policy.
+        "approvals": ApprovalRule(required=2, approvers=["group:risk"]),
     }
     assert rules.keys() == {*POLICY_FIELDS}
     expected: dict[str, Any] = {}
@@ -210,7 +212,8 @@ def test_every_rule_is_set_cleared_and_left_as_it_was(admin: User, production: M
         assert {field: getattr(policy, field) for field in expected} == expected
         assert admin("GetBranchPolicy", model_rid=production.rid) == policy
     for name in rules:
-        policy = admin("SetBranchPolicy", model_rid=production.rid, clear_fields=[name])
+        cleared = {"model_rid": production.rid, "clear_fields": [name]}
+        policy = weaken_policy(registry, admin, **cleared)
         del expected[name]
         assert {field: getattr(policy, field) for field in expected} == expected
         assert getattr(policy, name) == getattr(NO_POLICY, name)

@@ -12,7 +12,9 @@ from grpc_health.v1 import health_pb2_grpc
 
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWNER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE
-from modelregistry.v1.promotion_request_pb2 import REVIEW_VERDICT_REJECT
+from modelregistry.v1.promotion_pb2 import ApprovalRule
+from modelregistry.v1.promotion_request_pb2 import REVIEW_VERDICT_REJECT, PolicyChange
+from modelregistry.v1.promotion_service_pb2 import SetBranchPolicyRequest
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.core.permissions import MODELS_WRITE, RPC_SCOPES
 from server.storage.sql import disk_reserve
@@ -63,6 +65,16 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
     other = admin.create_version(model, branch="other")
     of_other = {"model_rid": model.rid, "model_version_rid": other.rid}
     yanked = admin("YankVersion", **of_other, scope=YANK_SCOPE_VERSION, reason="a mistake")
+    # What would be requested if there were room.
+    admin(
+        "SetBranchPolicy",
+        model_rid=model.rid,
+        branch="release",
+        approvals=ApprovalRule(required=1, approvers=["user:joe"]),
+    )
+    change = PolicyChange(
+        branch=SetBranchPolicyRequest(model_rid=model.rid, branch="release", clear_fields=["approvals"])
+    )
     give_up()
 
     refused = {
@@ -76,6 +88,7 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
         "SetFolderBranchPolicy": {"folder_rid": FOLDER, "promotion_only": True},
         "UnyankVersion": {"yank_rid": yanked.rid},
         "CreatePromotionRequest": promotion,
+        "CreatePolicyChangeRequest": {"policy_change": change},
         "ReviewPromotionRequest": {"promotion_request_rid": SOME_REQUEST, "verdict": REVIEW_VERDICT_REJECT},
         "WithdrawPromotionRequest": {"promotion_request_rid": SOME_REQUEST},
         "GrantRole": {"resource_rid": model.rid, "principal": "user:joe", "role": ROLE_OWNER},

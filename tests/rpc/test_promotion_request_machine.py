@@ -15,11 +15,13 @@ from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_PROMOTER, ROLE
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
 from modelregistry.v1.promotion_pb2 import ApprovalRule
 from modelregistry.v1.promotion_request_pb2 import (
+    PROMOTION_REQUEST_KIND_PROMOTION,
     REVIEW_VERDICT_APPROVE,
     REVIEW_VERDICT_REJECT,
     PromotionRequestState,
 )
 from tests.builders import model_api, new_folder_rid
+from tests.rpc.approving import weaken_policy
 from tests.rpc.harness import Registry, failure_of
 
 RUNS = settings(max_examples=30, stateful_step_count=50, phases=[Phase.reuse, Phase.generate, Phase.shrink])
@@ -73,6 +75,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self, registry: Registry) -> None:
         super().__init__()
+        self.registry = registry
         self.admin = registry.user("admin")
         self.users = {name: registry.user(name, *groups) for name, groups in PEOPLE.items()}
         folder = new_folder_rid()
@@ -135,12 +138,17 @@ class Machine(RuleBasedStateMachine):
 
     @rule(branch=branches, required=st.sampled_from([0, 1, 1, 1, 2]), approvers=st.sampled_from(APPROVERS))
     def set_policy(self, branch: str, required: int, approvers: tuple[str, ...]) -> None:
-        place = {"model_rid": self.production.rid, "branch": branch}
+        change: dict[str, Any] = {"model_rid": self.production.rid, "branch": branch}
         if required:
-            self.admin("SetBranchPolicy", **place, approvals=ApprovalRule(required=required, approvers=approvers))
+            change["approvals"] = ApprovalRule(required=required, approvers=approvers)
         else:
-            self.admin("SetBranchPolicy", **place, clear_fields=["approvals"])
+            change["clear_fields"] = ["approvals"]
         known = self.branches[branch]
+        if required < known.required or (known.required and {*approvers} - {*known.approvers}):
+            assert self.admin.failure("SetBranchPolicy", **change).name == "ApprovalRequired"
+            weaken_policy(self.registry, self.admin, **change)
+        else:
+            self.admin("SetBranchPolicy", **change)
         known.required, known.approvers = required, approvers if required else ()
 
     @rule(name=promoters, branch=branches, source=sources)
@@ -233,10 +241,11 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def all_requests_stand_as_the_reference_says(self) -> None:
         page = self.admin("ListPromotionRequests", model_rid=self.production.rid, page_size=1000)
-        told = [(each.rid, PromotionRequestState.Name(each.state)) for each in page.promotion_requests]
+        listed = [each for each in page.promotion_requests if each.kind == PROMOTION_REQUEST_KIND_PROMOTION]
+        told = [(each.rid, PromotionRequestState.Name(each.state)) for each in listed]
         expected = [(each.rid, f"PROMOTION_REQUEST_STATE_{self.state(each)}") for each in reversed(self.asked)]
         assert told == expected
-        for seen, known in zip(page.promotion_requests, reversed(self.asked), strict=True):
+        for seen, known in zip(listed, reversed(self.asked), strict=True):
             is_open = not known.closed and self.branches[known.branch].required
             assert [each.given for each in seen.approvals] == ([len(self.given(known))] if is_open else [])
 

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from modelregistry.v1.model_pb2 import Model, ModelVersion
-from modelregistry.v1.promotion_pb2 import ApprovalRule
+from modelregistry.v1.promotion_pb2 import ApprovalRule, BranchPolicy
 from modelregistry.v1.promotion_request_pb2 import (
     PROMOTION_REQUEST_STATE_APPROVED,
     PROMOTION_REQUEST_STATE_OPEN,
@@ -18,8 +18,10 @@ from modelregistry.v1.promotion_request_pb2 import (
     PROMOTION_REQUEST_STATE_WITHDRAWN,
     REVIEW_VERDICT_APPROVE,
     REVIEW_VERDICT_REJECT,
+    PolicyChange,
     PromotionRequest,
 )
+from modelregistry.v1.promotion_service_pb2 import SetBranchPolicyRequest
 from tests.builders import model_api
 from tests.conftest import OpenRepository
 from tests.rpc.harness import Failure, Registry, User, failure_of, serving
@@ -164,7 +166,7 @@ def test_a_review_beside_a_change_of_the_policy_counts_by_the_new_one(replicas: 
         branch = f"branch {number}"
         if number % 2:
             has_head(replicas, branch)
-        replicas.protect(branch)
+        replicas.protect(branch, approvers=("group:risk", "group:safety"))
         request = replicas.request(branch)
         replicas.review("ann", request)
 
@@ -247,3 +249,63 @@ def test_promotions_of_two_approved_requests_at_once_leave_one_without_its_appro
     assert (len(made), refused.name, refused.parameters["given"]) == (1, "ApprovalRequired", "0")
     states = sorted(replicas.now(request).state for request in requests)
     assert states == [PROMOTION_REQUEST_STATE_OPEN, PROMOTION_REQUEST_STATE_PROMOTED]
+
+
+def weaker(replicas: Replicas, branch: str) -> SetBranchPolicyRequest:
+    rule = ApprovalRule(required=1, approvers=["group:risk"])
+    return SetBranchPolicyRequest(model_rid=replicas.target.rid, branch=branch, approvals=rule)
+
+
+def approved_change(replicas: Replicas, branch: str) -> PromotionRequest:
+    """A change that weakens the policy of a branch, which ann and bob have approved."""
+    replicas.protect(branch)
+    request = replicas.admin(
+        "CreatePolicyChangeRequest", policy_change=PolicyChange(branch=weaker(replicas, branch)), reason="too slow"
+    )
+    for name in REVIEWERS[:2]:
+        replicas.review(name, request)
+    return request
+
+
+def set_weaker(replicas: Replicas, branch: str) -> BranchPolicy:
+    return replicas.user("admin", 1).send("SetBranchPolicy", weaker(replicas, branch).SerializeToString())
+
+
+def test_a_rejection_beside_the_change_of_a_policy_ends_one_way(replicas: Replicas) -> None:
+    for number in range(ROUNDS):
+        branch = f"branch {number}"
+        request = approved_change(replicas, branch)
+
+        rejection, changed = all_of(
+            lambda request=request: replicas.review("cid", request, REVIEW_VERDICT_REJECT),
+            lambda branch=branch: set_weaker(replicas, branch),
+        )
+
+        now = replicas.now(request)
+        if isinstance(changed, BranchPolicy):
+            assert (rejection.name, rejection.parameters["state"]) == ("PromotionRequestClosed", "PROMOTED")
+            assert (now.state, now.made_policy_revision) == (PROMOTION_REQUEST_STATE_PROMOTED, changed.revision)
+        else:
+            assert changed.name == "ApprovalRequired"
+            assert rejection.state == now.state == PROMOTION_REQUEST_STATE_REJECTED
+
+
+def test_a_change_that_was_approved_is_made_of_the_revision_that_was_approved_or_not_at_all(replicas: Replicas) -> None:
+    for number in range(ROUNDS):
+        branch = f"branch {number}"
+        request = approved_change(replicas, branch)
+
+        stricter, changed = all_of(
+            lambda branch=branch: replicas.admin(
+                "SetBranchPolicy", model_rid=replicas.target.rid, branch=branch, promotion_only=True
+            ),
+            lambda branch=branch: set_weaker(replicas, branch),
+        )
+
+        assert stricter.promotion_only
+        if isinstance(changed, BranchPolicy):
+            assert (changed.revision, stricter.revision) == (2, 3)
+            assert (stricter.approvals.required, stricter.promotion_request_rid) == (1, "")
+        else:
+            assert (changed.name, changed.parameters["given"]) == ("ApprovalRequired", "0")
+            assert (stricter.revision, replicas.now(request).state) == (2, PROMOTION_REQUEST_STATE_OPEN)

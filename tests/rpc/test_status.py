@@ -76,7 +76,7 @@ TABLE = {
         400,
         ("modelRid", "branchName", "required", "given", "promotionRequestRid", "resourceRid"),
     ),
-    "ApprovalsNotRequired": ("FAILED_PRECONDITION", 400, ("modelRid", "branchName")),
+    "ApprovalsNotRequired": ("FAILED_PRECONDITION", 400, ("resourceRid", "branchName")),
     "PromotionRequestAlreadyOpen": ("ALREADY_EXISTS", 409, ("promotionRequestRid",)),
     "PromotionRequestClosed": ("FAILED_PRECONDITION", 400, ("promotionRequestRid", "state")),
     "BranchPolicyChanged": ("ABORTED", 409, ("resourceRid", "branchName", "expectedRevision", "actualRevision")),

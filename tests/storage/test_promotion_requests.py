@@ -22,20 +22,26 @@ from modelregistry.v1.promotion_request_pb2 import (
     PROMOTION_REQUEST_STATE_WITHDRAWN,
     REVIEW_VERDICT_APPROVE,
     REVIEW_VERDICT_REJECT,
+    PolicyChange,
     PromotionRequest,
     PromotionRequestState,
     PromotionReview,
 )
 from modelregistry.v1.promotion_request_service_pb2 import (
+    CreatePolicyChangeRequestRequest,
     CreatePromotionRequestRequest,
     GetPromotionRequestRequest,
     ReviewPromotionRequestRequest,
     WithdrawPromotionRequestRequest,
 )
+from modelregistry.v1.promotion_service_pb2 import SetBranchPolicyRequest, SetFolderBranchPolicyRequest
 from server.core import rids
 from server.core.caller import Caller
 from server.core.errors import InvalidPageToken, RegistryError
+from server.rules.branch_policies import set_branch_policy
+from server.rules.policy_changes import canonical_change
 from server.rules.promotion_requests import (
+    create_policy_change_request,
     create_promotion_request,
     get_promotion_request,
     review_promotion_request,
@@ -246,7 +252,104 @@ def test_whether_a_principal_is_disabled_is_the_newest_change(repository: SqlRep
     assert not is_disabled("user:jane")
 
 
+def change_of(model_rid: str, *names: str) -> PolicyChange:
+    return canonical_change(SetBranchPolicyRequest(model_rid=model_rid, clear_fields=names))
+
+
+def change_of_folder(folder_rid: str, *names: str) -> PolicyChange:
+    return canonical_change(SetFolderBranchPolicyRequest(folder_rid=folder_rid, clear_fields=names))
+
+
+def test_a_request_for_a_change_is_found_as_it_was_stored_with_the_policy_alone(
+    repository: SqlRepository, target: Model
+) -> None:
+    append(repository, builders.version(target.rid))
+    folder = target.parent_folder_rid
+    rule = ApprovalRule(required=1, approvers=["group:risk"])
+    repository.write(lambda tx: tx.add_policy(builders.policy(target.rid, 1, approvals=rule), ADMIN.user))
+    of_folder = BranchPolicy(folder_rid=folder, branch="master", revision=1, promotion_only=True)
+    repository.write(lambda tx: tx.add_policy(of_folder, ADMIN.user))
+    for change, place, holds in (
+        (change_of(target.rid, "approvals"), {"model_rid": target.rid}, ("", rule, False)),
+        (change_of_folder(folder, "promotion_only"), {"folder_rid": folder}, (folder, ApprovalRule(), True)),
+    ):
+        stored = add(repository, builders.policy_change_request(change, **place, reason="why"))
+        found = find(repository, stored.rid)
+        assert found is not None
+        assert (found.request, found.head_rid) == (stored, None)
+        [policy] = found.policies
+        assert (policy.folder_rid, policy.approvals, policy.promotion_only) == holds
+        assert repository.read(lambda reader, change=change: reader.find_open_change(change)) == stored
+
+
+def test_who_has_no_role_on_a_folder_finds_no_request_for_its_policy(repository: SqlRepository) -> None:
+    folder, jane = builders.new_folder_rid(), caller()
+    model = add_model(repository, folder=folder)
+    change = change_of_folder(folder, "approvals")
+    stored = add(repository, builders.policy_change_request(change, folder_rid=folder))
+    builders.grant(repository, model.rid, "user:jane", ROLE_VIEWER)
+    assert find(repository, stored.rid, jane) is None
+    builders.grant(repository, folder, "user:jane", ROLE_VIEWER)
+    found = find(repository, stored.rid, jane)
+    assert found is not None
+    assert (found.request, found.policies[0].revision) == (stored, 0)
+
+
+def test_the_same_change_is_requested_once_until_that_is_closed(repository: SqlRepository, target: Model) -> None:
+    change = change_of(target.rid, "approvals")
+    first = add(repository, builders.policy_change_request(change, model_rid=target.rid))
+    with pytest.raises(RegistryError):
+        add(repository, builders.policy_change_request(change, model_rid=target.rid))
+    other = change_of(target.rid, "approvals", "promoters")
+    assert repository.read(lambda reader: reader.find_open_change(other)) is None
+    add(repository, builders.policy_change_request(other, model_rid=target.rid))
+    review = PromotionReview(
+        reviewed_by="user:ann", principals=["group:risk"], verdict=REVIEW_VERDICT_APPROVE, policy_revision=0
+    )
+    repository.write(lambda tx: tx.add_review(first.rid, review))
+    found = repository.read(lambda reader: reader.find_open_change(change))
+    assert found is not None
+    assert [(each.HasField("policy_revision"), each.policy_revision) for each in found.reviews] == [(True, 0)]
+    repository.write(
+        lambda tx: tx.close_promotion_request(first.rid, PROMOTION_REQUEST_STATE_PROMOTED, "user:joe", made_revision=3)
+    )
+    closed = find(repository, first.rid)
+    assert closed is not None
+    assert (closed.request.state, closed.request.made_policy_revision) == (PROMOTION_REQUEST_STATE_PROMOTED, 3)
+    assert repository.read(lambda reader: reader.find_open_change(change)) is None
+    add(repository, builders.policy_change_request(change, model_rid=target.rid))
+
+
 # Lists
+
+
+def test_requests_for_folders_and_models_are_listed_together_newest_first(
+    repository: SqlRepository, source: ModelVersion
+) -> None:
+    """Also where a caller sees little of much: behind what is looked at first, its models and folders are asked."""
+    folders = [builders.new_folder_rid() for _ in range(3)]
+    model, hidden = add_model(repository), add_model(repository)
+    for rid in (model.rid, *folders[:2]):
+        builders.grant(repository, rid, "user:jane", ROLE_VIEWER)
+    builders.grant(repository, folders[0], "group:ml", ROLE_VIEWER)
+    expected = []
+    for number in range(8):
+        for folder in folders:
+            change = change_of_folder(folder, str(number))
+            stored = add(repository, builders.policy_change_request(change, folder_rid=folder))
+            if folder != folders[2]:
+                expected.insert(0, stored.rid)
+        change = change_of(model.rid, str(number))
+        expected.insert(0, add(repository, builders.policy_change_request(change, model_rid=model.rid)).rid)
+    for number in range(40):
+        change = change_of(hidden.rid, str(number))
+        add(repository, builders.policy_change_request(change, model_rid=hidden.rid))
+    jane = caller("user:jane", "group:ml")
+    for size in (1, 2, 3, 100):
+        assert listed(repository, jane, size) == expected
+        assert listed(repository, jane, size, is_open=True, branch="master") == expected
+        assert listed(repository, caller("user:nobody"), size) == []
+    assert len(listed(repository, ADMIN, 100)) == 8 * 4 + 40
 
 
 def pages(repository: SqlRepository, by: Caller, wanted: PromotionRequestFilter, size: int) -> Iterator[list[str]]:
@@ -333,12 +436,12 @@ class Desk:
         self.revision = 0
         self.set_rule(required=2)
         self.source = append(repository, builders.version(add_model(repository).rid))
-        self.rid = self._write(
-            create_promotion_request,
-            ASKER,
-            CreatePromotionRequestRequest(model_rid=self.target.rid, source_model_version_rid=self.source.rid),
-        ).rid
+        self.rid = self.request()
         self.reviewers = iter(RISK)
+
+    def request(self) -> str:
+        request = CreatePromotionRequestRequest(model_rid=self.target.rid, source_model_version_rid=self.source.rid)
+        return self._write(create_promotion_request, ASKER, request).rid
 
     @property
     def state(self) -> str:
@@ -402,32 +505,52 @@ class Desk:
         self.set_rule()
 
 
-EVENTS = [Desk.approve, Desk.reject, Desk.withdraw, Desk.promote, Desk.new_head, Desk.rename_approvers]
-EVENTS += [Desk.want_more, Desk.want_fewer, Desk.want_none, Desk.wait, Desk.shorten, Desk.lengthen]
+class ChangeDesk(Desk):
+    """The same of a request that its policy is weakened: a new revision is to it what a new head is to the other."""
+
+    def request(self) -> str:
+        request = CreatePolicyChangeRequestRequest(policy_change=PolicyChange(branch=self.change))
+        return self._write(create_policy_change_request, ASKER, request).rid
+
+    @property
+    def change(self) -> SetBranchPolicyRequest:
+        return SetBranchPolicyRequest(model_rid=self.target.rid, clear_fields=["approvals"])
+
+    def promote(self) -> None:
+        self._write(set_branch_policy, ASKER, self.change)
+        self.revision += 1
+
+    def new_head(self) -> None:
+        self.set_rule(required=2)
 
 
-def test_the_transitions_are_those_of_the_contract(timed: SqlRepository, clock: Clock) -> None:
+EVENTS = ["approve", "reject", "withdraw", "promote", "new_head", "rename_approvers"]
+EVENTS += ["want_more", "want_fewer", "want_none", "wait", "shorten", "lengthen"]
+
+
+@pytest.mark.parametrize("kind", [Desk, ChangeDesk], ids=["of a promotion", "of a change of the policy"])
+def test_the_transitions_are_those_of_the_contract(timed: SqlRepository, clock: Clock, kind: type[Desk]) -> None:
     """From each state that is reached by up to three events, each event is tried."""
-    ways: list[tuple[Callable[[Desk], None], ...]] = [
+    ways: list[tuple[str, ...]] = [
         (),
-        (Desk.approve,),
-        (Desk.approve, Desk.approve),
-        (Desk.reject,),
-        (Desk.withdraw,),
-        (Desk.approve, Desk.approve, Desk.promote),
-        (Desk.shorten,),
-        (Desk.approve, Desk.approve, Desk.shorten),
-        (Desk.wait,),
+        ("approve",),
+        ("approve", "approve"),
+        ("reject",),
+        ("withdraw",),
+        ("approve", "approve", "promote"),
+        ("shorten",),
+        ("approve", "approve", "shorten"),
+        ("wait",),
     ]
     seen: set[tuple[str, str]] = set()
     for way in ways:
         for event in EVENTS:
-            desk = Desk(timed, clock)
+            desk = kind(timed, clock)
             for each in way:
-                each(desk)
+                getattr(desk, each)()
             before = desk.state
             try:
-                event(desk)
+                getattr(desk, event)()
             except RegistryError:
                 assert desk.state == before, (way, event)
             if desk.state != before:

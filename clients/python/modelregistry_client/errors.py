@@ -120,9 +120,9 @@ class ApprovalRequired(RegistryError):
 
 
 class ApprovalsNotRequired(RegistryError):
-    """A request for promotion into a branch no policy of which wants approvals."""
+    """A request for promotion into a branch no policy of which wants approvals, or for a change that needs none."""
 
-    model_rid = Parameter(str)
+    resource_rid = Parameter(str)
     branch_name = Parameter(str)
 
 

@@ -27,8 +27,9 @@ if _version_not_supported:
 
 
 class PromotionRequestServiceStub:
-    """Requests for promotion into branches whose policy wants approvals. What was approved is carried out with PromoteVersion,
-    for the same source, target and branch.
+    """Requests for promotion into branches whose policy wants approvals, and for changes that weaken such a policy. What was
+    approved is carried out with PromoteVersion, for the same source, target and branch, or with SetBranchPolicy or
+    SetFolderBranchPolicy, for the same change.
 
     The failures common to every RPC are those of ModelService. What a caller may not see is answered exactly like what
     does not exist.
@@ -43,6 +44,11 @@ class PromotionRequestServiceStub:
         self.CreatePromotionRequest = channel.unary_unary(
                 '/modelregistry.v1.PromotionRequestService/CreatePromotionRequest',
                 request_serializer=modelregistry_dot_v1_dot_promotion__request__service__pb2.CreatePromotionRequestRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_promotion__request__pb2.PromotionRequest.FromString,
+                _registered_method=True)
+        self.CreatePolicyChangeRequest = channel.unary_unary(
+                '/modelregistry.v1.PromotionRequestService/CreatePolicyChangeRequest',
+                request_serializer=modelregistry_dot_v1_dot_promotion__request__service__pb2.CreatePolicyChangeRequestRequest.SerializeToString,
                 response_deserializer=modelregistry_dot_v1_dot_promotion__request__pb2.PromotionRequest.FromString,
                 _registered_method=True)
         self.ReviewPromotionRequest = channel.unary_unary(
@@ -68,8 +74,9 @@ class PromotionRequestServiceStub:
 
 
 class PromotionRequestServiceServicer:
-    """Requests for promotion into branches whose policy wants approvals. What was approved is carried out with PromoteVersion,
-    for the same source, target and branch.
+    """Requests for promotion into branches whose policy wants approvals, and for changes that weaken such a policy. What was
+    approved is carried out with PromoteVersion, for the same source, target and branch, or with SetBranchPolicy or
+    SetFolderBranchPolicy, for the same change.
 
     The failures common to every RPC are those of ModelService. What a caller may not see is answered exactly like what
     does not exist.
@@ -88,18 +95,38 @@ class PromotionRequestServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreatePolicyChangeRequest(self, request, context):
+        """Requests a change that weakens the policy of a branch or of a folder which wants approvals. There is at most one open
+        request for the same change.
+
+        A change weakens a policy if it takes a rule away or loosens it, or names more promoters, approvers, rollbackers or
+        allowed sources. It is carried out with SetBranchPolicy or SetFolderBranchPolicy, whose `expected_revision` is no part
+        of it.
+
+        Scope api:models-write; owner on the model or folder, viewer on the models of allowed sources. Fails, in this order,
+        with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied),
+        ALREADY_EXISTS (RequestIdAlreadyUsed), as SetBranchPolicy does, but for the approvals that are lacking; then with
+        FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReviewPromotionRequest(self, request, context):
-        """Approves or rejects a request. An approval counts for the head that the branch has now; one rejection ends the
-        request.
+        """Approves or rejects a request. An approval counts for the head that the branch has now, or of a change for the
+        revision that the policy has; one rejection ends the request.
 
         Excluded from approving are who requested it, who created the root of the version's lineage, and all who promoted on
-        the way from there; administrators are not exempt. Where the policies say promote_when_approved, the last approval promotes, as
-        the user who requested it, if PromoteVersion would; if it would not, the request stays approved.
+        the way from there; administrators are not exempt. Where the policies say promote_when_approved, the last approval
+        promotes, as the user who requested it, if PromoteVersion would; if it would not, the request stays approved. A change
+        of a policy always waits for who carries it out.
 
-        Scope api:models-write; viewer on the target model and on the source version's model, and named as an approver by a
-        policy of the branch. Fails, in this order, with NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS
-        (RequestIdAlreadyUsed), FAILED_PRECONDITION (PromotionRequestClosed), NOT_FOUND (ModelVersionNotFound),
-        PERMISSION_DENIED (ReviewPromotionRequestPermissionDenied) and ABORTED (BranchHeadChanged).
+        Scope api:models-write; viewer on the target model or folder, on the source version's model and on those of allowed
+        sources, and named as an approver by a policy of the branch, or by the one that is to be changed. Fails, in this
+        order, with NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), FAILED_PRECONDITION
+        (PromotionRequestClosed), INVALID_ARGUMENT (InvalidArgument: what is expected is of the other kind), NOT_FOUND
+        (ModelVersionNotFound; ModelNotFound: an allowed source is hidden), PERMISSION_DENIED
+        (ReviewPromotionRequestPermissionDenied) and ABORTED (BranchHeadChanged, BranchPolicyChanged).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,8 +135,8 @@ class PromotionRequestServiceServicer:
     def WithdrawPromotionRequest(self, request, context):
         """Withdraws a request.
 
-        Scope api:models-write; viewer on the target model for who requested it, owner for others. Fails, in this order, with
-        NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+        Scope api:models-write; viewer on the target model or folder for who requested it, owner for others. Fails, in this
+        order, with NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
         (WithdrawPromotionRequestPermissionDenied) and FAILED_PRECONDITION (PromotionRequestClosed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -119,7 +146,7 @@ class PromotionRequestServiceServicer:
     def GetPromotionRequest(self, request, context):
         """Returns a request, with what was said of it.
 
-        Scope api:models-read; viewer on the target model. Fails with NOT_FOUND (PromotionRequestNotFound).
+        Scope api:models-read; viewer on the target model or folder. Fails with NOT_FOUND (PromotionRequestNotFound).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,7 +155,7 @@ class PromotionRequestServiceServicer:
     def ListPromotionRequests(self, request, context):
         """Lists the requests that the caller may see, newest first: those that every filter given lets through.
 
-        Scope api:models-read; viewer on the target models. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
+        Scope api:models-read; viewer on the target models or folders. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
         InvalidPageToken) and NOT_FOUND (ModelNotFound, of a model that is asked for).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -141,6 +168,11 @@ def add_PromotionRequestServiceServicer_to_server(servicer, server):
             'CreatePromotionRequest': grpc.unary_unary_rpc_method_handler(
                     servicer.CreatePromotionRequest,
                     request_deserializer=modelregistry_dot_v1_dot_promotion__request__service__pb2.CreatePromotionRequestRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_promotion__request__pb2.PromotionRequest.SerializeToString,
+            ),
+            'CreatePolicyChangeRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreatePolicyChangeRequest,
+                    request_deserializer=modelregistry_dot_v1_dot_promotion__request__service__pb2.CreatePolicyChangeRequestRequest.FromString,
                     response_serializer=modelregistry_dot_v1_dot_promotion__request__pb2.PromotionRequest.SerializeToString,
             ),
             'ReviewPromotionRequest': grpc.unary_unary_rpc_method_handler(
@@ -172,8 +204,9 @@ def add_PromotionRequestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PromotionRequestService:
-    """Requests for promotion into branches whose policy wants approvals. What was approved is carried out with PromoteVersion,
-    for the same source, target and branch.
+    """Requests for promotion into branches whose policy wants approvals, and for changes that weaken such a policy. What was
+    approved is carried out with PromoteVersion, for the same source, target and branch, or with SetBranchPolicy or
+    SetFolderBranchPolicy, for the same change.
 
     The failures common to every RPC are those of ModelService. What a caller may not see is answered exactly like what
     does not exist.
@@ -195,6 +228,33 @@ class PromotionRequestService:
             target,
             '/modelregistry.v1.PromotionRequestService/CreatePromotionRequest',
             modelregistry_dot_v1_dot_promotion__request__service__pb2.CreatePromotionRequestRequest.SerializeToString,
+            modelregistry_dot_v1_dot_promotion__request__pb2.PromotionRequest.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreatePolicyChangeRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelregistry.v1.PromotionRequestService/CreatePolicyChangeRequest',
+            modelregistry_dot_v1_dot_promotion__request__service__pb2.CreatePolicyChangeRequestRequest.SerializeToString,
             modelregistry_dot_v1_dot_promotion__request__pb2.PromotionRequest.FromString,
             options,
             channel_credentials,

@@ -28,8 +28,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PromotionRequestServiceStub:
-    """Requests for promotion into branches whose policy wants approvals. What was approved is carried out with PromoteVersion,
-    for the same source, target and branch.
+    """Requests for promotion into branches whose policy wants approvals, and for changes that weaken such a policy. What was
+    approved is carried out with PromoteVersion, for the same source, target and branch, or with SetBranchPolicy or
+    SetFolderBranchPolicy, for the same change.
 
     The failures common to every RPC are those of ModelService. What a caller may not see is answered exactly like what
     does not exist.
@@ -48,42 +49,59 @@ class PromotionRequestServiceStub:
     PromoteVersion would fail with, but for BranchLocked, SourceTooYoung and ApprovalRequired, which can change until the
     promotion is carried out; then with FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
     """
+    CreatePolicyChangeRequest: _grpc.UnaryUnaryMultiCallable[_promotion_request_service_pb2.CreatePolicyChangeRequestRequest, _promotion_request_pb2.PromotionRequest]
+    """Requests a change that weakens the policy of a branch or of a folder which wants approvals. There is at most one open
+    request for the same change.
+
+    A change weakens a policy if it takes a rule away or loosens it, or names more promoters, approvers, rollbackers or
+    allowed sources. It is carried out with SetBranchPolicy or SetFolderBranchPolicy, whose `expected_revision` is no part
+    of it.
+
+    Scope api:models-write; owner on the model or folder, viewer on the models of allowed sources. Fails, in this order,
+    with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied),
+    ALREADY_EXISTS (RequestIdAlreadyUsed), as SetBranchPolicy does, but for the approvals that are lacking; then with
+    FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
+    """
     ReviewPromotionRequest: _grpc.UnaryUnaryMultiCallable[_promotion_request_service_pb2.ReviewPromotionRequestRequest, _promotion_request_pb2.PromotionRequest]
-    """Approves or rejects a request. An approval counts for the head that the branch has now; one rejection ends the
-    request.
+    """Approves or rejects a request. An approval counts for the head that the branch has now, or of a change for the
+    revision that the policy has; one rejection ends the request.
 
     Excluded from approving are who requested it, who created the root of the version's lineage, and all who promoted on
-    the way from there; administrators are not exempt. Where the policies say promote_when_approved, the last approval promotes, as
-    the user who requested it, if PromoteVersion would; if it would not, the request stays approved.
+    the way from there; administrators are not exempt. Where the policies say promote_when_approved, the last approval
+    promotes, as the user who requested it, if PromoteVersion would; if it would not, the request stays approved. A change
+    of a policy always waits for who carries it out.
 
-    Scope api:models-write; viewer on the target model and on the source version's model, and named as an approver by a
-    policy of the branch. Fails, in this order, with NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS
-    (RequestIdAlreadyUsed), FAILED_PRECONDITION (PromotionRequestClosed), NOT_FOUND (ModelVersionNotFound),
-    PERMISSION_DENIED (ReviewPromotionRequestPermissionDenied) and ABORTED (BranchHeadChanged).
+    Scope api:models-write; viewer on the target model or folder, on the source version's model and on those of allowed
+    sources, and named as an approver by a policy of the branch, or by the one that is to be changed. Fails, in this
+    order, with NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), FAILED_PRECONDITION
+    (PromotionRequestClosed), INVALID_ARGUMENT (InvalidArgument: what is expected is of the other kind), NOT_FOUND
+    (ModelVersionNotFound; ModelNotFound: an allowed source is hidden), PERMISSION_DENIED
+    (ReviewPromotionRequestPermissionDenied) and ABORTED (BranchHeadChanged, BranchPolicyChanged).
     """
     WithdrawPromotionRequest: _grpc.UnaryUnaryMultiCallable[_promotion_request_service_pb2.WithdrawPromotionRequestRequest, _promotion_request_pb2.PromotionRequest]
     """Withdraws a request.
 
-    Scope api:models-write; viewer on the target model for who requested it, owner for others. Fails, in this order, with
-    NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+    Scope api:models-write; viewer on the target model or folder for who requested it, owner for others. Fails, in this
+    order, with NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
     (WithdrawPromotionRequestPermissionDenied) and FAILED_PRECONDITION (PromotionRequestClosed).
     """
     GetPromotionRequest: _grpc.UnaryUnaryMultiCallable[_promotion_request_service_pb2.GetPromotionRequestRequest, _promotion_request_pb2.PromotionRequest]
     """Returns a request, with what was said of it.
 
-    Scope api:models-read; viewer on the target model. Fails with NOT_FOUND (PromotionRequestNotFound).
+    Scope api:models-read; viewer on the target model or folder. Fails with NOT_FOUND (PromotionRequestNotFound).
     """
     ListPromotionRequests: _grpc.UnaryUnaryMultiCallable[_promotion_request_service_pb2.ListPromotionRequestsRequest, _promotion_request_service_pb2.ListPromotionRequestsResponse]
     """Lists the requests that the caller may see, newest first: those that every filter given lets through.
 
-    Scope api:models-read; viewer on the target models. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
+    Scope api:models-read; viewer on the target models or folders. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
     InvalidPageToken) and NOT_FOUND (ModelNotFound, of a model that is asked for).
     """
 
 @_typing.type_check_only
 class PromotionRequestServiceAsyncStub(PromotionRequestServiceStub):
-    """Requests for promotion into branches whose policy wants approvals. What was approved is carried out with PromoteVersion,
-    for the same source, target and branch.
+    """Requests for promotion into branches whose policy wants approvals, and for changes that weaken such a policy. What was
+    approved is carried out with PromoteVersion, for the same source, target and branch, or with SetBranchPolicy or
+    SetFolderBranchPolicy, for the same change.
 
     The failures common to every RPC are those of ModelService. What a caller may not see is answered exactly like what
     does not exist.
@@ -99,41 +117,58 @@ class PromotionRequestServiceAsyncStub(PromotionRequestServiceStub):
     PromoteVersion would fail with, but for BranchLocked, SourceTooYoung and ApprovalRequired, which can change until the
     promotion is carried out; then with FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
     """
+    CreatePolicyChangeRequest: _aio.UnaryUnaryMultiCallable[_promotion_request_service_pb2.CreatePolicyChangeRequestRequest, _promotion_request_pb2.PromotionRequest]  # type: ignore[assignment]
+    """Requests a change that weakens the policy of a branch or of a folder which wants approvals. There is at most one open
+    request for the same change.
+
+    A change weakens a policy if it takes a rule away or loosens it, or names more promoters, approvers, rollbackers or
+    allowed sources. It is carried out with SetBranchPolicy or SetFolderBranchPolicy, whose `expected_revision` is no part
+    of it.
+
+    Scope api:models-write; owner on the model or folder, viewer on the models of allowed sources. Fails, in this order,
+    with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied),
+    ALREADY_EXISTS (RequestIdAlreadyUsed), as SetBranchPolicy does, but for the approvals that are lacking; then with
+    FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
+    """
     ReviewPromotionRequest: _aio.UnaryUnaryMultiCallable[_promotion_request_service_pb2.ReviewPromotionRequestRequest, _promotion_request_pb2.PromotionRequest]  # type: ignore[assignment]
-    """Approves or rejects a request. An approval counts for the head that the branch has now; one rejection ends the
-    request.
+    """Approves or rejects a request. An approval counts for the head that the branch has now, or of a change for the
+    revision that the policy has; one rejection ends the request.
 
     Excluded from approving are who requested it, who created the root of the version's lineage, and all who promoted on
-    the way from there; administrators are not exempt. Where the policies say promote_when_approved, the last approval promotes, as
-    the user who requested it, if PromoteVersion would; if it would not, the request stays approved.
+    the way from there; administrators are not exempt. Where the policies say promote_when_approved, the last approval
+    promotes, as the user who requested it, if PromoteVersion would; if it would not, the request stays approved. A change
+    of a policy always waits for who carries it out.
 
-    Scope api:models-write; viewer on the target model and on the source version's model, and named as an approver by a
-    policy of the branch. Fails, in this order, with NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS
-    (RequestIdAlreadyUsed), FAILED_PRECONDITION (PromotionRequestClosed), NOT_FOUND (ModelVersionNotFound),
-    PERMISSION_DENIED (ReviewPromotionRequestPermissionDenied) and ABORTED (BranchHeadChanged).
+    Scope api:models-write; viewer on the target model or folder, on the source version's model and on those of allowed
+    sources, and named as an approver by a policy of the branch, or by the one that is to be changed. Fails, in this
+    order, with NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), FAILED_PRECONDITION
+    (PromotionRequestClosed), INVALID_ARGUMENT (InvalidArgument: what is expected is of the other kind), NOT_FOUND
+    (ModelVersionNotFound; ModelNotFound: an allowed source is hidden), PERMISSION_DENIED
+    (ReviewPromotionRequestPermissionDenied) and ABORTED (BranchHeadChanged, BranchPolicyChanged).
     """
     WithdrawPromotionRequest: _aio.UnaryUnaryMultiCallable[_promotion_request_service_pb2.WithdrawPromotionRequestRequest, _promotion_request_pb2.PromotionRequest]  # type: ignore[assignment]
     """Withdraws a request.
 
-    Scope api:models-write; viewer on the target model for who requested it, owner for others. Fails, in this order, with
-    NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+    Scope api:models-write; viewer on the target model or folder for who requested it, owner for others. Fails, in this
+    order, with NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
     (WithdrawPromotionRequestPermissionDenied) and FAILED_PRECONDITION (PromotionRequestClosed).
     """
     GetPromotionRequest: _aio.UnaryUnaryMultiCallable[_promotion_request_service_pb2.GetPromotionRequestRequest, _promotion_request_pb2.PromotionRequest]  # type: ignore[assignment]
     """Returns a request, with what was said of it.
 
-    Scope api:models-read; viewer on the target model. Fails with NOT_FOUND (PromotionRequestNotFound).
+    Scope api:models-read; viewer on the target model or folder. Fails with NOT_FOUND (PromotionRequestNotFound).
     """
     ListPromotionRequests: _aio.UnaryUnaryMultiCallable[_promotion_request_service_pb2.ListPromotionRequestsRequest, _promotion_request_service_pb2.ListPromotionRequestsResponse]  # type: ignore[assignment]
     """Lists the requests that the caller may see, newest first: those that every filter given lets through.
 
-    Scope api:models-read; viewer on the target models. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
+    Scope api:models-read; viewer on the target models or folders. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
     InvalidPageToken) and NOT_FOUND (ModelNotFound, of a model that is asked for).
     """
 
 class PromotionRequestServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Requests for promotion into branches whose policy wants approvals. What was approved is carried out with PromoteVersion,
-    for the same source, target and branch.
+    """Requests for promotion into branches whose policy wants approvals, and for changes that weaken such a policy. What was
+    approved is carried out with PromoteVersion, for the same source, target and branch, or with SetBranchPolicy or
+    SetFolderBranchPolicy, for the same change.
 
     The failures common to every RPC are those of ModelService. What a caller may not see is answered exactly like what
     does not exist.
@@ -155,22 +190,44 @@ class PromotionRequestServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def CreatePolicyChangeRequest(
+        self,
+        request: _promotion_request_service_pb2.CreatePolicyChangeRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_promotion_request_pb2.PromotionRequest, _abc.Awaitable[_promotion_request_pb2.PromotionRequest]]:
+        """Requests a change that weakens the policy of a branch or of a folder which wants approvals. There is at most one open
+        request for the same change.
+
+        A change weakens a policy if it takes a rule away or loosens it, or names more promoters, approvers, rollbackers or
+        allowed sources. It is carried out with SetBranchPolicy or SetFolderBranchPolicy, whose `expected_revision` is no part
+        of it.
+
+        Scope api:models-write; owner on the model or folder, viewer on the models of allowed sources. Fails, in this order,
+        with INVALID_ARGUMENT (InvalidBranchName), NOT_FOUND (ModelNotFound), PERMISSION_DENIED (AccessPermissionDenied),
+        ALREADY_EXISTS (RequestIdAlreadyUsed), as SetBranchPolicy does, but for the approvals that are lacking; then with
+        FAILED_PRECONDITION (ApprovalsNotRequired) and ALREADY_EXISTS (PromotionRequestAlreadyOpen).
+        """
+
+    @_abc_1.abstractmethod
     def ReviewPromotionRequest(
         self,
         request: _promotion_request_service_pb2.ReviewPromotionRequestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_promotion_request_pb2.PromotionRequest, _abc.Awaitable[_promotion_request_pb2.PromotionRequest]]:
-        """Approves or rejects a request. An approval counts for the head that the branch has now; one rejection ends the
-        request.
+        """Approves or rejects a request. An approval counts for the head that the branch has now, or of a change for the
+        revision that the policy has; one rejection ends the request.
 
         Excluded from approving are who requested it, who created the root of the version's lineage, and all who promoted on
-        the way from there; administrators are not exempt. Where the policies say promote_when_approved, the last approval promotes, as
-        the user who requested it, if PromoteVersion would; if it would not, the request stays approved.
+        the way from there; administrators are not exempt. Where the policies say promote_when_approved, the last approval
+        promotes, as the user who requested it, if PromoteVersion would; if it would not, the request stays approved. A change
+        of a policy always waits for who carries it out.
 
-        Scope api:models-write; viewer on the target model and on the source version's model, and named as an approver by a
-        policy of the branch. Fails, in this order, with NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS
-        (RequestIdAlreadyUsed), FAILED_PRECONDITION (PromotionRequestClosed), NOT_FOUND (ModelVersionNotFound),
-        PERMISSION_DENIED (ReviewPromotionRequestPermissionDenied) and ABORTED (BranchHeadChanged).
+        Scope api:models-write; viewer on the target model or folder, on the source version's model and on those of allowed
+        sources, and named as an approver by a policy of the branch, or by the one that is to be changed. Fails, in this
+        order, with NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), FAILED_PRECONDITION
+        (PromotionRequestClosed), INVALID_ARGUMENT (InvalidArgument: what is expected is of the other kind), NOT_FOUND
+        (ModelVersionNotFound; ModelNotFound: an allowed source is hidden), PERMISSION_DENIED
+        (ReviewPromotionRequestPermissionDenied) and ABORTED (BranchHeadChanged, BranchPolicyChanged).
         """
 
     @_abc_1.abstractmethod
@@ -181,8 +238,8 @@ class PromotionRequestServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_promotion_request_pb2.PromotionRequest, _abc.Awaitable[_promotion_request_pb2.PromotionRequest]]:
         """Withdraws a request.
 
-        Scope api:models-write; viewer on the target model for who requested it, owner for others. Fails, in this order, with
-        NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
+        Scope api:models-write; viewer on the target model or folder for who requested it, owner for others. Fails, in this
+        order, with NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), PERMISSION_DENIED
         (WithdrawPromotionRequestPermissionDenied) and FAILED_PRECONDITION (PromotionRequestClosed).
         """
 
@@ -194,7 +251,7 @@ class PromotionRequestServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_promotion_request_pb2.PromotionRequest, _abc.Awaitable[_promotion_request_pb2.PromotionRequest]]:
         """Returns a request, with what was said of it.
 
-        Scope api:models-read; viewer on the target model. Fails with NOT_FOUND (PromotionRequestNotFound).
+        Scope api:models-read; viewer on the target model or folder. Fails with NOT_FOUND (PromotionRequestNotFound).
         """
 
     @_abc_1.abstractmethod
@@ -205,7 +262,7 @@ class PromotionRequestServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_promotion_request_service_pb2.ListPromotionRequestsResponse, _abc.Awaitable[_promotion_request_service_pb2.ListPromotionRequestsResponse]]:
         """Lists the requests that the caller may see, newest first: those that every filter given lets through.
 
-        Scope api:models-read; viewer on the target models. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
+        Scope api:models-read; viewer on the target models or folders. Fails with INVALID_ARGUMENT (InvalidBranchName, InvalidPageSize,
         InvalidPageToken) and NOT_FOUND (ModelNotFound, of a model that is asked for).
         """
 

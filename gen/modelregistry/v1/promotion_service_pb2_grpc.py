@@ -202,11 +202,12 @@ class PromotionServiceServicer:
 
     def SetBranchPolicy(self, request, context):
         """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
-        Who did so and when stays on record, as a revision of the policy.
+        Who did so and when stays on record, as a revision of the policy. Where the policy wants approvals, a change that
+        weakens it needs them, too: CreatePolicyChangeRequest.
 
         Scope api:models-write; owner on the model, viewer on those of allowed sources that it names. Fails with
         INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound),
-        PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        PERMISSION_DENIED (AccessPermissionDenied), ABORTED (BranchPolicyChanged) and FAILED_PRECONDITION (ApprovalRequired).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -260,7 +261,8 @@ class PromotionServiceServicer:
 
         Scope api:models-write; owner on the folder, viewer on the models of allowed sources that it names. Fails with
         INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound, of a
-        source), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        source), PERMISSION_DENIED (AccessPermissionDenied), ABORTED (BranchPolicyChanged) and FAILED_PRECONDITION
+        (ApprovalRequired).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

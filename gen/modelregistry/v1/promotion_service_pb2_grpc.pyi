@@ -98,11 +98,12 @@ class PromotionServiceStub:
     """
     SetBranchPolicy: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.SetBranchPolicyRequest, _promotion_pb2.BranchPolicy]
     """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
-    Who did so and when stays on record, as a revision of the policy.
+    Who did so and when stays on record, as a revision of the policy. Where the policy wants approvals, a change that
+    weakens it needs them, too: CreatePolicyChangeRequest.
 
     Scope api:models-write; owner on the model, viewer on those of allowed sources that it names. Fails with
     INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound),
-    PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    PERMISSION_DENIED (AccessPermissionDenied), ABORTED (BranchPolicyChanged) and FAILED_PRECONDITION (ApprovalRequired).
     """
     GetBranchPolicy: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetBranchPolicyRequest, _promotion_pb2.BranchPolicy]
     """Returns what holds for new heads of a branch. Without a policy that was set, findings are recorded, and nothing is
@@ -136,7 +137,8 @@ class PromotionServiceStub:
 
     Scope api:models-write; owner on the folder, viewer on the models of allowed sources that it names. Fails with
     INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound, of a
-    source), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    source), PERMISSION_DENIED (AccessPermissionDenied), ABORTED (BranchPolicyChanged) and FAILED_PRECONDITION
+    (ApprovalRequired).
     """
     GetFolderBranchPolicy: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetFolderBranchPolicyRequest, _promotion_pb2.BranchPolicy]
     """Returns the policy of a folder for branches of a name; one without any rule if none was set.
@@ -218,11 +220,12 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     """
     SetBranchPolicy: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.SetBranchPolicyRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
     """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
-    Who did so and when stays on record, as a revision of the policy.
+    Who did so and when stays on record, as a revision of the policy. Where the policy wants approvals, a change that
+    weakens it needs them, too: CreatePolicyChangeRequest.
 
     Scope api:models-write; owner on the model, viewer on those of allowed sources that it names. Fails with
     INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound),
-    PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    PERMISSION_DENIED (AccessPermissionDenied), ABORTED (BranchPolicyChanged) and FAILED_PRECONDITION (ApprovalRequired).
     """
     GetBranchPolicy: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetBranchPolicyRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
     """Returns what holds for new heads of a branch. Without a policy that was set, findings are recorded, and nothing is
@@ -256,7 +259,8 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
 
     Scope api:models-write; owner on the folder, viewer on the models of allowed sources that it names. Fails with
     INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound, of a
-    source), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+    source), PERMISSION_DENIED (AccessPermissionDenied), ABORTED (BranchPolicyChanged) and FAILED_PRECONDITION
+    (ApprovalRequired).
     """
     GetFolderBranchPolicy: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetFolderBranchPolicyRequest, _promotion_pb2.BranchPolicy]  # type: ignore[assignment]
     """Returns the policy of a folder for branches of a name; one without any rule if none was set.
@@ -377,11 +381,12 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_promotion_pb2.BranchPolicy, _abc.Awaitable[_promotion_pb2.BranchPolicy]]:
         """Sets what holds for new heads of a branch, which need not exist yet: what the request leaves out stays as it was.
-        Who did so and when stays on record, as a revision of the policy.
+        Who did so and when stays on record, as a revision of the policy. Where the policy wants approvals, a change that
+        weakens it needs them, too: CreatePolicyChangeRequest.
 
         Scope api:models-write; owner on the model, viewer on those of allowed sources that it names. Fails with
         INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound),
-        PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        PERMISSION_DENIED (AccessPermissionDenied), ABORTED (BranchPolicyChanged) and FAILED_PRECONDITION (ApprovalRequired).
         """
 
     @_abc_1.abstractmethod
@@ -445,7 +450,8 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Scope api:models-write; owner on the folder, viewer on the models of allowed sources that it names. Fails with
         INVALID_ARGUMENT (InvalidBranchName; InvalidArgument: more approvals than approvers), NOT_FOUND (ModelNotFound, of a
-        source), PERMISSION_DENIED (AccessPermissionDenied) and ABORTED (BranchPolicyChanged).
+        source), PERMISSION_DENIED (AccessPermissionDenied), ABORTED (BranchPolicyChanged) and FAILED_PRECONDITION
+        (ApprovalRequired).
         """
 
     @_abc_1.abstractmethod

@@ -9,6 +9,7 @@ import grpc
 from modelregistry.v1 import promotion_request_service_pb2_grpc
 from modelregistry.v1.promotion_request_pb2 import PromotionRequest
 from modelregistry.v1.promotion_request_service_pb2 import (
+    CreatePolicyChangeRequestRequest,
     CreatePromotionRequestRequest,
     GetPromotionRequestRequest,
     ListPromotionRequestsRequest,
@@ -20,6 +21,7 @@ from server.core.branches import branch_of
 from server.core.caller import Caller
 from server.rules.idempotency import is_repeatable
 from server.rules.promotion_requests import (
+    create_policy_change_request,
     create_promotion_request,
     get_promotion_request,
     list_promotion_requests,
@@ -54,6 +56,15 @@ class PromotionRequestService(promotion_request_service_pb2_grpc.PromotionReques
             self._compare,
             repeatable=is_repeatable(request),
             branch=(request.model_rid, branch_of(request)),
+        )
+
+    def CreatePolicyChangeRequest(
+        self, request: CreatePolicyChangeRequestRequest, context: grpc.ServicerContext
+    ) -> PromotionRequest:
+        """Request that a policy is changed."""
+        caller = self._caller()
+        return self._repository.write(
+            lambda tx: create_policy_change_request(tx, caller, request), repeatable=is_repeatable(request)
         )
 
     def ReviewPromotionRequest(

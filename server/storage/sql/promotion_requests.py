@@ -1,4 +1,4 @@
-"""Requests for promotion, and their reviews: the questions and changes of the contract about them.
+"""Requests for promotion and for changes of policies, and their reviews: what the contract asks and changes of them.
 
 A page of requests is first chosen, from their table alone and along one of its indexes, and then read with all that is
 said of each, as in `promotion_records`.
@@ -6,15 +6,17 @@ said of each, as in `promotion_records`.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, insert, select, true, update
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, insert, or_, select, true, update
 from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.promotion_request_pb2 import (
     PROMOTION_REQUEST_STATE_OPEN,
+    PolicyChange,
     PromotionRequest,
     PromotionRequestState,
     PromotionReview,
@@ -34,6 +36,7 @@ from server.storage.sql.tables import (
     branch_policies,
     branches,
     folder_branch_policies,
+    grants,
     model_id,
     models,
     opaque_keys,
@@ -42,7 +45,14 @@ from server.storage.sql.tables import (
     versions,
 )
 from server.storage.sql.unit_of_work import UnitOfWork
-from server.storage.sql.visibility import MAX_NAMED, first_of_each, model_is_visible, visible_model_keys
+from server.storage.sql.visibility import (
+    MAX_NAMED,
+    first_of_each,
+    has_role_on,
+    model_is_visible,
+    visible_folders,
+    visible_model_keys,
+)
 
 # The newest of a request; more than a policy can want.
 MAX_REVIEWS = 100
@@ -66,6 +76,14 @@ def find_open_request(work: UnitOfWork, model_rid: str, branch: str, source_rid:
     """See the contract."""
     place = {"model_rid": model_rid, "branch_name": branch, "source": source_rid}
     row = work.session.one_or_none(_open, place)
+    if row is None:
+        return None
+    return _to_request(row, work.session.all(_reviews_of_one, {"request_key": row.id}))
+
+
+def find_open_change(work: UnitOfWork, change: PolicyChange) -> PromotionRequest | None:
+    """See the contract."""
+    row = work.session.one_or_none(_open_change, {"digest": _digest(change)})
     if row is None:
         return None
     return _to_request(row, work.session.all(_reviews_of_one, {"request_key": row.id}))
@@ -101,14 +119,15 @@ def add_promotion_request(work: UnitOfWork, request: PromotionRequest) -> Promot
     stored = PromotionRequest()
     stored.CopyFrom(request)
     stored.state = PROMOTION_REQUEST_STATE_OPEN
+    change = stored.policy_change if stored.HasField("policy_change") else None
     values = {
         "request_rid": stored.rid,
         "request_kind": stored.kind,
         "model_rid": stored.model_rid,
         "branch_name": stored.branch,
-        "source_model": stored.source_model_rid,
-        "source": stored.source_model_version_rid,
-        "digest": bytes.fromhex(stored.content_digest),
+        "source_model": stored.source_model_rid if change is None else None,
+        "source": stored.source_model_version_rid if change is None else None,
+        "digest": bytes.fromhex(stored.content_digest) if change is None else None,
         "head": stored.requested_head_version_rid if stored.HasField("requested_head_version_rid") else None,
         "errors": stored.error_count,
         "warnings": stored.warning_count,
@@ -116,6 +135,9 @@ def add_promotion_request(work: UnitOfWork, request: PromotionRequest) -> Promot
         "requester": stored.requested_by,
         "now_ms": stored.created_time.ToMilliseconds(),
         "expire_ms": stored.expire_time.ToMilliseconds(),
+        "changed": None if change is None else _serialized(change),
+        "changed_digest": None if change is None else _digest(change),
+        "changed_folder": stored.folder_rid if stored.HasField("folder_rid") else None,
     }
     work.session.send(_add, values)
     return stored
@@ -137,6 +159,7 @@ def add_review(work: UnitOfWork, promotion_request_rid: str, review: PromotionRe
         "head": review.head_version_rid if review.HasField("head_version_rid") else None,
         "said": review.comment if review.HasField("comment") else None,
         "now_ms": work.clock_ms(),
+        "revision": review.policy_revision if review.HasField("policy_revision") else None,
     }
     work.session.send(_add_review, values)
 
@@ -148,6 +171,7 @@ def close_promotion_request(
     closed_by: str | None,
     promotion_rid: str | None = None,
     version_rid: str | None = None,
+    made_revision: int | None = None,
 ) -> None:
     """See the contract."""
     values = {
@@ -157,6 +181,7 @@ def close_promotion_request(
         "now_ms": work.clock_ms(),
         "promotion": promotion_rid,
         "made": version_rid,
+        "revision": made_revision,
     }
     if work.session.change(_close, values) != 1:
         raise Conflict
@@ -168,7 +193,7 @@ def _choose(
     """Return the keys of the first wanted requests behind one, newest first, and so many at most.
 
     As with promotions, more are looked at than are lacking, which is enough for callers who see most models. For one
-    who sees few models, each of these is then asked for its newest requests; for others the walk goes on.
+    who sees few models and folders, each of these is then asked for its newest requests; for others the walk goes on.
     """
     equal = tuple(name for name in ("branch", "requested_by", "closing") if getattr(wanted, name) is not None)
     form = _Form(model_key is not None, wanted.is_open, equal, by_sight=model_key is None and not caller.is_admin)
@@ -183,16 +208,32 @@ def _choose(
             return chosen[:count]
         before = rows[-1].id
         if asks_models:
-            seen = visible_model_keys(work.session, caller)
-            if len(seen) < MAX_NAMED:
-                if not seen:
-                    return chosen
-                keys = padded([*seen])
-                values |= numbered("model", keys) | {"before": before, "count": count - len(chosen)}
-                rows = work.session.all(_newest_of_each(caller, form, len(keys)), values)
-                return [*chosen, *(row.id for row in rows)]
+            seen, folders = visible_model_keys(work.session, caller), visible_folders(work.session, caller)
+            if max(len(seen), len(folders)) < MAX_NAMED:
+                values |= {"before": before, "count": count - len(chosen)}
+                found = {
+                    *_newest_in(work, _newest_of_each, caller, form, "model", seen, values),
+                    *_newest_in(work, _newest_of_folders, caller, form, "folder", folders, values),
+                }
+                return [*chosen, *sorted(found, reverse=True)][:count]
             asks_models = False
         look = min(LOOK_AHEAD * look, FURTHEST_LOOK)
+
+
+def _newest_in(
+    work: UnitOfWork,
+    statement: Callable[[Caller, _Form, int], Statement],
+    caller: Caller,
+    form: _Form,
+    name: str,
+    places: Sequence[Any],
+    values: dict[str, Any],
+) -> Sequence[int]:
+    """Return the keys of the first wanted requests of some models or folders."""
+    if not places:
+        return []
+    named = padded([*places])
+    return [row.id for row in work.session.all(statement(caller, form, len(named)), values | numbered(name, named))]
 
 
 class _Form(NamedTuple):
@@ -240,6 +281,31 @@ def _newest_of_each(caller: Caller, form: _Form, model_count: int) -> Callable[[
     return build
 
 
+@for_callers
+def _newest_of_folders(caller: Caller, form: _Form, folder_count: int) -> Callable[[Dialect], Select[*AnyColumns]]:
+    """The first wanted requests behind one for the policies of some folders on which the caller has a role."""
+    columns = promotion_requests.c
+    of_one = (
+        _walked(form, None)
+        .where(columns.change_folder_rid == grants.c.resource_rid, *_checks(caller, form._replace(by_sight=False)))
+        .order_by(None)
+        .order_by(columns.change_folder_rid.desc(), columns.id.desc())
+    )
+
+    def build(dialect: Dialect) -> Select[*AnyColumns]:
+        found, each = first_of_each(dialect, grants, of_one, columns.id)
+        is_granted = grants.c.principal.in_(caller.principals)
+        # Several of the caller's principals may have a role on one folder.
+        query = select(each.c.id).distinct().select_from(found)
+        return (
+            query.where(grants.c.resource_rid.in_(several("folder", folder_count)), is_granted)
+            .order_by(each.c.id.desc())
+            .limit(bindparam("count"))
+        )
+
+    return build
+
+
 def _walked(form: _Form, model: ColumnElement[Any] | None) -> Select[*AnyColumns]:
     columns = promotion_requests.c
     bounds: list[ColumnElement[bool]] = [columns.id < bindparam("before", type_=BigInteger)]
@@ -259,13 +325,14 @@ def _checks(caller: Caller, form: _Form) -> list[ColumnElement[bool]]:
         checks.append(and_(column.is_not(None), column == bindparam(name)))
     if form.by_sight:
         target = select(model_is_visible(caller)).where(models.c.id == promotion_requests.c.model_id)
-        checks.append(target.scalar_subquery())
+        checks.append(or_(target.scalar_subquery(), has_role_on(caller, promotion_requests.c.change_folder_rid)))
     return checks
 
 
 @for_callers
 def _one(caller: Caller) -> Select[*AnyColumns]:
-    return _requests(caller).where(promotion_requests.c.rid == bindparam("request_rid"), model_is_visible(caller))
+    is_visible = or_(model_is_visible(caller), has_role_on(caller, promotion_requests.c.change_folder_rid))
+    return _requests(caller).where(promotion_requests.c.rid == bindparam("request_rid"), is_visible)
 
 
 @for_callers
@@ -274,7 +341,7 @@ def _several(caller: Caller, count: int) -> Select[*AnyColumns]:
 
 
 def _requests(caller: Caller) -> Select[*AnyColumns]:
-    """Return the query for requests, with what decides their state, of a caller who may see their target."""
+    """Return the query for requests, with what decides their state, of a caller who may see their target or folder."""
     policy = (
         select(_policies.c.id)
         .where(_policies.c.model_id == promotion_requests.c.model_id, _policies.c.branch == promotion_requests.c.branch)
@@ -285,7 +352,9 @@ def _requests(caller: Caller) -> Select[*AnyColumns]:
     folder_policy = (
         select(_of_folder.c.id)
         .where(
-            _of_folder.c.folder_rid == models.c.parent_folder_rid, _of_folder.c.branch == promotion_requests.c.branch
+            _of_folder.c.folder_rid
+            == func.coalesce(models.c.parent_folder_rid, promotion_requests.c.change_folder_rid),
+            _of_folder.c.branch == promotion_requests.c.branch,
         )
         .order_by(_of_folder.c.revision.desc())
         .limit(1)
@@ -314,7 +383,7 @@ def _requests(caller: Caller) -> Select[*AnyColumns]:
             folder_branch_policies.c.rules.label("folder_rules"),
             folder_branch_policies.c.revision.label("folder_revision"),
         )
-        .join_from(promotion_requests, models, models.c.id == promotion_requests.c.model_id)
+        .outerjoin_from(promotion_requests, models, models.c.id == promotion_requests.c.model_id)
         .outerjoin(branch_policies, branch_policies.c.id == policy)
         .outerjoin(folder_branch_policies, folder_branch_policies.c.id == folder_policy)
     )
@@ -358,6 +427,11 @@ _open = Statement(
         promotion_requests.c.closing.is_(None),
     )
 )
+_open_change = Statement(
+    select(promotion_requests, models.c.rid.label("model_rid"))
+    .outerjoin_from(promotion_requests, models, models.c.id == promotion_requests.c.model_id)
+    .where(promotion_requests.c.change_digest == bindparam("digest"), promotion_requests.c.closing.is_(None))
+)
 _lock = Statement(
     select(promotion_requests.c.id)
     .where(promotion_requests.c.rid == bindparam("request_rid"), promotion_requests.c.closing.is_(None))
@@ -379,6 +453,9 @@ _add = Statement(
         requested_by=bindparam("requester"),
         created_time=bindparam("now_ms"),
         expire_time=bindparam("expire_ms"),
+        change=bindparam("changed"),
+        change_digest=bindparam("changed_digest"),
+        change_folder_rid=bindparam("changed_folder"),
     )
 )
 _add_review = Statement(
@@ -392,6 +469,7 @@ _add_review = Statement(
         head_rid=bindparam("head"),
         comment=bindparam("said"),
         created_time=bindparam("now_ms"),
+        policy_revision=bindparam("revision"),
     )
 )
 _close = Statement(
@@ -403,19 +481,33 @@ _close = Statement(
         closed_time=bindparam("now_ms"),
         promotion_rid=bindparam("promotion"),
         version_rid=bindparam("made"),
+        made_revision=bindparam("revision"),
     )
 )
 
 
+def _serialized(change: PolicyChange) -> bytes:
+    return change.SerializeToString(deterministic=True)
+
+
+def _digest(change: PolicyChange) -> bytes:
+    return hashlib.sha256(_serialized(change)).digest()
+
+
 def _to_stored(row: AnyRow, reviews: Sequence[AnyRow]) -> StoredRequest:
-    return StoredRequest(_to_request(row, reviews, row.source_is_visible), policies_of(row), row.now_head_rid)
+    policies = policies_of(row)
+    if row.change is None:
+        return StoredRequest(_to_request(row, reviews, row.source_is_visible), policies, row.now_head_rid)
+    # That of the folder is the last one.
+    changed = policies[0] if row.change_folder_rid is None else policies[-1]
+    return StoredRequest(_to_request(row, reviews), (changed,), None)
 
 
 def _to_request(row: AnyRow, reviews: Sequence[AnyRow], source_is_visible: bool = True) -> PromotionRequest:
     request = PromotionRequest(
         rid=row.rid,
         kind=row.kind,
-        model_rid=row.model_rid,
+        model_rid=row.model_rid or "",
         branch=row.branch,
         requested_head_version_rid=row.head_rid,
         error_count=row.error_count,
@@ -431,8 +523,11 @@ def _to_request(row: AnyRow, reviews: Sequence[AnyRow], source_is_visible: bool 
         closed_time=None if row.closed_time is None else timestamp(row.closed_time),
         promotion_rid=row.promotion_rid,
         model_version_rid=row.version_rid,
+        folder_rid=row.change_folder_rid,
+        policy_change=None if row.change is None else PolicyChange.FromString(row.change),
+        made_policy_revision=row.made_revision,
     )
-    if source_is_visible:
+    if row.change is None and source_is_visible:
         request.source_model_rid = row.source_model_rid
         request.source_model_version_rid = row.source_rid
         request.content_digest = row.content_digest.hex()
@@ -447,4 +542,5 @@ def _to_review(row: AnyRow) -> PromotionReview:
         comment=getattr(row, "comment", None),
         head_version_rid=row.head_rid,
         created_time=timestamp(row.created_time),
+        policy_revision=row.policy_revision,
     )

@@ -319,15 +319,17 @@ branch_model_apis = Table(
     ForeignKeyConstraint(["branch_id", "version_number"], [versions.c.branch_id, versions.c.version_number]),
 )
 
-# Requests for promotion. Those of other kinds have no source. What is decided is stored once, as `closing`, a
-# PromotionRequestState: then the row is never changed again. One that has expired gets it when another takes its place.
+# Requests for promotion, and for changes of policies, which have no source. What is decided is stored once, as
+# `closing`, a PromotionRequestState: then the row is never changed again. One that has expired gets it when another
+# takes its place.
 promotion_requests = Table(
     "promotion_requests",
     metadata,
     Column("id", Key, primary_key=True),
     Column("rid", CodePointText, nullable=False, unique=True),
     Column("kind", SmallInteger, nullable=False),
-    Column("model_id", ForeignKey(models.c.id), nullable=False),
+    # None if the policy of a folder is to be changed.
+    Column("model_id", ForeignKey(models.c.id)),
     Column("branch", CodePointText, nullable=False),
     Column("source_model_rid", CodePointText),
     Column("source_rid", CodePointText),
@@ -346,6 +348,11 @@ promotion_requests = Table(
     Column("closed_time", BigInteger),
     Column("promotion_rid", CodePointText),
     Column("version_rid", CodePointText),
+    # A serialized PolicyChange in its canonical form, and the SHA-256 of that.
+    Column("change", LargeBinary),
+    Column("change_digest", LargeBinary),
+    Column("change_folder_rid", CodePointText),
+    Column("made_revision", Integer),
     # At most one of the same is open.
     Index(
         "ix_promotion_requests_open",
@@ -356,7 +363,21 @@ promotion_requests = Table(
         postgresql_where=text("closing IS NULL"),
         sqlite_where=text("closing IS NULL"),
     ),
+    Index(
+        "ix_promotion_requests_open_change",
+        "change_digest",
+        unique=True,
+        postgresql_where=text("closing IS NULL"),
+        sqlite_where=text("closing IS NULL"),
+    ),
     Index("ix_promotion_requests_model_id_id", "model_id", "id"),
+    Index(
+        "ix_promotion_requests_change_folder_rid_id",
+        "change_folder_rid",
+        "id",
+        postgresql_where=text("change_folder_rid IS NOT NULL"),
+        sqlite_where=text("change_folder_rid IS NOT NULL"),
+    ),
     Index(
         "ix_promotion_requests_open_id",
         "id",
@@ -365,7 +386,8 @@ promotion_requests = Table(
     ),
 )
 
-# Append-only: what reviewers said, under which principals, separated by line feeds, and which head they saw.
+# Append-only: what reviewers said, under which principals, separated by line feeds, and which head they saw, or
+# which revision of the policy that is to be changed.
 promotion_reviews = Table(
     "promotion_reviews",
     metadata,
@@ -377,6 +399,7 @@ promotion_reviews = Table(
     Column("head_rid", CodePointText),
     Column("comment", CodePointText),
     Column("created_time", BigInteger, nullable=False),
+    Column("policy_revision", Integer),
     Index("ix_promotion_reviews_request_id_id", "request_id", "id"),
 )
 

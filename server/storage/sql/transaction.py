@@ -56,6 +56,7 @@ class SqlReader(UnitOfWork):
     authors_of = lineage.authors_of
     find_promotion_request = promotion_requests.find_promotion_request
     find_open_request = promotion_requests.find_open_request
+    find_open_change = promotion_requests.find_open_change
     list_promotion_requests = promotion_requests.list_promotion_requests
 
     get_role = grants.get_role

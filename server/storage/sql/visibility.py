@@ -54,6 +54,13 @@ def model_is_visible(caller: Caller, model: FromClause = models) -> ColumnElemen
     return _grants_to(caller, model.c.rid, model.c.parent_folder_rid).correlate(model).exists()
 
 
+def has_role_on(caller: Caller, resource_rid: Column[str]) -> ColumnElement[bool]:
+    """Whether the caller has any role on the resource that a column names; not if it names none."""
+    if caller.is_admin:
+        return resource_rid.is_not(None)
+    return _grants_to(caller, resource_rid).correlate(resource_rid.table).exists()
+
+
 def granted_resources(caller: Caller) -> Select[str]:
     """The models and folders on which the caller has a role."""
     return select(grants.c.resource_rid).where(grants.c.principal.in_(caller.principals))
@@ -68,12 +75,17 @@ def visible_model_keys(session: Session, caller: Caller) -> Sequence[int]:
     """Return the keys of the models that a caller who is no administrator sees; if MAX_NAMED, there may be more."""
     # By name as long as they are few enough for a statement. With the folders as values each is a seek in an index; as
     # a subquery, PostgreSQL would expect to find some models soon, and walk past all that are invisible.
-    folders = [row.resource_rid for row in session.all(_folders(caller), principals(caller))]
+    folders = visible_folders(session, caller)
     if not 0 < len(folders) < MAX_NAMED:
         return [row.id for row in session.all(_visible_keys(caller, None), principals(caller))]
     folders = padded(folders)
     rows = session.all(_visible_keys(caller, len(folders)), principals(caller) | numbered("folder", folders))
     return [row.id for row in rows]
+
+
+def visible_folders(session: Session, caller: Caller) -> list[str]:
+    """Return the folders on which a caller who is no administrator has a role; if MAX_NAMED, there may be more."""
+    return [row.resource_rid for row in session.all(_folders(caller), principals(caller))]
 
 
 def first_of_each(

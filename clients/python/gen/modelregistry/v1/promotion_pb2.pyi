@@ -203,6 +203,7 @@ class BranchPolicy(_message.Message):
     FOLDER_POLICY_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     COMPATIBILITY_SINCE_REVISION_FIELD_NUMBER: _builtins.int
+    PROMOTION_REQUEST_RID_FIELD_NUMBER: _builtins.int
     model_rid: _builtins.str
     """Output only. The RID of the model; empty if the policy is a folder's."""
     branch: _builtins.str
@@ -223,6 +224,8 @@ class BranchPolicy(_message.Message):
     """Output only. The revision that has set this `compatibility`, which holds since then; 0 if it was never set, or by a
     server that did not write it down.
     """
+    promotion_request_rid: _builtins.str
+    """Output only. The RID of the request whose approvals this revision needed; unset if it needed none."""
     @_builtins.property
     def changed_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the policy was set; unset if it was not."""
@@ -291,19 +294,24 @@ class BranchPolicy(_message.Message):
         folder_policy: Global___BranchPolicy | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         compatibility_since_revision: _builtins.int = ...,
+        promotion_request_rid: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "_folder_rid", b"_folder_rid", "allowed_sources", b"allowed_sources", "approvals", b"approvals", "changed_by", b"changed_by", "changed_time", b"changed_time", "folder_policy", b"folder_policy", "folder_rid", b"folder_rid", "lock", b"lock", "min_time_as_head", b"min_time_as_head", "promoters", b"promoters", "rollbackers", b"rollbackers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "_folder_rid", b"_folder_rid", "_promotion_request_rid", b"_promotion_request_rid", "allowed_sources", b"allowed_sources", "approvals", b"approvals", "changed_by", b"changed_by", "changed_time", b"changed_time", "folder_policy", b"folder_policy", "folder_rid", b"folder_rid", "lock", b"lock", "min_time_as_head", b"min_time_as_head", "promoters", b"promoters", "promotion_request_rid", b"promotion_request_rid", "rollbackers", b"rollbackers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "_folder_rid", b"_folder_rid", "allowed_sources", b"allowed_sources", "approvals", b"approvals", "branch", b"branch", "changed_by", b"changed_by", "changed_time", b"changed_time", "compatibility", b"compatibility", "compatibility_since_revision", b"compatibility_since_revision", "folder_policy", b"folder_policy", "folder_rid", b"folder_rid", "lock", b"lock", "min_time_as_head", b"min_time_as_head", "model_rid", b"model_rid", "promoters", b"promoters", "promotion_only", b"promotion_only", "revision", b"revision", "rollbackers", b"rollbackers", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by", "_folder_rid", b"_folder_rid", "_promotion_request_rid", b"_promotion_request_rid", "allowed_sources", b"allowed_sources", "approvals", b"approvals", "branch", b"branch", "changed_by", b"changed_by", "changed_time", b"changed_time", "compatibility", b"compatibility", "compatibility_since_revision", b"compatibility_since_revision", "folder_policy", b"folder_policy", "folder_rid", b"folder_rid", "lock", b"lock", "min_time_as_head", b"min_time_as_head", "model_rid", b"model_rid", "promoters", b"promoters", "promotion_only", b"promotion_only", "promotion_request_rid", b"promotion_request_rid", "revision", b"revision", "rollbackers", b"rollbackers", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__changed_by: _TypeAlias = _typing.Literal["changed_by"]  # noqa: Y015
     _WhichOneofArgType__changed_by: _TypeAlias = _typing.Literal["_changed_by", b"_changed_by"]  # noqa: Y015
     _WhichOneofReturnType__folder_rid: _TypeAlias = _typing.Literal["folder_rid"]  # noqa: Y015
     _WhichOneofArgType__folder_rid: _TypeAlias = _typing.Literal["_folder_rid", b"_folder_rid"]  # noqa: Y015
+    _WhichOneofReturnType__promotion_request_rid: _TypeAlias = _typing.Literal["promotion_request_rid"]  # noqa: Y015
+    _WhichOneofArgType__promotion_request_rid: _TypeAlias = _typing.Literal["_promotion_request_rid", b"_promotion_request_rid"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__changed_by) -> _WhichOneofReturnType__changed_by | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__folder_rid) -> _WhichOneofReturnType__folder_rid | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__promotion_request_rid) -> _WhichOneofReturnType__promotion_request_rid | None: ...
 
 Global___BranchPolicy: _TypeAlias = BranchPolicy  # noqa: Y015
 

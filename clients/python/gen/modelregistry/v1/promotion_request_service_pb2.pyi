@@ -79,6 +79,47 @@ class CreatePromotionRequestRequest(_message.Message):
 Global___CreatePromotionRequestRequest: _TypeAlias = CreatePromotionRequestRequest  # noqa: Y015
 
 @_typing.final
+class CreatePolicyChangeRequestRequest(_message.Message):
+    """The request of CreatePolicyChangeRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_CHANGE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Optional. Why, in free text, at most 4,096 bytes."""
+    request_id: _builtins.str
+    """Optional. A UUID that makes the call safe to repeat: the same caller's same request is carried out once, and each
+    repetition gets the same request.
+    """
+    @_builtins.property
+    def policy_change(self) -> _promotion_request_pb2.PolicyChange:
+        """Required. What SetBranchPolicy or SetFolderBranchPolicy is to be called with."""
+
+    def __init__(
+        self,
+        *,
+        policy_change: _promotion_request_pb2.PolicyChange | None = ...,
+        reason: _builtins.str | None = ...,
+        request_id: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "_request_id", b"_request_id", "policy_change", b"policy_change", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "_request_id", b"_request_id", "policy_change", b"policy_change", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
+
+Global___CreatePolicyChangeRequestRequest: _TypeAlias = CreatePolicyChangeRequestRequest  # noqa: Y015
+
+@_typing.final
 class ReviewPromotionRequestRequest(_message.Message):
     """The request of ReviewPromotionRequest."""
 
@@ -89,6 +130,7 @@ class ReviewPromotionRequestRequest(_message.Message):
     COMMENT_FIELD_NUMBER: _builtins.int
     EXPECTED_HEAD_VERSION_RID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_POLICY_REVISION_FIELD_NUMBER: _builtins.int
     promotion_request_rid: _builtins.str
     """Required. The RID of the request."""
     verdict: _promotion_request_pb2.ReviewVerdict.ValueType
@@ -101,6 +143,10 @@ class ReviewPromotionRequestRequest(_message.Message):
     """
     request_id: _builtins.str
     """Optional. A UUID that makes the call safe to repeat: the same caller's same request is carried out once."""
+    expected_policy_revision: _builtins.int
+    """Optional. Of a change, the revision that the policy must have, as the reviewer has seen it; unset means the one that
+    it has when the review arrives.
+    """
     def __init__(
         self,
         *,
@@ -109,21 +155,26 @@ class ReviewPromotionRequestRequest(_message.Message):
         comment: _builtins.str | None = ...,
         expected_head_version_rid: _builtins.str | None = ...,
         request_id: _builtins.str | None = ...,
+        expected_policy_revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_comment", b"_comment", "_expected_head_version_rid", b"_expected_head_version_rid", "_request_id", b"_request_id", "comment", b"comment", "expected_head_version_rid", b"expected_head_version_rid", "request_id", b"request_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_comment", b"_comment", "_expected_head_version_rid", b"_expected_head_version_rid", "_expected_policy_revision", b"_expected_policy_revision", "_request_id", b"_request_id", "comment", b"comment", "expected_head_version_rid", b"expected_head_version_rid", "expected_policy_revision", b"expected_policy_revision", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_comment", b"_comment", "_expected_head_version_rid", b"_expected_head_version_rid", "_request_id", b"_request_id", "comment", b"comment", "expected_head_version_rid", b"expected_head_version_rid", "promotion_request_rid", b"promotion_request_rid", "request_id", b"request_id", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_comment", b"_comment", "_expected_head_version_rid", b"_expected_head_version_rid", "_expected_policy_revision", b"_expected_policy_revision", "_request_id", b"_request_id", "comment", b"comment", "expected_head_version_rid", b"expected_head_version_rid", "expected_policy_revision", b"expected_policy_revision", "promotion_request_rid", b"promotion_request_rid", "request_id", b"request_id", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__comment: _TypeAlias = _typing.Literal["comment"]  # noqa: Y015
     _WhichOneofArgType__comment: _TypeAlias = _typing.Literal["_comment", b"_comment"]  # noqa: Y015
     _WhichOneofReturnType__expected_head_version_rid: _TypeAlias = _typing.Literal["expected_head_version_rid"]  # noqa: Y015
     _WhichOneofArgType__expected_head_version_rid: _TypeAlias = _typing.Literal["_expected_head_version_rid", b"_expected_head_version_rid"]  # noqa: Y015
+    _WhichOneofReturnType__expected_policy_revision: _TypeAlias = _typing.Literal["expected_policy_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_policy_revision: _TypeAlias = _typing.Literal["_expected_policy_revision", b"_expected_policy_revision"]  # noqa: Y015
     _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
     _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__comment) -> _WhichOneofReturnType__comment | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_head_version_rid) -> _WhichOneofReturnType__expected_head_version_rid | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_policy_revision) -> _WhichOneofReturnType__expected_policy_revision | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
 

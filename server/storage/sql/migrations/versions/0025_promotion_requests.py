@@ -11,6 +11,7 @@ down_revision = "0024"
 KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 IS_OPEN = "closing IS NULL"
+IS_OF_A_FOLDER = "change_folder_rid IS NOT NULL"
 
 
 def upgrade() -> None:
@@ -20,7 +21,7 @@ def upgrade() -> None:
         sa.Column("id", KEY, nullable=False),
         sa.Column("rid", TEXT, nullable=False),
         sa.Column("kind", sa.SmallInteger, nullable=False),
-        sa.Column("model_id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), nullable=False),
+        sa.Column("model_id", sa.BigInteger().with_variant(sa.Integer, "sqlite")),
         sa.Column("branch", TEXT, nullable=False),
         sa.Column("source_model_rid", TEXT),
         sa.Column("source_rid", TEXT),
@@ -37,6 +38,10 @@ def upgrade() -> None:
         sa.Column("closed_time", sa.BigInteger),
         sa.Column("promotion_rid", TEXT),
         sa.Column("version_rid", TEXT),
+        sa.Column("change", sa.LargeBinary),
+        sa.Column("change_digest", sa.LargeBinary),
+        sa.Column("change_folder_rid", TEXT),
+        sa.Column("made_revision", sa.Integer),
         sa.PrimaryKeyConstraint("id", name="pk_promotion_requests"),
         sa.UniqueConstraint("rid", name="uq_promotion_requests_rid"),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name="fk_promotion_requests_model_id_models"),
@@ -49,7 +54,22 @@ def upgrade() -> None:
         postgresql_where=sa.text(IS_OPEN),
         sqlite_where=sa.text(IS_OPEN),
     )
+    op.create_index(
+        "ix_promotion_requests_open_change",
+        "promotion_requests",
+        ["change_digest"],
+        unique=True,
+        postgresql_where=sa.text(IS_OPEN),
+        sqlite_where=sa.text(IS_OPEN),
+    )
     op.create_index("ix_promotion_requests_model_id_id", "promotion_requests", ["model_id", "id"])
+    op.create_index(
+        "ix_promotion_requests_change_folder_rid_id",
+        "promotion_requests",
+        ["change_folder_rid", "id"],
+        postgresql_where=sa.text(IS_OF_A_FOLDER),
+        sqlite_where=sa.text(IS_OF_A_FOLDER),
+    )
     op.create_index(
         "ix_promotion_requests_open_id",
         "promotion_requests",
@@ -67,6 +87,7 @@ def upgrade() -> None:
         sa.Column("head_rid", TEXT),
         sa.Column("comment", TEXT),
         sa.Column("created_time", sa.BigInteger, nullable=False),
+        sa.Column("policy_revision", sa.Integer),
         sa.PrimaryKeyConstraint("id", name="pk_promotion_reviews"),
         sa.ForeignKeyConstraint(
             ["request_id"], ["promotion_requests.id"], name="fk_promotion_reviews_request_id_promotion_requests"
