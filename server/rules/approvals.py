@@ -149,9 +149,9 @@ def standing_for(caller: Caller, policies: Sequence[BranchPolicy]) -> list[str]:
 _APPROVERS_NAMED = 3
 
 
-def what_is_lacking(level: Level, request: PromotionRequest | None) -> str:
-    """Return a sentence on who may still approve."""
-    done = set(level.given) | ({request.requested_by} if request else set())
+def what_is_lacking(level: Level, request: PromotionRequest | None, carried_out_by: str) -> str:
+    """Return a sentence on who may still approve, as far as that is known; not who carries it out."""
+    done = {*level.given, carried_out_by} | ({request.requested_by} if request else set())
     left = [name for name in level.rule.approvers if name not in done]
     more = len(left) - _APPROVERS_NAMED
     named = ", ".join(left[:_APPROVERS_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -263,7 +263,7 @@ def _require_approved(tx: Transaction, caller: Caller, request: SetPolicy, plann
         given=len(level.given),
         promotion_request_rid="" if asked is None else asked.rid,
         resource_rid=resource_of(before),
-        explanation=f"This weakens {', '.join(weakened)}: {what_is_lacking(level, asked)}",
+        explanation=f"This weakens {', '.join(weakened)}: {what_is_lacking(level, asked, caller.user)}",
     )
 
 

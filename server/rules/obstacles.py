@@ -364,7 +364,7 @@ def _approval_required(attempt: Attempt, facts: Facts) -> RegistryError | None:
                 given=len(level.given),
                 promotion_request_rid="" if standing is None or facts.request is None else facts.request.rid,
                 resource_rid=level_of(level.policy, attempt.model_rid),
-                explanation=what_is_lacking(level, None if standing is None else facts.request),
+                explanation=what_is_lacking(level, None if standing is None else facts.request, facts.caller.user),
             )
     return None
 

@@ -35,6 +35,7 @@ from server.core.caller import Caller
 from server.core.cancellation import while_wanted
 from server.core.errors import (
     FieldViolation,
+    InvalidArgument,
     RegistryError,
 )
 from server.core.permissions import TO_PROMOTE
@@ -121,8 +122,10 @@ def batch_promote_versions(
 def batch_rollback(tx: Transaction, caller: Caller, request: BatchRollbackRequest) -> BatchRollbackResponse:
     """Carry out all rollbacks of a request, or none, and return what they made.
 
-    Raises what rollback_branch raises, with the entry that is at fault as a violation.
+    Raises InvalidArgument for two rollbacks of one branch, and what rollback_branch raises, with the entry that is at
+    fault as a violation.
     """
+    _require_different_branches(request)
     new_rids = [rids.new_model_version_rid() for _ in request.rollbacks]
     attempts = [_rollback(tx, caller, entry) for entry in while_wanted(request.rollbacks)]
     promoted = _carry_out(tx, caller, attempts, new_rids, claim_of(caller, request, new_rids), entries="rollbacks")
@@ -408,6 +411,17 @@ def _rollback(tx: Transaction, caller: Caller, request: RollbackBranchRequest | 
         reason=_reason(request),
         override=request.override,
     )
+
+
+def _require_different_branches(request: BatchRollbackRequest) -> None:
+    """Return if each entry is about another branch: what the first of two leaves, the second could bring back."""
+    seen = set()
+    for number, entry in enumerate(request.rollbacks):
+        place = entry.model_rid, branch_of(entry)
+        if place in seen:
+            said = f"must be unique in its list: an entry before it rolls {place[1]!r} of {place[0]} back, too"
+            raise InvalidArgument(violations=(FieldViolation(f"rollbacks[{number}]", said),))
+        seen.add(place)
 
 
 def _batch_promoted(tx: Transaction, promoted: Sequence[ModelVersion]) -> Iterator[BatchPromoted]:

@@ -6,7 +6,9 @@ of a policy in `branch_policies`.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from functools import cache
+from typing import Literal, NamedTuple, TypeAlias
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_UNSPECIFIED, ROLE_VIEWER, Role
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION
@@ -70,9 +72,15 @@ from server.rules.sources import hide_sources, models_of_sources
 from server.storage.contract import PromotionRequestFilter, Reader, StoredRequest, Transaction
 from server.storage.paging import Page, PageRequest
 
+# Who created or promoted a version and what it came from, by its RID.
+AuthorsOf: TypeAlias = Callable[[str], frozenset[str]]
+
 # How many requests are looked at, at a time and for one page, where not all that are stored are wanted.
 LOOK = 100
 MOST_LOOKS = 10
+# How large a page of them may become before it ends: clients take answers of 4 MiB, and a change of a policy takes some
+# 100 KiB.
+MOST_BYTES = 2 * 2**20
 
 
 def create_promotion_request(
@@ -188,7 +196,7 @@ def review_promotion_request(
         raise ModelVersionNotFound(model_rid=asked.model_rid, model_version_rid="")
     principals = standing_for(caller, stored.policies)
     is_approval = request.verdict == REVIEW_VERDICT_APPROVE
-    if not principals or (is_approval and has_part_in(tx, caller, asked)):
+    if not principals or (is_approval and has_part_in(tx.authors_of, caller, asked)):
         raise ReviewPromotionRequestPermissionDenied(promotion_request_rid=rid)
     _require_expected(request, stored)
     seen = seen_now(asked, stored.policies, stored.head_rid)
@@ -269,17 +277,21 @@ def list_promotion_requests(
         reader.get_model(wanted.stored.model_rid, caller)
     is_exact = wanted.state not in (*LIVE, PROMOTION_REQUEST_STATE_EXPIRED) and not wanted.waiting_for_me
     found: list[PromotionRequest] = []
+    size_of_found = 0
+    # Many requests are about few versions.
+    authors_of = cache(reader.authors_of)
     after = page.after
     for _ in range(MOST_LOOKS):
-        require_wanted()
         size = page.size - len(found) if is_exact else max(LOOK, page.size)
         look = reader.list_promotion_requests(caller, wanted.stored, PageRequest(size, after))
         now_ms = reader.clock_ms()
         for stored in look.items:
+            require_wanted()
             after = stored.position
-            if _is_wanted(reader, caller, wanted, stored, now_ms):
+            if _is_wanted(reader, caller, wanted, stored, now_ms, authors_of):
                 found.append(_in_list(_seen(stored, now_ms)))
-            if len(found) == page.size:
+                size_of_found += found[-1].ByteSize()
+            if len(found) == page.size or size_of_found > MOST_BYTES:
                 is_last = look.next_position is None and stored is look.items[-1]
                 return Page(_shown(reader, caller, found), None if is_last else after)
         if look.next_position is None:
@@ -287,28 +299,32 @@ def list_promotion_requests(
     return Page(_shown(reader, caller, found), after)
 
 
-def _is_wanted(reader: Reader, caller: Caller, wanted: Wanted, stored: StoredRequest, now_ms: int) -> bool:
+def _is_wanted(
+    reader: Reader, caller: Caller, wanted: Wanted, stored: StoredRequest, now_ms: int, authors_of: AuthorsOf
+) -> bool:
     standing = _standing(stored, now_ms)
     if wanted.state not in (None, standing.state):
         return False
-    return not wanted.waiting_for_me or _waits_for(reader, caller, stored, standing)
+    return not wanted.waiting_for_me or _waits_for(reader, caller, stored, standing, authors_of)
 
 
-def _waits_for(reader: Reader, caller: Caller, stored: StoredRequest, standing: Standing) -> bool:
+def _waits_for(
+    reader: Reader, caller: Caller, stored: StoredRequest, standing: Standing, authors_of: AuthorsOf
+) -> bool:
     """Whether the caller could approve a request that is open, and has not yet."""
     if standing.state != PROMOTION_REQUEST_STATE_OPEN:
         return False
     lacking = [level.policy for level in standing.levels if not level.is_met and caller.user not in level.given]
     if not standing_for(caller, lacking) or not _is_seen_whole(reader, caller, stored.request):
         return False
-    return not has_part_in(reader, caller, stored.request)
+    return not has_part_in(authors_of, caller, stored.request)
 
 
-def has_part_in(reader: Reader, caller: Caller, request: PromotionRequest) -> bool:
+def has_part_in(authors_of: AuthorsOf, caller: Caller, request: PromotionRequest) -> bool:
     """Whether the caller made a request, or had a part in the version that it is about."""
     if caller.user == request.requested_by:
         return True
-    return not is_change(request) and caller.user in reader.authors_of(request.source_model_version_rid)
+    return not is_change(request) and caller.user in authors_of(request.source_model_version_rid)
 
 
 def is_change(request: PromotionRequest) -> bool:

@@ -490,7 +490,8 @@ class Reader(Protocol):
     def list_policies(self, resource_rid: str, branch: str, page: PageRequest) -> Page[BranchPolicy]:
         """Return a page of the policies that were set on a model's branch, or on a folder for the branches of a name.
 
-        The newest comes first; positions are revisions.
+        The newest comes first; positions are revisions. A page ends early, but never empty, where its policies would
+        not fit into one message.
         """
 
     def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:

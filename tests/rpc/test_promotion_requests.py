@@ -264,6 +264,20 @@ def test_a_user_counts_once(office: Office, registry: Registry) -> None:
     assert (again.state, again.approvals[0].given) == (PROMOTION_REQUEST_STATE_OPEN, 1)
 
 
+def test_what_a_disabled_user_has_approved_counts_for_nothing(office: Office) -> None:
+    request = office.approved()
+    office.admin("DisablePrincipal", principal="user:ann", reason="its token was stolen")
+    try:
+        seen = office.bob("GetPromotionRequest", promotion_request_rid=request.rid)
+        assert (seen.state, seen.approvals[0].given) == (PROMOTION_REQUEST_STATE_OPEN, 1)
+        assert office.refusal().name == "ApprovalRequired"
+        [listed] = office.bob("ListPromotionRequests", model_rid=office.production.rid).promotion_requests
+        assert listed.state == PROMOTION_REQUEST_STATE_OPEN
+    finally:
+        office.admin("EnablePrincipal", principal="user:ann")
+    assert office.promote().version_number == 1
+
+
 def test_an_approval_that_was_given_before_is_not_written_down_again(office: Office) -> None:
     """Otherwise one approver could fill the record, of which only the newest reviews are told and counted."""
     request = office.approved()

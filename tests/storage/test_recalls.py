@@ -202,18 +202,31 @@ def test_what_stops_a_version_is_told_of_versions_that_the_caller_may_see(reposi
     assert stopping(repository, version, JANE) == Yank()
 
 
-def test_a_version_whose_ancestors_are_too_many_counts_as_yanked_where_anything_is(
+def test_what_is_younger_stops_no_version_however_many_ancestors_that_has(
+    repository: SqlRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may promote from a lineage could stop all of it otherwise, by a yank of a copy of its own."""
+    monkeypatch.setattr(recalls, "MAX_WALKED", 4)
+    versions = chain(repository, 6)
+    yank(repository, promote(repository, versions[0], versions[0].model_rid, branch="aside"))
+    assert not any(is_yanked(repository, each) for each in versions)
+    assert not any(each.yanked for each in repository.read(lambda reader: all_versions(reader, versions[0].model_rid)))
+
+
+def test_a_version_whose_ancestors_are_too_many_counts_as_yanked_where_an_older_one_is(
     repository: SqlRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recalls, "MAX_WALKED", 4)
-    versions = chain(repository, 6)
-    assert not any(is_yanked(repository, each) for each in versions)
+    versions = chain(repository, 1)
     aside = promote(repository, versions[0], versions[0].model_rid, branch="aside")
+    for _ in range(6):
+        versions.append(promote(repository, versions[-1], versions[0].model_rid))
     added = yank(repository, aside)
-    assert [each for each in versions if is_yanked(repository, each)] == versions[4:]
+    # The first one is older than what is yanked, and not walked.
+    assert [each.rid for each in versions if is_yanked(repository, each)] == [each.rid for each in versions[5:]]
     # The same whatever is asked along with it.
     several = repository.read(lambda reader: all_versions(reader, versions[0].model_rid))
-    assert [each.rid for each in several if each.yanked] == [versions[5].rid, versions[4].rid]
+    assert [each.rid for each in several if each.yanked] == [versions[6].rid, versions[5].rid]
     assert stopping(repository, versions[3]) is None
     assert stopping(repository, versions[5]) == Yank()
     with pytest.raises(VersionYanked):
@@ -276,8 +289,8 @@ def test_a_promotion_asks_nothing_more_where_nothing_of_the_lineage_is_yanked(re
     aside = promote(repository, yanked, target.rid, branch="aside")
     yank(repository, aside)
     assert sent(source) == before
-    # One more, in which its ancestors are walked.
-    assert sent(yanked) == before + 1
+    # Two more: what is yanked there, and its ancestors.
+    assert sent(yanked) == before + 2
 
 
 def test_yanks_of_a_lineage_are_listed_the_newest_first(repository: SqlRepository) -> None:

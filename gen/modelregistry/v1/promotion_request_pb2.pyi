@@ -395,7 +395,7 @@ class PromotionReview(_message.Message):
     @_builtins.property
     def principals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Output only. The approvers that the user stood for, such as `group:risk`: for each policy of the branch that wants
-        approvals, the one that it names.
+        approvals, the one that it names; none while the user is disabled.
         """
 
     @_builtins.property

@@ -74,7 +74,7 @@ class RecallServiceStub:
     InvalidPageToken) and NOT_FOUND (ModelVersionNotFound).
     """
     BatchRollback: _grpc.UnaryUnaryMultiCallable[_recall_service_pb2.BatchRollbackRequest, _recall_service_pb2.BatchRollbackResponse]
-    """Rolls up to 100 branches back: all of them or none.
+    """Rolls up to 100 branches back, each once: all of them or none.
 
     Each rollback keeps the rules of RollbackBranch and can fail as it does; the failure names the entry, like
     `rollbacks[3]`.
@@ -131,7 +131,7 @@ class RecallServiceAsyncStub(RecallServiceStub):
     InvalidPageToken) and NOT_FOUND (ModelVersionNotFound).
     """
     BatchRollback: _aio.UnaryUnaryMultiCallable[_recall_service_pb2.BatchRollbackRequest, _recall_service_pb2.BatchRollbackResponse]  # type: ignore[assignment]
-    """Rolls up to 100 branches back: all of them or none.
+    """Rolls up to 100 branches back, each once: all of them or none.
 
     Each rollback keeps the rules of RollbackBranch and can fail as it does; the failure names the entry, like
     `rollbacks[3]`.
@@ -215,7 +215,7 @@ class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _recall_service_pb2.BatchRollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_recall_service_pb2.BatchRollbackResponse, _abc.Awaitable[_recall_service_pb2.BatchRollbackResponse]]:
-        """Rolls up to 100 branches back: all of them or none.
+        """Rolls up to 100 branches back, each once: all of them or none.
 
         Each rollback keeps the rules of RollbackBranch and can fail as it does; the failure names the entry, like
         `rollbacks[3]`.

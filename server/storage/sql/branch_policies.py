@@ -11,7 +11,7 @@ from modelregistry.v1.promotion_pb2 import BranchPolicy
 from server.core.rids import FOLDER, rid_type
 from server.storage.contract import NO_POLICY
 from server.storage.paging import Page, PageRequest
-from server.storage.sql.pages import page_of
+from server.storage.sql.pages import messages_that_fit
 from server.storage.sql.rows import AnyRow, timestamp
 from server.storage.sql.statements import Statement
 from server.storage.sql.tables import branch_policies, folder_branch_policies, model_id
@@ -66,7 +66,8 @@ def list_policies(work: UnitOfWork, resource_rid: str, branch: str, page: PageRe
         _of(resource_rid).revisions,
         {"resource": resource_rid, "branch": branch, "before": before, "count": page.size + 1},
     )
-    return page_of(rows, rows[: page.size], "revision_number", lambda row: _to_policy(row, resource_rid))
+    policies = messages_that_fit([_to_policy(row, resource_rid) for row in rows[: page.size]], work.fitting_bytes)
+    return Page(policies, policies[-1].revision if len(policies) < len(rows) else None)
 
 
 def add_policy(work: UnitOfWork, policy: BranchPolicy, changed_by: str) -> BranchPolicy:

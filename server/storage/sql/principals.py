@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import bindparam, exists, insert, not_, select
+from sqlalchemy import ColumnElement, bindparam, exists, insert, not_, select
 
 from modelregistry.v1.access_service_pb2 import DisabledPrincipal
 from server.storage.paging import Page, PageRequest
@@ -70,6 +70,13 @@ _is_newest = not_(
 _disabled = select(principal_changes).where(principal_changes.c.reason.is_not(None), _is_newest)
 _all = Statement(_disabled)
 _is_disabled = Statement(_disabled.where(principal_changes.c.principal == bindparam("of")))
+
+
+def is_disabled_principal(principal: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a principal is disabled."""
+    return _disabled.where(principal_changes.c.principal == principal).exists()
+
+
 _list = Statement(
     # No principal is empty.
     _disabled.where(principal_changes.c.principal > bindparam("after"))

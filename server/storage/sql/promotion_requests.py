@@ -27,6 +27,7 @@ from server.storage.paging import Page, PageRequest
 from server.storage.sql.branch_policies import REVISION
 from server.storage.sql.cursors import Cursors
 from server.storage.sql.origins import version_is_visible
+from server.storage.sql.principals import is_disabled_principal
 from server.storage.sql.promotion_facts import policies_of
 from server.storage.sql.promotion_records import FURTHEST_LOOK, LOOK_AHEAD
 from server.storage.sql.rows import AnyColumns, AnyRow, timestamp
@@ -390,7 +391,7 @@ def _requests(caller: Caller) -> Select[*AnyColumns]:
 
 
 _newest_reviews = (
-    select(promotion_reviews)
+    select(promotion_reviews, is_disabled_principal(promotion_reviews.c.reviewed_by).label("of_disabled"))
     .where(promotion_reviews.c.request_id == bindparam("request_key"))
     .order_by(promotion_reviews.c.id.desc())
     .limit(MAX_REVIEWS)
@@ -411,7 +412,10 @@ def _reviews_of_each(count: int) -> Callable[[Dialect], Select[*AnyColumns]]:
     def build(dialect: Dialect) -> Select[*AnyColumns]:
         found, each = first_of_each(dialect, promotion_requests, newest, promotion_reviews.c.id)
         columns = (each.c[column.name] for column in promotion_reviews.c if column.name != "comment")
-        query = select(*columns).select_from(found).where(promotion_requests.c.id.in_(several("key", count)))
+        of_disabled = is_disabled_principal(each.c.reviewed_by).label("of_disabled")
+        query = (
+            select(*columns, of_disabled).select_from(found).where(promotion_requests.c.id.in_(several("key", count)))
+        )
         return query.order_by(each.c.id.desc())
 
     return build
@@ -510,8 +514,6 @@ def _to_request(row: AnyRow, reviews: Sequence[AnyRow], source_is_visible: bool 
         model_rid=row.model_rid or "",
         branch=row.branch,
         requested_head_version_rid=row.head_rid,
-        error_count=row.error_count,
-        warning_count=row.warning_count,
         reason=row.reason,
         requested_by=row.requested_by,
         created_time=timestamp(row.created_time),
@@ -531,13 +533,15 @@ def _to_request(row: AnyRow, reviews: Sequence[AnyRow], source_is_visible: bool 
         request.source_model_rid = row.source_model_rid
         request.source_model_version_rid = row.source_rid
         request.content_digest = row.content_digest.hex()
+        request.error_count, request.warning_count = row.error_count, row.warning_count
     return request
 
 
 def _to_review(row: AnyRow) -> PromotionReview:
     return PromotionReview(
         reviewed_by=row.reviewed_by,
-        principals=row.principals.split("\n"),
+        # What a user says that is disabled is not worth anything meanwhile.
+        principals=[] if row.of_disabled else row.principals.split("\n"),
         verdict=row.verdict,
         comment=getattr(row, "comment", None),
         head_version_rid=row.head_rid,

@@ -7,7 +7,7 @@ one look into an index; else its ancestors are walked, and never what was promot
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import (
     CTE,
@@ -20,6 +20,7 @@ from sqlalchemy import (
     case,
     func,
     insert,
+    or_,
     select,
     union,
 )
@@ -36,12 +37,16 @@ from server.storage.sql.tables import branches, is_head, models, promotions, uny
 from server.storage.sql.unit_of_work import UnitOfWork
 from server.storage.sql.visibility import model_is_visible
 
-# How many versions a walk takes. One that has more, with its ancestors, counts as yanked if anything of its lineage is.
+# How many versions a walk takes. One that has more, with its ancestors that are no older than what is yanked of its
+# lineage, counts as yanked.
 MAX_WALKED = 10_000
+# How many all walks for one answer take: what is left then counts as yanked, too.
+MAX_WALKED_IN_ALL = 4 * MAX_WALKED
 # Behind every key.
 _BEHIND_ALL = 2**63 - 1
 
 _source = versions.alias("source")
+_imported = promotions.alias("imported")
 _of_lineage = versions.alias("of_lineage")
 
 
@@ -59,12 +64,46 @@ def yanked_keys(work: UnitOfWork, suspects: Iterable[int | None]) -> set[int]:
     if not keys:
         return set()
     listed = padded(keys)
-    rows = work.session.all(_ancestors(len(listed)), numbered("key", listed) | {"most": MAX_WALKED + 1})
-    if len(rows) > MAX_WALKED:
-        # One by one in the end, so that what a version counts as does not depend on what is asked along with it.
-        if half := len(keys) // 2:
-            return yanked_keys(work, keys[:half]) | yanked_keys(work, keys[half:])
-        return {row.id for row in work.session.all(_in_yanked_lineage, {"version_key": keys[0]})}
+    in_yanked_lineages: set[int] = set()
+    oldest: int | None = None
+    for row in work.session.all(_yanks_of_lineages(len(listed)), numbered("key", listed)):
+        if row.scope == YANK_SCOPE_LINEAGE:
+            in_yanked_lineages.add(row.id)
+        else:
+            oldest = row.version_id if oldest is None else min(oldest, row.version_id)
+    # What is older than all that is yanked was promoted from none of it.
+    rest = [key for key in keys if key not in in_yanked_lineages]
+    if oldest is None or not rest:
+        return in_yanked_lineages
+    return in_yanked_lineages | _promoted_from_yanked(work, rest, oldest)
+
+
+def _promoted_from_yanked(work: UnitOfWork, keys: list[int], oldest: int) -> set[int]:
+    """Return those of the keys that are yanked versions, or came from one; no yanked one is older than this key."""
+    yanked: set[int] = set()
+    waiting, left = [keys], MAX_WALKED_IN_ALL
+    while waiting:
+        some = waiting.pop()
+        if left <= 0:
+            yanked.update(some)
+            continue
+        listed = padded(some)
+        rows = work.session.all(
+            _ancestors(len(listed)), numbered("key", listed) | {"oldest": oldest, "most": MAX_WALKED + 1}
+        )
+        left -= len(rows)
+        if len(rows) <= MAX_WALKED:
+            yanked.update(_stopped(rows).intersection(some))
+        elif half := len(some) // 2:
+            # One by one in the end, so that what a version counts as does not depend on what is asked along with it.
+            waiting += [some[:half], some[half:]]
+        else:
+            yanked.update(some)
+    return yanked
+
+
+def _stopped(rows: Sequence[AnyRow]) -> set[int]:
+    """Return the keys of versions that have a yank of their own, or came from one that has."""
     made_of = defaultdict(list)
     for row in rows:
         made_of[row.source_id].append(row.id)
@@ -74,14 +113,16 @@ def yanked_keys(work: UnitOfWork, suspects: Iterable[int | None]) -> set[int]:
         more = [key for key in made_of[behind.pop()] if key not in yanked]
         yanked.update(more)
         behind += more
-    return yanked.intersection(keys)
+    return yanked
 
 
 def stopping_yank(work: UnitOfWork, key: int | None, caller: Caller) -> Yank | None:
     """Return what stops a suspect: a yank that the caller may know of, or else an empty one; None if nothing does."""
     if key is None or not yanked_keys(work, [key]):
         return None
-    row = work.session.one_or_none(_stopping(caller), {"key_0": key, "most": MAX_WALKED} | principals(caller))
+    row = work.session.one_or_none(
+        _stopping(caller), {"key_0": key, "oldest": 0, "most": MAX_WALKED} | principals(caller)
+    )
     return Yank() if row is None else _to_yank(row)
 
 
@@ -157,14 +198,17 @@ def _source_of(version_key: ColumnElement[int | None]) -> ScalarSelect[int]:
 
 
 def _walked(key_count: int) -> CTE:
-    """Versions by their keys and all their ancestors, each once, with the key of its source, nearest first.
+    """Versions by their keys and their ancestors, each once, with the key of its source, nearest first.
 
-    Of a chain that bites its own tail, which only an import can make, each link is walked once.
+    They are walked down to the key `oldest`, but for what was imported, since that can be stored before what it was
+    promoted from. Of a chain that bites its own tail, which only an import can make, each link is walked once.
     """
     given = select(versions.c.id, _source_of(versions.c.id).label("source_id"))
     walked = given.where(versions.c.id.in_(several("key", key_count))).cte("walked", recursive=True)
     source_id = walked.c.source_id
-    return walked.union(select(source_id, _source_of(source_id)).where(source_id.is_not(None)))
+    was_imported = select(_imported.c.was_imported).where(_imported.c.version_id == source_id).scalar_subquery()
+    is_young = or_(source_id >= bindparam("oldest", type_=BigInteger), was_imported)
+    return walked.union(select(source_id, _source_of(source_id)).where(source_id.is_not(None), is_young))
 
 
 def _bounded(walked: CTE) -> FromClause:
@@ -180,22 +224,18 @@ def _ancestors(key_count: int) -> Select[*AnyColumns]:
     of_version = (
         select(yanks.c.id).where(yanks.c.version_id == bounded.c.id, yanks.c.scope == YANK_SCOPE_VERSION, _holds())
     ).limit(1)
-    of_lineage = (
-        select(yanks.c.id)
-        .join_from(_of_lineage, yanks, yanks.c.root_rid == _of_lineage.c.root_rid)
-        .where(_of_lineage.c.id == bounded.c.id, yanks.c.scope == YANK_SCOPE_LINEAGE, _holds())
-    ).limit(1)
-    yank_id = func.coalesce(of_version.scalar_subquery(), of_lineage.scalar_subquery()).label("yank_id")
-    return select(bounded.c.id, bounded.c.source_id, yank_id)
+    return select(bounded.c.id, bounded.c.source_id, of_version.scalar_subquery().label("yank_id"))
 
 
-# Of a version, if anything of its lineage is yanked at the moment.
-_in_yanked_lineage = Statement(
-    select(versions.c.id)
-    .join_from(versions, yanks, yanks.c.root_rid == versions.c.root_rid)
-    .where(versions.c.id == bindparam("version_key"), _holds())
-    .limit(1)
-)
+@forms
+def _yanks_of_lineages(key_count: int) -> Select[*AnyColumns]:
+    """Of versions by their keys, the yanks that hold in their lineages: by scope, the first version that has one."""
+    return (
+        select(versions.c.id, yanks.c.scope, func.min(yanks.c.version_id).label("version_id"))
+        .join_from(versions, yanks, yanks.c.root_rid == versions.c.root_rid)
+        .where(versions.c.id.in_(several("key", key_count)), _holds())
+        .group_by(versions.c.id, yanks.c.scope)
+    )
 
 
 def _yanks(caller: Caller) -> Select[*AnyColumns]:

@@ -129,7 +129,7 @@ class RecallServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchRollback(self, request, context):
-        """Rolls up to 100 branches back: all of them or none.
+        """Rolls up to 100 branches back, each once: all of them or none.
 
         Each rollback keeps the rules of RollbackBranch and can fail as it does; the failure names the entry, like
         `rollbacks[3]`.
