@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Literal, NamedTuple, TypeAlias
 
-from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_UNSPECIFIED, ROLE_VIEWER, Role
+from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER, Role
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION
 from modelregistry.v1.promotion_request_pb2 import (
     PROMOTION_REQUEST_KIND_POLICY_CHANGE,
@@ -363,10 +363,10 @@ def _require_expected(request: ReviewPromotionRequestRequest, stored: StoredRequ
 
 
 def _role(reader: Reader, caller: Caller, request: PromotionRequest) -> Role.ValueType:
-    """Return the caller's role on the model or folder that a request is for, of which the caller sees something."""
+    """Return the caller's role on the model or folder that a request is for, which the caller sees."""
     if request.HasField("folder_rid"):
         return reader.get_role(request.folder_rid, caller)
-    return reader.get_model(request.model_rid, caller).role or ROLE_UNSPECIFIED
+    return reader.get_model(request.model_rid, caller).role
 
 
 def _is_same(review: PromotionReview, said: PromotionReview) -> bool:
@@ -381,8 +381,9 @@ def _is_same(review: PromotionReview, said: PromotionReview) -> bool:
 def _lock(tx: Transaction, caller: Caller, rid: str) -> None:
     """Let the head of the branch and what was said of a request stay as they are. Raises PromotionRequestNotFound."""
     request = _find(tx, caller, rid).request
-    if not is_change(request):
-        tx.lock_branches({(request.model_rid, request.branch)}, caller, ROLE_VIEWER)
+    # The head does not matter to a change; what is said of it is decided on the policy and on grants all the same.
+    branches = set() if is_change(request) else {(request.model_rid, request.branch)}
+    tx.lock_branches(branches, caller, ROLE_VIEWER)
     tx.lock_promotion_request(rid)
 
 

@@ -113,7 +113,6 @@ def test_a_change_that_weakens_the_policy_is_refused_requested_approved_and_made
     refused = registry.set_policy(**loose)
     assert (refused.status, refused.error["errorName"]) == (400, "ApprovalRequired")
     assert "CreatePolicyChangeRequest" in refused.error["errorDescription"]
-    assert "This weakens approvals: 0 of 2 approvals" in refused.error["errorDescription"]
 
     key = str(uuid.uuid4())
     body = {"policyChange": {"type": "branch", "modelRid": registry.target.rid} | loose, "reason": "too slow"}
