@@ -96,9 +96,9 @@ def _rollback(filled: Filled, chance: random.Random) -> dict[str, Any]:
 
 
 def _some_rollbacks(filled: Filled, chance: random.Random) -> dict[str, Any]:
-    # An odd one was promoted into as often as that.
-    numbers = chance.sample(range(1, DEPTH), FEW)
-    return {"rollbacks": [{"model_rid": filled.models[1], "to_version_number": number} for number in numbers]}
+    # The odd ones were promoted into as often as that.
+    models = chance.sample(filled.models[1::2], FEW)
+    return {"rollbacks": [{"model_rid": model, "to_version_number": chance.randrange(1, DEPTH)} for model in models]}
 
 
 def _some_yank(filled: Filled, chance: random.Random) -> dict[str, Any]:
@@ -232,7 +232,9 @@ CALLS = (
     Call("CreatePromotionRequest", "CreatePromotionRequest", _asked),
     Call("CreatePolicyChangeRequest", "CreatePolicyChangeRequest", _wanted_change),
     Call("ReviewPromotionRequest", "ReviewPromotionRequest",
-         lambda f, _: {"promotion_request_rid": f.reviewed, "verdict": REVIEW_VERDICT_APPROVE}),
+         # The same approval is written down once; with an id, at least that is.
+         lambda f, _: {"promotion_request_rid": f.reviewed, "verdict": REVIEW_VERDICT_APPROVE,
+                       "request_id": str(uuid.uuid4())}),
     Call("WithdrawPromotionRequest", "WithdrawPromotionRequest",
          lambda f, _: {"promotion_request_rid": f.open_requests.pop()}),
     Call("GetPromotionRequest", "GetPromotionRequest", lambda f, _: {"promotion_request_rid": f.reviewed}),

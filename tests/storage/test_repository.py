@@ -10,6 +10,7 @@ from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_FOLDER, ROLE_OWN
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, BranchPolicy, Promotion
+from modelregistry.v1.promotion_request_pb2 import REVIEW_VERDICT_APPROVE, PromotionReview
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION, Yank
 from server.core import rids
 from server.core.errors import ModelNotFound, ResourceNameAlreadyExists
@@ -67,6 +68,9 @@ def record(tx: Transaction, model_rid: str) -> None:
     yank = Yank(rid=rids.new_yank_rid(), model_version_rid=copy.rid, scope=YANK_SCOPE_VERSION, yanked_by=ADMIN.user)
     tx.add_yank(yank)
     tx.take_yank_back(yank.rid, None, ADMIN.user)
+    asked = builders.promotion_request(source, model_rid, branch=copy.rid)
+    tx.add_promotion_request(asked)
+    tx.add_review(asked.rid, PromotionReview(verdict=REVIEW_VERDICT_APPROVE))
     period = PolicyPeriod(model_rid, revision)
     tx.add_head_api(model_rid, "master", period, HeadApi(b"api", 1, digest))
     tx.claim_request(RequestKey(ADMIN.user, "PromoteVersion", copy.rid), RequestRecord(b"digest", (copy.rid,)))
