@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER, Role
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION
@@ -189,7 +189,11 @@ def review_promotion_request(
     stored, now_ms = _find(tx, caller, rid), tx.clock_ms()
     asked = stored.request
     _require_live(stored, now_ms)
-    _require_same_kind(asked, request)
+    if is_change(asked) and request.HasField("expected_head_version_rid"):
+        said = (
+            "is not for this kind of request: what counts is the revision of the policy, as in expected_policy_revision"
+        )
+        raise InvalidArgument(violations=(FieldViolation("expected_head_version_rid", said),))
     if not _is_seen_whole(tx, caller, asked):
         if is_change(asked):
             raise ModelNotFound(model_rid="")
@@ -338,17 +342,6 @@ def _is_seen_whole(reader: Reader, caller: Caller, request: PromotionRequest) ->
         return request.HasField("source_model_version_rid")
     named = models_of_sources([asked_of(request.policy_change)])
     return not named or named == reader.visible_models(named, caller)
-
-
-def _require_same_kind(asked: PromotionRequest, request: ReviewPromotionRequestRequest) -> None:
-    """Return if what a review expects is of the kind of its request. Raises InvalidArgument."""
-    name: Literal["expected_head_version_rid", "expected_policy_revision"]
-    name = "expected_head_version_rid" if is_change(asked) else "expected_policy_revision"
-    if request.HasField(name):
-        said = (
-            "is not for this kind of request: approvals of promotions count for a head, those of changes for a revision"
-        )
-        raise InvalidArgument(violations=(FieldViolation(name, said),))
 
 
 def _require_expected(request: ReviewPromotionRequestRequest, stored: StoredRequest) -> None:

@@ -14,6 +14,7 @@ UNSAYABLE = (
     "by the clock of the server",
     "can never be met",
     "must not contain what is not seen",
+    "is not for this kind of request",
 )
 
 
@@ -37,7 +38,7 @@ def what_the_schema_allows_is_taken(
     """Like schemathesis' own `positive_data_acceptance`, but for what no schema can say.
 
     Which page tokens the server handed out is that, that names are unique in their list, how many there are beside what
-    is asked of them, what time it is, which characters are not seen, and what branches are like.
+    is asked of them, what time it is, which characters are not seen, what a request is for, and what branches are like.
     """
     if not is_good(case) or response.status_code != 400:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from typing import Any
+from urllib.parse import urlencode
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from tests.gateway.registry import Registry, good
@@ -63,7 +64,8 @@ def test_a_promotion_is_refused_requested_approved_and_made(registry: Registry) 
         "approvals": [{"resourceRid": registry.target.rid, "required": 2, "given": 0}],
         "reviews": [],
     }
-    waiting = ask(registry.server, "GET", f"{REQUESTS}?waitingForMe=true", token=registry.server.token("ann"))
+    query = urlencode({"waitingForMe": "true", "modelRid": registry.target.rid})
+    waiting = ask(registry.server, "GET", f"{REQUESTS}?{query}", token=registry.server.token("ann"))
     assert [each["rid"] for each in good(waiting)["data"]] == [asked["rid"]]
     assert good(review(registry, asked["rid"], "ann", comment="fine"))["state"] == "OPEN"
     approved = good(review(registry, asked["rid"], "bob"))

@@ -319,7 +319,7 @@ def test_the_same_request_id_requests_a_change_once(place: Place) -> None:
     assert used.name == "RequestIdAlreadyUsed"
 
 
-def test_what_a_review_of_the_other_kind_expects_is_refused(place: Place) -> None:
+def test_a_review_of_a_change_that_expects_a_head_is_refused(place: Place) -> None:
     request = place.request(approvals=LESS)
     some_version = "ri.models.main.model-version.99999999-9999-4999-8999-999999999999"
     refused = place.ann.failure(

@@ -237,7 +237,14 @@ def test_an_approval_counts_for_the_head_that_it_saw(office: Office, registry: R
         expected_head_version_rid=office.source.rid,
     )
     assert unseen.name == "BranchHeadChanged"
-    office.review(office.ann, request, expected_head_version_rid=head.rid)
+    policy = office.ann.failure(
+        "ReviewPromotionRequest",
+        promotion_request_rid=request.rid,
+        verdict=REVIEW_VERDICT_APPROVE,
+        expected_policy_revision=7,
+    )
+    assert (policy.name, policy.parameters["actualRevision"]) == ("BranchPolicyChanged", "1")
+    office.review(office.ann, request, expected_head_version_rid=head.rid, expected_policy_revision=1)
     assert office.review(office.cid, request).state == PROMOTION_REQUEST_STATE_APPROVED
     assert office.promote().version_number == 2
 

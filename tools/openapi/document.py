@@ -196,9 +196,14 @@ def _can_come(error: type[RegistryError], route: Route) -> bool:
 
 
 def _names_a_model(request: Descriptor) -> bool:
-    """Whether a change without a path names a model, which can be missing, or has entries that do."""
-    parts = [request, *(field.message_type for field in request.fields if field.message_type)]
-    return any("model_rid" in part.fields_by_name for part in parts)
+    """Whether a change without a path names a model, which can be missing, or something in it does."""
+    found = {request.full_name: request}
+    for part in (waiting := [request]):
+        for inner in (field.message_type for field in part.fields if field.message_type):
+            if inner.full_name not in found:
+                found[inner.full_name] = inner
+                waiting.append(inner)
+    return any("model_rid" in part.fields_by_name for part in found.values())
 
 
 def _failure(status: int, errors: Sequence[type[RegistryError]], schemas: dict[str, Schema]) -> Schema:

@@ -144,8 +144,8 @@ class ReviewPromotionRequestRequest(_message.Message):
     request_id: _builtins.str
     """Optional. A UUID that makes the call safe to repeat: the same caller's same request is carried out once."""
     expected_policy_revision: _builtins.int
-    """Optional. Of a change, the revision that the policy must have, as the reviewer has seen it; unset means the one that
-    it has when the review arrives.
+    """Optional. The revision that the policy of the branch must have, or the policy that is to be changed, as the reviewer
+    has seen it, 0 if none is set; unset means the one that it has when the review arrives.
     """
     def __init__(
         self,

@@ -124,7 +124,7 @@ class PromotionRequestServiceServicer(object):
         Scope api:models-write; viewer on the target model or folder, on the source version's model and on those of allowed
         sources, and named as an approver by a policy of the branch, or by the one that is to be changed. Fails, in this
         order, with NOT_FOUND (PromotionRequestNotFound), ALREADY_EXISTS (RequestIdAlreadyUsed), FAILED_PRECONDITION
-        (PromotionRequestClosed), INVALID_ARGUMENT (InvalidArgument: what is expected is of the other kind), NOT_FOUND
+        (PromotionRequestClosed), INVALID_ARGUMENT (InvalidArgument: a head is expected of a change), NOT_FOUND
         (ModelVersionNotFound; ModelNotFound: an allowed source is hidden), PERMISSION_DENIED
         (ReviewPromotionRequestPermissionDenied) and ABORTED (BranchHeadChanged, BranchPolicyChanged).
         """
