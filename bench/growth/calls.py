@@ -57,7 +57,8 @@ def _some_version(filled: Filled, chance: random.Random) -> dict[str, Any]:
 
 
 def _some_promotion(filled: Filled, chance: random.Random) -> dict[str, Any]:
-    pair = chance.randrange(len(filled.registered))
+    # Not of the last one, which is yanked.
+    pair = chance.randrange(len(filled.registered) - 1)
     return {"model_rid": filled.models[2 * pair + 1], "source_model_version_rid": filled.registered[pair]}
 
 
@@ -96,13 +97,18 @@ def _rollback(filled: Filled, chance: random.Random) -> dict[str, Any]:
 
 
 def _some_rollbacks(filled: Filled, chance: random.Random) -> dict[str, Any]:
-    # The odd ones were promoted into as often as that.
+    # The odd ones were promoted into as often as that. What other calls have yanked is passed.
     models = chance.sample(filled.models[1::2], FEW)
-    return {"rollbacks": [{"model_rid": model, "to_version_number": chance.randrange(1, DEPTH)} for model in models]}
+    passed = {"reason": "a reason", "override": True}
+    return {
+        "rollbacks": [{"model_rid": rid, "to_version_number": chance.randrange(1, DEPTH)} | passed for rid in models]
+    }
 
 
-def _some_yank(filled: Filled, chance: random.Random) -> dict[str, Any]:
-    return {**_some_version(filled, chance), "scope": YANK_SCOPE_VERSION, "reason": "a reason"}
+def _yank(filled: Filled, _: random.Random) -> dict[str, Any]:
+    last = len(filled.registered) - 1
+    of_last = {"model_rid": filled.models[2 * last], "model_version_rid": filled.registered[last]}
+    return {**of_last, "scope": YANK_SCOPE_VERSION, "reason": "a reason"}
 
 
 def _last_models(filled: Filled, _: random.Random) -> dict[str, Any]:
@@ -131,7 +137,7 @@ def _last_promotions(filled: Filled, **wanted: Any) -> dict[str, Any]:
 
 
 def _asked(filled: Filled, chance: random.Random) -> dict[str, Any]:
-    source = chance.choice(filled.registered)
+    source = chance.choice(filled.registered[:-1])
     return {"model_rid": _some_model(filled, chance), "source_model_version_rid": source, "branch": ASKED}
 
 
@@ -257,6 +263,6 @@ CALLS = (
          lambda f, _: {"model_version_rid": f.hub}, goal=False),
     Call("UnyankVersion", "UnyankVersion", lambda f, c: {"yank_rid": c.choice(f.yanks)}),
     # What is yanked is promoted no more.
-    Call("YankVersion", "YankVersion", _some_yank),
+    Call("YankVersion", "YankVersion", _yank),
     Call("EnablePrincipal", "EnablePrincipal", lambda f, c: {"principal": "user:growth"}, is_admins=True),
 )  # fmt: skip
