@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextvars
 import itertools
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -35,7 +37,7 @@ from modelregistry.v1.promotion_service_pb2 import (
     RollbackBranchRequest,
 )
 from modelregistry.v1.recall_service_pb2 import BatchRollbackRequest, BranchRollback, Yank
-from server.core import cancellation, rids
+from server.core import cancellation, errors, rids
 from server.core.cancellation import Call, CallOver
 from server.core.errors import RegistryError
 from server.rules.api_history import MOST_APIS
@@ -256,6 +258,17 @@ CASES += [
     for case in CASES
     if case.lock == "none" and case.expected_head in (None, HEAD) and case.mode != COMPATIBILITY_MODE_WARN
     for approvals in ("lacking", "given")
+]
+# And what stands in the way together with another one nowhere above.
+CASES += [
+    case._replace(lock="holds")
+    for case in CASES
+    if (case.role, case.source, case.approvals, case.lock) == (ROLE_OWNER, "there", "lacking", "none")
+]
+CASES += [
+    case._replace(mode=COMPATIBILITY_MODE_ENFORCE_TRANSITIVE, apis="too many")
+    for case in CASES
+    if (case.role, case.source, case.rules) == (ROLE_OWNER, "there", RULES)
 ]
 CREATIONS = [
     case._replace(promotion_only=promotion_only)
@@ -570,3 +583,28 @@ def test_each_obstacle_is_met_by_some_case() -> None:
     # One more is that the target is not there; one, that a version is the head already, stands against rollbacks; and
     # two refuse with PromoteVersionModelPermissionDenied.
     assert len(met) == len(OBSTACLES) - 1
+
+
+def test_the_order_is_that_of_the_contract_for_every_two_obstacles_at_once() -> None:
+    contract = (Path(__file__).parents[2] / "docs/contract.md").read_text()
+    said = contract.split("**The order of refusals**")[1].split(" What is wrong with the files")[0]
+    order = [name for name in re.findall(r"\b[A-Z]\w+", said) if hasattr(errors, name)]
+
+    met: set[tuple[str, str]] = set()
+    for names in (
+        *(case.expected for case in CASES),
+        *(case.expected_of_rollback for case in CASES),
+        *(case.expected_of_creation for case in CREATIONS),
+    ):
+        assert list(dict.fromkeys(names)) == [name for name in order if name in names]
+        met |= set(itertools.combinations(names, 2))
+
+    of_promotions = {name for case in CASES for name in case.expected} - {"ModelNotFound"}
+    # Of a source that is not there nothing is said that depends on it.
+    of_source = set(order[order.index("UnsupportedModelSource") :]) - {"BranchHeadChanged"}
+    possible = {
+        (one, other)
+        for one, other in itertools.combinations([name for name in order if name in of_promotions], 2)
+        if not (one == "ModelVersionNotFound" and other in of_source - {"ApprovalRequired"})
+    }
+    assert possible <= met
