@@ -292,6 +292,10 @@ def _numbered_version(caller: Caller) -> Select[*AnyColumns]:
     return _with_contents(*_told_anew(caller)).where(
         versions.c.branch_id == branch_id(_model_rid, _branch_name),
         versions.c.version_number == bindparam("number"),
+        # The same again, so that each table is looked up by a unique index, wherever PostgreSQL begins: it would begin
+        # with all models where it takes these for few.
+        branches.c.name == _branch_name,
+        models.c.rid == _model_rid,
         model_is_visible(caller),
     )
 
