@@ -11,25 +11,9 @@ from pathlib import Path
 
 from google.protobuf.descriptor import MethodDescriptor
 
-from modelregistry.v1 import (
-    access_service_pb2,
-    model_service_pb2,
-    promotion_request_service_pb2,
-    promotion_service_pb2,
-    recall_service_pb2,
-)
+from server.core.descriptors import service_modules
 from server.core.permissions import MODELS_READ, RPC_SCOPES
 
-_FILES = tuple(
-    module.DESCRIPTOR
-    for module in (
-        model_service_pb2,
-        promotion_service_pb2,
-        recall_service_pb2,
-        promotion_request_service_pb2,
-        access_service_pb2,
-    )
-)
 _BEGIN, _END = '      "name": [\n', "\n      ],\n"
 
 
@@ -37,8 +21,8 @@ def with_reads(config: str) -> str:
     """Return a service config whose first entry names every RPC that reads, but for those that stream."""
     names = (
         {"service": method.containing_service.full_name, "method": method.name}
-        for file in _FILES
-        for service in file.services_by_name.values()
+        for module in service_modules()
+        for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
         if _reads(method)
     )

@@ -17,6 +17,11 @@ POLICY_FIELDS = tuple(
 )
 
 
+def level_of(policy: BranchPolicy, model_rid: str) -> str:
+    """Return the RID of the model or folder that one of the policies of a branch of the model was set on."""
+    return policy.folder_rid or model_rid
+
+
 class NamesBranch(Protocol):
     """A request with an optional branch."""
 

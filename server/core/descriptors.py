@@ -30,14 +30,6 @@ def api_files(*modules: ModuleType) -> Iterable[FileDescriptor]:
     """
     from google.rpc import error_details_pb2, status_pb2
 
-    from modelregistry.v1 import (
-        access_service_pb2,
-        model_service_pb2,
-        promotion_request_service_pb2,
-        promotion_service_pb2,
-        recall_service_pb2,
-    )
-
     found: dict[str, FileDescriptor] = {}
 
     def add(file: FileDescriptor) -> None:
@@ -46,17 +38,28 @@ def api_files(*modules: ModuleType) -> Iterable[FileDescriptor]:
                 add(imported)
             found[file.name] = file
 
-    services = (
+    for module in (*service_modules(), status_pb2, error_details_pb2, *modules):
+        add(module.DESCRIPTOR)
+    return found.values()
+
+
+def service_modules() -> tuple[ModuleType, ...]:
+    """Return the compiled modules of the services, in the order in which these are told."""
+    from modelregistry.v1 import (
+        access_service_pb2,
+        model_service_pb2,
+        promotion_request_service_pb2,
+        promotion_service_pb2,
+        recall_service_pb2,
+    )
+
+    return (
         model_service_pb2,
         promotion_service_pb2,
         recall_service_pb2,
         promotion_request_service_pb2,
         access_service_pb2,
     )
-    own = (*services, status_pb2, error_details_pb2)
-    for module in (*own, *modules):
-        add(module.DESCRIPTOR)
-    return found.values()
 
 
 def _plain(file: FileDescriptor) -> FileDescriptorProto:

@@ -8,18 +8,14 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelregistry.v1 import (
-    access_service_pb2,
     access_service_pb2_grpc,
-    model_service_pb2,
     model_service_pb2_grpc,
-    promotion_request_service_pb2,
     promotion_request_service_pb2_grpc,
-    promotion_service_pb2,
     promotion_service_pb2_grpc,
-    recall_service_pb2,
     recall_service_pb2_grpc,
 )
 from server.core.config import NO_QUOTA, FileQuota, Limits
+from server.core.descriptors import service_modules
 from server.rpc.chain import Chain, current_caller
 from server.rpc.health import Health
 from server.rpc.reflection import add_reflection
@@ -33,15 +29,7 @@ from server.storage.blobs import FileStore
 from server.storage.contract import Repository
 
 SERVICES = tuple(
-    service.full_name
-    for file in (
-        model_service_pb2,
-        promotion_service_pb2,
-        recall_service_pb2,
-        promotion_request_service_pb2,
-        access_service_pb2,
-    )
-    for service in file.DESCRIPTOR.services_by_name.values()
+    service.full_name for module in service_modules() for service in module.DESCRIPTOR.services_by_name.values()
 )
 MAX_METADATA_BYTES = 16 * 2**10
 # How long a client may take to answer whether it is still there.

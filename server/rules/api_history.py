@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeAlias
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE, COMPATIBILITY_MODE_ENFORCE_TRANSITIVE
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.promotion_pb2 import Promotion
+from server.core.branches import level_of
 from server.rules.compatibility import RULES_VERSION
 from server.storage.contract import (
     BranchEnd,
@@ -92,7 +93,7 @@ def api_histories(
     if not levels:
         return ()
     source_api = HeadApi(_digest_of(source.version.model_api), end.next_number, source.content_digest)
-    periods = [PolicyPeriod(level.folder_rid or place[0], level.compatibility_since_revision) for level in levels]
+    periods = [PolicyPeriod(level_of(level, place[0]), level.compatibility_since_revision) for level in levels]
     return tuple(_history(reader, period, end, source_api, coming.get((place, period), ())) for period in periods)
 
 

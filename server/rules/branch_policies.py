@@ -25,7 +25,7 @@ from modelregistry.v1.promotion_service_pb2 import (
     SetFolderBranchPolicyRequest,
     UnlockBranchRequest,
 )
-from server.core.branches import POLICY_FIELDS, branch_of
+from server.core.branches import POLICY_FIELDS, branch_of, level_of
 from server.core.caller import Caller
 from server.core.cancellation import while_wanted
 from server.core.errors import ApprovalRequired, BranchPolicyChanged, FieldViolation, InvalidArgument
@@ -210,7 +210,7 @@ def require_revision(resource_rid: str, branch: str, expected: int, actual: int)
 
 def resource_of(policy: BranchPolicy) -> str:
     """Return the RID of the model or the folder that a policy was set on."""
-    return policy.folder_rid or policy.model_rid
+    return level_of(policy, policy.model_rid)
 
 
 def place_of(request: OfFolder | OfModel) -> tuple[str, str]:

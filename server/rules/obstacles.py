@@ -15,12 +15,11 @@ from modelregistry.v1.promotion_pb2 import (
     PROMOTION_KIND_PROMOTION,
     PROMOTION_KIND_ROLLBACK,
     PROMOTION_KIND_UNSPECIFIED,
-    BranchPolicy,
     Promotion,
     PromotionKind,
 )
 from modelregistry.v1.promotion_request_pb2 import PromotionRequest
-from server.core.branches import branch_of
+from server.core.branches import branch_of, level_of
 from server.core.caller import Caller
 from server.core.errors import (
     ApprovalRequired,
@@ -155,11 +154,6 @@ class Facts(NamedTuple):
     def with_findings(self, error_count: int, findings: Callable[[], Promotion]) -> Facts:
         """Return the facts with what the comparison found."""
         return self._replace(error_count=error_count, findings=findings)
-
-
-def level_of(policy: BranchPolicy, model_rid: str) -> str:
-    """Return the RID of the model or folder that one of the policies of a branch of the model was set on."""
-    return policy.folder_rid or model_rid
 
 
 # What speaks against an attempt, in order

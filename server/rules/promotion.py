@@ -6,7 +6,6 @@ Whether it may is what `obstacles` says.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache, partial
 from typing import TypeAlias
 
@@ -19,6 +18,7 @@ from modelregistry.v1.promotion_pb2 import (
     Promotion,
 )
 from modelregistry.v1.promotion_request_pb2 import PROMOTION_REQUEST_STATE_PROMOTED, PromotionRequest
+from modelregistry.v1.promotion_request_service_pb2 import CreatePromotionRequestRequest
 from modelregistry.v1.promotion_service_pb2 import (
     BatchPromoted,
     BatchPromoteVersionsRequest,
@@ -73,7 +73,9 @@ from server.storage.contract import (
     WantedPromotion,
 )
 
-_Request: TypeAlias = PromoteVersionRequest | BatchPromotion | RollbackBranchRequest | BranchRollback
+_Request: TypeAlias = (
+    PromoteVersionRequest | BatchPromotion | CreatePromotionRequestRequest | RollbackBranchRequest | BranchRollback
+)
 
 # What the number of the version adds to a finding, and the finding to an answer, at most.
 _BYTES_OF_NUMBER = 14
@@ -90,7 +92,7 @@ def promote_version(tx: Transaction, caller: Caller, request: PromoteVersionRequ
     ModelApiIncompatible and ApprovalRequired; and ComparisonsNeeded, for which there is `write_with_verdicts`.
     """
     rid = rids.new_model_version_rid()
-    [promoted] = _carry_out(tx, caller, [_attempt(request)], [rid], claim_of(caller, request, [rid]))
+    [promoted] = _carry_out(tx, caller, [attempt_of(request)], [rid], claim_of(caller, request, [rid]))
     return promoted
 
 
@@ -114,7 +116,7 @@ def batch_promote_versions(
     Raises what promote_version raises, with the entry that is at fault as a violation.
     """
     new_rids = [rids.new_model_version_rid() for _ in request.promotions]
-    attempts = [_attempt(entry) for entry in request.promotions]
+    attempts = [attempt_of(entry) for entry in request.promotions]
     promoted = _carry_out(tx, caller, attempts, new_rids, claim_of(caller, request, new_rids), entries="promotions")
     return BatchPromoteVersionsResponse(promoted=_batch_promoted(tx, promoted))
 
@@ -134,7 +136,7 @@ def batch_rollback(tx: Transaction, caller: Caller, request: BatchRollbackReques
 
 def check_promotion(repository: Repository, caller: Caller, request: PromoteVersionRequest) -> CheckPromotionResponse:
     """Return everything that would decide the promotion, as far as the caller may know it."""
-    attempt, claim = _attempt(request), claim_of(caller, request, [])
+    attempt, claim = attempt_of(request), claim_of(caller, request, [])
     facts, stored = repository.read(lambda reader: _facts_of_check(reader, caller, attempt, claim))
     answer, branch = CheckPromotionResponse(), facts.stored.branch
     if facts.stored.role is not None and facts.is_repeated:
@@ -218,7 +220,8 @@ def _facts_of(
     stored = reader.get_promotion_facts(_wanted(attempt), caller)
     facts = Facts(stored, caller, claim, earlier)
     source, branch = stored.source, stored.branch
-    if source is None:
+    asks = attempt.kind == PROMOTION_KIND_ROLLBACK or asks_for_sources(branch.policies)
+    if source is None or not asks:
         return facts
     return facts._replace(
         tenures=cache(lambda: reader.list_tenures(source.version.rid)),
@@ -271,8 +274,12 @@ def _carry_out(
 
     def require_all(found: Sequence[Facts], among: Sequence[Obstacle]) -> None:
         for number, (attempt, facts) in enumerate(zip(attempts, found, strict=True)):
-            with _naming(entries, number):
+            try:
                 require(attempt, facts, among)
+            except RegistryError as error:
+                if entries is not None:
+                    error.violations = (FieldViolation(f"{entries}[{number}]", error.description), *error.violations)
+                raise
 
     # Locked first, so that what is read of a branch holds until the end of the transaction. A new branch may be made by
     # another one meanwhile: `append_version` notices.
@@ -386,7 +393,8 @@ def _stored_or_made(repository: Repository, comparison: Comparison) -> Promotion
     return findings_on(repository, comparison) if found is None else found
 
 
-def _attempt(request: PromoteVersionRequest | BatchPromotion) -> Attempt:
+def attempt_of(request: PromoteVersionRequest | BatchPromotion | CreatePromotionRequestRequest) -> Attempt:
+    """Return the promotion that a request asks for, or that is to be approved first."""
     return Attempt(
         kind=PROMOTION_KIND_PROMOTION,
         model_rid=request.model_rid,
@@ -488,14 +496,3 @@ def _stored_behind(before: Promoted, end: BranchEnd) -> BranchEnd:
     assert end.head is not None, "that promotion has made it"
     head = end.head._replace(created_ms=before.version.created_time.ToMilliseconds())
     return end._replace(head=head, chain=before.chain)
-
-
-@contextmanager
-def _naming(entries: str | None, number: int) -> Iterator[None]:
-    """Add to what is raised that this entry of a batch is at fault, if it is one."""
-    try:
-        yield
-    except RegistryError as error:
-        if entries is not None:
-            error.violations = (FieldViolation(f"{entries}[{number}]", error.description), *error.violations)
-        raise

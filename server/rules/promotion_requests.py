@@ -11,7 +11,6 @@ from functools import cache
 from typing import NamedTuple, TypeAlias
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER, Role
-from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION
 from modelregistry.v1.promotion_request_pb2 import (
     PROMOTION_REQUEST_KIND_POLICY_CHANGE,
     PROMOTION_REQUEST_KIND_PROMOTION,
@@ -36,7 +35,7 @@ from modelregistry.v1.promotion_request_service_pb2 import (
     WithdrawPromotionRequestRequest,
 )
 from server.core import rids
-from server.core.branches import branch_of
+from server.core.branches import level_of
 from server.core.caller import Caller
 from server.core.cancellation import require_wanted
 from server.core.errors import (
@@ -65,9 +64,9 @@ from server.rules.approvals import (
 from server.rules.branch_policies import place_of, planned_change, require_revision
 from server.rules.grants import require_owner
 from server.rules.idempotency import claim
-from server.rules.obstacles import OF_A_REQUEST, Attempt, head_changed, level_of, require
+from server.rules.obstacles import OF_A_REQUEST, head_changed, require
 from server.rules.policy_changes import asked_of, canonical_change
-from server.rules.promotion import compared, facts_of_promotion, promote_as
+from server.rules.promotion import attempt_of, compared, facts_of_promotion, promote_as
 from server.rules.sources import hide_sources, models_of_sources
 from server.storage.contract import PromotionRequestFilter, Reader, StoredRequest, Transaction
 from server.storage.paging import Page, PageRequest
@@ -91,13 +90,7 @@ def create_promotion_request(
     The same request, by its id, is carried out once. Raises what PromoteVersion does but for what may pass, and
     ApprovalsNotRequired, PromotionRequestAlreadyOpen and ComparisonsNeeded.
     """
-    attempt = Attempt(
-        kind=PROMOTION_KIND_PROMOTION,
-        model_rid=request.model_rid,
-        branch=branch_of(request),
-        source_rid=request.source_model_version_rid,
-        expected_head_rid=request.expected_head_version_rid if request.HasField("expected_head_version_rid") else None,
-    )
+    attempt = attempt_of(request)
     tx.lock_branches({attempt.place}, caller, TO_PROMOTE)
     tx.get_model(attempt.model_rid, caller)
     if made := claim(tx, caller, request, [rid := rids.new_promotion_request_rid()]):
@@ -127,7 +120,7 @@ def create_promotion_request(
         requested_head_version_rid=head_rid,
         error_count=found.error_count,
         warning_count=found.warning_count,
-        reason=request.reason if request.HasField("reason") else None,
+        reason=attempt.reason,
         requested_by=caller.user,
     )
     made_now.created_time.FromMilliseconds(now_ms)

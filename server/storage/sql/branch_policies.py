@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import BindParameter, ColumnElement, Integer, Table, bindparam, func, insert, select
 
 from modelregistry.v1.promotion_pb2 import BranchPolicy
+from server.core.branches import level_of
 from server.core.rids import FOLDER, rid_type
 from server.storage.contract import NO_POLICY
 from server.storage.paging import Page, PageRequest
@@ -72,7 +73,7 @@ def list_policies(work: UnitOfWork, resource_rid: str, branch: str, page: PageRe
 
 def add_policy(work: UnitOfWork, policy: BranchPolicy, changed_by: str) -> BranchPolicy:
     """See the contract."""
-    resource_rid = policy.folder_rid or policy.model_rid
+    resource_rid = level_of(policy, policy.model_rid)
     now_ms = work.clock_ms()
     values = {
         "resource": resource_rid,
