@@ -46,16 +46,15 @@ NOTHING_COMING: Coming = MappingProxyType({})
 
 
 class Broken(NamedTuple):
-    """An earlier Model API that a candidate is incompatible with: its version, how many errors, and what was found."""
+    """An earlier Model API that a candidate is incompatible with: its version, and what was found."""
 
     version_number: int
-    error_count: int
     findings: Callable[[], Promotion]
 
     @classmethod
     def by(cls, api: HeadApi, found: Promotion) -> Broken:
         """Return what a comparison with a Model API has found, of which some are errors."""
-        return cls(api.version_number, found.error_count, lambda: found)
+        return cls(api.version_number, lambda: found)
 
 
 class ApiHistory(NamedTuple):
@@ -107,7 +106,7 @@ def newest_broken(
     for history in histories:
         for api in () if history.is_too_long else history.others:
             if api.verdict is not None and api.verdict.error_count:
-                return Broken(api.version_number, api.verdict.error_count, partial(reader.get_findings, api.verdict))
+                return Broken(api.version_number, partial(reader.get_findings, api.verdict))
             found = made.get(history.comparison(api))
             if api.verdict is None and found is not None and found.error_count:
                 return Broken.by(api, found)

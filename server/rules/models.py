@@ -35,7 +35,6 @@ from server.storage.contract import (
     StoredVersion,
     Transaction,
     UploadKey,
-    VisibleModel,
     WantedPromotion,
 )
 
@@ -178,12 +177,8 @@ def find_replayed_version(reader: Reader, caller: Caller, request: CreateModelVe
 
 def require_editor(tx: Transaction, caller: Caller, model_rid: str) -> None:
     """Return if the caller may create versions. Raises ModelNotFound and CreateModelVersionPermissionDenied."""
-    _require_editor(tx.get_model(model_rid, caller))
-
-
-def _require_editor(target: VisibleModel) -> None:
-    if target.role < TO_CREATE_VERSIONS:
-        raise CreateModelVersionPermissionDenied(model_rid=target.model.rid)
+    if tx.get_model(model_rid, caller).role < TO_CREATE_VERSIONS:
+        raise CreateModelVersionPermissionDenied(model_rid=model_rid)
 
 
 def _uploaded_digest(tx: Transaction, caller: Caller, request: CreateModelVersionRequest) -> bytes | None:
