@@ -38,12 +38,14 @@ class DisabledPrincipals:
         """Whether the caller's user is disabled; its groups are another matter."""
         return caller.user in self._principals
 
+    def has_any(self, caller: Caller) -> bool:
+        """Whether the caller's user is disabled, or one of its groups."""
+        return not self._principals.isdisjoint(caller.principals)
+
     def first_of(self, caller: Caller) -> str | None:
         """Return the caller's user if that is disabled, else a group of its that is; None if none is."""
         disabled = self._principals
-        if disabled.isdisjoint(caller.principals):
-            return None
-        return next(principal for principal in caller.principals if principal in disabled)
+        return next((principal for principal in caller.principals if principal in disabled), None)
 
     def enabled_principals(self, caller: Caller) -> tuple[str, ...]:
         """Return the caller's principals that are not disabled."""

@@ -6,12 +6,13 @@ looks on the wire is the business of `server.rpc.status` alone.
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import ClassVar, NamedTuple, dataclass_transform
 
 from google.rpc import code_pb2
+
+from server.core.uuids import new_uuid
 
 
 class FieldViolation(NamedTuple):
@@ -53,7 +54,7 @@ class RegistryError(Exception):
     explanation: str = ""
     # When a retry can help; None where it cannot, or where the call may have been executed.
     retry_after: timedelta | None = None
-    instance_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    instance_id: str = field(default_factory=new_uuid)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

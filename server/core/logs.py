@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import random
 import re
 import sys
 import threading
@@ -25,6 +24,7 @@ from typing import Any, TextIO
 import orjson
 
 from server.core.nonblocking_output import write_at_once
+from server.core.uuids import new_uuid
 
 # So many lines wait for a reader that has stalled; further ones are dropped.
 MAX_WAITING = 10_000
@@ -206,13 +206,7 @@ class _PrintedLines(io.TextIOBase):
 
 def request_id_of(sent: Iterable[str]) -> str:
     """Return the caller's `x-request-id`, so that its logs and ours can be joined; a new one if it sent none."""
-    return next(filter(_REQUEST_ID.fullmatch, sent), None) or new_request_id()
-
-
-def new_request_id() -> str:
-    """Return a UUID. It is no secret, and `uuid.uuid4` takes three times as long."""
-    digits = f"{random.getrandbits(128):032x}"
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+    return next(filter(_REQUEST_ID.fullmatch, sent), None) or new_uuid()
 
 
 def configure_logs() -> None:

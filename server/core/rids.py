@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import uuid
+
+from server.core.uuids import new_uuid
 
 MAX_BYTES = 255
 
@@ -33,24 +34,24 @@ def rid_type(text: str) -> str | None:
 
 def new_model_rid() -> str:
     """Return a RID that no model has."""
-    return f"ri.models.main.{MODEL}.{uuid.uuid4()}"
+    return f"ri.models.main.{MODEL}.{new_uuid()}"
 
 
 def new_model_version_rid() -> str:
     """Return a RID that no model version has."""
-    return f"ri.models.main.{MODEL_VERSION}.{uuid.uuid4()}"
+    return f"ri.models.main.{MODEL_VERSION}.{new_uuid()}"
 
 
 def new_promotion_rid() -> str:
     """Return a RID that no promotion has."""
-    return f"ri.models.main.{PROMOTION}.{uuid.uuid4()}"
+    return f"ri.models.main.{PROMOTION}.{new_uuid()}"
 
 
 def new_yank_rid() -> str:
     """Return a RID that no yank has."""
-    return f"ri.models.main.{YANK}.{uuid.uuid4()}"
+    return f"ri.models.main.{YANK}.{new_uuid()}"
 
 
 def new_promotion_request_rid() -> str:
     """Return a RID that no request for promotion has."""
-    return f"ri.models.main.{PROMOTION_REQUEST}.{uuid.uuid4()}"
+    return f"ri.models.main.{PROMOTION_REQUEST}.{new_uuid()}"

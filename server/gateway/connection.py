@@ -20,7 +20,7 @@ from http import HTTPStatus
 from starlette.types import ASGIApp, Message, Scope
 
 from server.core.errors import RegistryError, RequestTimeout
-from server.core.logs import new_request_id
+from server.core.uuids import new_uuid
 from server.gateway.connection_table import ConnectionTable, Slot
 from server.gateway.errors import refusal
 from server.gateway.http1 import Head, Headers, RequestParser
@@ -423,7 +423,7 @@ class Timer:
 
 def refusal_of(error: RegistryError) -> bytes:
     """Return the answer to what is no request, after which the connection ends; it is logged."""
-    request_id = new_request_id()
+    request_id = new_uuid()
     answer = refusal(request_id, error, "HTTP", is_repeatable=False)
     body = json.dumps(answer.body, ensure_ascii=False).encode()
     headers = {

@@ -21,6 +21,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
@@ -319,9 +320,9 @@ def _authenticator(method: str, credentials: Credentials) -> Callable[[CallRecor
         if judged.caller is not None:
             # Each call runs in a context of its own, so this ends with it.
             _caller.set(judged.caller)
-            call, caller = cancellation.current_call(), judged.caller
+            call = cancellation.current_call()
             if call is not None:
-                call.ends_when(lambda: credentials.withdrawn(caller) is not None)
+                call.ends_when(partial(credentials.disabled.has_any, judged.caller))
 
     return authenticate
 

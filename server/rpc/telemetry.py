@@ -112,7 +112,11 @@ class CallRecord:
         }
         if self.error:
             fields |= {"error_instance_id": self.error.instance_id, "error": message_of(self.error)}
-        log.info("call", extra={"fields": fields})
+        # As `Logger.info` does, but for the search of the caller's file and line, which take half of its time.
+        if log.isEnabledFor(logging.INFO):
+            line = logging.LogRecord(log.name, logging.INFO, "", 0, "call", (), None)
+            line.fields = fields
+            log.handle(line)
 
 
 CallEnd: TypeAlias = Callable[[CallRecord], None]

@@ -159,6 +159,10 @@ class Facts(NamedTuple):
 # What speaks against an attempt, in order
 
 
+def _model_not_found(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    return ModelNotFound(model_rid=attempt.model_rid) if facts.stored.role is None else None
+
+
 def _request_id_used(attempt: Attempt, facts: Facts) -> RegistryError | None:
     if facts.claim is None or facts.earlier is None:
         return None
@@ -181,10 +185,13 @@ def _not_a_promoter(attempt: Attempt, facts: Facts) -> RegistryError | None:
     is_rollback = attempt.kind == PROMOTION_KIND_ROLLBACK
     field: Literal["rollbackers", "promoters"] = "rollbackers" if is_rollback else "promoters"
     named = [getattr(policy, field).principals for policy in policies if policy.HasField(field)]
-    is_named = all(not set(facts.caller.principals).isdisjoint(principals) for principals in named)
-    if is_rollback and not named and is_protected(policies, facts.stored.now_ms):
-        is_named = (facts.stored.role or ROLE_UNSPECIFIED) >= ROLE_OWNER
-    return None if is_named else PromoteVersionModelPermissionDenied(model_rid=attempt.model_rid)
+    if named:
+        may = all(not set(facts.caller.principals).isdisjoint(principals) for principals in named)
+    elif is_rollback and is_protected(policies, facts.stored.now_ms):
+        may = (facts.stored.role or ROLE_UNSPECIFIED) >= ROLE_OWNER
+    else:
+        may = True
+    return None if may else PromoteVersionModelPermissionDenied(model_rid=attempt.model_rid)
 
 
 def _branch_locked(attempt: Attempt, facts: Facts) -> RegistryError | None:
@@ -328,6 +335,8 @@ def _too_many_model_apis(attempt: Attempt, facts: Facts) -> RegistryError | None
 
 
 def _model_api_incompatible(attempt: Attempt, facts: Facts) -> RegistryError | None:
+    if not facts.error_count and facts.broken is None:
+        return None
     # After an incident the way back must be open: a rollback records its findings, and they refuse nothing.
     end = facts.stored.branch
     if attempt.kind == PROMOTION_KIND_ROLLBACK or end.compatibility not in ENFORCING:
@@ -346,9 +355,9 @@ def _approval_required(attempt: Attempt, facts: Facts) -> RegistryError | None:
         return None
     standing = facts.standing
     if standing is None:
-        levels = tuple(Level(policy, frozenset()) for policy in wanting_approvals(facts.stored.branch.policies))
+        levels = [Level(policy, frozenset()) for policy in wanting_approvals(facts.stored.branch.policies)]
     else:
-        levels = standing.levels
+        levels = [*standing.levels]
     for level in levels:
         if not level.is_met:
             return ApprovalRequired(
@@ -390,17 +399,11 @@ OF_A_REQUEST = tuple(obstacle for obstacle in OBSTACLES if obstacle not in _MAY_
 
 
 def obstacles(attempt: Attempt, facts: Facts, among: Sequence[Obstacle] = OBSTACLES) -> Iterator[RegistryError]:
-    """Yield what speaks against an attempt, the first one first.
-
-    Of a target that is not there nothing more is said, and against what was carried out before nothing is.
-    """
-    if facts.stored.role is None:
-        yield ModelNotFound(model_rid=attempt.model_rid)
-    elif not facts.is_repeated:
-        for obstacle in among:
-            error = obstacle(attempt, facts)
-            if error is not None:
-                yield error
+    """Yield what speaks against an attempt, the first one first."""
+    for obstacle in _applicable(facts, among):
+        error = obstacle(attempt, facts)
+        if error is not None:
+            yield error
 
 
 def is_overridden(attempt: Attempt, facts: Facts) -> bool:
@@ -410,5 +413,16 @@ def is_overridden(attempt: Attempt, facts: Facts) -> bool:
 
 def require(attempt: Attempt, facts: Facts, among: Sequence[Obstacle] = OBSTACLES) -> None:
     """Raise the first obstacle, if there is one."""
-    for error in obstacles(attempt, facts, among):
-        raise error
+    for obstacle in _applicable(facts, among):
+        error = obstacle(attempt, facts)
+        if error is not None:
+            raise error
+
+
+def _applicable(facts: Facts, among: Sequence[Obstacle]) -> Sequence[Obstacle]:
+    """Return the obstacles to look at: of a target that is not there nothing more is said, and against what was carried
+    out before nothing is.
+    """
+    if facts.stored.role is None:
+        return (_model_not_found,)
+    return () if facts.is_repeated else among

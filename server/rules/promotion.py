@@ -365,10 +365,11 @@ def _compared(tx: Transaction, attempts: Sequence[Attempt], found: Sequence[Fact
     # What those before on the same branch are going to record.
     coming: dict[tuple[Place, PolicyPeriod], list[HeadApi]] = {}
     for attempt, facts in zip(while_wanted(attempts), found, strict=True):
-        if facts.verdict is not None:
-            facts = facts.with_findings(facts.verdict.error_count, partial(tx.get_findings, facts.verdict))
-        elif facts.comparison is not None:
-            lacking.append(facts.comparison)
+        verdict = facts.verdict
+        if verdict is None:
+            lacking += [] if facts.comparison is None else [facts.comparison]
+        elif verdict.error_count:
+            facts = facts.with_findings(verdict.error_count, partial(tx.get_findings, verdict))
         histories = api_histories(tx, attempt.place, facts.stored.branch, _source(facts), coming)
         for history in histories:
             coming.setdefault((attempt.place, history.period), []).extend(history.unrecorded)

@@ -113,7 +113,7 @@ class BranchEnd(NamedTuple):
     @property
     def compatibility(self) -> CompatibilityMode.ValueType:
         """What becomes of findings: the strictest mode of all policies."""
-        return max(policy.compatibility for policy in self.policies)
+        return max([policy.compatibility for policy in self.policies])
 
 
 class Promoted(NamedTuple):

@@ -10,9 +10,9 @@ others see what that has committed. On SQLite one transaction at a time decides 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, and_, bindparam, column, func, literal_column, select, table
+from sqlalchemy import BigInteger, Select, and_, bindparam, column, func, literal_column, select, table
 
 from server.storage.sql.session import Session
 from server.storage.sql.statements import Statement
@@ -39,13 +39,23 @@ def mark(work: UnitOfWork) -> None:
         work.is_marked = True
 
 
+def marking_after(locking: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+    """Return a statement that marks the transaction once another one, which locks rows, has locked those that it finds.
+
+    It counts these, whether there are any or not, and whoever asks for a count has it when all rows are locked.
+    """
+    counted = select(func.count()).select_from(locking.subquery("locked")).subquery("counted")
+    return select(_marking).select_from(counted)
+
+
 def marked(session: Session) -> frozenset[Decision]:
     """Return the transactions that are deciding at this moment, on PostgreSQL."""
     rows = session.all(_marked, {"high": _KEY >> 32, "low": _KEY & 0xFFFF_FFFF})
     return frozenset(Decision(*row) for row in rows)
 
 
-_mark = Statement(select(func.pg_advisory_xact_lock_shared(_key).label("marked")))
+_marking = func.pg_advisory_xact_lock_shared(_key).label("marked")
+_mark = Statement(select(_marking))
 _locks = table(
     "pg_locks",
     *map(column, ("locktype", "database", "classid", "objid", "objsubid", "pid", "virtualtransaction")),

@@ -51,7 +51,13 @@ def open_engine(database: Database) -> Engine:
         url = database.url.set(drivername="postgresql+psycopg")
         return create_engine(url, creator=connect, poolclass=NullPool, isolation_level="READ COMMITTED")
     engine = create_engine(database.url.set(drivername="sqlite"), creator=connect, poolclass=NullPool)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+
+    def begin(connection: Connection) -> None:
+        # Of these statements, SQLite itself waits for others.
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(engine, "begin", begin)
     return engine
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
@@ -45,24 +46,12 @@ class SqliteSession(Session):
         driver.execute("PRAGMA foreign_keys = ON")
         self._file = file
         self._beside = FilesBeside(driver)
+        # SQLite cannot be interrupted while it waits for another program, so it waits for a moment at a time.
+        driver.execute(f"PRAGMA busy_timeout = {int(LOOK_SECONDS * 1000)}")
 
     def begin(self) -> None:
         """Begin a transaction that writes."""
-        # SQLite cannot be interrupted while it waits for another program that writes, so it waits for a moment at a
-        # time.
-        until = time.monotonic() + WAIT_SECONDS
-        _wait_for_others(self.driver, LOOK_SECONDS)
-        try:
-            while True:
-                require_wanted()
-                try:
-                    self.run(_BEGIN)
-                    return
-                except sqlite3.Error as error:
-                    if not _is_busy(error) or time.monotonic() > until:
-                        raise
-        finally:
-            _wait_for_others(self.driver, WAIT_SECONDS)
+        self.run(_BEGIN)
 
     def begin_snapshot(self) -> None:
         """Begin a transaction that changes nothing and sees one moment, which its first statement settles."""
@@ -95,8 +84,17 @@ class SqliteSession(Session):
     def _execute(
         self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool
     ) -> tuple[Sequence[Sequence[Any]], int]:
-        cursor = self.driver.execute(text, values)
-        return cursor.fetchall(), cursor.rowcount
+        until = math.inf
+        while True:
+            try:
+                cursor = self.driver.execute(text, values)
+                return cursor.fetchall(), cursor.rowcount
+            except sqlite3.Error as error:
+                now = time.monotonic()
+                until = min(until, now + WAIT_SECONDS)
+                if not _is_busy(error) or now > until:
+                    raise
+            require_wanted()
 
 
 def failure_of(error: Exception) -> Failure:
@@ -181,10 +179,6 @@ def _log_ahead(connection: sqlite3.Connection) -> None:
             if not _is_busy(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-
-
-def _wait_for_others(connection: sqlite3.Connection, seconds: float) -> None:
-    connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
 
 
 def _is_busy(error: Exception) -> bool:
