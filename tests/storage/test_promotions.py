@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import text
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import (
@@ -41,7 +42,7 @@ from tests import builders
 from tests.builders import ADMIN, ALL, add_model, append, branch_end, caller, lock, promote
 from tests.conftest import OpenRepository
 from tests.storage.conftest import NOW_MS, Clock, GivenUp, at_once
-from tests.storage.inspection import rows
+from tests.storage.inspection import open_engine, rows
 
 JANE = caller("user:jane")
 EVERYTHING = PromotionFilter()
@@ -187,6 +188,24 @@ def test_the_newest_policy_of_a_branch_holds_and_the_earlier_ones_stay(
         ("user:joe", COMPATIBILITY_MODE_OFF, NOW_MS),
         ("user:jane", COMPATIBILITY_MODE_ENFORCE, NOW_MS + 1),
     ]
+
+
+def test_a_policy_of_the_release_before_has_the_number_of_those_up_to_it_as_its_revision(
+    repository: SqlRepository, migrated_url: str
+) -> None:
+    """Servers of that release store none, and go on working while this one is brought in."""
+    model = add_model(repository)
+    repository.write(lambda tx: tx.add_policy(builders.policy(model.rid, COMPATIBILITY_MODE_OFF), "user:joe"))
+    stored = (
+        "INSERT INTO branch_policies (model_id, branch, compatibility, changed_by, changed_time)"
+        f" SELECT id, 'master', {COMPATIBILITY_MODE_ENFORCE}, 'user:jane', 0 FROM models WHERE rid = '{model.rid}'"
+    )
+    with open_engine(migrated_url).begin() as connection:
+        connection.execute(text(stored))
+
+    policy = BranchPolicy(compatibility=COMPATIBILITY_MODE_ENFORCE, revision=2)
+    assert repository.read(lambda reader: branch_end(reader, model.rid)).policies == (policy,)
+    assert repository.read(lambda reader: reader.get_policy(model.rid, "master")).revision == 2
 
 
 # Verdicts

@@ -25,7 +25,7 @@ from server.storage.contract import (
     Verdict,
     WantedPromotion,
 )
-from server.storage.sql.branch_policies import REVISION, stored_rules
+from server.storage.sql.branch_policies import revision_of, stored_rules
 from server.storage.sql.decisions import mark, marking_after
 from server.storage.sql.origins import hides_root, visible_key
 from server.storage.sql.recalls import stopping_yank, suspect
@@ -69,7 +69,7 @@ def get_promotion_facts(work: UnitOfWork, wanted: WantedPromotion, caller: Calle
     return PromotionFacts(
         role=row.role,
         source=_source_of(work, wanted, row),
-        branch=_branch_end(row),
+        branch=_branch_end(work, row),
         verdict=None if row.verdict_id is None else Verdict(row.verdict_id, row.error_count),
         yank=stopping_yank(work, row.suspect, caller),
         now_ms=work.clock_ms(),
@@ -161,9 +161,12 @@ def _source_of(work: UnitOfWork, wanted: WantedPromotion, row: AnyRow) -> Stored
     return source._replace(hides_root=True) if row.hides_root else source
 
 
-def _branch_end(row: AnyRow) -> BranchEnd:
+def _branch_end(work: UnitOfWork, row: AnyRow) -> BranchEnd:
     head = None if row.head_rid is None else Head(row.head_rid, row.head_digest, row.head_created_time)
-    return BranchEnd((row.version_count or 0) + 1, head, policies_of(row), row.branch_key, row.chain or BEGINNING)
+    policies = policies_of(row)
+    if row.policy_key is not None and row.revision is None:
+        policies[0].revision = revision_of(work, row.policy_key)
+    return BranchEnd((row.version_count or 0) + 1, head, policies, row.branch_key, row.chain or BEGINNING)
 
 
 def policies_of(row: AnyRow) -> tuple[BranchPolicy, ...]:
@@ -220,7 +223,8 @@ def _facts(caller: Caller) -> Select[*AnyColumns]:
             versions.c.created_time.label("head_created_time"),
             branch_policies.c.compatibility,
             branch_policies.c.rules,
-            REVISION.label("revision"),
+            branch_policies.c.id.label("policy_key"),
+            branch_policies.c.revision,
             folder_branch_policies.c.folder_rid,
             folder_branch_policies.c.rules.label("folder_rules"),
             folder_branch_policies.c.revision.label("folder_revision"),
