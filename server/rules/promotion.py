@@ -225,7 +225,7 @@ def _facts_of(
         return facts
     return facts._replace(
         tenures=cache(lambda: reader.list_tenures(source.version.rid)),
-        was_rolled_back=cache(lambda: reader.was_rolled_back(branch, source.content_digest)),
+        was_rolled_back=lambda: reader.was_rolled_back(branch, source.content_digest),
         visible_sources=lambda: reader.visible_models(models_of_sources(branch.policies), caller),
     )
 

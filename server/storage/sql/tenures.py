@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, bindparam, exists, literal, or_, select
+from typing import Any
+
+from sqlalchemy import Column, ScalarSelect, and_, bindparam, exists, literal, or_, select
 
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_ROLLBACK
 from server.storage.contract import MOST_TENURES, BranchEnd, Tenure
@@ -36,37 +38,42 @@ def was_rolled_back(work: UnitOfWork, branch: BranchEnd, content_digest: bytes) 
     return was_left
 
 
+# Of each version on the way, what is asked of it below. Not by joins, for which PostgreSQL would as soon read all
+# branches, models and versions: it takes the way for long.
+_ON_THE_WAY = ("id", "branch_id", "version_number", "content_digest", "created_time", "imported_time")
 _walked = (
-    select(versions.c.id, literal(1).label("place"))
+    select(*(versions.c[name] for name in _ON_THE_WAY), literal(1).label("place"))
     .where(versions.c.rid == bindparam("version_rid"))
     .cte("walked", recursive=True)
 )
-_version = versions.alias("version")
 _walked = _walked.union_all(
-    select(_source.c.id, _walked.c.place + 1)
-    .join_from(_walked, _version, _version.c.id == _walked.c.id)
-    .join(promotions, promotions.c.version_id == _version.c.id)
+    select(*(_source.c[name] for name in _ON_THE_WAY), _walked.c.place + 1)
+    .join_from(_walked, promotions, promotions.c.version_id == _walked.c.id)
     .join(_source, _source.c.rid == promotions.c.source_rid)
-    .where(_walked.c.place < MOST_TENURES, _source.c.content_digest == _version.c.content_digest)
+    .where(_walked.c.place < MOST_TENURES, _source.c.content_digest == _walked.c.content_digest)
 )
+
+
+def _of_branch(column: Column[Any]) -> ScalarSelect[Any]:
+    branch = select(column).join_from(branches, models, models.c.id == branches.c.model_id)
+    return branch.where(branches.c.id == _walked.c.branch_id).scalar_subquery()
+
+
+def _of_next(column: Column[Any]) -> ScalarSelect[Any]:
+    follows = and_(_next.c.branch_id == _walked.c.branch_id, _next.c.version_number == _walked.c.version_number + 1)
+    return select(column).where(follows).scalar_subquery()
+
+
 _tenures = Statement(
     select(
-        versions.c.id,
-        models.c.rid.label("model_rid"),
-        branches.c.name.label("branch"),
-        versions.c.created_time.label("since"),
-        versions.c.imported_time.label("since_imported"),
-        _next.c.created_time.label("until"),
-        _next.c.imported_time.label("until_imported"),
-    )
-    .join_from(_walked, versions, versions.c.id == _walked.c.id)
-    .join(branches, branches.c.id == versions.c.branch_id)
-    .join(models, models.c.id == branches.c.model_id)
-    .outerjoin(
-        _next,
-        and_(_next.c.branch_id == versions.c.branch_id, _next.c.version_number == versions.c.version_number + 1),
-    )
-    .order_by(_walked.c.place)
+        _walked.c.id,
+        _of_branch(models.c.rid).label("model_rid"),
+        _of_branch(branches.c.name).label("branch"),
+        _walked.c.created_time.label("since"),
+        _walked.c.imported_time.label("since_imported"),
+        _of_next(_next.c.created_time).label("until"),
+        _of_next(_next.c.imported_time).label("until_imported"),
+    ).order_by(_walked.c.place)
 )
 # The newest version of the content that is no rollback, but by override.
 _taken_in = Statement(
