@@ -368,7 +368,7 @@ def _compared(tx: Transaction, attempts: Sequence[Attempt], found: Sequence[Fact
         verdict = facts.verdict
         if verdict is None:
             lacking += [] if facts.comparison is None else [facts.comparison]
-        elif verdict.error_count:
+        else:
             facts = facts.with_findings(verdict.error_count, partial(tx.get_findings, verdict))
         histories = api_histories(tx, attempt.place, facts.stored.branch, _source(facts), coming)
         for history in histories:

@@ -547,6 +547,16 @@ def test_the_request_tells_what_the_comparison_with_the_head_found(office: Offic
     assert request.requested_head_version_rid == check.head_version_rid
 
 
+def test_the_request_tells_of_warnings_where_there_is_no_error(office: Office) -> None:
+    office.approved()
+    office.promote()
+    fewer_inputs = model_api()
+    del fewer_inputs.inputs[0].tabular.columns[-1]
+    other = office.maker.create_version(office.staging, model_api=fewer_inputs)
+    request = office.request(source_model_version_rid=other.rid)
+    assert (request.error_count, request.warning_count) == (0, 1)
+
+
 def test_a_request_is_refused_as_the_promotion_would_be_but_for_what_may_pass(office: Office) -> None:
     office.admin("LockBranch", model_rid=office.production.rid, reason="incident 42")
     request = office.approved()
