@@ -257,7 +257,7 @@ def wanted_by(request: ListPromotionRequestsRequest) -> Wanted:
         model_rid=request.model_rid if request.HasField("model_rid") else None,
         branch=request.branch if request.HasField("branch") else None,
         requested_by=request.requested_by if request.HasField("requested_by") else None,
-        closing=state if has_closed else None,
+        closed_as=state if has_closed else None,
         is_open=request.waiting_for_me or state in LIVE,
     )
     return Wanted(stored, state, request.waiting_for_me)

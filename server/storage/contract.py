@@ -190,13 +190,13 @@ class PromotionFilter(NamedTuple):
 class PromotionRequestFilter(NamedTuple):
     """Which requests for promotion are wanted; None lets all through.
 
-    `closing` is what they were closed as, `is_open` lets only those through that were not.
+    `closed_as` is what they were closed as, `is_open` lets only those through that were not.
     """
 
     model_rid: str | None = None
     branch: str | None = None
     requested_by: str | None = None
-    closing: PromotionRequestState.ValueType | None = None
+    closed_as: PromotionRequestState.ValueType | None = None
     is_open: bool = False
 
 

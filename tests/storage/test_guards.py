@@ -328,13 +328,13 @@ def test_a_request_for_promotion_is_made_open_and_closed_once(registry: Registry
     registry.repository.write(lambda tx: tx.add_promotion_request(asked))
     made_closed = """
         INSERT INTO promotion_requests (rid, kind, model_id, branch, source_rid, error_count, warning_count,
-            requested_by, created_time, expire_time, closing)
+            requested_by, created_time, expire_time, closed_as)
         SELECT 'ri.models.main.promotion-request.new', 1, id, 'master', '', 0, 0, 'user:joe', 0, 0, 3 FROM models
     """
     attacks = {
         "one is made closed": made_closed,
         "one is changed and stays open": "UPDATE promotion_requests SET closed_by = 'user:joe'",
-        "what was asked is changed": "UPDATE promotion_requests SET source_rid = 'other', closing = 3",
+        "what was asked is changed": "UPDATE promotion_requests SET source_rid = 'other', closed_as = 3",
         "one is removed": "DELETE FROM promotion_requests",
         "a review is changed": "UPDATE promotion_reviews SET verdict = 1",
     }
@@ -351,7 +351,7 @@ def test_a_request_for_promotion_is_made_open_and_closed_once(registry: Registry
         lambda tx: tx.close_promotion_request(asked.rid, PROMOTION_REQUEST_STATE_REJECTED, "user:jane")
     )
     closed = rows(registry.url, table)
-    for reopening in ("closing = NULL", "closing = 3, promotion_rid = 'mine'"):
+    for reopening in ("closed_as = NULL", "closed_as = 3, promotion_rid = 'mine'"):
         with psycopg.connect(registry.url) as attacker:
             assert attacker.execute(f"UPDATE promotion_requests SET {reopening}".encode()).rowcount == 0
     assert rows(registry.url, table) == closed

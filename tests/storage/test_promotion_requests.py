@@ -395,7 +395,7 @@ def test_requests_are_listed_newest_first_by_every_filter_for_whoever_sees_their
         ({"branch": "other"}, lambda each: each.branch == "other"),
         ({"requested_by": "user:1"}, lambda each: each.requested_by == "user:1"),
         ({"is_open": True}, lambda each: each.state == PROMOTION_REQUEST_STATE_OPEN),
-        ({"closing": PROMOTION_REQUEST_STATE_REJECTED}, lambda each: each.state == PROMOTION_REQUEST_STATE_REJECTED),
+        ({"closed_as": PROMOTION_REQUEST_STATE_REJECTED}, lambda each: each.state == PROMOTION_REQUEST_STATE_REJECTED),
         (
             {"is_open": True, "branch": "master", "requested_by": "user:0"},
             lambda each: (

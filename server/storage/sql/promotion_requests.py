@@ -196,7 +196,7 @@ def _choose(
     As with promotions, more are looked at than are lacking, which is enough for callers who see most models. For one
     who sees few models and folders, each of these is then asked for its newest requests; for others the walk goes on.
     """
-    equal = tuple(name for name in ("branch", "requested_by", "closing") if getattr(wanted, name) is not None)
+    equal = tuple(name for name in ("branch", "requested_by", "closed_as") if getattr(wanted, name) is not None)
     form = _Form(model_key is not None, wanted.is_open, equal, by_sight=model_key is None and not caller.is_admin)
     values = {name: getattr(wanted, name) for name in equal} | {"model_key": model_key} | principals(caller)
     asks_models = form.by_sight
@@ -315,7 +315,7 @@ def _walked(form: _Form, model: ColumnElement[Any] | None) -> Select[*AnyColumns
         bounds.append(columns.model_id == model)
         order.insert(0, columns.model_id.desc())
     if form.is_open:
-        bounds.append(columns.closing.is_(None))
+        bounds.append(columns.closed_as.is_(None))
     return select(columns.id).where(*bounds).order_by(*order).limit(bindparam("count"))
 
 
@@ -428,17 +428,17 @@ _open = Statement(
         models.c.rid == bindparam("model_rid"),
         promotion_requests.c.branch == bindparam("branch_name"),
         promotion_requests.c.source_rid == bindparam("source"),
-        promotion_requests.c.closing.is_(None),
+        promotion_requests.c.closed_as.is_(None),
     )
 )
 _open_change = Statement(
     select(promotion_requests, models.c.rid.label("model_rid"))
     .outerjoin_from(promotion_requests, models, models.c.id == promotion_requests.c.model_id)
-    .where(promotion_requests.c.change_digest == bindparam("digest"), promotion_requests.c.closing.is_(None))
+    .where(promotion_requests.c.change_digest == bindparam("digest"), promotion_requests.c.closed_as.is_(None))
 )
 _lock = Statement(
     select(promotion_requests.c.id)
-    .where(promotion_requests.c.rid == bindparam("request_rid"), promotion_requests.c.closing.is_(None))
+    .where(promotion_requests.c.rid == bindparam("request_rid"), promotion_requests.c.closed_as.is_(None))
     .with_for_update()
 )
 _add = Statement(
@@ -478,9 +478,9 @@ _add_review = Statement(
 )
 _close = Statement(
     update(promotion_requests)
-    .where(promotion_requests.c.rid == bindparam("request_rid"), promotion_requests.c.closing.is_(None))
+    .where(promotion_requests.c.rid == bindparam("request_rid"), promotion_requests.c.closed_as.is_(None))
     .values(
-        closing=bindparam("end"),
+        closed_as=bindparam("end"),
         closed_by=bindparam("closer"),
         closed_time=bindparam("now_ms"),
         promotion_rid=bindparam("promotion"),
@@ -517,7 +517,7 @@ def _to_request(row: AnyRow, reviews: Sequence[AnyRow], source_is_visible: bool 
         reason=row.reason,
         requested_by=row.requested_by,
         created_time=timestamp(row.created_time),
-        state=PROMOTION_REQUEST_STATE_OPEN if row.closing is None else row.closing,
+        state=PROMOTION_REQUEST_STATE_OPEN if row.closed_as is None else row.closed_as,
         expire_time=timestamp(row.expire_time),
         # They come with the newest first.
         reviews=[_to_review(review) for review in reversed(reviews)],

@@ -320,7 +320,7 @@ branch_model_apis = Table(
 )
 
 # Requests for promotion, and for changes of policies, which have no source. What is decided is stored once, as
-# `closing`, a PromotionRequestState: then the row is never changed again. One that has expired gets it when another
+# `closed_as`, a PromotionRequestState: then the row is never changed again. One that has expired gets it when another
 # takes its place.
 promotion_requests = Table(
     "promotion_requests",
@@ -343,7 +343,7 @@ promotion_requests = Table(
     Column("created_time", BigInteger, nullable=False),
     # By the policies of that time.
     Column("expire_time", BigInteger, nullable=False),
-    Column("closing", SmallInteger),
+    Column("closed_as", SmallInteger),
     Column("closed_by", CodePointText),
     Column("closed_time", BigInteger),
     Column("promotion_rid", CodePointText),
@@ -360,15 +360,15 @@ promotion_requests = Table(
         "branch",
         "source_rid",
         unique=True,
-        postgresql_where=text("closing IS NULL"),
-        sqlite_where=text("closing IS NULL"),
+        postgresql_where=text("closed_as IS NULL"),
+        sqlite_where=text("closed_as IS NULL"),
     ),
     Index(
         "ix_promotion_requests_open_change",
         "change_digest",
         unique=True,
-        postgresql_where=text("closing IS NULL"),
-        sqlite_where=text("closing IS NULL"),
+        postgresql_where=text("closed_as IS NULL"),
+        sqlite_where=text("closed_as IS NULL"),
     ),
     Index("ix_promotion_requests_model_id_id", "model_id", "id"),
     Index(
@@ -381,8 +381,8 @@ promotion_requests = Table(
     Index(
         "ix_promotion_requests_open_id",
         "id",
-        postgresql_where=text("closing IS NULL"),
-        sqlite_where=text("closing IS NULL"),
+        postgresql_where=text("closed_as IS NULL"),
+        sqlite_where=text("closed_as IS NULL"),
     ),
 )
 

@@ -10,7 +10,7 @@ down_revision = "0024"
 
 KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-IS_OPEN = "closing IS NULL"
+IS_OPEN = "closed_as IS NULL"
 IS_OF_A_FOLDER = "change_folder_rid IS NOT NULL"
 
 
@@ -33,7 +33,7 @@ def upgrade() -> None:
         sa.Column("requested_by", TEXT, nullable=False),
         sa.Column("created_time", sa.BigInteger, nullable=False),
         sa.Column("expire_time", sa.BigInteger, nullable=False),
-        sa.Column("closing", sa.SmallInteger),
+        sa.Column("closed_as", sa.SmallInteger),
         sa.Column("closed_by", TEXT),
         sa.Column("closed_time", sa.BigInteger),
         sa.Column("promotion_rid", TEXT),
@@ -100,5 +100,5 @@ def upgrade() -> None:
         op.execute(f"CREATE POLICY made_open ON promotion_requests FOR INSERT WITH CHECK ({IS_OPEN})")
         op.execute(
             f"CREATE POLICY closed_once ON promotion_requests FOR UPDATE USING ({IS_OPEN})"
-            " WITH CHECK (closing IS NOT NULL)"
+            " WITH CHECK (closed_as IS NOT NULL)"
         )
