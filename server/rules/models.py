@@ -26,7 +26,7 @@ from server.core.permissions import TO_CREATE_MODELS, TO_CREATE_VERSIONS
 from server.rules.api_history import ENFORCING, NOTHING_MADE, api_histories, newest_broken, record
 from server.rules.compatibility import RULES_VERSION, compare
 from server.rules.idempotency import claim, claim_of, is_repeatable, replayed_results, replayed_version
-from server.rules.obstacles import OF_THE_REQUEST, OF_THE_TARGET, Attempt, Facts, require
+from server.rules.obstacles import OF_THE_REQUEST_ID, OF_THE_TARGET, Attempt, Facts, require
 from server.rules.verdicts import ComparisonsNeeded, Runner, write_with_verdicts
 from server.storage.contract import (
     Comparison,
@@ -95,7 +95,7 @@ def create_model_version(
     earlier = None if this is None else tx.claim_request(this.key, this.request)
     wanted = WantedPromotion(request.model_rid, branch, None, RULES_VERSION)
     facts = Facts(tx.get_promotion_facts(wanted, caller), caller, this, earlier)
-    require(attempt, facts, (*OF_THE_REQUEST, *OF_THE_TARGET))
+    require(attempt, facts, (*OF_THE_REQUEST_ID, *OF_THE_TARGET))
     if earlier is not None:
         return replayed_version(tx, caller, request.model_rid, earlier.results[0])
     version = ModelVersion(

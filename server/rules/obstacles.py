@@ -376,7 +376,7 @@ Obstacle: TypeAlias = Callable[[Attempt, Facts], RegistryError | None]
 
 # In a batch, all entries are looked at for one group before any is for the next. CheckPromotion asks every obstacle,
 # whatever those before it said: the role may be too low and the source None.
-OF_THE_REQUEST: tuple[Obstacle, ...] = (_request_id_used,)
+OF_THE_REQUEST_ID: tuple[Obstacle, ...] = (_request_id_used,)
 OF_THE_TARGET: tuple[Obstacle, ...] = (_role_too_low, _not_a_promoter, _branch_locked, _accepts_promotions_only)
 OF_THE_SOURCE: tuple[Obstacle, ...] = (
     *OF_THE_TARGET,
@@ -390,12 +390,12 @@ OF_THE_SOURCE: tuple[Obstacle, ...] = (
 OF_THE_BRANCH: tuple[Obstacle, ...] = (_head_changed, _already_head)
 OF_THE_CONTENT: tuple[Obstacle, ...] = (_too_many_model_apis, _model_api_incompatible)
 OF_THE_APPROVALS: tuple[Obstacle, ...] = (_approval_required,)
-OBSTACLES = (*OF_THE_REQUEST, *OF_THE_SOURCE, *OF_THE_BRANCH, *OF_THE_CONTENT, *OF_THE_APPROVALS)
+OBSTACLES = (*OF_THE_REQUEST_ID, *OF_THE_SOURCE, *OF_THE_BRANCH, *OF_THE_CONTENT, *OF_THE_APPROVALS)
 # What an owner can have a rollback pass, with a reason.
 OVERRIDABLE: tuple[Obstacle, ...] = (_source_yanked, _rolled_back)
 # A promotion can be requested although these stand against it: they may pass until it is carried out.
-_MAY_PASS = (*OF_THE_REQUEST, _branch_locked, _source_too_young, *OF_THE_APPROVALS)
-OF_A_REQUEST = tuple(obstacle for obstacle in OBSTACLES if obstacle not in _MAY_PASS)
+_MAY_PASS = (*OF_THE_REQUEST_ID, _branch_locked, _source_too_young, *OF_THE_APPROVALS)
+LASTING = tuple(obstacle for obstacle in OBSTACLES if obstacle not in _MAY_PASS)
 
 
 def obstacles(attempt: Attempt, facts: Facts, among: Sequence[Obstacle] = OBSTACLES) -> Iterator[RegistryError]:

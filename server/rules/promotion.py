@@ -46,7 +46,7 @@ from server.rules.obstacles import (
     OF_THE_APPROVALS,
     OF_THE_BRANCH,
     OF_THE_CONTENT,
-    OF_THE_REQUEST,
+    OF_THE_REQUEST_ID,
     OF_THE_SOURCE,
     Attempt,
     Facts,
@@ -287,7 +287,7 @@ def _carry_out(
     earlier = None if claim is None else tx.claim_request(claim.key, claim.request)
     found = [_facts_of(tx, caller, attempt, claim, earlier) for attempt in while_wanted(attempts)]
     require_all(found, ())
-    require(attempts[0], found[0], OF_THE_REQUEST)
+    require(attempts[0], found[0], OF_THE_REQUEST_ID)
     require_all(found, OF_THE_SOURCE)
     if earlier is not None:
         return [

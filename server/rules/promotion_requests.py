@@ -64,7 +64,7 @@ from server.rules.approvals import (
 from server.rules.branch_policies import place_of, planned_change, require_revision
 from server.rules.grants import require_owner
 from server.rules.idempotency import claim
-from server.rules.obstacles import OF_A_REQUEST, head_changed, require
+from server.rules.obstacles import LASTING, head_changed, require
 from server.rules.policy_changes import asked_of, canonical_change
 from server.rules.promotion import attempt_of, compared, facts_of_promotion, promote_as
 from server.rules.sources import hide_sources, models_of_sources
@@ -96,9 +96,9 @@ def create_promotion_request(
     if made := claim(tx, caller, request, [rid := rids.new_promotion_request_rid()]):
         return _get(tx, caller, made[0])
     facts = facts_of_promotion(tx, caller, attempt)
-    require(attempt, facts, OF_A_REQUEST)
+    require(attempt, facts, LASTING)
     facts = compared(tx, attempt, facts)
-    require(attempt, facts, OF_A_REQUEST)
+    require(attempt, facts, LASTING)
     source, end, now_ms = facts.stored.source, facts.stored.branch, facts.stored.now_ms
     assert source is not None, "without one there is an obstacle"
     if not wanting_approvals(end.policies):
