@@ -160,7 +160,7 @@ class Facts(NamedTuple):
 
 
 def _model_not_found(attempt: Attempt, facts: Facts) -> RegistryError | None:
-    return ModelNotFound(model_rid=attempt.model_rid) if facts.stored.role is None else None
+    return ModelNotFound(model_rid=attempt.model_rid)
 
 
 def _request_id_used(attempt: Attempt, facts: Facts) -> RegistryError | None:
