@@ -14,7 +14,8 @@ import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from modelregistry.v1.promotion_pb2 import ApprovalRule
-from modelregistry.v1.promotion_request_pb2 import REVIEW_VERDICT_APPROVE
+from modelregistry.v1.promotion_request_pb2 import REVIEW_VERDICT_APPROVE, PolicyChange, PromotionRequest
+from modelregistry.v1.promotion_service_pb2 import SetBranchPolicyRequest
 from tests.builders import FOLDER
 from tests.processes import Server, environment, run
 
@@ -114,14 +115,21 @@ def test_on_a_protected_branch_the_documented_curl_is_refused_and_after_two_appr
             "promotionRequestRid": "",
             "resourceRid": TARGET,
         }
+
+        def approve(request: PromotionRequest) -> None:
+            for name in ("ann", "bob"):
+                reviewer = server.user(channel, name)
+                reviewer("ReviewPromotionRequest", promotion_request_rid=request.rid, verdict=REVIEW_VERDICT_APPROVE)
+
         request = admin("CreatePromotionRequest", model_rid=TARGET, source_model_version_rid=SOURCE)
-        for name in ("ann", "bob"):
-            reviewer = server.user(channel, name)
-            reviewer("ReviewPromotionRequest", promotion_request_rid=request.rid, verdict=REVIEW_VERDICT_APPROVE)
+        approve(request)
         status, answer = shell(server, REQUEST, server.token())
         assert (status, answer["source"]["previousModelVersionRid"]) == (200, SOURCE)
         [promotion] = admin("ListPromotions", model_version_rid=answer["rid"]).promotions
         assert promotion.promotion_request_rid == request.rid
+        # The other tests find the branch as this one did.
+        unprotect = SetBranchPolicyRequest(model_rid=TARGET, clear_fields=["approvals"])
+        approve(admin("CreatePolicyChangeRequest", policy_change=PolicyChange(branch=unprotect)))
         admin("SetBranchPolicy", model_rid=TARGET, clear_fields=["approvals"])
 
 
