@@ -158,11 +158,11 @@ class _Filler:
         self._writer.insert(requests, map(self._request, range(self._size // 10)))
         self._writer.insert(folder_branch_policies, [self._approvals()])
         closed = [self._promotion_request(1 + 2 * (number % self._pairs)) for number in range(self._size // 10)]
-        done = {"closing": PROMOTION_REQUEST_STATE_PROMOTED}
+        done = {"closed_as": PROMOTION_REQUEST_STATE_PROMOTED}
         self._writer.insert(promotion_requests, ({**row, **done} for row in closed))
         waiting = [self._promotion_request(1 + 2 * (number % MODELS_ASKED)) for number in range(OPEN_REQUESTS)]
         reviewed = self._promotion_request(1) | {"source_rid": samples.pop("others")}
-        self._writer.insert(promotion_requests, ({**row, "closing": None} for row in [*waiting, reviewed]))
+        self._writer.insert(promotion_requests, ({**row, "closed_as": None} for row in [*waiting, reviewed]))
         self._writer.insert(promotion_requests, map(self._policy_change_request, range(OPEN_CHANGES)))
         return Filled(
             size=self._size,
