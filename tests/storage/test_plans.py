@@ -7,10 +7,12 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import Engine, insert, update
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
-from modelregistry.v1.promotion_pb2 import Promotion
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE_TRANSITIVE
+from modelregistry.v1.promotion_pb2 import AllowedSource, AllowedSources, Promotion
 from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, BatchPromotion
 from server.core.caller import Caller
 from server.rules.promotion import batch_promote_versions
@@ -24,12 +26,16 @@ from tests import builders
 from tests.builders import ADMIN, add_model, append, caller, promote
 from tests.conftest import NewDatabase
 from tests.storage.inspection import Executed, open_engine, opened, rows, statements
-from tests.storage.plans import plan_on_postgresql, rows_read
+from tests.storage.plans import explained, nodes, plan_on_postgresql, rows_read
 
 VERSIONS = 5000
 # How many branches a model has, and how many others have one.
 WIDE = 1000
 PAGE_SIZE = 10
+# How many promotions follow on those for which a session has made its plans, and how many rows each may read then.
+PROMOTED_SINCE = 60
+FEW_ROWS = 5
+CHANGED_BY_PROMOTION = {"branches", "versions", "promotions"}
 # An administrator who promotes once in a while.
 RARELY = Caller(principals=("user:joe",), is_admin=True)
 
@@ -289,3 +295,30 @@ def test_models_are_listed_without_walking_past_those_that_are_invisible(
         if node.get("Relation Name") == "models":
             assert rows_read(node) <= 3, node
     engine.dispose()
+
+
+@pytest.mark.parametrize("is_protected", [False, True], ids=["without a policy", "with rules"])
+def test_what_postgresql_plans_for_an_empty_registry_does_for_a_fuller_one(
+    new_database: NewDatabase, is_protected: bool
+) -> None:
+    """Also inside of functions. A session keeps its plans until there are new statistics, a minute later or never."""
+    with explained() as plans, opened(new_database("postgresql", migrated=True)) as (_, repository):
+        source = append(repository, builders.version(add_model(repository).rid))
+        target = add_model(repository, "target")
+        if is_protected:
+            policy = builders.policy(
+                target.rid,
+                COMPATIBILITY_MODE_ENFORCE_TRANSITIVE,
+                1,
+                compatibility_since_revision=1,
+                allowed_sources=AllowedSources(sources=[AllowedSource(model_rid=source.model_rid)]),
+                min_time_as_head=Duration(),
+            )
+            repository.write(lambda tx: tx.add_policy(policy, ADMIN.user))
+        for _ in range(PROMOTED_SINCE):
+            plans.clear()
+            promote(repository, source, target.rid)
+
+    assert len(plans) > len(CHANGED_BY_PROMOTION)
+    found = [node for plan in plans for node in nodes(plan) if "Actual Rows" in node]
+    assert [node for node in found if rows_read(node) > FEW_ROWS] == []

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from sqlalchemy import CTE, BigInteger, CompoundSelect, Integer, Select, bindparam, func, literal, select, union
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    CompoundSelect,
+    Integer,
+    ScalarSelect,
+    Select,
+    bindparam,
+    func,
+    literal,
+    select,
+    union,
+)
 
 from modelregistry.v1.promotion_pb2 import LineageNode
 from server.core.caller import Caller
@@ -25,6 +38,8 @@ from server.storage.sql.visibility import model_is_visible
 MAX_STEPS = 1000
 # Before and behind every key.
 _BEFORE_ALL, _BEHIND_ALL = 0, 2**63 - 1
+
+_source = versions.alias("source")
 
 
 def get_lineage(work: UnitOfWork, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
@@ -57,6 +72,17 @@ def descendants(traced: Select[*AnyColumns]) -> CTE:
         select(promotions.c.version_id)
         .join_from(down, origin, origin.c.id == down.c.id)
         .join(promotions, promotions.c.source_rid == origin.c.rid)
+    )
+
+
+def source_of(version_key: ColumnElement[int | None]) -> ScalarSelect[int]:
+    """The key of what a version was promoted from; NULL if it was not, or if that is not stored."""
+    # Not by joins, which PostgreSQL would make of whole tables where it expects many versions, or knows of few.
+    return (
+        select(_source.c.id)
+        .join_from(promotions, _source, _source.c.rid == promotions.c.source_rid)
+        .where(promotions.c.version_id == version_key)
+        .scalar_subquery()
     )
 
 

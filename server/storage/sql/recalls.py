@@ -14,7 +14,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     FromClause,
-    ScalarSelect,
     Select,
     bindparam,
     case,
@@ -29,7 +28,7 @@ from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_LINEAGE, YANK_SCOPE_V
 from server.core.caller import Caller
 from server.storage.contract import LiveCopies
 from server.storage.paging import Page, PageRequest
-from server.storage.sql.lineage import descendants, trace
+from server.storage.sql.lineage import descendants, source_of, trace
 from server.storage.sql.pages import messages_that_fit
 from server.storage.sql.rows import AnyColumns, AnyRow, timestamp
 from server.storage.sql.statements import Statement, for_callers, forms, numbered, padded, principals, several, upsert
@@ -45,7 +44,6 @@ MAX_WALKED_IN_ALL = 4 * MAX_WALKED
 # Behind every key.
 _BEHIND_ALL = 2**63 - 1
 
-_source = versions.alias("source")
 _imported = promotions.alias("imported")
 _of_lineage = versions.alias("of_lineage")
 
@@ -186,29 +184,18 @@ def _holds() -> ColumnElement[bool]:
     return taken_back.scalar_subquery().is_(None)
 
 
-def _source_of(version_key: ColumnElement[int | None]) -> ScalarSelect[int]:
-    """The key of what a version was promoted from; NULL if it was not, or if that is not stored."""
-    # Not by joins, which PostgreSQL would make of whole tables where it expects many versions.
-    return (
-        select(_source.c.id)
-        .join_from(promotions, _source, _source.c.rid == promotions.c.source_rid)
-        .where(promotions.c.version_id == version_key)
-        .scalar_subquery()
-    )
-
-
 def _walked(key_count: int) -> CTE:
     """Versions by their keys and their ancestors, each once, with the key of its source, nearest first.
 
     They are walked down to the key `oldest`, but for what was imported, since that can be stored before what it was
     promoted from. Of a chain that bites its own tail, which only an import can make, each link is walked once.
     """
-    given = select(versions.c.id, _source_of(versions.c.id).label("source_id"))
+    given = select(versions.c.id, source_of(versions.c.id).label("source_id"))
     walked = given.where(versions.c.id.in_(several("key", key_count))).cte("walked", recursive=True)
     source_id = walked.c.source_id
     was_imported = select(_imported.c.was_imported).where(_imported.c.version_id == source_id).scalar_subquery()
     is_young = or_(source_id >= bindparam("oldest", type_=BigInteger), was_imported)
-    return walked.union(select(source_id, _source_of(source_id)).where(source_id.is_not(None), is_young))
+    return walked.union(select(source_id, source_of(source_id)).where(source_id.is_not(None), is_young))
 
 
 def _bounded(walked: CTE) -> FromClause:

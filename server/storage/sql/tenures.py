@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Column, ScalarSelect, and_, bindparam, exists, literal, or_, select
+from sqlalchemy import Select, and_, bindparam, exists, literal, or_, select, true
+from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_ROLLBACK
 from server.storage.contract import MOST_TENURES, BranchEnd, Tenure
+from server.storage.sql.lineage import source_of
+from server.storage.sql.rows import AnyColumns
 from server.storage.sql.statements import Statement
 from server.storage.sql.tables import branches, models, promotions, versions
 from server.storage.sql.unit_of_work import UnitOfWork
@@ -19,8 +20,11 @@ _next = versions.alias("next")
 def list_tenures(work: UnitOfWork, model_version_rid: str) -> list[Tenure]:
     """See the contract."""
     tenures: dict[int, Tenure] = {}
+    content_digest: bytes | None = None
     for row in work.session.all(_tenures, {"version_rid": model_version_rid}):
-        if row.id in tenures:  # The chain bites its own tail, which only an import can make.
+        content_digest = content_digest or row.content_digest
+        # Only an import makes a promotion of other content, or a chain that bites its own tail.
+        if row.content_digest != content_digest or row.id in tenures:
             break
         until_ms = None if row.until is None else max(row.until, row.until_imported or 0)
         tenures[row.id] = Tenure(row.model_rid, row.branch, max(row.since, row.since_imported or 0), until_ms)
@@ -38,43 +42,47 @@ def was_rolled_back(work: UnitOfWork, branch: BranchEnd, content_digest: bytes) 
     return was_left
 
 
-# Of each version on the way, what is asked of it below. Not by joins, for which PostgreSQL would as soon read all
-# branches, models and versions: it takes the way for long.
-_ON_THE_WAY = ("id", "branch_id", "version_number", "content_digest", "created_time", "imported_time")
 _walked = (
-    select(*(versions.c[name] for name in _ON_THE_WAY), literal(1).label("place"))
+    select(versions.c.id, literal(1).label("place"))
     .where(versions.c.rid == bindparam("version_rid"))
     .cte("walked", recursive=True)
 )
+# It ends with NULL.
 _walked = _walked.union_all(
-    select(*(_source.c[name] for name in _ON_THE_WAY), _walked.c.place + 1)
-    .join_from(_walked, promotions, promotions.c.version_id == _walked.c.id)
-    .join(_source, _source.c.rid == promotions.c.source_rid)
-    .where(_walked.c.place < MOST_TENURES, _source.c.content_digest == _walked.c.content_digest)
+    select(source_of(_walked.c.id), _walked.c.place + 1).where(
+        _walked.c.id.is_not(None), _walked.c.place < MOST_TENURES
+    )
 )
-
-
-def _of_branch(column: Column[Any]) -> ScalarSelect[Any]:
-    branch = select(column).join_from(branches, models, models.c.id == branches.c.model_id)
-    return branch.where(branches.c.id == _walked.c.branch_id).scalar_subquery()
-
-
-def _of_next(column: Column[Any]) -> ScalarSelect[Any]:
-    follows = and_(_next.c.branch_id == _walked.c.branch_id, _next.c.version_number == _walked.c.version_number + 1)
-    return select(column).where(follows).scalar_subquery()
-
-
-_tenures = Statement(
+_told = (
     select(
-        _walked.c.id,
-        _of_branch(models.c.rid).label("model_rid"),
-        _of_branch(branches.c.name).label("branch"),
-        _walked.c.created_time.label("since"),
-        _walked.c.imported_time.label("since_imported"),
-        _of_next(_next.c.created_time).label("until"),
-        _of_next(_next.c.imported_time).label("until_imported"),
-    ).order_by(_walked.c.place)
+        versions.c.id,
+        versions.c.content_digest,
+        models.c.rid.label("model_rid"),
+        branches.c.name.label("branch"),
+        versions.c.created_time.label("since"),
+        versions.c.imported_time.label("since_imported"),
+        _next.c.created_time.label("until"),
+        _next.c.imported_time.label("until_imported"),
+    )
+    .join_from(versions, branches)
+    .join(models)
+    .outerjoin(
+        _next,
+        and_(_next.c.branch_id == versions.c.branch_id, _next.c.version_number == versions.c.version_number + 1),
+    )
 )
+
+
+def _build_tenures(dialect: Dialect) -> Select[*AnyColumns]:
+    if dialect.name != "postgresql":
+        return _told.join(_walked, _walked.c.id == versions.c.id).order_by(_walked.c.place)
+    # Of one version at a time, since PostgreSQL would as soon read all: it takes the way for long, and a session that
+    # has made its plans in an empty registry takes the tables for small.
+    told = _told.where(versions.c.id == _walked.c.id).limit(1).lateral("told")
+    return select(told).join_from(_walked, told, true()).order_by(_walked.c.place)
+
+
+_tenures = Statement(_build_tenures)
 # The newest version of the content that is no rollback, but by override.
 _taken_in = Statement(
     select(versions.c.version_number)

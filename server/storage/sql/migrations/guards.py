@@ -32,7 +32,7 @@ def is_postgres() -> bool:
 
 
 def add_guard(name: str, *, declare: str = "", ask: str = "", holds: str, refusal: str) -> None:
-    """Make a function for triggers, which refuses what does not hold unless the table's owner does it.
+    """Make a function for triggers, or another in its place, which refuses what does not hold unless the owner does it.
 
     `declare` are variables, `ask` statements, `holds` is a condition, and `refusal` an expression for what to tell.
     """
@@ -40,7 +40,8 @@ def add_guard(name: str, *, declare: str = "", ask: str = "", holds: str, refusa
     schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
     op.execute(
         f"""
-        CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, {schema}, pg_temp AS $$
+        CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql
+        SET search_path = pg_catalog, {schema}, pg_temp AS $$
         DECLARE
             {declare}
         BEGIN
