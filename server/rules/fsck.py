@@ -43,6 +43,7 @@ REMEDIES = {
     "chain": f"a record was changed, added or removed by other means than the service: {_RESTORE}",
     "unchained": "run `modelregistry migrate`, once no server of an earlier release is left",
     "lineage": f"a version that this one came from was changed or removed: {_RESTORE}",
+    "request": f"what was approved cannot be relied on here: {_RESTORE}",
     "grant": "set the role that is right with `modelregistry grant` or `revoke`, and find out who changed the database",
     "file": f"{_RESTORE}, or see --files-url: the versions that have it cannot be downloaded",
     "upload": "upload the files once more",
@@ -85,6 +86,10 @@ class Examination:
         for content in self._counting("contents", self._inventory.contents()):
             yield from _of_content(content)
         yield from self._of_branches()
+        for request in self._counting("requests", self._inventory.requests()):
+            if not request.is_cited:
+                problem = f"{request.promotion_rid}, by which it was carried out, is gone, or does not cite it"
+                yield Fault("request", request.rid, problem)
         for grant in self._counting("grants", self._inventory.grants()):
             yield from _of_grant(grant)
         for upload in self._counting("uploads", self._inventory.uploads()):
@@ -180,6 +185,7 @@ def _of_version(version: KeptVersion, branch: KeptBranch, chain: _Chain) -> Iter
         yield Fault("record", promotion.rid, problem)
     else:
         yield from _of_lineage(promotion, version)
+    yield from _of_request(promotion)
     yield from chain.add(promotion, version, is_record_known_to_be_wrong=problem is not None)
 
 
@@ -217,6 +223,14 @@ def _of_lineage(promotion: KeptPromotion, version: KeptVersion) -> Iterator[Faul
         yield Fault("lineage", version.rid, f"its content is not that of {promotion.source_rid}, which it came from")
     elif version.source_root_rid != version.root_rid:
         yield Fault("lineage", version.rid, f"its root is not that of {promotion.source_rid}, which it came from")
+
+
+def _of_request(promotion: KeptPromotion) -> Iterator[Fault]:
+    # What was imported may have been approved elsewhere.
+    if promotion.promotion_request_rid is None or promotion.was_imported or promotion.closed_its_request:
+        return
+    problem = f"the request that it cites, {promotion.promotion_request_rid}, is gone, or was not closed by it"
+    yield Fault("request", promotion.rid, problem)
 
 
 class _Chain:

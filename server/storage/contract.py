@@ -757,7 +757,8 @@ class KeptBranch(NamedTuple):
 class KeptPromotion(NamedTuple):
     """The record of a promotion, with its place in the chain if it has one, and what it was decided under.
 
-    `was_imported` is None if nothing tells.
+    `was_imported` is None if nothing tells. `closed_its_request` is whether the request that it cites is stored, and
+    was closed by it.
     """
 
     rid: str
@@ -775,6 +776,7 @@ class KeptPromotion(NamedTuple):
     folder_policy_revision: int | None
     promotion_request_rid: str | None
     override: bool | None
+    closed_its_request: bool
 
 
 class KeptVersion(NamedTuple):
@@ -815,6 +817,14 @@ class KeptUpload(NamedTuple):
     has_file: bool
 
 
+class KeptRequest(NamedTuple):
+    """A request that was carried out by a promotion: what that is called, and whether its record cites the request."""
+
+    rid: str
+    promotion_rid: str
+    is_cited: bool
+
+
 class Inventory(Protocol):
     """All that a registry keeps, as of one moment, whatever is changed meanwhile.
 
@@ -829,6 +839,9 @@ class Inventory(Protocol):
 
     def versions(self) -> Iterator[KeptVersion]:
         """Return all versions, by the key of their branch and by number."""
+
+    def requests(self) -> Iterator[KeptRequest]:
+        """Return the requests for promotion that were carried out."""
 
     def grants(self) -> Iterator[KeptGrant]:
         """Return what each principal has, or had, on each resource."""

@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.model_pb2 import Model, ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, Promotion
+from modelregistry.v1.promotion_request_pb2 import PROMOTION_REQUEST_STATE_PROMOTED
 from modelregistry.v1.promotion_service_pb2 import RollbackBranchRequest
 from server.cli import build_app
 from server.core import rids
@@ -222,6 +223,51 @@ def test_a_fault_in_the_database_is_found_and_told_once(kept: Kept, planted: Pla
     lines = kept.fsck().stdout.splitlines()
     assert [line.partition(" ")[0] for line in lines] == planted.checks
     assert all(line.isprintable() for line in lines)
+
+
+def carry_out_request(kept: Kept) -> None:
+    """Promote once more, as an approved request is carried out."""
+    asked = builders.promotion_request(kept.source, kept.target.rid)
+    made = builders.version(kept.target.rid)
+    made.source.promoted.previous_model_rid = kept.source.model_rid
+    made.source.promoted.previous_model_version_rid = kept.source.rid
+    made.root_model_version_rid = kept.source.root_model_version_rid
+    record = Promotion(
+        rid=rids.new_promotion_rid(),
+        kind=PROMOTION_KIND_PROMOTION,
+        source_model_rid=kept.source.model_rid,
+        source_model_version_rid=kept.source.rid,
+        promotion_request_rid=asked.rid,
+    )
+
+    def carry_out(tx: Transaction) -> None:
+        tx.add_promotion_request(asked)
+        tx.append_promoted(made, tx.put_content(made), record, None)
+        state = PROMOTION_REQUEST_STATE_PROMOTED
+        tx.close_promotion_request(asked.rid, state, ADMIN.user, record.rid, made.rid)
+
+    kept.repository.write(carry_out)
+
+
+@pytest.mark.parametrize(
+    ("statement", "checks"),
+    [
+        ("UPDATE promotion_requests SET promotion_rid = 'another'", ["request", "request"]),
+        ("DELETE FROM promotion_requests", ["request"]),
+        ("UPDATE promotions SET promotion_request_rid = NULL", ["chain", "request"]),
+    ],
+    ids=["a request of another promotion", "a request that is gone", "a record that does not cite its request"],
+)
+def test_a_request_and_the_promotion_that_carried_it_out_name_each_other(
+    kept: Kept, statement: str, checks: list[str]
+) -> None:
+    carry_out_request(kept)
+    assert kept.faults() == []
+    assert " 1 requests," in kept.fsck().stderr
+
+    alter(kept.url, text(statement))
+
+    assert [fault["check"] for fault in kept.faults()] == checks
 
 
 def test_a_fault_in_the_files_is_found_unless_they_are_not_read(kept: Kept) -> None:

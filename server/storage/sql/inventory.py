@@ -14,6 +14,7 @@ from server.storage.contract import (
     KeptContent,
     KeptGrant,
     KeptPromotion,
+    KeptRequest,
     KeptUpload,
     KeptVersion,
     StoredFile,
@@ -31,6 +32,7 @@ from server.storage.sql.tables import (
     grants,
     identity,
     models,
+    promotion_requests,
     promotions,
     uploads,
     versions,
@@ -98,6 +100,11 @@ class SqlInventory:
         """See the contract."""
         for row in self._streamed(_versions, ("branch_id", "version_number"), (0, -(2**31))):
             yield _to_version(row)
+
+    def requests(self) -> Iterator[KeptRequest]:
+        """See the contract."""
+        for row in self._streamed(_requests, ("id",), (0,)):
+            yield KeptRequest(row.rid, row.promotion_rid, row.cited == row.rid)
 
     def grants(self) -> Iterator[KeptGrant]:
         """See the contract."""
@@ -189,14 +196,27 @@ _versions = _page(
         promotions.c.folder_policy_revision,
         promotions.c.promotion_request_rid,
         promotions.c.override,
+        (promotion_requests.c.promotion_rid == promotions.c.rid).label("closed_its_request"),
         _source.c.root_rid.label("source_root_rid"),
         _source.c.content_digest.label("source_digest"),
     )
     .outerjoin(promotions, promotions.c.version_id == versions.c.id)
     .outerjoin(_target, _target.c.id == promotions.c.model_id)
+    .outerjoin(promotion_requests, promotion_requests.c.rid == promotions.c.promotion_request_rid)
     .outerjoin(_source, _source.c.rid == promotions.c.source_rid),
     versions.c.branch_id,
     versions.c.version_number,
+)
+_requests = _page(
+    select(
+        promotion_requests.c.id,
+        promotion_requests.c.rid,
+        promotion_requests.c.promotion_rid,
+        promotions.c.promotion_request_rid.label("cited"),
+    )
+    .outerjoin(promotions, promotions.c.rid == promotion_requests.c.promotion_rid)
+    .where(promotion_requests.c.promotion_rid.is_not(None)),
+    promotion_requests.c.id,
 )
 _changed_grants = _page(
     select(
@@ -267,6 +287,7 @@ def _to_version(row: AnyRow) -> KeptVersion:
             folder_policy_revision=row.folder_policy_revision,
             promotion_request_rid=row.promotion_request_rid,
             override=None if row.override is None else bool(row.override),
+            closed_its_request=bool(row.closed_its_request),
         )
     return KeptVersion(
         branch_key=row.branch_id,
