@@ -105,12 +105,8 @@ def _nodes(caller: Caller) -> Select[*AnyColumns]:
     """
     traced = select(bindparam("traced", type_=BigInteger).label("id"))
     up = traced.cte("predecessors", recursive=True)
-    source = versions.alias("source")
-    up = up.union(
-        select(source.c.id)
-        .join_from(up, promotions, promotions.c.version_id == up.c.id)
-        .join(source, source.c.rid == promotions.c.source_rid)
-    )
+    # Here and below, it ends with NULL.
+    up = up.union(select(source_of(up.c.id)).where(up.c.id.is_not(None)))
     down = descendants(traced)
     related = union(select(up.c.id), select(down.c.id)).subquery("related")
     # First the page and then what is said of each version, so that no database plans it the other way round.
@@ -169,13 +165,8 @@ def _authors_of() -> CompoundSelect[*AnyColumns]:
     """Those who created or promoted a version and what it came from, some steps back, and who created its root."""
     way = select(versions.c.id, literal(0).label("step")).where(versions.c.rid == bindparam("version_rid"))
     up = way.cte("way", recursive=True)
-    source = versions.alias("source")
-    up = up.union_all(
-        select(source.c.id, up.c.step + 1)
-        .join_from(up, promotions, promotions.c.version_id == up.c.id)
-        .join(source, source.c.rid == promotions.c.source_rid)
-        .where(up.c.step < bindparam("steps", type_=Integer))
-    )
+    is_on = (up.c.id.is_not(None), up.c.step < bindparam("steps", type_=Integer))
+    up = up.union_all(select(source_of(up.c.id), up.c.step + 1).where(*is_on))
     root = versions.alias("root")
     on_the_way = select(versions.c.created_by).join_from(up, versions, versions.c.id == up.c.id)
     of_root = (
