@@ -355,9 +355,9 @@ def _approval_required(attempt: Attempt, facts: Facts) -> RegistryError | None:
         return None
     standing = facts.standing
     if standing is None:
-        levels = [Level(policy, frozenset()) for policy in wanting_approvals(facts.stored.branch.policies)]
+        levels = tuple(Level(policy, frozenset()) for policy in wanting_approvals(facts.stored.branch.policies))
     else:
-        levels = [*standing.levels]
+        levels = standing.levels
     for level in levels:
         if not level.is_met:
             return ApprovalRequired(

@@ -35,7 +35,6 @@ PAGE_SIZE = 10
 # How many promotions follow on those for which a session has made its plans, and how many rows each may read then.
 PROMOTED_SINCE = 60
 FEW_ROWS = 5
-CHANGED_BY_PROMOTION = {"branches", "versions", "promotions"}
 # An administrator who promotes once in a while.
 RARELY = Caller(principals=("user:joe",), is_admin=True)
 
@@ -319,6 +318,6 @@ def test_what_postgresql_plans_for_an_empty_registry_does_for_a_fuller_one(
             plans.clear()
             promote(repository, source, target.rid)
 
-    assert len(plans) > len(CHANGED_BY_PROMOTION)
     found = [node for plan in plans for node in nodes(plan) if "Actual Rows" in node]
+    assert {node.get("Relation Name") for node in found} >= {"branches", "versions", "promotions"}
     assert [node for node in found if rows_read(node) > FEW_ROWS] == []

@@ -42,7 +42,7 @@ def mark(work: UnitOfWork) -> None:
 def marking_after(locking: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
     """Return a statement that marks the transaction once another one, which locks rows, has locked those that it finds.
 
-    It counts these, whether there are any or not, and whoever asks for a count has it when all rows are locked.
+    PostgreSQL has the count of rows, which it is asked for here, only when all of them are locked.
     """
     counted = select(func.count()).select_from(locking.subquery("locked")).subquery("counted")
     return select(_marking).select_from(counted)
