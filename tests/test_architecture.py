@@ -14,6 +14,7 @@ from grpc_tools import protoc
 
 from modelregistry.v1 import (
     access_service_pb2,
+    event_service_pb2,
     model_service_pb2,
     promotion_request_service_pb2,
     promotion_service_pb2,
@@ -33,6 +34,7 @@ SERVICES = tuple(
         promotion_service_pb2,
         recall_service_pb2,
         promotion_request_service_pb2,
+        event_service_pb2,
         access_service_pb2,
     )
 )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from bench.growth.fill import ASKED, BRANCH, DEPTH, NEW_FOLDER, PROTECTED, Filled
 from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_CREATOR, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
+from modelregistry.v1.list_order_pb2 import LIST_ORDER_OLDEST_FIRST
 from modelregistry.v1.promotion_pb2 import ApprovalRule
 from modelregistry.v1.promotion_request_pb2 import (
     PROMOTION_REQUEST_STATE_EXPIRED,
@@ -21,6 +25,7 @@ from modelregistry.v1.promotion_request_pb2 import (
 from modelregistry.v1.promotion_request_service_pb2 import ListPromotionRequestsRequest
 from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest, SetFolderBranchPolicyRequest
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
+from server.core.event_types import NAMES, EventType
 from server.rules.promotion_records import filter_of
 from server.rules.promotion_requests import wanted_by
 from server.storage.paging import Paging
@@ -175,6 +180,12 @@ def _listings() -> list[Call]:
     return calls
 
 
+def _now() -> Timestamp:
+    now = Timestamp()
+    now.FromMilliseconds(int(time.time() * 1000))
+    return now
+
+
 CALLS = (
     Call("GetModel", "GetModel", lambda f, c: {"model_rid": _some_model(f, c)}),
     Call("GetModelVersion", "GetModelVersion", _some_version),
@@ -252,6 +263,15 @@ CALLS = (
          lambda *_: {"waiting_for_me": True, "page_size": FEW}),
     Call("ListPromotionRequests, expired", "ListPromotionRequests",
          lambda *_: {"state": PROMOTION_REQUEST_STATE_EXPIRED, "page_size": FEW}),
+    Call("ListEvents", "ListEvents", lambda *_: {}),
+    Call("ListEvents, oldest first", "ListEvents", lambda *_: {"order": LIST_ORDER_OLDEST_FIRST}),
+    Call("ListEvents, of a deep model", "ListEvents", lambda f, _: {"model_rid": f.deep_model}),
+    Call("ListEvents, of a caller", "ListEvents", lambda *_: {"actor": f"user:{CALLER}"}),
+    Call("ListEvents, of a rare type", "ListEvents",
+         lambda *_: {"types": [NAMES[EventType.GRANT_CHANGED]], "page_size": FEW}, is_admins=True),
+    Call("ListEvents, of a rare type, of a deep model", "ListEvents",
+         lambda f, _: {"types": [NAMES[EventType.GRANT_CHANGED]], "model_rid": f.deep_model}),
+    Call("ListEvents, until a time", "ListEvents", lambda *_: {"end_time": _now()}),
     Call("TransferOwnership", "TransferOwnership",
          lambda f, c: {"resource_rid": _some_model(f, c), "principal": f"user:{CALLER}"}, is_admins=True),
     Call("DisablePrincipal", "DisablePrincipal",

@@ -18,12 +18,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    LargeBinary,
+    bindparam,
+    case,
+    create_engine,
+    event,
+    insert,
+    literal,
+    make_url,
+    null,
+    select,
+    text,
+)
 
 from bench.growth.writing import Row, Writer
 from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE_TRANSITIVE, COMPATIBILITY_MODE_WARN
+from modelregistry.v1.event_pb2 import Event
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource, SdkSource
 from modelregistry.v1.promotion_pb2 import (
     PROMOTION_KIND_PROMOTION,
@@ -40,6 +55,7 @@ from modelregistry.v1.promotion_request_pb2 import (
 )
 from modelregistry.v1.promotion_service_pb2 import SetFolderBranchPolicyRequest
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
+from server.core.event_types import EventType
 from server.rules.compatibility import RULES_VERSION
 from server.rules.policy_changes import canonical_change
 from server.storage.sql.rows import Content, content_of
@@ -48,6 +64,7 @@ from server.storage.sql.tables import (
     branch_policies,
     branches,
     contents,
+    events,
     folder_branch_policies,
     grant_changes,
     grants,
@@ -126,6 +143,7 @@ class _Filler:
 
     def __init__(self, connection: Connection, size: int, chance: random.Random):
         self._writer = Writer(connection)
+        self._connection = connection
         self._secret = connection.scalars(select(opaque_keys.c.key)).one()
         self._size = size
         self._chance = chance
@@ -155,6 +173,7 @@ class _Filler:
         self._writer.insert(branch_model_apis, (_held_api(held_key, rids["held"], n) for n in range(HELD_APIS)))
         self._writer.insert(grant_changes, map(self._change, self._grants(spread)))
         self._writer.insert(grants, self._grants(spread))
+        self._add_events()
         self._writer.insert(requests, map(self._request, range(self._size // 10)))
         self._writer.insert(folder_branch_policies, [self._approvals()])
         closed = [self._promotion_request(1 + 2 * (number % self._pairs)) for number in range(self._size // 10)]
@@ -229,6 +248,36 @@ class _Filler:
         samples["yanks"] = [yank["rid"] for yank in yanked]
         told = {"before_last_of_lineage": before_last, "others": others}
         return {**{name: tuple(each) for name, each in samples.items()}, **told}
+
+    def _add_events(self) -> None:
+        """Put in what the versions and the grants were told as, each with the same words."""
+        told = Event(id=str(uuid.UUID(int=self._chance.getrandbits(128)))).SerializeToString()
+        payload = bindparam("told", told, type_=LargeBinary)
+        created, promoted = literal(int(EventType.VERSION_CREATED)), literal(int(EventType.VERSION_PROMOTED))
+        of_version = (
+            select(
+                case((promotions.c.id.is_(None), created), else_=promoted),
+                branches.c.model_id,
+                branches.c.name,
+                versions.c.created_by,
+                versions.c.created_time,
+                payload,
+            )
+            .join_from(versions, branches)
+            .outerjoin(promotions, promotions.c.version_id == versions.c.id)
+            .order_by(versions.c.id)
+        )
+        of_grant = select(
+            literal(int(EventType.GRANT_CHANGED)),
+            select(models.c.id).where(models.c.rid == grant_changes.c.resource_rid).scalar_subquery(),
+            null(),
+            grant_changes.c.changed_by,
+            grant_changes.c.changed_time,
+            payload,
+        ).order_by(grant_changes.c.id)
+        columns = ["type", "model_id", "branch", "actor", "created_time", "payload", "rare_type"]
+        for rows, rare in ((of_grant, literal(int(EventType.GRANT_CHANGED))), (of_version, null())):
+            self._connection.execute(insert(events).from_select(columns, rows.add_columns(rare)))
 
     def _version(
         self, rid: str, branch_key: int, number: int, content: Content, source: bytes, root: str

@@ -47,6 +47,7 @@ def service_modules() -> tuple[ModuleType, ...]:
     """Return the compiled modules of the services, in the order in which these are told."""
     from modelregistry.v1 import (
         access_service_pb2,
+        event_service_pb2,
         model_service_pb2,
         promotion_request_service_pb2,
         promotion_service_pb2,
@@ -58,6 +59,7 @@ def service_modules() -> tuple[ModuleType, ...]:
         promotion_service_pb2,
         recall_service_pb2,
         promotion_request_service_pb2,
+        event_service_pb2,
         access_service_pb2,
     )
 

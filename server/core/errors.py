@@ -31,6 +31,7 @@ HTTP_STATUS = {
     code_pb2.ALREADY_EXISTS: 409,
     code_pb2.FAILED_PRECONDITION: 400,
     code_pb2.ABORTED: 409,
+    code_pb2.OUT_OF_RANGE: 400,
     code_pb2.RESOURCE_EXHAUSTED: 429,
     code_pb2.CANCELLED: 499,
     code_pb2.INTERNAL: 500,
@@ -178,6 +179,31 @@ class InvalidPageToken(RegistryError):
     code = code_pb2.INVALID_ARGUMENT
     description = "The page token does not belong to this query."
     page_token: str
+
+
+class CursorUnknown(RegistryError):
+    """A place in the log of events that this registry, as it is now, does not have.
+
+    It is of another registry, or of a time that this one has lost, when it was restored from a backup or when a standby
+    took over.
+    """
+
+    code = code_pb2.OUT_OF_RANGE
+    description = (
+        "The cursor is not one of this registry as it is now: list what is there, and go on from a new cursor."
+    )
+    cursor: str
+
+
+class CursorExpired(RegistryError):
+    """A place in the log of events behind which some were removed, since they are past their retention."""
+
+    code = code_pb2.OUT_OF_RANGE
+    description = (
+        "Events behind the cursor are no longer kept: list what is there, and go on from a new cursor."
+        " ListPromotions has all promotions."
+    )
+    cursor: str
 
 
 class UnsupportedModelSource(RegistryError):

@@ -12,6 +12,7 @@ _MODELS = "/modelregistry.v1.ModelService/"
 _PROMOTIONS = "/modelregistry.v1.PromotionService/"
 _RECALLS = "/modelregistry.v1.RecallService/"
 _REQUESTS = "/modelregistry.v1.PromotionRequestService/"
+_EVENTS = "/modelregistry.v1.EventService/"
 _ACCESS = "/modelregistry.v1.AccessService/"
 
 # Every RPC of this service by its full method name; one that is missing cannot be called.
@@ -52,6 +53,7 @@ RPC_SCOPES = {
     _REQUESTS + "WithdrawPromotionRequest": MODELS_WRITE,
     _REQUESTS + "GetPromotionRequest": MODELS_READ,
     _REQUESTS + "ListPromotionRequests": MODELS_READ,
+    _EVENTS + "ListEvents": MODELS_READ,
     _ACCESS + "GrantRole": MODELS_WRITE,
     _ACCESS + "RevokeRole": MODELS_WRITE,
     _ACCESS + "ListGrants": MODELS_READ,

@@ -41,6 +41,10 @@ class Authenticator:
         _slot_of(request).authenticate()
         return judged.caller
 
+    def address_of(self, request: Request) -> str:
+        """Return the address that a request came from."""
+        return self._proxies.address_of_client(request.scope["client"][0], request.headers.getlist(FORWARDED_FOR))
+
     async def verified_caller(self, rpc: str, request: Request) -> Caller | None:
         """Return the caller of an RPC with a token that is not known yet; None if the gRPC server will refuse it.
 
@@ -51,8 +55,7 @@ class Authenticator:
             return None
         slot = _slot_of(request)
         slot.require_room()
-        client = request.scope["client"][0]
-        group = self._proxies.group_of_client(client, request.headers.getlist(FORWARDED_FOR))
+        group = self._proxies.group_of_client(request.scope["client"][0], request.headers.getlist(FORWARDED_FOR))
         with self._unverified.one(group), slot.held():
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._verifiers, self._credentials.verified, rpc, authorization)

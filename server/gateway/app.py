@@ -149,7 +149,9 @@ class _RpcHandler:
                 raise ApiFeaturePreviewUsageOnly from None
             raise
         request.state.is_repeatable |= has_id(message)
-        answer = await _unless_gone(request, self._stub.call(message, request.headers, request_id, seconds))
+        # Told by the events of what is changed.
+        client = self._authenticator.address_of(request) if self._route.changes_something else ""
+        answer = await _unless_gone(request, self._stub.call(message, request.headers, request_id, seconds, client))
         return _json(200, dumps(answer))
 
     def _keys_of(self, request: Request) -> list[str]:

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 
 from server.auth.credentials import joined
 from server.core.errors import FieldViolation, Internal, InvalidArgument, Overloaded, RegistryError, RequestTooLarge
+from server.core.origin import CLIENT_ADDRESS
 from server.gateway.errors import Cancelled, DeadlineExceeded, RequestHeadersTooLarge, ServiceUnavailable
 from server.gateway.routes import Route
 
@@ -60,12 +61,14 @@ class RouteStub:
         self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(route.rpc)
         self._route = route
 
-    async def call(self, request: Message, headers: Headers, request_id: str, seconds: float) -> Message:
+    async def call(
+        self, request: Message, headers: Headers, request_id: str, seconds: float, client: str = ""
+    ) -> Message:
         """Return the answer to a request, for which there are so many seconds.
 
         Raises RpcFailed with what the server says, and a RegistryError where it says nothing.
         """
-        answer = await self._send(request.SerializeToString(), headers, request_id, seconds)
+        answer = await self._send(request.SerializeToString(), headers, request_id, seconds, client)
         return self._route.response_type.FromString(answer)
 
     async def check_credentials(self, headers: Headers, request_id: str) -> None:
@@ -78,13 +81,13 @@ class RouteStub:
             if grpc.StatusCode.INVALID_ARGUMENT.value[0] != error.status.code:
                 raise
 
-    async def _send(self, request: bytes, headers: Headers, request_id: str, seconds: float) -> bytes:
+    async def _send(self, request: bytes, headers: Headers, request_id: str, seconds: float, client: str = "") -> bytes:
         # gRPC takes printable ASCII alone; of a credential with anything else, the server shall say that it is invalid.
         sent = ((key, joined(headers.getlist(key))) for key in _FORWARDED)
         metadata = [(key, _UNPRINTABLE.sub("?", value)) for key, value in sent if value is not None]
         if sum(len(key) + len(value) for key, value in metadata) > MAX_FORWARDED_BYTES:
             raise RequestHeadersTooLarge
-        metadata.append(("x-request-id", request_id))
+        metadata += [("x-request-id", request_id), (CLIENT_ADDRESS, client)]
         try:
             answer: bytes = await self._call(request, metadata=metadata, timeout=seconds)
         except grpc.aio.AioRpcError as error:

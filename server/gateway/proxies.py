@@ -30,10 +30,16 @@ class TrustedProxies:
         return None if address is None or self._trusts(address) else _group(address)
 
     def group_of_client(self, host: str, forwarded_for: Sequence[str]) -> str:
-        """Return the client that a request counts for, by its connection's peer and its `X-Forwarded-For`, in order.
+        """Return the client that a request counts for, by its connection's peer and its `X-Forwarded-For`, in order."""
+        client = self._client(host, forwarded_for)
+        return host if client is None else _group(client)
 
-        That is the last address there that is no proxy's, if a proxy has sent it.
-        """
+    def address_of_client(self, host: str, forwarded_for: Sequence[str]) -> str:
+        """Return the address that a request came from, found as that of `group_of_client`."""
+        return str(self._client(host, forwarded_for) or host)
+
+    def _client(self, host: str, forwarded_for: Sequence[str]) -> Address | None:
+        """Return the last address of those that is no proxy's, if a proxy has sent it; else that of the peer."""
         client = _address(host)
         entries = [entry.strip() for line in forwarded_for for entry in line.split(",")]
         while client is not None and self._trusts(client) and entries:
@@ -41,7 +47,7 @@ class TrustedProxies:
             if said is None:
                 break  # What was not said by a proxy, or cannot be understood, counts as the proxy's own.
             client = said
-        return host if client is None else _group(client)
+        return client
 
     def _trusts(self, address: Address) -> bool:
         return any(address in network for network in self._networks)

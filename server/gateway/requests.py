@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -28,7 +29,7 @@ def request_of(
     What the fields may hold is for the server to say. Raises InvalidArgument, with the paths of the JSON, for what no
     such message can hold.
     """
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}
     violations: list[FieldViolation] = []
     if route.has_body:
         sent = loads(body)
@@ -42,11 +43,12 @@ def request_of(
             values[key] = unquote_to_bytes(text).decode()
         except UnicodeDecodeError:
             violations.append(FieldViolation(key, "is not valid UTF-8"))
-    for key, value in _parameters(query, violations):
+    for key, value in _parameters(query, violations, route):
         if key == PREVIEW and route.is_in_preview:
             values[key] = value == "true"
         elif key in route.query_fields:
-            values[key] = _value(route.query_fields[key], value)
+            field = route.query_fields[key]
+            values[key] = [*values.get(key, []), _value(field, value)] if field.is_repeated else _value(field, value)
         elif key != PREVIEW:
             violations.append(FieldViolation(key, "is not a known query parameter"))
     violations += put_key(keys, values)
@@ -64,8 +66,8 @@ def wants_preview(query: str) -> bool:
     return dict(_parameters(query, [])).get(PREVIEW) == "true"
 
 
-def _parameters(query: str, violations: list[FieldViolation]) -> Iterator[tuple[str, str]]:
-    """Yield the parameters of a query, each once."""
+def _parameters(query: str, violations: list[FieldViolation], route: Route | None = None) -> Iterator[tuple[str, str]]:
+    """Yield the parameters of a query: each once, but for those of which a route takes several."""
     try:
         parameters = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
     except UnicodeDecodeError:
@@ -76,7 +78,8 @@ def _parameters(query: str, violations: list[FieldViolation]) -> Iterator[tuple[
         return
     seen = set()
     for key, value in parameters:
-        if key in seen:
+        is_repeated = route is not None and key in route.query_fields and route.query_fields[key].is_repeated
+        if key in seen and not is_repeated:
             violations.append(FieldViolation(key, "occurs twice in the query"))
         else:
             seen.add(key)

@@ -85,6 +85,7 @@ def _route(method: MethodDescriptor, rule: HttpRule) -> Route:
         or rule.body not in {"", "*"}
         or not {*in_path} <= {*fields}
         or not all(_is_text(fields[name]) for name in (*in_path, *in_query))
+        or any(fields[name].is_repeated for name in in_path)
         or method.client_streaming
         or method.server_streaming
     ):
@@ -103,4 +104,4 @@ def _route(method: MethodDescriptor, rule: HttpRule) -> Route:
 
 def _is_text(field: FieldDescriptor) -> bool:
     is_time = field.message_type is not None and field.message_type.full_name == Timestamp.DESCRIPTOR.full_name
-    return (field.type in _AS_TEXT or is_time) and not field.is_repeated
+    return field.type in _AS_TEXT or is_time

@@ -28,14 +28,16 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from server.auth.credentials import Credentials
-from server.core import cancellation
+from server.core import cancellation, origin
 from server.core.caller import Caller
 from server.core.cancellation import Call, CallOver
 from server.core.errors import ApiFeaturePreviewUsageOnly, FieldViolation, Internal, InvalidArgument, RegistryError
+from server.core.origin import Origin
 from server.core.permissions import MODELS_WRITE, RPC_SCOPES, is_open
 from server.rpc.admission import Admission, Handler, authentication, authorization_of
 from server.rpc.health import METHOD as SELF_CHECK_METHOD
 from server.rpc.health import WATCH, SelfCheck
+from server.rpc.peers import address_of
 from server.rpc.status import abort
 from server.rpc.streams import OpenStreams
 from server.rpc.telemetry import CallRecord, ObserverOf, note_arrival, observers_for
@@ -320,6 +322,7 @@ def _authenticator(method: str, credentials: Credentials) -> Callable[[CallRecor
         if judged.caller is not None:
             # Each call runs in a context of its own, so this ends with it.
             _caller.set(judged.caller)
+            origin.begin(Origin(record.request_id, partial(address_of, context)))
             call = cancellation.current_call()
             if call is not None:
                 call.ends_when(partial(credentials.disabled.has_any, judged.caller))

@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelregistry.v1 import (
     access_service_pb2_grpc,
+    event_service_pb2_grpc,
     model_service_pb2_grpc,
     promotion_request_service_pb2_grpc,
     promotion_service_pb2_grpc,
@@ -20,6 +21,7 @@ from server.rpc.chain import Chain, current_caller
 from server.rpc.health import Health
 from server.rpc.reflection import add_reflection
 from server.rpc.services.access import AccessService
+from server.rpc.services.events import EventService
 from server.rpc.services.models import ModelService
 from server.rpc.services.promotion_requests import PromotionRequestService
 from server.rpc.services.promotions import PromotionService
@@ -111,6 +113,7 @@ def build_server(
     promotion_request_service_pb2_grpc.add_PromotionRequestServiceServicer_to_server(
         PromotionRequestService(repository, current_caller, chain.compare), server
     )
+    event_service_pb2_grpc.add_EventServiceServicer_to_server(EventService(repository, current_caller), server)
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(
         AccessService(repository, current_caller, chain.disabled), server
     )

@@ -29,6 +29,7 @@ from server.core.branches import POLICY_FIELDS, branch_of, level_of
 from server.core.caller import Caller
 from server.core.cancellation import while_wanted
 from server.core.errors import ApprovalRequired, BranchPolicyChanged, FieldViolation, InvalidArgument
+from server.core.event_types import EventType
 from server.rules.approvals import Level, standing_of, what_is_lacking
 from server.rules.grants import require_owner
 from server.rules.policy_changes import SetPolicy, canonical_change
@@ -105,7 +106,7 @@ def set_branch_policy(tx: Transaction, caller: Caller, request: SetPolicy) -> Br
     stored = _next_revision(tx, caller, planned.after)
     if approved is not None:
         tx.close_promotion_request(
-            approved.rid, PROMOTION_REQUEST_STATE_PROMOTED, caller.user, made_revision=stored.revision
+            approved, PROMOTION_REQUEST_STATE_PROMOTED, caller.user, made_revision=stored.revision
         )
     stored.warnings.extend(planned.warnings)
     return stored
@@ -151,14 +152,14 @@ def lock_branch(tx: Transaction, caller: Caller, request: LockBranchRequest) -> 
     if not is_locked(policy, lock.locked_time.ToMilliseconds()):
         said = f"is over: it is {lock.locked_time.ToJsonString()} by the clock of the server"
         raise InvalidArgument(violations=(FieldViolation("expire_time", said),))
-    return _next_revision(tx, caller, policy)
+    return _next_revision(tx, caller, policy, EventType.BRANCH_LOCKED)
 
 
 def unlock_branch(tx: Transaction, caller: Caller, request: UnlockBranchRequest) -> BranchPolicy:
     """Take the lock of a branch away, if it has one. Raises ModelNotFound and AccessPermissionDenied."""
     policy = _policy_to_change(tx, caller, request)
     policy.ClearField("lock")
-    return _next_revision(tx, caller, policy)
+    return _next_revision(tx, caller, policy, EventType.BRANCH_UNLOCKED)
 
 
 def get_branch_policy(
@@ -267,9 +268,11 @@ def _require_approved(tx: Transaction, caller: Caller, request: SetPolicy, plann
     )
 
 
-def _next_revision(tx: Transaction, caller: Caller, policy: BranchPolicy) -> BranchPolicy:
+def _next_revision(
+    tx: Transaction, caller: Caller, policy: BranchPolicy, change: EventType | None = None
+) -> BranchPolicy:
     policy.revision += 1
-    return _as_seen(tx, caller, tx.add_policy(policy, caller.user))
+    return _as_seen(tx, caller, tx.add_policy(policy, caller.user, change))
 
 
 def _require_enough_approvers(rule: ApprovalRule) -> None:

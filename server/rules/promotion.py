@@ -313,7 +313,7 @@ def _carry_out(
         record(tx, attempt.place, facts.histories)
         if facts.request is not None:
             tx.close_promotion_request(
-                facts.request.rid, PROMOTION_REQUEST_STATE_PROMOTED, caller.user, promotion.rid, made.version.rid
+                facts.request, PROMOTION_REQUEST_STATE_PROMOTED, caller.user, promotion.rid, made.version.rid
             )
         last[attempt.place] = made
         # Who promotes has seen the source, and not always the root.

@@ -107,7 +107,7 @@ def create_promotion_request(
     if facts.request is not None:
         if standing_of(facts.request, end.policies, head_rid, now_ms).is_live:
             raise PromotionRequestAlreadyOpen(promotion_request_rid=facts.request.rid)
-        tx.close_promotion_request(facts.request.rid, PROMOTION_REQUEST_STATE_EXPIRED, None)
+        tx.close_promotion_request(facts.request, PROMOTION_REQUEST_STATE_EXPIRED, None)
     found = facts.findings()
     made_now = PromotionRequest(
         rid=rid,
@@ -149,7 +149,7 @@ def create_policy_change_request(
     if earlier is not None:
         if standing_of(earlier, policies, None, now_ms).is_live:
             raise PromotionRequestAlreadyOpen(promotion_request_rid=earlier.rid)
-        tx.close_promotion_request(earlier.rid, PROMOTION_REQUEST_STATE_EXPIRED, None)
+        tx.close_promotion_request(earlier, PROMOTION_REQUEST_STATE_EXPIRED, None)
     made_now = PromotionRequest(
         rid=rid,
         kind=PROMOTION_REQUEST_KIND_POLICY_CHANGE,
@@ -207,9 +207,9 @@ def review_promotion_request(
     )
     # Once for the same head or revision, so that nobody fills the record with one approval.
     if not (is_approval and any(_is_same(review, said) for said in asked.reviews)):
-        tx.add_review(rid, review)
+        tx.add_review(asked, review)
     if request.verdict == REVIEW_VERDICT_REJECT:
-        tx.close_promotion_request(rid, PROMOTION_REQUEST_STATE_REJECTED, caller.user)
+        tx.close_promotion_request(asked, PROMOTION_REQUEST_STATE_REJECTED, caller.user)
     elif not is_change(asked):
         _promote_if_wanted(tx, _find(tx, caller, rid), now_ms)
     return _get(tx, caller, rid)
@@ -232,7 +232,7 @@ def withdraw_promotion_request(
     if caller.user != asked.requested_by and _role(tx, caller, asked) < ROLE_OWNER:
         raise WithdrawPromotionRequestPermissionDenied(promotion_request_rid=rid)
     _require_live(stored, tx.clock_ms())
-    tx.close_promotion_request(rid, PROMOTION_REQUEST_STATE_WITHDRAWN, caller.user)
+    tx.close_promotion_request(asked, PROMOTION_REQUEST_STATE_WITHDRAWN, caller.user)
     return _get(tx, caller, rid)
 
 

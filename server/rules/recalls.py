@@ -60,7 +60,7 @@ def unyank_version(tx: Transaction, caller: Caller, request: UnyankVersionReques
     if found is None:  # Hidden from the caller since it was asked for the yank.
         raise YankNotFound(yank_rid=request.yank_rid)
     _require_role(tx, caller, found.version, yank.scope, TO_UNYANK)
-    tx.take_yank_back(yank.rid, request.reason if request.HasField("reason") else None, caller.user)
+    tx.take_yank_back(yank, request.reason if request.HasField("reason") else None, caller.user)
     return _find_yank(tx, caller, request.yank_rid)
 
 

@@ -17,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.access_service_pb2 import DisabledPrincipal, FolderPolicy, Grant, GrantChange, NewModelOwner, Role
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN, CompatibilityMode
+from modelregistry.v1.event_pb2 import Event
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import BranchPolicy, LineageNode, Promotion
@@ -29,6 +30,7 @@ from modelregistry.v1.promotion_request_pb2 import (
 from modelregistry.v1.recall_service_pb2 import LiveCopy, Yank
 from server.core.caller import Caller
 from server.core.config import NO_QUOTA, FileQuota
+from server.core.event_types import EventType
 from server.core.integrity import BEGINNING
 from server.storage.paging import Page, PageRequest, Position
 
@@ -299,6 +301,30 @@ class UploadKey(NamedTuple):
         return cls(hashlib.sha256(upload_id.encode()).digest(), caller.user, model_rid)
 
 
+class EventFilter(NamedTuple):
+    """Which events are wanted: those that everything lets through that is not None.
+
+    `model_rid` names a model that the caller sees, `folder_rid` a folder, with the models in it. Times are in ms since
+    the epoch: from `since_ms` on, and before `until_ms`.
+    """
+
+    model_rid: str | None = None
+    folder_rid: str | None = None
+    branch: str | None = None
+    types: frozenset[EventType] | None = None
+    actor: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+class KeptEvent(NamedTuple):
+    """An event, complete but for its cursor, its key, and whether the caller is an owner of what it is about."""
+
+    key: int
+    event: Event
+    is_owner: bool
+
+
 class Reader(Protocol):
     """Questions that change nothing."""
 
@@ -494,6 +520,24 @@ class Reader(Protocol):
         not fit into one message.
         """
 
+    def list_events(
+        self, caller: Caller, wanted: EventFilter, keys: range, page: PageRequest, *, newest_first: bool
+    ) -> Page[KeptEvent]:
+        """Return a page of the events that the caller may see now, by their keys, of which none is outside the range.
+
+        As large a page as fits into one message. Raises ModelNotFound if the model that is wanted is not visible.
+        """
+
+    def event_key(self, cursor: str) -> int:
+        """Return the key of the event that a cursor was made for; 0 for the place before all.
+
+        Raises CursorUnknown if that is not the event which has this key now, and CursorExpired if any behind it was
+        removed.
+        """
+
+    def event_cursor(self, key: int) -> str:
+        """Return a cursor for the event of a key, or for 0. No two are alike."""
+
     def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
         """Return the caller's highest role among the grants on this very RID; ROLE_UNSPECIFIED if there is none.
 
@@ -545,7 +589,12 @@ class Reader(Protocol):
 
 
 class Transaction(Reader, Protocol):
-    """Changes, all of which happen or none. What a transaction reads includes what it wrote."""
+    """Changes, all of which happen or none. What a transaction reads includes what it wrote.
+
+    What changes something that callers see writes an event of it, exactly one for each thing: models, versions,
+    promotions, yanks, policies, requests and their reviews, grants, principals. Its actor is who the change says that
+    made it, its time that of the change, or now if it was imported.
+    """
 
     def add_model(self, model: Model) -> Model:
         """Store a model and return it, with `created_time` now if it had none.
@@ -632,7 +681,7 @@ class Transaction(Reader, Protocol):
         root is.
         """
 
-    def take_yank_back(self, yank_rid: str, reason: str | None, unyanked_by: str) -> None:
+    def take_yank_back(self, yank: Yank, reason: str | None, unyanked_by: str) -> None:
         """Record that a yank, which must be stored, holds no longer; nothing if that was recorded before."""
 
     def add_promotion_request(self, request: PromotionRequest) -> PromotionRequest:
@@ -648,25 +697,27 @@ class Transaction(Reader, Protocol):
         One that is closed is not locked.
         """
 
-    def add_review(self, promotion_request_rid: str, review: PromotionReview) -> None:
+    def add_review(self, request: PromotionRequest, review: PromotionReview) -> None:
         """Record a review of a request, which must be stored, with `created_time` now."""
 
     def close_promotion_request(
         self,
-        promotion_request_rid: str,
+        request: PromotionRequest,
         state: PromotionRequestState.ValueType,
         closed_by: str | None,
         promotion_rid: str | None = None,
         version_rid: str | None = None,
         made_revision: int | None = None,
     ) -> None:
-        """Record what has become of a request, once for all, with what came of it.
+        """Record what has become of a request, which must be stored, once for all, with what came of it.
 
         Of several transactions that close the same one, one commits; the others are run again.
         """
 
-    def add_policy(self, policy: BranchPolicy, changed_by: str) -> BranchPolicy:
+    def add_policy(self, policy: BranchPolicy, changed_by: str, change: EventType | None = None) -> BranchPolicy:
         """Record a policy of a model's branch or of a folder, by whom and when, and return it. Earlier ones stay.
+
+        `change` is what its event says that happened, if that is more than that the policy was changed.
 
         The model must be stored. Of several transactions that record the same revision for the same branch, one
         commits; the others are run again.
@@ -905,6 +956,12 @@ class Repository(Protocol):
         So it waits until each transaction has ended that is deciding at this moment: one that has called
         `lock_branches`, or whose change settles. None waits for it, be it to decide or to commit, nor does a
         transaction that begins to decide meanwhile hold it up. Raises StorageUnavailable, without a hint to try again.
+        """
+
+    def settled_event(self) -> int:
+        """Return the key of the newest event for which all events with smaller keys can be read, 0 if there is none.
+
+        Each event that was committed before the call is one of them. So it waits as `settle` does.
         """
 
     def disabled_principals(self) -> frozenset[str]:

@@ -12,10 +12,12 @@ from typing import Final
 
 from modelregistry.v1.access_service_pb2 import NewModelOwner, Role
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
+from modelregistry.v1.list_order_pb2 import ListOrder
 from modelregistry.v1.model_api_pb2 import TabularFormat
 from modelregistry.v1.promotion_request_pb2 import PromotionRequestState, ReviewVerdict
 from modelregistry.v1.recall_service_pb2 import YankScope
 from server.core.branches import POLICY_FIELDS
+from server.core.event_types import BY_NAME
 from server.core.rids import FOLDER, MODEL, MODEL_VERSION, PROMOTION, PROMOTION_REQUEST, YANK
 from server.validation import model_api
 from server.validation.rules import (
@@ -101,6 +103,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "ListPromotionsRequest.created_by": principal,
     "ListPromotionsRequest.start_time": whole_milliseconds,
     "ListPromotionsRequest.end_time": whole_milliseconds,
+    "ListPromotionsRequest.order": known(ListOrder.DESCRIPTOR),
     "SetBranchPolicyRequest.compatibility": known(CompatibilityMode.DESCRIPTOR),
     "SetBranchPolicyRequest.min_time_as_head": lasting,
     "LockBranchRequest.reason": required_reason,
@@ -136,6 +139,15 @@ RULES: Final[Mapping[str, Rule]] = {
     "ListPromotionRequestsRequest.model_rid": rid(MODEL, required=False),
     "ListPromotionRequestsRequest.state": known(PromotionRequestState.DESCRIPTOR),
     "ListPromotionRequestsRequest.requested_by": principal,
+    # EventService's requests
+    "ListEventsRequest.after_cursor": opaque,
+    "ListEventsRequest.model_rid": rid(MODEL, required=False),
+    "ListEventsRequest.parent_folder_rid": rid(FOLDER, required=False),
+    "ListEventsRequest.types": all_of(at_most(100), each(one_of(*BY_NAME))),
+    "ListEventsRequest.actor": principal,
+    "ListEventsRequest.start_time": whole_milliseconds,
+    "ListEventsRequest.end_time": whole_milliseconds,
+    "ListEventsRequest.order": known(ListOrder.DESCRIPTOR),
     # AccessService's requests
     "GrantRoleRequest.principal": new_grantee,
     "TransferOwnershipRequest.principal": new_grantee,

@@ -244,7 +244,7 @@ def carry_out_request(kept: Kept) -> None:
         tx.add_promotion_request(asked)
         tx.append_promoted(made, tx.put_content(made), record, None)
         state = PROMOTION_REQUEST_STATE_PROMOTED
-        tx.close_promotion_request(asked.rid, state, ADMIN.user, record.rid, made.rid)
+        tx.close_promotion_request(asked, state, ADMIN.user, record.rid, made.rid)
 
     kept.repository.write(carry_out)
 

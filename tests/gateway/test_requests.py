@@ -23,7 +23,9 @@ ROUTES = routes_of(SERVICES)
 each_route = pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.method.name)
 
 
-def in_query(value: object) -> str:
+def in_query(value: object) -> Any:
+    if isinstance(value, list):
+        return [in_query(each) for each in value]
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -33,7 +35,7 @@ def parts_of(route: Route, message: Message) -> tuple[dict[str, str], str, bytes
     path = {key: quote(values.pop(key, ""), safe="") for key in route.path_fields}
     query = {key: in_query(values.pop(key)) for key in [*route.query_fields, "preview"] if key in values}
     assert route.has_body or not values
-    return path, urlencode(query), json.dumps(values).encode() if route.has_body else b""
+    return path, urlencode(query, doseq=True), json.dumps(values).encode() if route.has_body else b""
 
 
 @each_route

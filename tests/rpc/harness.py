@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 
 from modelregistry.v1 import (
     access_service_pb2,
+    event_service_pb2,
     model_service_pb2,
     promotion_request_service_pb2,
     promotion_service_pb2,
@@ -54,6 +55,7 @@ SERVICES = [
         (promotion_service_pb2, "PromotionService"),
         (recall_service_pb2, "RecallService"),
         (promotion_request_service_pb2, "PromotionRequestService"),
+        (event_service_pb2, "EventService"),
         (access_service_pb2, "AccessService"),
     )
 ]

@@ -30,6 +30,8 @@ TABLE = {
     "InvalidDisplayName": ("INVALID_ARGUMENT", 400, ("displayName",)),
     "InvalidPageSize": ("INVALID_ARGUMENT", 400, ("pageSize",)),
     "InvalidPageToken": ("INVALID_ARGUMENT", 400, ("pageToken",)),
+    "CursorUnknown": ("OUT_OF_RANGE", 400, ("cursor",)),
+    "CursorExpired": ("OUT_OF_RANGE", 400, ("cursor",)),
     "UnsupportedModelSource": ("INVALID_ARGUMENT", 400, ()),
     "PromoteVersionModelPermissionDenied": ("PERMISSION_DENIED", 403, ("modelRid",)),
     "CreateModelVersionPermissionDenied": ("PERMISSION_DENIED", 403, ("modelRid",)),

@@ -363,8 +363,8 @@ class Storage:
             reviews=[review],
         )
 
-    def close_promotion_request(self, rid: str, *_: object) -> None:
-        assert (rid, self.case.approvals) == (ASKED, "given")
+    def close_promotion_request(self, request: PromotionRequest, *_: object) -> None:
+        assert (request.rid, self.case.approvals) == (ASKED, "given")
         assert self.recorded[-1].promotion_request_rid == ASKED
         self.closed += 1
 

@@ -86,8 +86,8 @@ def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_reposit
     asked = builders.promotion_request(source, production.rid)
     repository.write(lambda tx: tx.add_promotion_request(asked))
     repository.write(lambda tx: tx.lock_promotion_request(asked.rid))
-    repository.write(lambda tx: tx.add_review(asked.rid, PromotionReview(verdict=REVIEW_VERDICT_APPROVE)))
-    repository.write(lambda tx: tx.close_promotion_request(asked.rid, PROMOTION_REQUEST_STATE_WITHDRAWN, ADMIN.user))
+    repository.write(lambda tx: tx.add_review(asked, PromotionReview(verdict=REVIEW_VERDICT_APPROVE)))
+    repository.write(lambda tx: tx.close_promotion_request(asked, PROMOTION_REQUEST_STATE_WITHDRAWN, ADMIN.user))
     repository.write(lambda tx: tx.lock_owners(staging.rid))
     repository.write(lambda tx: tx.enable_principal("user:jane", ADMIN.user))
 
@@ -174,7 +174,7 @@ def test_a_server_cannot_rewrite_what_is_on_record(
     )
     asked = builders.promotion_request(source, model.rid)
     repository.write(lambda tx: tx.add_promotion_request(asked))
-    repository.write(lambda tx: tx.add_review(asked.rid, PromotionReview(verdict=REVIEW_VERDICT_APPROVE)))
+    repository.write(lambda tx: tx.add_review(asked, PromotionReview(verdict=REVIEW_VERDICT_APPROVE)))
     before = rows(server_url, metadata.tables[table])
     assert before
 

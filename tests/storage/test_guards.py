@@ -348,7 +348,7 @@ def test_a_request_for_promotion_is_made_open_and_closed_once(registry: Registry
             attacker.execute(attack.encode())
         assert rows(registry.url, table) == before, name
     registry.repository.write(
-        lambda tx: tx.close_promotion_request(asked.rid, PROMOTION_REQUEST_STATE_REJECTED, "user:jane")
+        lambda tx: tx.close_promotion_request(asked, PROMOTION_REQUEST_STATE_REJECTED, "user:jane")
     )
     closed = rows(registry.url, table)
     for reopening in ("closed_as = NULL", "closed_as = 3, promotion_rid = 'mine'"):

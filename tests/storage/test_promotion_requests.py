@@ -146,7 +146,7 @@ def test_reviews_come_in_their_order_and_only_the_newest_hundred(
     ]
     for review in reviews:
         clock.now_ms += 1
-        timed.write(lambda tx, review=review: tx.add_review(stored.rid, review))
+        timed.write(lambda tx, review=review: tx.add_review(stored, review))
         review.created_time.CopyFrom(builders.timestamp(clock.now_ms))
     found = find(timed, stored.rid)
     assert found is not None
@@ -172,7 +172,7 @@ def test_a_request_is_closed_once_and_another_one_can_be_open_then(
     assert opened() == first
     promotion = rids.new_promotion_rid()
     close = lambda tx: tx.close_promotion_request(  # noqa: E731
-        first.rid, PROMOTION_REQUEST_STATE_PROMOTED, "user:joe", promotion, source.rid
+        first, PROMOTION_REQUEST_STATE_PROMOTED, "user:joe", promotion, source.rid
     )
     repository.write(close)
     assert opened() is None
@@ -306,12 +306,12 @@ def test_the_same_change_is_requested_once_until_that_is_closed(repository: SqlR
     review = PromotionReview(
         reviewed_by="user:ann", principals=["group:risk"], verdict=REVIEW_VERDICT_APPROVE, policy_revision=0
     )
-    repository.write(lambda tx: tx.add_review(first.rid, review))
+    repository.write(lambda tx: tx.add_review(first, review))
     found = repository.read(lambda reader: reader.find_open_change(change))
     assert found is not None
     assert [(each.HasField("policy_revision"), each.policy_revision) for each in found.reviews] == [(True, 0)]
     repository.write(
-        lambda tx: tx.close_promotion_request(first.rid, PROMOTION_REQUEST_STATE_PROMOTED, "user:joe", made_revision=3)
+        lambda tx: tx.close_promotion_request(first, PROMOTION_REQUEST_STATE_PROMOTED, "user:joe", made_revision=3)
     )
     closed = find(repository, first.rid)
     assert closed is not None
@@ -383,7 +383,7 @@ def test_requests_are_listed_newest_first_by_every_filter_for_whoever_sees_their
         stored = add(repository, request)
         if number % 4 == 3:
             repository.write(
-                lambda tx, rid=stored.rid: tx.close_promotion_request(rid, PROMOTION_REQUEST_STATE_REJECTED, "user:x")
+                lambda tx, asked=stored: tx.close_promotion_request(asked, PROMOTION_REQUEST_STATE_REJECTED, "user:x")
             )
             stored.state = PROMOTION_REQUEST_STATE_REJECTED
         everything.insert(0, stored)

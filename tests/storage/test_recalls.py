@@ -46,7 +46,7 @@ def yank(
 
 
 def take_back(repository: SqlRepository, taken_back: Yank, reason: str | None = None, by: str = "user:ann") -> None:
-    repository.write(lambda tx: tx.take_yank_back(taken_back.rid, reason, by))
+    repository.write(lambda tx: tx.take_yank_back(taken_back, reason, by))
 
 
 def find(repository: SqlRepository, taken_back: Yank, by: Caller = ADMIN) -> Yank | None:

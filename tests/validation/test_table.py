@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1 import (
     access_service_pb2,
+    event_service_pb2,
     model_service_pb2,
     promotion_request_service_pb2,
     promotion_service_pb2,
@@ -27,6 +28,7 @@ def arriving_messages() -> Iterator[Descriptor]:
         promotion_service_pb2,
         recall_service_pb2,
         promotion_request_service_pb2,
+        event_service_pb2,
         access_service_pb2,
     ):
         for service in module.DESCRIPTOR.services_by_name.values():

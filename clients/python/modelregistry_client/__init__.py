@@ -15,6 +15,7 @@ from typing import Any, cast
 import grpc
 
 from modelregistry.v1.access_service_pb2_grpc import AccessServiceStub
+from modelregistry.v1.event_service_pb2_grpc import EventServiceStub
 from modelregistry.v1.model_service_pb2 import DownloadModelFilesRequest, UploadModelFilesResponse
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from modelregistry.v1.promotion_request_service_pb2_grpc import PromotionRequestServiceStub
@@ -70,6 +71,7 @@ class Registry:
         self.promotions = PromotionServiceStub(calls)
         self.recalls = RecallServiceStub(calls)
         self.promotion_requests = PromotionRequestServiceStub(calls)
+        self.events = EventServiceStub(calls)
         self.access = AccessServiceStub(calls)
 
     def upload_files(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc.aio
 
 from modelregistry.v1.access_service_pb2_grpc import AccessServiceStub
+from modelregistry.v1.event_service_pb2_grpc import EventServiceStub
 from modelregistry.v1.model_service_pb2 import (
     DownloadModelFilesRequest,
     UploadModelFilesRequest,
@@ -30,6 +31,7 @@ from modelregistry_client.requests import with_request_id, with_token
 
 if TYPE_CHECKING:
     from modelregistry.v1.access_service_pb2_grpc import AccessServiceAsyncStub
+    from modelregistry.v1.event_service_pb2_grpc import EventServiceAsyncStub
     from modelregistry.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from modelregistry.v1.promotion_request_service_pb2_grpc import PromotionRequestServiceAsyncStub
     from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceAsyncStub
@@ -73,6 +75,7 @@ class Registry:
         self.promotions: PromotionServiceAsyncStub = PromotionServiceStub(calls)
         self.recalls: RecallServiceAsyncStub = RecallServiceStub(calls)
         self.promotion_requests: PromotionRequestServiceAsyncStub = PromotionRequestServiceStub(calls)
+        self.events: EventServiceAsyncStub = EventServiceStub(calls)
         self.access: AccessServiceAsyncStub = AccessServiceStub(calls)
 
     async def upload_files(

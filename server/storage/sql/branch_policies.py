@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import BindParameter, ColumnElement, Integer, Table, bindparam, func, insert, select
 
+from modelregistry.v1.event_pb2 import EventSubject
 from modelregistry.v1.promotion_pb2 import BranchPolicy
 from server.core.branches import level_of
+from server.core.event_types import EventType
 from server.core.rids import FOLDER, rid_type
 from server.storage.contract import NO_POLICY
 from server.storage.paging import Page, PageRequest
+from server.storage.sql.event_log import add_event
 from server.storage.sql.pages import messages_that_fit
 from server.storage.sql.rows import AnyRow, timestamp
 from server.storage.sql.statements import Statement
@@ -71,7 +74,9 @@ def list_policies(work: UnitOfWork, resource_rid: str, branch: str, page: PageRe
     return Page(policies, policies[-1].revision if len(policies) < len(rows) else None)
 
 
-def add_policy(work: UnitOfWork, policy: BranchPolicy, changed_by: str) -> BranchPolicy:
+def add_policy(
+    work: UnitOfWork, policy: BranchPolicy, changed_by: str, change: EventType | None = None
+) -> BranchPolicy:
     """See the contract."""
     resource_rid = level_of(policy, policy.model_rid)
     now_ms = work.clock_ms()
@@ -90,6 +95,17 @@ def add_policy(work: UnitOfWork, policy: BranchPolicy, changed_by: str) -> Branc
     stored.CopyFrom(policy)
     stored.changed_by = changed_by
     stored.changed_time.CopyFrom(timestamp(now_ms))
+    is_of_folder = _is_folder(resource_rid)
+    changed = EventType.FOLDER_BRANCH_POLICY_CHANGED if is_of_folder else EventType.BRANCH_POLICY_CHANGED
+    add_event(
+        work,
+        change or changed,
+        EventSubject(branch_policy=stored),
+        about=resource_rid,
+        branch=policy.branch,
+        actor=changed_by,
+        time=now_ms,
+    )
     return stored
 
 

@@ -9,19 +9,62 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import os
 import struct
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
-from server.core.errors import InvalidPageToken
+from server.core.errors import CursorUnknown, InvalidPageToken
 from server.storage.paging import Position
 
 # Times before 1970 are negative.
 _PAIR = struct.Struct(">qQ")
 # Keys are smaller. Set in positions and not in names, so that no name is taken for a position, and told whose it is.
 _IS_POSITION = 2**63
+# As AES-GCM has it.
+_NONCE_BYTES = 12
+
+
+class EventCursors:
+    """Places in the log of events, under the key of a registry: the key of an event, and a part of its id.
+
+    No two cursors are alike, so that those of pages and bookmarks do not tell whether there was anything in between.
+    """
+
+    def __init__(self, secret: bytes):
+        # A key of its own, so that what was made with the other one means nothing here.
+        self._cipher = AESGCM(hashlib.sha256(b"event cursors" + secret).digest())
+
+    def cursor(self, key: int, event_id: str) -> str:
+        """Return the cursor of an event; without an id, of the place before all."""
+        nonce = os.urandom(_NONCE_BYTES)
+        block = self._cipher.encrypt(nonce, _PAIR.pack(key, _part_of(event_id)), None)
+        return base64.urlsafe_b64encode(nonce + block).decode().rstrip("=")
+
+    def place(self, cursor: str) -> tuple[int, int]:
+        """Return the key in a cursor, and the part of the id. Raises CursorUnknown if it was not made with this key."""
+        try:
+            block = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+            pair = self._cipher.decrypt(block[:_NONCE_BYTES], block[_NONCE_BYTES:], None)
+            key, part = _PAIR.unpack(pair)
+        except (ValueError, binascii.Error, InvalidTag):
+            raise CursorUnknown(cursor=cursor) from None
+        return key, part
+
+    @staticmethod
+    def is_of(part: int, event_id: str) -> bool:
+        """Whether the part of an id in a cursor is that of an event."""
+        return part == _part_of(event_id)
+
+
+def _part_of(event_id: str) -> int:
+    """Return the last 64 bits of a UUID; 0 of none."""
+    return int(event_id.replace("-", "")[-16:] or "0", 16)
 
 
 class Cursors:

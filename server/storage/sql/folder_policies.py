@@ -5,6 +5,9 @@ from __future__ import annotations
 from sqlalchemy import bindparam, insert, select
 
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_CREATOR, FolderPolicy, NewModelOwner
+from modelregistry.v1.event_pb2 import EventSubject
+from server.core.event_types import EventType
+from server.storage.sql.event_log import add_event
 from server.storage.sql.rows import timestamp
 from server.storage.sql.statements import Statement
 from server.storage.sql.tables import folder_policies
@@ -32,9 +35,18 @@ def add_folder_policy(
     values = {"folder": folder_rid, "owner": new_model_owner, "changer": changed_by, "now_ms": now_ms}
     work.session.send(_add, values)
     # And not what is read now, which another transaction may have set meanwhile.
-    return FolderPolicy(
+    policy = FolderPolicy(
         folder_rid=folder_rid, new_model_owner=new_model_owner, changed_by=changed_by, changed_time=timestamp(now_ms)
     )
+    add_event(
+        work,
+        EventType.FOLDER_POLICY_CHANGED,
+        EventSubject(folder_policy=policy),
+        about=folder_rid,
+        actor=changed_by,
+        time=now_ms,
+    )
+    return policy
 
 
 _newest = Statement(

@@ -7,9 +7,12 @@ import hashlib
 from sqlalchemy import BigInteger, Select, bindparam, delete, func, insert, literal_column, select
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_UNSPECIFIED, Grant, GrantChange, Role
+from modelregistry.v1.event_pb2 import EventSubject
 from server.core.caller import Caller
+from server.core.event_types import EventType
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import Cursors
+from server.storage.sql.event_log import add_event
 from server.storage.sql.pages import page_of
 from server.storage.sql.rows import AnyColumns, AnyRow, timestamp
 from server.storage.sql.statements import Statement, for_callers, principals, upsert
@@ -61,17 +64,37 @@ def lock_owners(work: UnitOfWork, resource_rid: str) -> None:
 
 def set_grant(work: UnitOfWork, grant: Grant, changed_by: str) -> None:
     """See the contract."""
-    given = {"resource": grant.resource_rid, "to": grant.principal, "given_role": grant.role}
-    work.session.send(_set, given)
-    work.session.send(_record, given | {"changer": changed_by, "now_ms": work.clock_ms()})
+    work.session.send(_set, {"resource": grant.resource_rid, "to": grant.principal, "given_role": int(grant.role)})
+    _record_change(work, grant.resource_rid, grant.principal, grant.role, changed_by)
 
 
 def remove_grant(work: UnitOfWork, resource_rid: str, principal: str, changed_by: str) -> None:
     """See the contract."""
-    taken = {"resource": resource_rid, "to": principal}
-    if work.session.change(_remove, taken):
-        taken |= {"given_role": None, "changer": changed_by, "now_ms": work.clock_ms()}  # type: ignore[dict-item]
-        work.session.send(_record, taken)
+    if work.session.change(_remove, {"resource": resource_rid, "to": principal}):
+        _record_change(work, resource_rid, principal, None, changed_by)
+
+
+def _record_change(
+    work: UnitOfWork, resource_rid: str, principal: str, role: Role.ValueType | None, changed_by: str
+) -> None:
+    now_ms = work.clock_ms()
+    changed = {"resource": resource_rid, "to": principal, "given_role": role, "changer": changed_by, "now_ms": now_ms}
+    work.session.send(_record, changed)
+    change = GrantChange(
+        resource_rid=resource_rid,
+        principal=principal,
+        role=role or ROLE_UNSPECIFIED,
+        changed_by=changed_by,
+        changed_time=timestamp(now_ms),
+    )
+    add_event(
+        work,
+        EventType.GRANT_CHANGED,
+        EventSubject(grant_change=change),
+        about=resource_rid,
+        actor=changed_by,
+        time=now_ms,
+    )
 
 
 @for_callers

@@ -9,11 +9,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, bindparam, select, tuple_, union
 from sqlalchemy.engine import Dialect
 
+from modelregistry.v1.event_pb2 import EventSubject
 from modelregistry.v1.model_pb2 import Model
 from server.core.caller import Caller
 from server.core.errors import ModelNotFound, ResourceNameAlreadyExists
+from server.core.event_types import EventType
 from server.storage.contract import VisibleModel
 from server.storage.paging import Page, PageRequest
+from server.storage.sql.event_log import add_event
 from server.storage.sql.pages import page_of
 from server.storage.sql.rows import to_model
 from server.storage.sql.statements import Statement, for_callers, numbered, padded, principals, several, upsert
@@ -71,6 +74,15 @@ def add_model(work: UnitOfWork, model: Model) -> Model:
     }
     if work.session.one_or_none(_add, values) is None:
         raise ResourceNameAlreadyExists(parent_folder_rid=model.parent_folder_rid, display_name=model.name)
+    # Of what is imported, the event is of now.
+    add_event(
+        work,
+        EventType.MODEL_CREATED,
+        EventSubject(model=stored),
+        about=stored.rid,
+        actor=stored.created_by,
+        time=work.clock_ms() if model.HasField("created_time") else created_ms,
+    )
     return stored
 
 

@@ -7,7 +7,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, bindparam, exists, insert, not_, select
 
 from modelregistry.v1.access_service_pb2 import DisabledPrincipal
+from modelregistry.v1.event_pb2 import EventSubject
+from server.core.event_types import EventType
 from server.storage.paging import Page, PageRequest
+from server.storage.sql.event_log import add_event
 from server.storage.sql.pages import page_of
 from server.storage.sql.rows import AnyRow, timestamp
 from server.storage.sql.session import Session
@@ -37,14 +40,17 @@ def is_disabled(work: UnitOfWork, principal: str) -> bool:
 def disable_principal(work: UnitOfWork, principal: str, reason: str, changed_by: str) -> DisabledPrincipal:
     """See the contract."""
     now_ms = _record(work, principal, reason, changed_by)
-    return DisabledPrincipal(
+    disabled = DisabledPrincipal(
         principal=principal, reason=reason, disabled_by=changed_by, disabled_time=timestamp(now_ms)
     )
+    _tell(work, EventType.PRINCIPAL_DISABLED, disabled, changed_by, now_ms)
+    return disabled
 
 
 def enable_principal(work: UnitOfWork, principal: str, changed_by: str) -> None:
     """See the contract."""
-    _record(work, principal, None, changed_by)
+    now_ms = _record(work, principal, None, changed_by)
+    _tell(work, EventType.PRINCIPAL_ENABLED, DisabledPrincipal(principal=principal), changed_by, now_ms)
 
 
 def _record(work: UnitOfWork, principal: str, reason: str | None, changed_by: str) -> int:
@@ -53,6 +59,10 @@ def _record(work: UnitOfWork, principal: str, reason: str | None, changed_by: st
     values: dict[str, Any] = {"of": principal, "given_reason": reason, "changer": changed_by, "now_ms": now_ms}
     work.session.send(_add, values)
     return now_ms
+
+
+def _tell(work: UnitOfWork, type_: EventType, principal: DisabledPrincipal, changed_by: str, now_ms: int) -> None:
+    add_event(work, type_, EventSubject(principal=principal), about=None, actor=changed_by, time=now_ms)
 
 
 def _to_disabled(row: AnyRow) -> DisabledPrincipal:

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, insert, select, true, tuple_, update
 from sqlalchemy.engine import Dialect
 
+from modelregistry.v1.event_pb2 import EventSubject
 from modelregistry.v1.model_pb2 import ModelVersion
-from modelregistry.v1.promotion_pb2 import Promotion
+from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_ROLLBACK, Promotion
 from server.core.caller import Caller
+from server.core.event_types import EventType
 from server.core.integrity import ChainedRecord, chain_hash
 from server.storage.contract import BranchEnd, Promoted, PromotionFilter, Verdict
 from server.storage.paging import Page, PageRequest
@@ -27,15 +29,11 @@ from server.storage.sql.session import Session
 from server.storage.sql.statements import Statement, for_callers, numbered, padded, principals, several
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, verdicts, versions
 from server.storage.sql.unit_of_work import UnitOfWork
-from server.storage.sql.versions import append_row, as_parameters, next_place, placed
+from server.storage.sql.versions import append_row, as_parameters, next_place, placed, tell_of_version
 from server.storage.sql.visibility import MAX_NAMED, first_of_each, model_is_visible, visible_model_keys
+from server.storage.sql.walks import first_wanted
 
 _replaced = versions.alias("replaced")
-
-# The first look fetches so many times as many rows as are lacking, each next one so many times more again; and at most
-# how many.
-LOOK_AHEAD = 4
-FURTHEST_LOOK = 10_000
 
 # What the fields add to the bytes of their values, and the fields of a fixed size, at most.
 _OVERHEAD_BYTES = 190
@@ -102,9 +100,25 @@ def append_promoted(
             "overridden": record.override,
         },
     )
+    type_ = EventType.BRANCH_ROLLED_BACK if promotion.kind == PROMOTION_KIND_ROLLBACK else EventType.VERSION_PROMOTED
+    tell_of_version(work, type_, version, stored, EventSubject(promotion=_told_of(promotion, stored, branch)))
     work.promoted.append(promotion.kind)
     work.promoted_ms = max(work.promoted_ms, record.created_ms)
     return Promoted(stored, chain)
+
+
+def _told_of(promotion: Promotion, stored: ModelVersion, branch: BranchEnd | None) -> Promotion:
+    """Return what an event tells of a promotion, but for what it tells itself."""
+    told = Promotion(
+        version_number=stored.version_number,
+        replaced_version_rid=branch.head.rid if branch is not None and branch.head is not None else None,
+        created_by=stored.created_by,
+        created_time=stored.created_time,
+    )
+    told.MergeFrom(promotion)
+    if not told.override:
+        told.ClearField("override")
+    return told
 
 
 def find_promotion(work: UnitOfWork, promotion_rid: str, caller: Caller) -> Promotion | None:
@@ -198,33 +212,32 @@ def _walk_of(caller: Caller, wanted: PromotionFilter, known: AnyRow) -> _Walk | 
 
 
 def _choose(session: Session, caller: Caller, walk: _Walk, after: _Place | None, count: int) -> Sequence[AnyRow]:
-    """Return the first wanted promotions behind a place: id and time, newest first, and so many at most.
+    """Return the first wanted promotions behind a place: id and time, newest first, and so many at most."""
+    values = walk.values | principals(caller)
 
-    If each row is checked, more are fetched than are lacking, which is enough for callers who see most models. For one
-    who sees few models, each of these is asked for its newest promotions. For one who sees many, of very many more, the
-    walk goes on past what fails the checks, however much that is.
-    """
-    chosen: list[AnyRow] = []
-    look = LOOK_AHEAD * count if walk.form.has_checks else count
-    while True:
-        form = walk.form._replace(is_after=after is not None)
-        values = walk.values | principals(caller) | _as_parameters(after)
-        rows = session.all(_look(caller, form), values | {"count": look})
-        chosen += [row for row in rows if row.is_wanted]
-        if len(chosen) >= count or len(rows) < look:
-            return chosen[:count]
-        after = (rows[-1].created_time, rows[-1].id)
-        if walk.in_visible_models:
-            models_seen = visible_model_keys(session, caller)
-            if len(models_seen) < MAX_NAMED:
-                if not models_seen:
-                    return chosen
-                keys = padded([*models_seen])
-                values |= _as_parameters(after) | numbered("model", keys) | {"count": count - len(chosen)}
-                form = form._replace(is_after=True)
-                return [*chosen, *session.all(_newest_of_each(caller, form, len(keys)), values)]
-            walk = walk._replace(in_visible_models=False)
-        look = min(LOOK_AHEAD * look, FURTHEST_LOOK)
+    def look(place: _Place | None, many: int) -> Sequence[AnyRow]:
+        form = walk.form._replace(is_after=place is not None)
+        return session.all(_look(caller, form), values | _as_parameters(place) | {"count": many})
+
+    def of_few(place: _Place | None, lacking: int) -> Sequence[AnyRow] | None:
+        models_seen = visible_model_keys(session, caller)
+        if not len(models_seen) < MAX_NAMED:
+            return None
+        if not models_seen:
+            return []
+        keys = padded([*models_seen])
+        named = numbered("model", keys) | {"count": lacking}
+        form = walk.form._replace(is_after=True)
+        return session.all(_newest_of_each(caller, form, len(keys)), values | _as_parameters(place) | named)
+
+    return first_wanted(
+        look,
+        after,
+        count,
+        place_of=lambda row: (row.created_time, row.id),
+        has_checks=walk.form.has_checks,
+        of_few=of_few if walk.in_visible_models else None,
+    )
 
 
 def _as_parameters(after: _Place | None) -> dict[str, int]:

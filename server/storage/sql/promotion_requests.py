@@ -14,22 +14,27 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, insert, or_, select, true, update
 from sqlalchemy.engine import Dialect
 
+from modelregistry.v1.event_pb2 import EventSubject
 from modelregistry.v1.promotion_request_pb2 import (
+    PROMOTION_REQUEST_STATE_EXPIRED,
     PROMOTION_REQUEST_STATE_OPEN,
+    PROMOTION_REQUEST_STATE_PROMOTED,
+    PROMOTION_REQUEST_STATE_WITHDRAWN,
     PolicyChange,
     PromotionRequest,
     PromotionRequestState,
     PromotionReview,
 )
 from server.core.caller import Caller
+from server.core.event_types import EventType
 from server.storage.contract import PromotionRequestFilter, StoredRequest
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.branch_policies import REVISION
 from server.storage.sql.cursors import Cursors
+from server.storage.sql.event_log import add_event
 from server.storage.sql.origins import version_is_visible
 from server.storage.sql.principals import is_disabled_principal
 from server.storage.sql.promotion_facts import policies_of
-from server.storage.sql.promotion_records import FURTHEST_LOOK, LOOK_AHEAD
 from server.storage.sql.rows import AnyColumns, AnyRow, timestamp
 from server.storage.sql.session import Conflict
 from server.storage.sql.statements import Statement, for_callers, forms, numbered, padded, principals, several
@@ -54,12 +59,22 @@ from server.storage.sql.visibility import (
     visible_folders,
     visible_model_keys,
 )
+from server.storage.sql.walks import first_wanted
 
 # The newest of a request; more than a policy can want.
 MAX_REVIEWS = 100
 
 # Behind every key: where the list begins, since the newest are first.
 _BEHIND_ALL = 2**63 - 1
+
+# What a closed request is told as.
+_CLOSED = {
+    PROMOTION_REQUEST_STATE_PROMOTED: EventType.REQUEST_PROMOTED,
+    PROMOTION_REQUEST_STATE_WITHDRAWN: EventType.REQUEST_WITHDRAWN,
+    PROMOTION_REQUEST_STATE_EXPIRED: EventType.REQUEST_EXPIRED,
+}
+# What is told of a request as of now.
+_OF_NOW = {"head_version_rid", "approvals", "reviews", "policy_revision"}
 
 _policies = branch_policies.alias("policies")
 _of_folder = folder_branch_policies.alias("of_folder")
@@ -141,6 +156,7 @@ def add_promotion_request(work: UnitOfWork, request: PromotionRequest) -> Promot
         "changed_folder": stored.folder_rid if stored.HasField("folder_rid") else None,
     }
     work.session.send(_add, values)
+    _tell(work, EventType.REQUEST_CREATED, stored, stored.requested_by)
     return stored
 
 
@@ -150,24 +166,28 @@ def lock_promotion_request(work: UnitOfWork, promotion_request_rid: str) -> None
         work.session.send(_lock, {"request_rid": promotion_request_rid})
 
 
-def add_review(work: UnitOfWork, promotion_request_rid: str, review: PromotionReview) -> None:
+def add_review(work: UnitOfWork, request: PromotionRequest, review: PromotionReview) -> None:
     """See the contract."""
+    now_ms = work.clock_ms()
     values = {
-        "request_rid": promotion_request_rid,
+        "request_rid": request.rid,
         "given_verdict": review.verdict,
         "reviewer": review.reviewed_by,
         "under": "\n".join(review.principals),
         "head": review.head_version_rid if review.HasField("head_version_rid") else None,
         "said": review.comment if review.HasField("comment") else None,
-        "now_ms": work.clock_ms(),
+        "now_ms": now_ms,
         "revision": review.policy_revision if review.HasField("policy_revision") else None,
     }
     work.session.send(_add_review, values)
+    said = PromotionReview(created_time=timestamp(now_ms))
+    said.MergeFrom(review)
+    _tell(work, EventType.REQUEST_REVIEWED, request, review.reviewed_by, now_ms, reviews=[said])
 
 
 def close_promotion_request(
     work: UnitOfWork,
-    promotion_request_rid: str,
+    request: PromotionRequest,
     state: PromotionRequestState.ValueType,
     closed_by: str | None,
     promotion_rid: str | None = None,
@@ -175,50 +195,89 @@ def close_promotion_request(
     made_revision: int | None = None,
 ) -> None:
     """See the contract."""
+    now_ms = work.clock_ms()
     values = {
-        "request_rid": promotion_request_rid,
+        "request_rid": request.rid,
         "end": state,
         "closer": closed_by,
-        "now_ms": work.clock_ms(),
+        "now_ms": now_ms,
         "promotion": promotion_rid,
         "made": version_rid,
         "revision": made_revision,
     }
     if work.session.change(_close, values) != 1:
         raise Conflict
+    # What rejects a request is told as the review that it is.
+    if (type_ := _CLOSED.get(state)) is not None:
+        closed = {
+            "state": state,
+            "closed_by": closed_by,
+            "closed_time": timestamp(now_ms),
+            "promotion_rid": promotion_rid,
+            "model_version_rid": version_rid,
+            "made_policy_revision": made_revision,
+        }
+        _tell(work, type_, request, closed_by or "", now_ms, **closed)
+
+
+def _tell(
+    work: UnitOfWork,
+    type_: EventType,
+    request: PromotionRequest,
+    actor: str,
+    now_ms: int | None = None,
+    **changed: Any,
+) -> None:
+    """Write the event of a request that was stored, or changed in this way; without what depends on what holds now."""
+    told = PromotionRequest(**changed)
+    stays = PromotionRequest()
+    stays.CopyFrom(request)
+    for name in _OF_NOW | changed.keys():
+        stays.ClearField(name)  # type: ignore[arg-type]
+    told.MergeFrom(stays)
+    add_event(
+        work,
+        type_,
+        EventSubject(promotion_request=told),
+        about=request.folder_rid or request.model_rid,
+        branch=request.branch,
+        version_rid=told.model_version_rid if told.HasField("model_version_rid") else None,
+        actor=actor,
+        time=request.created_time if now_ms is None else now_ms,
+    )
 
 
 def _choose(
     work: UnitOfWork, caller: Caller, wanted: PromotionRequestFilter, model_key: int | None, before: int, count: int
 ) -> Sequence[int]:
-    """Return the keys of the first wanted requests behind one, newest first, and so many at most.
-
-    As with promotions, more are looked at than are lacking, which is enough for callers who see most models. For one
-    who sees few models and folders, each of these is then asked for its newest requests; for others the walk goes on.
-    """
+    """Return the keys of the first wanted requests behind one, newest first, and so many at most."""
     equal = tuple(name for name in ("branch", "requested_by", "closed_as") if getattr(wanted, name) is not None)
     form = _Form(model_key is not None, wanted.is_open, equal, by_sight=model_key is None and not caller.is_admin)
     values = {name: getattr(wanted, name) for name in equal} | {"model_key": model_key} | principals(caller)
-    asks_models = form.by_sight
-    chosen: list[int] = []
-    look = LOOK_AHEAD * count if form.has_checks else count
-    while True:
-        rows = work.session.all(_look(caller, form), values | {"before": before, "count": look})
-        chosen += [row.id for row in rows if row.is_wanted]
-        if len(chosen) >= count or len(rows) < look:
-            return chosen[:count]
-        before = rows[-1].id
-        if asks_models:
-            seen, folders = visible_model_keys(work.session, caller), visible_folders(work.session, caller)
-            if max(len(seen), len(folders)) < MAX_NAMED:
-                values |= {"before": before, "count": count - len(chosen)}
-                found = {
-                    *_newest_in(work, _newest_of_each, caller, form, "model", seen, values),
-                    *_newest_in(work, _newest_of_folders, caller, form, "folder", folders, values),
-                }
-                return [*chosen, *sorted(found, reverse=True)][:count]
-            asks_models = False
-        look = min(LOOK_AHEAD * look, FURTHEST_LOOK)
+
+    def look(place: int, many: int) -> Sequence[AnyRow]:
+        return work.session.all(_look(caller, form), values | {"before": place, "count": many})
+
+    def of_few(place: int, lacking: int) -> Sequence[AnyRow] | None:
+        seen, folders = visible_model_keys(work.session, caller), visible_folders(work.session, caller)
+        if not max(len(seen), len(folders)) < MAX_NAMED:
+            return None
+        places = values | {"before": place, "count": lacking}
+        found = {
+            *_newest_in(work, _newest_of_each, caller, form, "model", seen, places),
+            *_newest_in(work, _newest_of_folders, caller, form, "folder", folders, places),
+        }
+        return sorted(found, key=lambda row: -row.id)
+
+    rows = first_wanted(
+        look,
+        before,
+        count,
+        place_of=lambda row: row.id,
+        has_checks=form.has_checks,
+        of_few=of_few if form.by_sight else None,
+    )
+    return [row.id for row in rows]
 
 
 def _newest_in(
@@ -229,12 +288,12 @@ def _newest_in(
     name: str,
     places: Sequence[Any],
     values: dict[str, Any],
-) -> Sequence[int]:
-    """Return the keys of the first wanted requests of some models or folders."""
+) -> Sequence[AnyRow]:
+    """Return the first wanted requests of some models or folders."""
     if not places:
         return []
     named = padded([*places])
-    return [row.id for row in work.session.all(statement(caller, form, len(named)), values | numbered(name, named))]
+    return work.session.all(statement(caller, form, len(named)), values | numbered(name, named))
 
 
 class _Form(NamedTuple):

@@ -24,10 +24,13 @@ from sqlalchemy import (
     union,
 )
 
+from modelregistry.v1.event_pb2 import EventSubject
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_LINEAGE, YANK_SCOPE_VERSION, LiveCopy, Yank
 from server.core.caller import Caller
+from server.core.event_types import EventType
 from server.storage.contract import LiveCopies
 from server.storage.paging import Page, PageRequest
+from server.storage.sql.event_log import add_event
 from server.storage.sql.lineage import descendants, source_of, trace
 from server.storage.sql.pages import messages_that_fit
 from server.storage.sql.rows import AnyColumns, AnyRow, timestamp
@@ -141,13 +144,24 @@ def add_yank(work: UnitOfWork, yank: Yank) -> Yank:
     stored = Yank()
     stored.CopyFrom(yank)
     stored.yanked_time.CopyFrom(timestamp(now_ms))
+    _tell(work, EventType.VERSION_YANKED, stored, yank.yanked_by, now_ms)
     return stored
 
 
-def take_yank_back(work: UnitOfWork, yank_rid: str, reason: str | None, unyanked_by: str) -> None:
+def take_yank_back(work: UnitOfWork, yank: Yank, reason: str | None, unyanked_by: str) -> None:
     """See the contract."""
-    values = {"rid": yank_rid, "given_reason": reason, "unyanker": unyanked_by, "now_ms": work.clock_ms()}
-    work.session.send(_take_back, values)
+    now_ms = work.clock_ms()
+    values = {"rid": yank.rid, "given_reason": reason, "unyanker": unyanked_by, "now_ms": now_ms}
+    if not work.session.change(_take_back, values):
+        return
+    taken = Yank(unyank_reason=reason, unyanked_by=unyanked_by, unyanked_time=timestamp(now_ms))
+    taken.MergeFrom(yank)
+    _tell(work, EventType.VERSION_UNYANKED, taken, unyanked_by, now_ms)
+
+
+def _tell(work: UnitOfWork, type_: EventType, yank: Yank, actor: str, now_ms: int) -> None:
+    subject, version_rid = EventSubject(yank=yank), yank.model_version_rid
+    add_event(work, type_, subject, about=yank.model_rid, version_rid=version_rid, actor=actor, time=now_ms)
 
 
 def find_yank(work: UnitOfWork, yank_rid: str, caller: Caller) -> Yank | None:

@@ -21,6 +21,7 @@ from server.storage.sql.clock import SteadyClock
 from server.storage.sql.database import Database
 from server.storage.sql.decisions import Decision, mark, marked
 from server.storage.sql.disk_reserve import DiskReserve
+from server.storage.sql.event_log import newest_event
 from server.storage.sql.group_commit import GroupCommit
 from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
 from server.storage.sql.principals import disabled_principals
@@ -88,6 +89,7 @@ class SqlRepository:
         if self._reserve is not None and disk_reserve is not None:
             self._reserve.keep(disk_reserve)
         self._probed_at = -math.inf
+        self._settled_event = 0
         self._group_commit = GroupCommit(self._pool, self._queue.turn if self._queue else nullcontext)
 
     def read(self, query: Callable[[Reader], T]) -> T:
@@ -135,6 +137,15 @@ class SqlRepository:
                 raise StorageUnavailable(retry_after=None) from error
             time.sleep(pause)
             pause = min(2 * pause, LOOK_SECONDS)
+
+    def settled_event(self) -> int:
+        """See the contract."""
+        newest = self._with_retries(lambda: self._pool.read(newest_event))
+        # What is settled stays so. Of two threads, either may write it down.
+        if self._queue is None and newest != self._settled_event:
+            self.settle()
+            self._settled_event = newest
+        return newest
 
     def _deciding(self) -> frozenset[Decision]:
         """Return the transactions that are deciding now. Where there is one at a time, it has ended by then."""

@@ -415,6 +415,50 @@ requests = Table(
     Column("created_time", BigInteger, nullable=False),
 )
 
+# Append-only, until `gc` removes what is older than the retention: what was changed, when and by whom. `type` is an
+# EventType, and what has no column is in a serialized Event. About a model, a folder or neither; `model_id` refers to
+# no row of `models`, since to check that would take as long as the rest of the INSERT.
+events = Table(
+    "events",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("type", SmallInteger, nullable=False),
+    # The type again, but for FREQUENT ones: so that these are not in the indexes by type.
+    Column("rare_type", SmallInteger),
+    Column("model_id", BigInteger),
+    Column("folder_rid", CodePointText),
+    Column("branch", CodePointText),
+    Column("actor", CodePointText, nullable=False),
+    Column("created_time", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Index("ix_events_model_id_id", "model_id", "id"),
+    Index("ix_events_actor_id", "actor", "id"),
+    Index(
+        "ix_events_folder_rid_id",
+        "folder_rid",
+        "id",
+        postgresql_where=text("folder_rid IS NOT NULL"),
+        sqlite_where=text("folder_rid IS NOT NULL"),
+    ),
+    *(
+        Index(
+            f"ix_events_{'_'.join(columns)}",
+            *columns,
+            postgresql_where=text("rare_type IS NOT NULL"),
+            sqlite_where=text("rare_type IS NOT NULL"),
+        )
+        for columns in (("rare_type", "id"), ("rare_type", "model_id", "id"))
+    ),
+)
+
+# One row, made by the migration: up to which key `gc` has removed events.
+event_retention = Table(
+    "event_retention",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("removed_up_to", BigInteger, nullable=False),
+)
+
 # One row, made by the migration: the secret with which keys of these tables are encrypted in what callers are given.
 opaque_keys = Table(
     "opaque_keys",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from server.storage.sql import (
     branch_policies,
+    event_log,
     files,
     folder_policies,
     grants,
@@ -58,6 +59,10 @@ class SqlReader(UnitOfWork):
     find_open_request = promotion_requests.find_open_request
     find_open_change = promotion_requests.find_open_change
     list_promotion_requests = promotion_requests.list_promotion_requests
+
+    list_events = event_log.list_events
+    event_key = event_log.event_key
+    event_cursor = event_log.event_cursor
 
     get_role = grants.get_role
     owners = grants.owners

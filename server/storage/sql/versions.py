@@ -19,13 +19,16 @@ from sqlalchemy import (
     update,
 )
 
+from modelregistry.v1.event_pb2 import CreatedVersion, EventSubject
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Branch, ModelVersion
 from server.core.caller import Caller
 from server.core.errors import BranchNotFound, ModelNotFound, RequestTooLarge
+from server.core.event_types import EventType
 from server.core.integrity import BEGINNING
 from server.storage.contract import BranchEnd, StoredVersion
 from server.storage.paging import Page, PageRequest
+from server.storage.sql.event_log import add_event
 from server.storage.sql.origins import hidden_origins, visible_key
 from server.storage.sql.pages import page_of, that_fit, with_payloads
 from server.storage.sql.recalls import suspect, yanked_keys
@@ -143,6 +146,9 @@ def append_version(
         work.session.send(_set_count, {"branch_key": place.branch_key, "number": place.number})
     stored = placed(work, version, place)
     append_row(work, as_parameters(work, version, stored, place, content_digest, legacy_source))
+    is_imported = version.HasField("created_time")
+    created = CreatedVersion(version_number=stored.version_number, imported=is_imported)
+    tell_of_version(work, EventType.VERSION_CREATED, version, stored, EventSubject(version=created))
     return stored
 
 
@@ -194,6 +200,22 @@ def append_row(work: UnitOfWork, values: Mapping[str, Any]) -> None:
     """Store a version with what `as_parameters` returns."""
     # Servers have no right to say of a version that it was imported at some time.
     work.session.send(_append if values["imported_ms"] is None else _append_imported, values)
+
+
+def tell_of_version(
+    work: UnitOfWork, type_: EventType, given: ModelVersion, stored: ModelVersion, subject: EventSubject
+) -> None:
+    """Write the event of a new version; of one that is imported, it is of now."""
+    add_event(
+        work,
+        type_,
+        subject,
+        about=stored.model_rid,
+        branch=stored.branch,
+        version_rid=stored.rid,
+        actor=stored.created_by,
+        time=work.clock_ms() if given.HasField("created_time") else stored.created_time,
+    )
 
 
 def as_parameters(

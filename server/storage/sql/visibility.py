@@ -34,12 +34,14 @@ from server.storage.sql.tables import grants, models
 MAX_NAMED = 1000
 
 
-def role_on(caller: Caller, *resource_rids: str | ColumnElement[str]) -> ColumnElement[int | None]:
-    """The caller's highest role among the grants on these resources; NULL if there is none."""
+def role_on(
+    caller: Caller, *resource_rids: str | ColumnElement[str], of: FromClause = models
+) -> ColumnElement[int | None]:
+    """The caller's highest role among the grants on these resources, perhaps columns `of` a row; NULL without one."""
     if caller.is_admin:
         return literal(int(ROLE_OWNER))
     highest = _grants_to(caller, *resource_rids).with_only_columns(func.max(grants.c.role))
-    return highest.correlate(models).scalar_subquery()
+    return highest.correlate(of).scalar_subquery()
 
 
 def role_on_model(caller: Caller) -> ColumnElement[int | None]:

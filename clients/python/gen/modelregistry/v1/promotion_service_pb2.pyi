@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from modelregistry.v1 import compatibility_pb2 as _compatibility_pb2
+from modelregistry.v1 import list_order_pb2 as _list_order_pb2
 from modelregistry.v1 import promotion_pb2 as _promotion_pb2
 import builtins as _builtins
 import sys
@@ -398,6 +399,7 @@ class ListPromotionsRequest(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     model_rid: _builtins.str
     """Optional. Only promotions into this model."""
     branch: _builtins.str
@@ -412,9 +414,14 @@ class ListPromotionsRequest(_message.Message):
     """Optional. How many promotions to return at most, 1 to 1000; 0 means 100. A page of large ones can be shorter."""
     page_token: _builtins.str
     """Optional. The `next_page_token` of the page before; absent for the first page."""
+    order: _list_order_pb2.ListOrder.ValueType
+    """Optional. Which come first; unset means the newest."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Optional. Only promotions at this time or later."""
+        """Optional. Only promotions at this time or later. Who asks again and again for what came since the newest one that is
+        known misses some: a promotion has the time of when its branch was locked, and can be committed after later ones.
+        LIST_ORDER_OLDEST_FIRST is for that.
+        """
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -432,10 +439,11 @@ class ListPromotionsRequest(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str | None = ...,
+        order: _list_order_pb2.ListOrder.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_created_by", b"_created_by", "_model_rid", b"_model_rid", "_model_version_rid", b"_model_version_rid", "_page_token", b"_page_token", "_source_model_version_rid", b"_source_model_version_rid", "branch", b"branch", "created_by", b"created_by", "end_time", b"end_time", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "page_token", b"page_token", "source_model_version_rid", b"source_model_version_rid", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_created_by", b"_created_by", "_model_rid", b"_model_rid", "_model_version_rid", b"_model_version_rid", "_page_token", b"_page_token", "_source_model_version_rid", b"_source_model_version_rid", "branch", b"branch", "created_by", b"created_by", "end_time", b"end_time", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "page_size", b"page_size", "page_token", b"page_token", "source_model_version_rid", b"source_model_version_rid", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_created_by", b"_created_by", "_model_rid", b"_model_rid", "_model_version_rid", b"_model_version_rid", "_page_token", b"_page_token", "_source_model_version_rid", b"_source_model_version_rid", "branch", b"branch", "created_by", b"created_by", "end_time", b"end_time", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "source_model_version_rid", b"source_model_version_rid", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
     _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
@@ -473,7 +481,10 @@ class ListPromotionsResponse(_message.Message):
     PROMOTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Where the next page begins; absent on the last page."""
+    """Output only. Where the next page begins; absent on the last page. With LIST_ORDER_OLDEST_FIRST it is always there,
+    also behind the newest promotion and if there was none: there, later promotions are found at any later time, and none
+    is missed.
+    """
     @_builtins.property
     def promotions(self) -> _containers.RepeatedCompositeFieldContainer[_promotion_pb2.Promotion]:
         """Output only. The promotions."""

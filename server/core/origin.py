@@ -1,0 +1,30 @@
+"""Where a change comes from, as its event tells: the call that this context works for, unless it is a command's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import NamedTuple
+
+# What the gateway says whose call it passes on, as metadata.
+CLIENT_ADDRESS = "x-modelregistry-client-address"
+
+
+class Origin(NamedTuple):
+    """A call: the id that its line in the log has, and what returns the address that it came from."""
+
+    request_id: str
+    peer: Callable[[], str]
+
+
+_origin: ContextVar[Origin | None] = ContextVar("origin", default=None)
+
+
+def begin(origin: Origin) -> None:
+    """Let this context work for a call from there."""
+    _origin.set(origin)
+
+
+def current_origin() -> Origin | None:
+    """Return where the call comes from that this context works for; None if it works for no call."""
+    return _origin.get()

@@ -1,0 +1,42 @@
+"""EventService: what happened, listed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc
+
+from modelregistry.v1 import event_service_pb2_grpc
+from modelregistry.v1.event_service_pb2 import ListEventsRequest, ListEventsResponse
+from server.core.caller import Caller
+from server.rules.events import filter_of, is_oldest_first, list_events
+from server.storage.contract import Reader, Repository
+from server.storage.paging import Paging
+
+
+class EventService(event_service_pb2_grpc.EventServiceServicer):
+    """Serves modelregistry.v1.EventService; requests are validated, `caller` tells whose they are."""
+
+    def __init__(self, repository: Repository, caller: Callable[[], Caller]):
+        self._repository = repository
+        self._caller = caller
+
+    def ListEvents(self, request: ListEventsRequest, context: grpc.ServicerContext) -> ListEventsResponse:
+        """Return a page of events."""
+        caller, wanted = self._caller(), filter_of(request)
+        query_of = (*wanted._replace(types=None), *request.types, request.after_cursor, request.order)
+        paging = Paging(str, "ListEvents", *query_of)  # type: ignore[arg-type] # the types are not there
+        page = paging.page_request(request.page_size, request.page_token)
+        settled = self._repository.settled_event()
+
+        def query(reader: Reader) -> ListEventsResponse:
+            listed = list_events(reader, caller, request, settled, page)
+            answer = ListEventsResponse(
+                events=(kept.event for kept in listed.items), next_page_token=paging.next_token(listed)
+            )
+            if is_oldest_first(request):
+                is_last = listed.next_position is None or not listed.items
+                answer.cursor = reader.event_cursor(settled) if is_last else listed.items[-1].event.cursor
+            return answer
+
+        return self._repository.read(query)
