@@ -25,7 +25,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class Event(_message.Message):
     """Something that a call changed, written in the transaction of the change: there is one for each thing that was changed,
-    and none for a call that changed nothing.
+    and none for a call that put nothing on record.
 
     Who may see one now is asked when it is told. An event of a model is told to its viewers, with two exceptions: grants
     are told to owners of the model or folder, and so is where a call came from. Policies of folders are told to owners of
