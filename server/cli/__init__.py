@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from server.cli import (
     access_commands,
     database_commands,
+    event_commands,
     model_commands,
     promotion_commands,
     protos_command,
@@ -55,6 +56,7 @@ def build_app() -> typer.Typer:
         request_commands.withdraw,
         request_commands.get_request,
         request_commands.requests,
+        event_commands.events,
         model_commands.create_model,
         model_commands.create_version,
         model_commands.get_model,

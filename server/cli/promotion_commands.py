@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Annotated, Any, Literal
 
 import typer
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
 from modelregistry.v1.model_pb2 import ModelVersion
@@ -55,8 +52,8 @@ from server.cli.options import (
     option,
 )
 from server.cli.output import ask, can_ask, fail, say, show, show_fields, show_findings, show_rows
-from server.codec.json_form import from_json, to_json
-from server.core.errors import InvalidArgument
+from server.cli.times import duration_of, time_of
+from server.codec.json_form import to_json
 from server.core.rids import FOLDER, rid_type
 
 Source = Annotated[str, typer.Argument(help="The RID of the version to promote.")]
@@ -173,8 +170,6 @@ Drawing = Annotated[
 NO_SOURCE = "none"
 # Each page walks the whole lineage, so they are as large as can be.
 LINEAGE_PAGE = 1000
-_PERIOD = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
-_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 # Promotions of one version into one branch, of which one may have come from the same command.
 MAX_EARLIER = 20
 UNCHECKED = "the token does not permit to check what the promotion would break: it lacks api:models-read"
@@ -308,7 +303,7 @@ def set_policy(
     approvals = ApprovalRule(
         required=required_approvals or 0,
         approvers=approver,
-        expire_after=_duration("--approvals-expire-after", approvals_expire_after),
+        expire_after=duration_of("--approvals-expire-after", approvals_expire_after),
         promote_when_approved=promote_when_approved,
     )
     mode = f"COMPATIBILITY_MODE_{(compatibility or 'unspecified').upper().replace('-', '_')}"
@@ -317,7 +312,7 @@ def set_policy(
         "compatibility": CompatibilityMode.Value(mode),
         "promotion_only": promotion_only,
         "allowed_sources": AllowedSources(sources=_sources(allow_source)) if allow_source else None,
-        "min_time_as_head": _duration("--min-time-as-head", min_time_as_head),
+        "min_time_as_head": duration_of("--min-time-as-head", min_time_as_head),
         "promoters": Principals(principals=promoter) if promoter else None,
         "rollbackers": Principals(principals=rollbacker) if rollbacker else None,
         "approvals": approvals if approvals.ByteSize() else None,
@@ -357,7 +352,7 @@ def lock(
     [bold]modelregistry lock ri.models.main.model.… --reason "incident 42"[/bold]
     """
     request = LockBranchRequest(
-        model_rid=model_rid, branch=branch, reason=reason, expire_time=_time("--expire-time", expire_time)
+        model_rid=model_rid, branch=branch, reason=reason, expire_time=time_of("--expire-time", expire_time)
     )
     return registry.promotions.LockBranch(request)
 
@@ -411,8 +406,8 @@ def list_promotions(
         source_model_version_rid=source_version,
         model_version_rid=version,
         created_by=created_by,
-        start_time=_time("--since", since),
-        end_time=_time("--until", until),
+        start_time=time_of("--since", since),
+        end_time=time_of("--until", until),
         page_size=page_size,
         page_token=page_token,
     )
@@ -622,28 +617,6 @@ def _lineage(registry: Registry, model_version_rid: str) -> Iterator[GetLineageR
         if not page.HasField("next_page_token"):
             return
         request.page_token = page.next_page_token
-
-
-def _time(flag: str, text: str | None) -> Timestamp | None:
-    """Return a time; a day is its beginning in UTC."""
-    if text is None:
-        return None
-    value = f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text
-    try:
-        return from_json({"startTime": value}, ListPromotionsRequest).start_time
-    except InvalidArgument:
-        fail(f"{flag}: {text!r} is neither a time such as 2026-11-25T12:00:00Z nor a day such as 2026-11-25")
-
-
-def _duration(flag: str, text: str | None) -> Duration | None:
-    """Return a period of days, hours, minutes and seconds."""
-    if text is None:
-        return None
-    match = _PERIOD.fullmatch(text)
-    if not text or match is None:
-        fail(f"{flag}: {text!r} is no period such as 90m, 3600s or 1d12h")
-    days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
-    return Duration(seconds=((24 * days + hours) * 60 + minutes) * 60 + seconds)
 
 
 def _sources(texts: Sequence[str]) -> Iterator[AllowedSource]:

@@ -39,6 +39,7 @@ class Stages:
 
     server: Server
     admin: User
+    folder: str
     staging: str
     production: str
     first: str
@@ -66,4 +67,4 @@ def new_stages(server: Server, channel: grpc.Channel) -> Stages:
     staging, production = (admin.create_model(name, folder) for name in ("staging", "production"))
     made = [admin.create_version(staging, model_api=from_json(api, ModelApi)) for api in APIS.values()]
     live = admin.promote(made[0], production)
-    return Stages(server, admin, staging.rid, production.rid, *(version.rid for version in made), live.rid)
+    return Stages(server, admin, folder, staging.rid, production.rid, *(version.rid for version in made), live.rid)

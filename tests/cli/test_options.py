@@ -104,6 +104,11 @@ CLIENT_COMMANDS: dict[str, set[str]] = {
     "unlock": {"--branch"},
     "yank": {"--reason", "--lineage", "--request-id"},
     "unyank": {"--reason"},
+    "events": {
+        *("--model", "--folder", "--branch", "--type", "--actor", "--since", "--until", "--after", "--oldest-first"),
+        *PAGE_OPTIONS,
+        "--output",
+    },
     "yanks": PAGE_OPTIONS,
     "live-copies": PAGE_OPTIONS,
     "rollback-batch": {"--file", "--request-id"},

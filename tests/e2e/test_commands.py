@@ -68,6 +68,7 @@ def test_each_command_succeeds_and_warns_of_nothing(server: Server, tmp_path: Pa
     succeeds("lineage", promoted["rid"])
     yank = json.loads(succeeds("yank", target, promoted["rid"], "--lineage", "--reason", "poisoned"))
     succeeds("yanks", promoted["rid"])
+    succeeds("events", "--type", "version.promoted", "--output", "table")
     succeeds("live-copies", promoted["rid"])
     succeeds("unyank", yank["rid"], "--reason", "a false alarm")
     succeeds("rollback-batch", "--file", tmp_path / "rollbacks.json")

@@ -33,6 +33,7 @@ MODEL_CALLS: list[tuple[str, str, dict[str, Any]]] = [
     ("RollbackBranch", "model_rid", {"to_version_number": 1, "request_id": "8a3c3bbd-4f3f-4a26-9d8b-0b2b0c4b2f6c"}),
     ("RollbackBranch", "model_rid", {"to_version_number": 1, "override": True, "reason": "incident 42"}),
     ("ListPromotions", "model_rid", {}),
+    ("ListEvents", "model_rid", {}),
     ("SetBranchPolicy", "model_rid", {"compatibility": COMPATIBILITY_MODE_OFF}),
     ("SetBranchPolicy", "model_rid", {"promotion_only": True, "expected_revision": 7}),
     (

@@ -127,8 +127,8 @@ class ListEventsResponse(_message.Message):
     next_page_token: _builtins.str
     """Output only. Where the next page begins; absent on the last page."""
     cursor: _builtins.str
-    """Output only. With LIST_ORDER_OLDEST_FIRST: where to go on behind this page, for `after_cursor`, also if there was no
-    event, and at any later time.
+    """Output only. Where to go on, for `after_cursor`, at any later time: behind this page with LIST_ORDER_OLDEST_FIRST, also
+    if there was no event; behind all that there was with the newest first, absent on pages behind the first one.
     """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:

@@ -34,9 +34,10 @@ class EventService(event_service_pb2_grpc.EventServiceServicer):
             answer = ListEventsResponse(
                 events=(kept.event for kept in listed.items), next_page_token=paging.next_token(listed)
             )
-            if is_oldest_first(request):
-                is_last = listed.next_position is None or not listed.items
-                answer.cursor = reader.event_cursor(settled) if is_last else listed.items[-1].event.cursor
+            if is_oldest_first(request) and listed.next_position is not None and listed.items:
+                answer.cursor = listed.items[-1].event.cursor
+            elif is_oldest_first(request) or page.after is None:
+                answer.cursor = reader.event_cursor(settled)
             return answer
 
         return self._repository.read(query)
