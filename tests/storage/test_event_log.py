@@ -1,4 +1,4 @@
-"""The log of events as storage keeps it: found by time without an index, and cursors of a log that is another one now."""
+"""The log of events as storage keeps it: found by time without an index, and cursors of a log that is another now."""
 
 from __future__ import annotations
 

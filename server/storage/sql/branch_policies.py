@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import BindParameter, ColumnElement, Integer, Table, bindparam, func, insert, select
 
-from modelregistry.v1.event_pb2 import EventSubject
+from modelregistry.v1.event_pb2 import Event, EventSubject
 from modelregistry.v1.promotion_pb2 import BranchPolicy
 from server.core.branches import level_of
 from server.core.event_types import EventType
@@ -100,7 +100,7 @@ def add_policy(
     add_event(
         work,
         change or changed,
-        EventSubject(branch_policy=stored),
+        Event(subject=EventSubject(branch_policy=stored)),
         about=resource_rid,
         branch=policy.branch,
         actor=changed_by,

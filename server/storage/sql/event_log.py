@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER
-from modelregistry.v1.event_pb2 import Event, EventSubject
+from modelregistry.v1.event_pb2 import Event
 from server.core.caller import Caller
 from server.core.errors import CursorExpired, CursorUnknown, ModelNotFound
 from server.core.event_types import FOR_OWNERS, FREQUENT, NAMES, EventType
@@ -65,18 +65,20 @@ SLACK_MS = 30 * 60 * 1000
 def add_event(
     work: UnitOfWork,
     type_: EventType,
-    subject: EventSubject,
+    event: Event,
     *,
     about: str | None,
     branch: str | None = None,
-    version_rid: str | None = None,
     actor: str,
     time: int | Timestamp,
 ) -> None:
-    """Write an event about a model or a folder, or about neither; `time` is in ms since the epoch, or a message."""
+    """Write an event about a model or a folder, or about neither; `time` is in ms since the epoch, or a message.
+
+    The event, which is changed, has its subject, and its version if it is about one.
+    """
     # Whoever waits for the events up to now waits for this transaction.
     mark(work)
-    event = Event(id=new_uuid(), model_version_rid=version_rid, subject=subject)
+    event.id = new_uuid()
     origin = current_origin()
     if origin is not None:
         event.request_id = origin.request_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import bindparam, insert, select
 
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_CREATOR, FolderPolicy, NewModelOwner
-from modelregistry.v1.event_pb2 import EventSubject
+from modelregistry.v1.event_pb2 import Event, EventSubject
 from server.core.event_types import EventType
 from server.storage.sql.event_log import add_event
 from server.storage.sql.rows import timestamp
@@ -41,7 +41,7 @@ def add_folder_policy(
     add_event(
         work,
         EventType.FOLDER_POLICY_CHANGED,
-        EventSubject(folder_policy=policy),
+        Event(subject=EventSubject(folder_policy=policy)),
         about=folder_rid,
         actor=changed_by,
         time=now_ms,

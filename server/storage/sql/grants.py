@@ -7,7 +7,7 @@ import hashlib
 from sqlalchemy import BigInteger, Select, bindparam, delete, func, insert, literal_column, select
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_UNSPECIFIED, Grant, GrantChange, Role
-from modelregistry.v1.event_pb2 import EventSubject
+from modelregistry.v1.event_pb2 import Event, EventSubject
 from server.core.caller import Caller
 from server.core.event_types import EventType
 from server.storage.paging import Page, PageRequest
@@ -90,7 +90,7 @@ def _record_change(
     add_event(
         work,
         EventType.GRANT_CHANGED,
-        EventSubject(grant_change=change),
+        Event(subject=EventSubject(grant_change=change)),
         about=resource_rid,
         actor=changed_by,
         time=now_ms,

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, bindparam, select, tuple_, union
 from sqlalchemy.engine import Dialect
 
-from modelregistry.v1.event_pb2 import EventSubject
+from modelregistry.v1.event_pb2 import Event, EventSubject
 from modelregistry.v1.model_pb2 import Model
 from server.core.caller import Caller
 from server.core.errors import ModelNotFound, ResourceNameAlreadyExists
@@ -78,7 +78,7 @@ def add_model(work: UnitOfWork, model: Model) -> Model:
     add_event(
         work,
         EventType.MODEL_CREATED,
-        EventSubject(model=stored),
+        Event(subject=EventSubject(model=stored)),
         about=stored.rid,
         actor=stored.created_by,
         time=work.clock_ms() if model.HasField("created_time") else created_ms,

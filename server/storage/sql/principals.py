@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, bindparam, exists, insert, not_, select
 
 from modelregistry.v1.access_service_pb2 import DisabledPrincipal
-from modelregistry.v1.event_pb2 import EventSubject
+from modelregistry.v1.event_pb2 import Event, EventSubject
 from server.core.event_types import EventType
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.event_log import add_event
@@ -62,7 +62,7 @@ def _record(work: UnitOfWork, principal: str, reason: str | None, changed_by: st
 
 
 def _tell(work: UnitOfWork, type_: EventType, principal: DisabledPrincipal, changed_by: str, now_ms: int) -> None:
-    add_event(work, type_, EventSubject(principal=principal), about=None, actor=changed_by, time=now_ms)
+    add_event(work, type_, Event(subject=EventSubject(principal=principal)), about=None, actor=changed_by, time=now_ms)
 
 
 def _to_disabled(row: AnyRow) -> DisabledPrincipal:

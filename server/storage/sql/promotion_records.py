@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, insert, select, true, tuple_, update
 from sqlalchemy.engine import Dialect
 
-from modelregistry.v1.event_pb2 import EventSubject
+from modelregistry.v1.event_pb2 import Event
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_ROLLBACK, Promotion
 from server.core.caller import Caller
@@ -101,24 +101,25 @@ def append_promoted(
         },
     )
     type_ = EventType.BRANCH_ROLLED_BACK if promotion.kind == PROMOTION_KIND_ROLLBACK else EventType.VERSION_PROMOTED
-    tell_of_version(work, type_, version, stored, EventSubject(promotion=_told_of(promotion, stored, branch)))
+    tell_of_version(work, type_, version, stored, _event_of(promotion, stored, branch))
     work.promoted.append(promotion.kind)
     work.promoted_ms = max(work.promoted_ms, record.created_ms)
     return Promoted(stored, chain)
 
 
-def _told_of(promotion: Promotion, stored: ModelVersion, branch: BranchEnd | None) -> Promotion:
-    """Return what an event tells of a promotion, but for what it tells itself."""
-    told = Promotion(
-        version_number=stored.version_number,
-        replaced_version_rid=branch.head.rid if branch is not None and branch.head is not None else None,
-        created_by=stored.created_by,
-        created_time=stored.created_time,
-    )
-    told.MergeFrom(promotion)
+def _event_of(promotion: Promotion, stored: ModelVersion, branch: BranchEnd | None) -> Event:
+    """Return the event of a promotion, without what an event tells itself."""
+    event = Event()
+    told = event.subject.promotion
+    told.CopyFrom(promotion)
     if not told.override:
         told.ClearField("override")
-    return told
+    told.version_number = stored.version_number
+    told.created_by = stored.created_by
+    told.created_time.CopyFrom(stored.created_time)
+    if branch is not None and branch.head is not None:
+        told.replaced_version_rid = branch.head.rid
+    return event
 
 
 def find_promotion(work: UnitOfWork, promotion_rid: str, caller: Caller) -> Promotion | None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, insert, or_, select, true, update
 from sqlalchemy.engine import Dialect
 
-from modelregistry.v1.event_pb2 import EventSubject
+from modelregistry.v1.event_pb2 import Event
 from modelregistry.v1.promotion_request_pb2 import (
     PROMOTION_REQUEST_STATE_EXPIRED,
     PROMOTION_REQUEST_STATE_OPEN,
@@ -229,19 +229,22 @@ def _tell(
     **changed: Any,
 ) -> None:
     """Write the event of a request that was stored, or changed in this way; without what depends on what holds now."""
-    told = PromotionRequest(**changed)
+    event = Event()
+    told = event.subject.promotion_request
+    told.MergeFrom(PromotionRequest(**changed))
     stays = PromotionRequest()
     stays.CopyFrom(request)
     for name in _OF_NOW | changed.keys():
         stays.ClearField(name)  # type: ignore[arg-type]
     told.MergeFrom(stays)
+    if told.HasField("model_version_rid"):
+        event.model_version_rid = told.model_version_rid
     add_event(
         work,
         type_,
-        EventSubject(promotion_request=told),
+        event,
         about=request.folder_rid or request.model_rid,
         branch=request.branch,
-        version_rid=told.model_version_rid if told.HasField("model_version_rid") else None,
         actor=actor,
         time=request.created_time if now_ms is None else now_ms,
     )

@@ -24,7 +24,7 @@ from sqlalchemy import (
     union,
 )
 
-from modelregistry.v1.event_pb2 import EventSubject
+from modelregistry.v1.event_pb2 import Event, EventSubject
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_LINEAGE, YANK_SCOPE_VERSION, LiveCopy, Yank
 from server.core.caller import Caller
 from server.core.event_types import EventType
@@ -160,8 +160,8 @@ def take_yank_back(work: UnitOfWork, yank: Yank, reason: str | None, unyanked_by
 
 
 def _tell(work: UnitOfWork, type_: EventType, yank: Yank, actor: str, now_ms: int) -> None:
-    subject, version_rid = EventSubject(yank=yank), yank.model_version_rid
-    add_event(work, type_, subject, about=yank.model_rid, version_rid=version_rid, actor=actor, time=now_ms)
+    event = Event(model_version_rid=yank.model_version_rid, subject=EventSubject(yank=yank))
+    add_event(work, type_, event, about=yank.model_rid, actor=actor, time=now_ms)
 
 
 def find_yank(work: UnitOfWork, yank_rid: str, caller: Caller) -> Yank | None:

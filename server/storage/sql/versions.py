@@ -19,7 +19,7 @@ from sqlalchemy import (
     update,
 )
 
-from modelregistry.v1.event_pb2 import CreatedVersion, EventSubject
+from modelregistry.v1.event_pb2 import CreatedVersion, Event, EventSubject
 from modelregistry.v1.model_api_pb2 import ModelApi
 from modelregistry.v1.model_pb2 import Branch, ModelVersion
 from server.core.caller import Caller
@@ -148,7 +148,7 @@ def append_version(
     append_row(work, as_parameters(work, version, stored, place, content_digest, legacy_source))
     is_imported = version.HasField("created_time")
     created = CreatedVersion(version_number=stored.version_number, imported=is_imported)
-    tell_of_version(work, EventType.VERSION_CREATED, version, stored, EventSubject(version=created))
+    tell_of_version(work, EventType.VERSION_CREATED, version, stored, Event(subject=EventSubject(version=created)))
     return stored
 
 
@@ -203,16 +203,16 @@ def append_row(work: UnitOfWork, values: Mapping[str, Any]) -> None:
 
 
 def tell_of_version(
-    work: UnitOfWork, type_: EventType, given: ModelVersion, stored: ModelVersion, subject: EventSubject
+    work: UnitOfWork, type_: EventType, given: ModelVersion, stored: ModelVersion, event: Event
 ) -> None:
-    """Write the event of a new version; of one that is imported, it is of now."""
+    """Write the event of a new version, which has its subject; of one that is imported, it is of now."""
+    event.model_version_rid = stored.rid
     add_event(
         work,
         type_,
-        subject,
+        event,
         about=stored.model_rid,
         branch=stored.branch,
-        version_rid=stored.rid,
         actor=stored.created_by,
         time=work.clock_ms() if given.HasField("created_time") else stored.created_time,
     )
