@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -11,10 +10,13 @@ CLIENT_ADDRESS = "x-modelregistry-client-address"
 
 
 class Origin(NamedTuple):
-    """A call: the id that its line in the log has, and what returns the address that it came from."""
+    """A call: the id that its line in the log has, and the address that it came from.
+
+    Nothing of gRPC's, which would hold the call, and all that it holds, for as long as something holds the context.
+    """
 
     request_id: str
-    peer: Callable[[], str]
+    peer: str
 
 
 _origin: ContextVar[Origin | None] = ContextVar("origin", default=None)

@@ -306,6 +306,7 @@ def _follow(context: grpc.ServicerContext) -> None:
 def _authenticator(method: str, credentials: Credentials) -> Callable[[CallRecord, grpc.ServicerContext], None]:
     """Return the function that sets the caller of a call of this method, or raises the error that refuses the call."""
     needs_none = is_open(method)
+    changes = RPC_SCOPES.get(method) == MODELS_WRITE
 
     def authenticate(record: CallRecord, context: grpc.ServicerContext) -> None:
         judged = authentication()
@@ -322,7 +323,8 @@ def _authenticator(method: str, credentials: Credentials) -> Callable[[CallRecor
         if judged.caller is not None:
             # Each call runs in a context of its own, so this ends with it.
             _caller.set(judged.caller)
-            origin.begin(Origin(record.request_id, partial(address_of, context)))
+            if changes:
+                origin.begin(Origin(record.request_id, address_of(context)))
             call = cancellation.current_call()
             if call is not None:
                 call.ends_when(partial(credentials.disabled.has_any, judged.caller))

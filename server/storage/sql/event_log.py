@@ -82,7 +82,7 @@ def add_event(
     origin = current_origin()
     if origin is not None:
         event.request_id = origin.request_id
-        event.peer = origin.peer()
+        event.peer = origin.peer
     is_folder = about is not None and rid_type(about) == FOLDER
     work.session.send(
         _add,
