@@ -143,7 +143,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "ListEventsRequest.after_cursor": opaque,
     "ListEventsRequest.model_rid": rid(MODEL, required=False),
     "ListEventsRequest.parent_folder_rid": rid(FOLDER, required=False),
-    "ListEventsRequest.types": all_of(at_most(100), each(one_of(*BY_NAME))),
+    "ListEventsRequest.types": all_of(at_most(50), each(one_of(*BY_NAME))),
     "ListEventsRequest.actor": principal,
     "ListEventsRequest.start_time": whole_milliseconds,
     "ListEventsRequest.end_time": whole_milliseconds,

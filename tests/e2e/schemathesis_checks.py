@@ -37,12 +37,14 @@ def what_the_schema_allows_is_taken(
 ) -> None:
     """Like schemathesis' own `positive_data_acceptance`, but for what no schema can say.
 
-    Which page tokens the server handed out is that, that names are unique in their list, how many there are beside what
-    is asked of them, what time it is, which characters are not seen, what a request is for, and what branches are like.
+    Which page tokens and cursors the server handed out is that, that names are unique in their list, how many there are
+    beside what is asked of them, what time it is, which characters are not seen, what a request is for, and what
+    branches are like.
     """
     if not is_good(case) or response.status_code != 400:
         return
     error: dict[str, Any] = json.loads(response.content)
     violations = [violation["description"] for violation in error["parameters"].get("fieldViolations", [])]
     unsayable = violations != [] and all(any(part in violation for part in UNSAYABLE) for violation in violations)
-    assert unsayable or error["errorName"] == "InvalidPageToken" or error["errorCode"] == "FAILED_PRECONDITION", error
+    of_another = error["errorName"] in {"InvalidPageToken", "CursorUnknown"}
+    assert unsayable or of_another or error["errorCode"] == "FAILED_PRECONDITION", error

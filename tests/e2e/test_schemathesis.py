@@ -92,6 +92,8 @@ parameters = {{ "query.preview" = true }}
 [[operations]]
 include-operation-id = ["CreatePromotionRequest"]
 parameters = {{ "path.modelRid" = {{ dictionary = "asked", probability = 0.9 }} }}
+# How much of it is refused differs with all that is asked before; below, it has to be served at least once.
+warnings = false
 
 # They end those that are there.
 [[operations]]

@@ -41,6 +41,21 @@ def test_a_request_counts_for(peer: str, forwarded_for: list[str], client: str) 
 
 
 @pytest.mark.parametrize(
+    ("peer", "forwarded_for", "address"),
+    [
+        ("203.0.113.1", ["198.51.100.7"], "203.0.113.1"),
+        (TRUSTED, ["203.0.113.1, 198.51.100.7"], "198.51.100.7"),
+        (TRUSTED, ["[2001:db8:1:2:3::4]:4711"], "2001:db8:1:2:3::4"),
+        (TRUSTED, ["unknown"], TRUSTED),
+        ("::ffff:203.0.113.1", [], "203.0.113.1"),
+        ("", [], ""),
+    ],
+)
+def test_a_request_came_from(peer: str, forwarded_for: list[str], address: str) -> None:
+    assert PROXIES.address_of_client(peer, forwarded_for) == address
+
+
+@pytest.mark.parametrize(
     ("peer", "group"),
     [
         ("203.0.113.1", "203.0.113.1"),

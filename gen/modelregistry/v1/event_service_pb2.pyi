@@ -59,7 +59,7 @@ class ListEventsRequest(_message.Message):
     """Optional. The `next_page_token` of the page before; absent for the first page."""
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. Only events of these types, such as `modelregistry.version.promoted.v1`."""
+        """Optional. Only events of these types, such as `modelregistry.version.promoted.v1`, at most 50."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
