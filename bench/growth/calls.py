@@ -29,7 +29,7 @@ from server.core.event_types import NAMES, EventType
 from server.rules.promotion_records import filter_of
 from server.rules.promotion_requests import wanted_by
 from server.storage.paging import Paging
-from server.storage.sql.cursors import Cursors
+from server.storage.sql.cursors import Cursors, PromotionCursors
 
 # The smallest registry has fewer models and branches than fill a usual page.
 FEW = 5
@@ -141,6 +141,13 @@ def _last_promotions(filled: Filled, **wanted: Any) -> dict[str, Any]:
     return {**wanted, "page_token": token}
 
 
+def _newest_in_order(filled: Filled, **wanted: Any) -> dict[str, Any]:
+    filters = filter_of(ListPromotionsRequest(**wanted))
+    position = PromotionCursors(filled.secret).cursor(*filled.before_newest_promotions)
+    token = Paging(str, "ListPromotions, oldest first", *filters).token(position)
+    return {**wanted, "order": LIST_ORDER_OLDEST_FIRST, "page_token": token}
+
+
 def _asked(filled: Filled, chance: random.Random) -> dict[str, Any]:
     source = chance.choice(filled.registered[:-1])
     return {"model_rid": _some_model(filled, chance), "source_model_version_rid": source, "branch": ASKED}
@@ -164,7 +171,7 @@ def _last_of_lineage(filled: Filled, _: random.Random) -> dict[str, Any]:
 
 
 def _listings() -> list[Call]:
-    """ListPromotions by each of its filters, first page and last."""
+    """ListPromotions by each of its filters, first page and last, in each order."""
     ways: dict[str, Callable[[Filled], dict[str, str]]] = {
         "all": lambda _: {},
         "into the deep branch": lambda filled: {"model_rid": filled.deep_model},
@@ -177,6 +184,12 @@ def _listings() -> list[Call]:
         last = lambda filled, _, wanted=wanted: _last_promotions(filled, **wanted(filled))  # noqa: E731
         calls.append(Call(f"ListPromotions, {name}, first page", "ListPromotions", first))
         calls.append(Call(f"ListPromotions, {name}, last page", "ListPromotions", last, is_last_page=True))
+        if name != "of one version":  # Of which there are none among the oldest.
+            oldest = lambda filled, _, wanted=wanted: {**wanted(filled), "order": LIST_ORDER_OLDEST_FIRST}  # noqa: E731
+            calls.append(Call(f"ListPromotions, {name}, oldest first, first page", "ListPromotions", oldest))
+        newest = lambda filled, _, wanted=wanted: _newest_in_order(filled, **wanted(filled))  # noqa: E731
+        name = f"ListPromotions, {name}, oldest first, last page"
+        calls.append(Call(name, "ListPromotions", newest, is_last_page=True))
     return calls
 
 

@@ -117,6 +117,7 @@ class Filled:
     # Behind these positions there is one page of DEPTH left: time and key of a promotion, and key of a version.
     before_last_promotions: tuple[int, int]
     before_last_deep_promotions: tuple[int, int]
+    before_newest_promotions: tuple[int, str]  # key and RID of one with DEPTH behind it, in the order of keys
     before_last_of_lineage: tuple[int, int]  # and the newest key
     reviewed: str  # an open request, which the caller may approve
     open_requests: list[str]  # some others; which of them were withdrawn, is for the caller to remember
@@ -153,6 +154,7 @@ class _Filler:
         self._versions = itertools.count(1)  # the keys that come next
         self._promotion_key = 0
         self._positions: dict[int, tuple[int, int]] = {}  # of some promotions, by the number of older ones
+        self._before_newest: tuple[int, str]
 
     def fill(self) -> Filled:
         """Put all in."""
@@ -194,6 +196,7 @@ class _Filler:
             branches=wide,
             before_last_promotions=self._positions[DEPTH],
             before_last_deep_promotions=self._positions[self._size // 2 + DEPTH],
+            before_newest_promotions=self._before_newest,
             reviewed=reviewed["rid"],
             open_requests=[row["rid"] for row in waiting],
             before_last_request=DEPTH + 1,
@@ -300,8 +303,11 @@ class _Filler:
         if self._promotion_key in (DEPTH, self._size // 2 + DEPTH):
             self._positions[self._promotion_key] = (created_ms, self._promotion_key + 1)
         self._promotion_key += 1
+        rid = self._rid("promotion")
+        if self._promotion_key == self._size // 2 + self._size - DEPTH:
+            self._before_newest = self._promotion_key, rid
         return {
-            "rid": self._rid("promotion"),
+            "rid": rid,
             "kind": PROMOTION_KIND_PROMOTION,
             "version_id": version_key,
             "model_id": model_key,

@@ -8,6 +8,7 @@ from modelregistry.v1.event_service_pb2 import ListEventsRequest
 from modelregistry.v1.list_order_pb2 import LIST_ORDER_OLDEST_FIRST
 from modelregistry.v1.promotion_pb2 import Promotion
 from modelregistry.v1.promotion_request_pb2 import PromotionRequest
+from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest
 from server.core.caller import Caller
 from server.core.event_types import BY_NAME
 from server.rules.policy_changes import asked_of
@@ -28,7 +29,7 @@ def list_events(
     return listed
 
 
-def is_oldest_first(request: ListEventsRequest) -> bool:
+def is_oldest_first(request: ListEventsRequest | ListPromotionsRequest) -> bool:
     """Whether a list is in the order in which it is safe to go on."""
     return request.order == LIST_ORDER_OLDEST_FIRST
 

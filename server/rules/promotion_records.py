@@ -18,10 +18,17 @@ def get_promotion(reader: Reader, caller: Caller, request: GetPromotionRequest) 
     return promotion
 
 
-def list_promotions(reader: Reader, caller: Caller, wanted: PromotionFilter, page: PageRequest) -> Page[Promotion]:
-    """Return a page of promotions. Raises ModelNotFound if only those into an absent or invisible model are wanted."""
+def list_promotions(
+    reader: Reader, caller: Caller, wanted: PromotionFilter, page: PageRequest, settled: int | None = None
+) -> Page[Promotion]:
+    """Return a page of promotions: the newest first or, up to the `settled` one, the oldest.
+
+    Raises ModelNotFound if only those into an absent or invisible model are wanted, and InvalidPageToken.
+    """
     if wanted.model_rid is not None:
         reader.get_model(wanted.model_rid, caller)
+    if settled is not None:
+        return reader.list_promotions_in_order(caller, wanted, settled, page)
     return reader.list_promotions(caller, wanted, page)
 
 

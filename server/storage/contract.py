@@ -440,6 +440,16 @@ class Reader(Protocol):
         may be taken for any place.
         """
 
+    def list_promotions_in_order(
+        self, caller: Caller, wanted: PromotionFilter, settled: int, page: PageRequest
+    ) -> Page[Promotion]:
+        """Return promotions as list_promotions does, but by their keys, from the oldest to the one with key `settled`.
+
+        Within a branch that is the order of version numbers. There is always a position behind the page: of the last
+        one, it is that of the settled promotion, behind which later ones are found at any time. No two positions are
+        alike. Raises InvalidPageToken for what is no position, and for one behind a promotion that is not there now.
+        """
+
     def get_lineage(self, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
         """Return a version, its predecessors and all its descendants, in the order in which they were stored.
 
@@ -963,6 +973,9 @@ class Repository(Protocol):
 
         Each event that was committed before the call is one of them. So it waits as `settle` does.
         """
+
+    def settled_promotion(self) -> int:
+        """Return of promotions what `settled_event` returns of events."""
 
     def disabled_principals(self) -> frozenset[str]:
         """Return all principals that are disabled. Raises StorageUnavailable."""

@@ -17,6 +17,7 @@ from modelregistry.v1.compatibility_pb2 import (
     SEVERITY_ERROR,
     SEVERITY_WARN,
 )
+from modelregistry.v1.list_order_pb2 import LIST_ORDER_NEWEST_FIRST, LIST_ORDER_OLDEST_FIRST, LIST_ORDER_UNSPECIFIED
 from modelregistry.v1.model_api_pb2 import ModelApi, ModelApiInput, ParameterType
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, PROMOTION_KIND_ROLLBACK, Promotion
@@ -390,6 +391,45 @@ def test_promotions_are_listed_page_by_page_with_tokens_of_their_own_query(admin
     assert found == expected
     failure = admin.failure("ListPromotions", page_size=2, page_token=token)
     assert (failure.name, failure.parameters) == ("InvalidPageToken", {"pageToken": token})
+
+
+def test_oldest_first_each_page_has_a_token_to_go_on_from_at_any_later_time(admin: User, stages: Stages) -> None:
+    wanted = {"model_rid": stages.production.rid, "page_size": 2, "order": LIST_ORDER_OLDEST_FIRST}
+    expected, found, token = [stages.live.rid], [], ""
+    for pages, new in ((1, 0), (2, 3), (1, 0), (1, 1)):
+        expected += [admin.promote(stages.source, stages.production).rid for _ in range(new)]
+        for _ in range(pages):
+            page = admin("ListPromotions", **wanted, **({"page_token": token} if token else {}))
+            found += [promotion.model_version_rid for promotion in page.promotions]
+            token = page.next_page_token
+            assert token
+        assert found == expected
+
+
+@pytest.mark.database("own")
+def test_oldest_first_the_token_of_an_empty_registry_is_its_beginning(admin: User, jane: User, folder: str) -> None:
+    token = jane("ListPromotions", order=LIST_ORDER_OLDEST_FIRST).next_page_token
+    admin("GrantRole", resource_rid=folder, principal="user:jane", role=ROLE_VIEWER)
+    source, target = admin.create_model("staging"), admin.create_model("production")
+    promoted = admin.promote(admin.create_version(source), target)
+
+    page = jane("ListPromotions", order=LIST_ORDER_OLDEST_FIRST, page_token=token)
+
+    assert [promotion.model_version_rid for promotion in page.promotions] == [promoted.rid]
+
+
+def test_a_token_of_one_order_is_none_of_the_other(admin: User, stages: Stages) -> None:
+    admin.promote(stages.source, stages.production)
+    wanted = {"model_rid": stages.production.rid, "page_size": 1}
+    orders = [LIST_ORDER_UNSPECIFIED, LIST_ORDER_NEWEST_FIRST, LIST_ORDER_OLDEST_FIRST]
+    tokens = [admin("ListPromotions", **wanted, order=order).next_page_token for order in orders]
+
+    for order, others in ((LIST_ORDER_OLDEST_FIRST, tokens[:2]), (LIST_ORDER_NEWEST_FIRST, tokens[2:])):
+        for token in others:
+            failure = admin.failure("ListPromotions", **wanted, order=order, page_token=token)
+            assert (failure.name, failure.parameters) == ("InvalidPageToken", {"pageToken": token})
+    # Those that come first by themselves are the newest.
+    assert tokens[0] == tokens[1]
 
 
 @pytest.mark.database("own")

@@ -11,7 +11,7 @@ from modelregistry.v1.promotion_pb2 import Promotion
 from server.core.caller import Caller
 from server.storage.contract import PromotionFilter
 from server.storage.paging import PageRequest
-from server.storage.sql import promotion_records
+from server.storage.sql import promotion_records, promotions_in_order
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, ALL, add_model, append, caller, promote
@@ -57,6 +57,23 @@ class Mixed:
                 return found
             assert len(page.items) == page_size
 
+    def pages_in_order(self, by: Caller, wanted: PromotionFilter, page_size: int) -> list[Promotion]:
+        """All pages from the oldest promotion on, of which none but the last is short, and none is behind that."""
+        found: list[Promotion] = []
+        after, is_last = None, False
+        while True:
+            page = self.repository.read(
+                lambda reader, after=after: reader.list_promotions_in_order(  # type: ignore[misc]
+                    by, wanted, self.repository.settled_promotion(), PageRequest(page_size, after)
+                )
+            )
+            assert not (is_last and page.items)
+            found += page.items
+            after = page.next_position
+            if is_last:
+                return found
+            is_last = len(page.items) < page_size
+
     def filters(self) -> list[tuple[PromotionFilter, list[Promotion]]]:
         """Filters by one thing and by two, and what they let through."""
         source, model = self.sources[0].rid, self.targets[0].rid
@@ -98,3 +115,21 @@ def test_every_walk_finds_what_the_caller_sees_and_wants(
         for page_size in (1, 3):
             assert mixed.pages(caller("user:jane"), wanted, page_size) == seen, wanted
         assert mixed.pages(ADMIN, wanted, 7) == everything, wanted
+
+
+@pytest.mark.parametrize("many", [1000, 0], ids=["few models", "many models"])
+@pytest.mark.parametrize("sees", [0, 1, 5])
+def test_so_does_every_walk_in_the_order_of_storing(
+    timed: SqlRepository, clock: Clock, monkeypatch: pytest.MonkeyPatch, sees: int, many: int
+) -> None:
+    monkeypatch.setattr(promotions_in_order, "MAX_NAMED", many)
+    mixed = Mixed(timed, clock)
+    visible = {model.rid for model in mixed.targets[:sees]}
+    for rid in visible:
+        builders.grant(timed, rid, "user:jane", ROLE_VIEWER)
+
+    for wanted, everything in mixed.filters():
+        seen = [promotion for promotion in reversed(everything) if promotion.model_rid in visible]
+        for page_size in (1, 3):
+            assert mixed.pages_in_order(caller("user:jane"), wanted, page_size) == seen, wanted
+        assert mixed.pages_in_order(ADMIN, wanted, 7) == everything[::-1], wanted

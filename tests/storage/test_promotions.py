@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import delete, func, text, update
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import (
@@ -35,14 +35,14 @@ from server.storage.contract import (
     Transaction,
     Verdict,
 )
-from server.storage.paging import PageRequest
+from server.storage.paging import Page, PageRequest, Position
 from server.storage.sql.repository import SqlRepository
-from server.storage.sql.tables import branch_policies
+from server.storage.sql.tables import branch_policies, promotions
 from tests import builders
 from tests.builders import ADMIN, ALL, add_model, append, branch_end, caller, lock, promote
 from tests.conftest import OpenRepository
 from tests.storage.conftest import NOW_MS, Clock, GivenUp, at_once
-from tests.storage.inspection import open_engine, rows
+from tests.storage.inspection import alter, open_engine, rows
 
 JANE = caller("user:jane")
 EVERYTHING = PromotionFilter()
@@ -462,6 +462,84 @@ def test_promotions_are_listed_newest_first_page_by_page(timed: SqlRepository, c
         promote(timed, source, target.rid)
 
     assert found == promoted[::-1]
+
+
+def in_order(
+    repository: SqlRepository, position: Position | None = None, page_size: int = 10, by: Caller = ADMIN
+) -> Page[Promotion]:
+    """A page from the oldest promotion on, or behind a position."""
+    settled, page = repository.settled_promotion(), PageRequest(page_size, position)
+    return repository.read(lambda reader: reader.list_promotions_in_order(by, EVERYTHING, settled, page))
+
+
+def test_in_order_there_is_always_a_position_behind_which_later_promotions_are_found(
+    timed: SqlRepository, clock: Clock
+) -> None:
+    """From the very beginning on; and by the order of storing, whatever time a promotion has."""
+    source = append(timed, builders.version(add_model(timed).rid))
+    target = add_model(timed)
+    position = in_order(timed).next_position
+    promoted, found = [], []
+    for _ in range(3):
+        for _ in range(3):
+            # In other branches, so that the time of none is bound to that of the one before.
+            clock.now_ms -= 1
+            imported = builders.version(target.rid, branch=f"b{clock.now_ms}")
+            imported.created_time.CopyFrom(builders.timestamp(clock.now_ms))
+            imported.source.promoted.previous_model_rid = source.model_rid
+            imported.source.promoted.previous_model_version_rid = source.rid
+            promotion = Promotion(
+                rid=rids.new_promotion_rid(), source_model_rid=source.model_rid, source_model_version_rid=source.rid
+            )
+            promoted.append(builders.append_imported(timed, imported, promotion).rid)
+        while len(found) < len(promoted):
+            page = in_order(timed, position, page_size=2)
+            assert page.items
+            found += made(page.items)
+            position = page.next_position
+        empty = in_order(timed, position)
+        assert empty.items == []
+        position = empty.next_position
+
+    assert found == promoted
+
+
+def test_positions_in_order_tell_nothing_of_promotions_that_the_caller_does_not_see(repository: SqlRepository) -> None:
+    """No two are alike, whether something was promoted in between or not."""
+    Chain(repository)
+    positions = [in_order(repository, by=JANE).next_position for _ in range(3)]
+    Chain(repository)
+    positions.append(in_order(repository, positions[0], by=JANE).next_position)
+
+    assert len(set(positions)) == 4
+    assert len({len(str(position)) for position in positions}) == 1
+
+
+def test_in_order_a_position_behind_a_promotion_that_was_lost_is_refused(
+    migrated_url: str, repository: SqlRepository
+) -> None:
+    """Where another one has got its key by now, or none has."""
+    chain = Chain(repository)
+    page = in_order(repository)
+    alter(migrated_url, update(promotions).values(rid=func.replace(promotions.c.rid, "-", "-0")))
+    with pytest.raises(InvalidPageToken):
+        in_order(repository, page.next_position)
+    alter(migrated_url, delete(promotions).where(promotions.c.id > 1))
+    with pytest.raises(InvalidPageToken):
+        in_order(repository, page.next_position)
+    assert made(in_order(repository).items) == [chain.first.rid]
+
+
+@pytest.mark.parametrize("page_ends_at", ["", "1", "a promotion", "A" * 21, "ä", "a position of the other order"])
+def test_a_position_in_order_that_no_such_list_handed_out_is_refused(
+    repository: SqlRepository, page_ends_at: str
+) -> None:
+    Chain(repository)
+    other = repository.read(lambda reader: reader.list_promotions(ADMIN, EVERYTHING, PageRequest(1)))
+    given = {"a promotion": other.items[0].rid, "a position of the other order": other.next_position}
+
+    with pytest.raises(InvalidPageToken):
+        in_order(repository, given.get(page_ends_at, page_ends_at))
 
 
 @pytest.mark.parametrize("page_ends_at", ["", "1", "a promotion", "A" * 21, "ä"])

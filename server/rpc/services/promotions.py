@@ -40,6 +40,7 @@ from server.rules.branch_policies import (
     set_branch_policy,
     unlock_branch,
 )
+from server.rules.events import is_oldest_first
 from server.rules.idempotency import is_repeatable
 from server.rules.promotion import batch_promote_versions, check_promotion, rollback_branch
 from server.rules.promotion_records import filter_of, get_promotion, list_promotions
@@ -95,10 +96,12 @@ class PromotionService(promotion_service_pb2_grpc.PromotionServiceServicer):
 
     def ListPromotions(self, request: ListPromotionsRequest, context: grpc.ServicerContext) -> ListPromotionsResponse:
         """Return a page of promotions."""
-        caller, filters = self._caller(), filter_of(request)
-        paging = Paging(str, "ListPromotions", *filters)
+        caller, filters, in_order = self._caller(), filter_of(request), is_oldest_first(request)
+        # A token of one order is none of the other.
+        paging = Paging(str, "ListPromotions, oldest first" if in_order else "ListPromotions", *filters)
         wanted = paging.page_request(request.page_size, request.page_token)
-        page = self._repository.read(lambda reader: list_promotions(reader, caller, filters, wanted))
+        settled = self._repository.settled_promotion() if in_order else None
+        page = self._repository.read(lambda reader: list_promotions(reader, caller, filters, wanted, settled))
         return ListPromotionsResponse(promotions=page.items, next_page_token=paging.next_token(page))
 
     def GetLineage(self, request: GetLineageRequest, context: grpc.ServicerContext) -> GetLineageResponse:

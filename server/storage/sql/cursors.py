@@ -30,41 +30,68 @@ _IS_POSITION = 2**63
 _NONCE_BYTES = 12
 
 
-class EventCursors:
-    """Places in the log of events, under the key of a registry: the key of an event, and a part of its id.
+class _LogCursors:
+    """Places in a table that is read in the order of its keys: a key, and a part of what the row of it is called.
 
     No two cursors are alike, so that those of pages and bookmarks do not tell whether there was anything in between.
     """
 
-    def __init__(self, secret: bytes):
-        # A key of its own, so that what was made with the other one means nothing here.
-        self._cipher = AESGCM(hashlib.sha256(b"event cursors" + secret).digest())
+    def __init__(self, secret: bytes, table: bytes):
+        # A key of its own, so that what was made with another one means nothing here.
+        self._cipher = AESGCM(hashlib.sha256(table + secret).digest())
 
-    def cursor(self, key: int, event_id: str) -> str:
-        """Return the cursor of an event; without an id, of the place before all."""
+    def cursor(self, key: int, name: str) -> str:
+        """Return the cursor of a row, whose name ends with a UUID; without a name, of the place before all."""
         nonce = os.urandom(_NONCE_BYTES)
-        block = self._cipher.encrypt(nonce, _PAIR.pack(key, _part_of(event_id)), None)
+        block = self._cipher.encrypt(nonce, _PAIR.pack(key, _part_of(name)), None)
         return base64.urlsafe_b64encode(nonce + block).decode().rstrip("=")
 
-    def place(self, cursor: str) -> tuple[int, int]:
-        """Return the key in a cursor, and the part of the id. Raises CursorUnknown if it was not made with this key."""
+    def _place(self, cursor: str) -> tuple[int, int] | None:
+        """Return the key in a cursor, and the part of the name; None if it was not made with this secret."""
         try:
             block = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-            pair = self._cipher.decrypt(block[:_NONCE_BYTES], block[_NONCE_BYTES:], None)
-            key, part = _PAIR.unpack(pair)
+            key, part = _PAIR.unpack(self._cipher.decrypt(block[:_NONCE_BYTES], block[_NONCE_BYTES:], None))
         except (ValueError, binascii.Error, InvalidTag):
-            raise CursorUnknown(cursor=cursor) from None
+            return None
         return key, part
 
     @staticmethod
-    def is_of(part: int, event_id: str) -> bool:
-        """Whether the part of an id in a cursor is that of an event."""
-        return part == _part_of(event_id)
+    def is_of(part: int, name: str) -> bool:
+        """Whether the part of a name in a cursor is that of a row."""
+        return part == _part_of(name)
 
 
-def _part_of(event_id: str) -> int:
-    """Return the last 64 bits of a UUID; 0 of none."""
-    return int(event_id.replace("-", "")[-16:] or "0", 16)
+class EventCursors(_LogCursors):
+    """Places in the log of events, whose names are their ids."""
+
+    def __init__(self, secret: bytes):
+        super().__init__(secret, b"event cursors")
+
+    def place(self, cursor: str) -> tuple[int, int]:
+        """Return the key in a cursor, and the part of the id. Raises CursorUnknown if it was not made with this key."""
+        place = self._place(cursor)
+        if place is None:
+            raise CursorUnknown(cursor=cursor)
+        return place
+
+
+class PromotionCursors(_LogCursors):
+    """Places among promotions in the order of their keys; their names are RIDs."""
+
+    def __init__(self, secret: bytes):
+        super().__init__(secret, b"promotion cursors")
+
+    def place(self, position: Position) -> tuple[int, int]:
+        """Return the key in a position, and the part of the RID. Raises InvalidPageToken as EventCursors does."""
+        place = self._place(str(position))
+        if place is None:
+            raise InvalidPageToken(page_token=str(position))
+        return place
+
+
+def _part_of(name: str) -> int:
+    """Return the last 64 bits of the UUID at the end of a name; 0 of none."""
+    return int(name.replace("-", "")[-16:] or "0", 16)
 
 
 class Cursors:

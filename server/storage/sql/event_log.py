@@ -332,9 +332,10 @@ def _known(caller: Caller) -> Select[*AnyColumns]:
 
 
 @for_callers
-def _look(caller: Caller, form: _Form) -> Select[*AnyColumns]:
+def _look(caller: Caller, form: _Form) -> Callable[[Dialect], Select[*AnyColumns]]:
     """The first events between two keys, and whether each passes the checks."""
-    return _walked(form).add_columns(and_(true(), *_checks(caller, form)).label("is_wanted"))
+    is_wanted = and_(true(), *_checks(caller, form)).label("is_wanted")
+    return lambda dialect: _walked(dialect, form).add_columns(is_wanted)
 
 
 @for_callers
@@ -346,7 +347,7 @@ def _of_models(caller: Caller, form: _Form, count: int) -> Callable[[Dialect], S
     along = (*by_model.along, "model_id")
 
     def build(dialect: Dialect) -> Select[*AnyColumns]:
-        of_one = _walked(by_model._replace(along=along), groups.c.id, dialect).where(*_checks(caller, by_model))
+        of_one = _walked(dialect, by_model._replace(along=along), groups.c.id).where(*_checks(caller, by_model))
         found, each = first_of_each(dialect, groups, of_one, events.c.id)
         query = select(each.c.id).select_from(found).where(groups.c.id.in_(several("model", count)))
         return _limited(query, form, each.c.id)
@@ -355,14 +356,14 @@ def _of_models(caller: Caller, form: _Form, count: int) -> Callable[[Dialect], S
 
 
 @for_callers
-def _of_folders(caller: Caller, form: _Form, count: int) -> Select[*AnyColumns]:
+def _of_folders(caller: Caller, form: _Form, count: int) -> Callable[[Dialect], Select[*AnyColumns]]:
     """The first wanted events between two keys about some folders themselves."""
     by_folder = _asking_for_actor(form)
-    is_of_one = events.c.folder_rid.in_(several("folder", count))
-    query = _walked(by_folder).where(is_of_one, *_checks(caller, by_folder))
+    checks = (events.c.folder_rid.in_(several("folder", count)), *_checks(caller, by_folder))
     # There are few: they are sorted, and not met on a walk through all events, which the plain key would invite.
     key = events.c.id + literal_column("0")
-    return query.order_by(None).order_by(key.desc() if form.newest_first else key)
+    in_order = key.desc() if form.newest_first else key
+    return lambda dialect: _walked(dialect, by_folder).where(*checks).order_by(None).order_by(in_order)
 
 
 def _asking_for_actor(form: _Form) -> _Form:
@@ -371,21 +372,19 @@ def _asking_for_actor(form: _Form) -> _Form:
     return form._replace(along=along, by_actor=form.by_actor or along != form.along)
 
 
-def _walked(
-    form: _Form, model: ColumnElement[Any] | None = None, dialect: Dialect | None = None
-) -> Select[*AnyColumns]:
+def _walked(dialect: Dialect, form: _Form, model: ColumnElement[Any] | None = None) -> Select[*AnyColumns]:
     """The first events between two keys along an index; the model is a column if it is no parameter.
 
-    It is a range of the index's own columns. By equal values and a range of keys, a database would as soon walk through
-    all events by key, and ask each for the values. But of a range from a column on, SQLite would take the first part
-    alone.
+    It is a range of the index's own columns. By equal values and a range of keys, PostgreSQL would as soon walk through
+    all events by key, and ask each for the values. But of a range from a column to a key, SQLite takes the column alone
+    into account, since it knows the key as the number of the row.
     """
     columns = [events.c[name] for name in form.along]
     given: list[ColumnElement[Any]] = [bindparam(column.name, type_=column.type) for column in columns]
     if model is not None:
         given[-1] = model
     after, before = (bindparam(name, type_=BigInteger) for name in ("after", "before"))
-    if dialect is not None and dialect.name == "sqlite":
+    if dialect.name == "sqlite":
         bounds = [column == value for column, value in zip(columns, given, strict=True)]
         bounds += [events.c.id > after, events.c.id < before]
     else:

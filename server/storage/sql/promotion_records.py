@@ -22,6 +22,7 @@ from server.core.integrity import ChainedRecord, chain_hash
 from server.storage.contract import BranchEnd, Promoted, PromotionFilter, Verdict
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import Cursors
+from server.storage.sql.decisions import mark
 from server.storage.sql.origins import version_is_visible, visible_key
 from server.storage.sql.pages import that_fit, with_payloads
 from server.storage.sql.rows import MAX_BYTES_A_CHARACTER, AnyRow
@@ -57,6 +58,8 @@ def append_promoted(
 ) -> Promoted:
     """See the contract."""
     place = next_place(work, version, branch)
+    # Before its key is drawn: who waits for the promotions up to one with a greater key waits for this transaction.
+    mark(work)
     stored = placed(work, version, place)
     of_version = as_parameters(work, version, stored, place, content_digest)
     reason = promotion.reason if promotion.HasField("reason") else None
@@ -125,7 +128,7 @@ def _event_of(promotion: Promotion, stored: ModelVersion, branch: BranchEnd | No
 def find_promotion(work: UnitOfWork, promotion_rid: str, caller: Caller) -> Promotion | None:
     """See the contract."""
     row = work.session.one_or_none(_one(caller), {"promotion_rid": promotion_rid} | principals(caller))
-    return None if row is None else _to_promotion(row)
+    return None if row is None else to_promotion(row)
 
 
 def get_promotion_rid(work: UnitOfWork, model_version_rid: str) -> str:
@@ -136,7 +139,7 @@ def get_promotion_rid(work: UnitOfWork, model_version_rid: str) -> str:
 
 def list_promotions(work: UnitOfWork, caller: Caller, wanted: PromotionFilter, page: PageRequest) -> Page[Promotion]:
     """See the contract."""
-    known = work.session.one(_keys(caller), wanted._asdict() | principals(caller))
+    known = known_keys(work.session, caller, wanted)
     cursors = Cursors(known.secret)
     bounds = [] if page.after is None else [cursors.numbers(page.after)]
     if wanted.until_ms is not None:
@@ -151,7 +154,7 @@ def list_promotions(work: UnitOfWork, caller: Caller, wanted: PromotionFilter, p
     )
     listed = that_fit(rows)
     following = cursors.position(listed[-1].created_time, listed[-1].id) if len(listed) < len(chosen) else None
-    return Page([_to_promotion(row) for row in listed], following)
+    return Page([to_promotion(row) for row in listed], following)
 
 
 class _Form(NamedTuple):
@@ -181,16 +184,27 @@ class _Walk(NamedTuple):
     in_visible_models: bool
 
 
-def _walk_of(caller: Caller, wanted: PromotionFilter, known: AnyRow) -> _Walk | None:
-    """Return the walk for a filter; None if no promotion can pass it."""
-    if any(
-        rid is not None and key is None
+def known_keys(session: Session, caller: Caller, wanted: PromotionFilter) -> AnyRow:
+    """Return the keys of what a filter names, None where the caller sees none; and the secret of positions."""
+    row: AnyRow = session.one(_keys(caller), wanted._asdict() | principals(caller))
+    return row
+
+
+def can_pass(wanted: PromotionFilter, known: AnyRow) -> bool:
+    """Whether the caller sees all that a filter names, so that a promotion can pass it."""
+    return all(
+        rid is None or key is not None
         for rid, key in (
             (wanted.model_rid, known.model),
             (wanted.version_rid, known.version),
             (wanted.source_rid, known.source),
         )
-    ):
+    )
+
+
+def _walk_of(caller: Caller, wanted: PromotionFilter, known: AnyRow) -> _Walk | None:
+    """Return the walk for a filter; None if no promotion can pass it."""
+    if not can_pass(wanted, known):
         return None
     values = {
         "version_id": known.version,
@@ -279,12 +293,17 @@ def _newest_of_each(caller: Caller, form: _Form, model_count: int) -> Callable[[
 
 
 def _checks(caller: Caller, form: _Form) -> list[ColumnElement[bool]]:
+    return checks_of_each(caller, by_branch=form.by_branch, by_sight=form.by_sight)
+
+
+def checks_of_each(caller: Caller, *, by_branch: bool, by_sight: bool) -> list[ColumnElement[bool]]:
+    """What is asked of each promotion: whether the caller sees its model, and whether its branch is the wanted one."""
     # As subqueries for a row and not as joins: only then does PostgreSQL ask them of the rows in their order.
     checks: list[ColumnElement[bool]] = []
-    if form.by_sight:
+    if by_sight:
         target = select(model_is_visible(caller)).where(models.c.id == promotions.c.model_id)
         checks.append(target.scalar_subquery())
-    if form.by_branch:
+    if by_branch:
         made = select(branches.c.name).join_from(versions, branches).where(versions.c.id == promotions.c.version_id)
         checks.append(made.scalar_subquery() == bindparam("branch"))
     return checks
@@ -325,9 +344,14 @@ def _one(caller: Caller) -> Select[Any]:
 @for_callers
 def _several(caller: Caller, count: int) -> Select[Any]:
     """Promotions by their keys, newest first, with the findings of as many as fit into a message."""
+    return promotions_of_keys(caller, count, lambda row: (row.created_time.desc(), row.id.desc()))
+
+
+def promotions_of_keys(caller: Caller, count: int, order: Callable[[Any], Sequence[ColumnElement[Any]]]) -> Select[Any]:
+    """The query for promotions by their keys, in an order, with the findings of as many as fit into a message."""
     query = _promotions(caller).add_columns(promotions.c.id, _promotion_bytes().label("size"))
     query = query.where(promotions.c.id.in_(several("key", count)))
-    return with_payloads(query, verdicts, "verdict_id", lambda row: (row.created_time.desc(), row.id.desc()))
+    return with_payloads(query, verdicts, "verdict_id", order)
 
 
 _given = {
@@ -424,7 +448,8 @@ def _promotion_bytes() -> ColumnElement[int]:
     )
 
 
-def _to_promotion(row: AnyRow) -> Promotion:
+def to_promotion(row: AnyRow) -> Promotion:
+    """Return the promotion of a row that has its columns and its findings."""
     promotion = Promotion() if row.payload is None else Promotion.FromString(row.payload)
     promotion.rid = row.rid
     promotion.kind = row.kind

@@ -25,6 +25,7 @@ from server.storage.sql.event_log import newest_event
 from server.storage.sql.group_commit import GroupCommit
 from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
 from server.storage.sql.principals import disabled_principals
+from server.storage.sql.promotions_in_order import newest_promotion
 from server.storage.sql.session import Conflict, Failure, Session
 from server.storage.sql.statements import Statement
 from server.storage.sql.tables import promotions
@@ -89,7 +90,8 @@ class SqlRepository:
         if self._reserve is not None and disk_reserve is not None:
             self._reserve.keep(disk_reserve)
         self._probed_at = -math.inf
-        self._settled_event = 0
+        # By the question for the newest of something.
+        self._settled: dict[Callable[[Session], int], int] = {}
         self._group_commit = GroupCommit(self._pool, self._queue.turn if self._queue else nullcontext)
 
     def read(self, query: Callable[[Reader], T]) -> T:
@@ -140,11 +142,19 @@ class SqlRepository:
 
     def settled_event(self) -> int:
         """See the contract."""
-        newest = self._with_retries(lambda: self._pool.read(newest_event))
+        return self._newest_settled(newest_event)
+
+    def settled_promotion(self) -> int:
+        """See the contract."""
+        return self._newest_settled(newest_promotion)
+
+    def _newest_settled(self, newest_of: Callable[[Session], int]) -> int:
+        """Return the newest key of a table whose keys are drawn by transactions that are marked, once it is settled."""
+        newest = self._with_retries(lambda: self._pool.read(newest_of))
         # What is settled stays so. Of two threads, either may write it down.
-        if self._queue is None and newest != self._settled_event:
+        if self._queue is None and newest != self._settled.get(newest_of, 0):
             self.settle()
-            self._settled_event = newest
+            self._settled[newest_of] = newest
         return newest
 
     def _deciding(self) -> frozenset[Decision]:

@@ -235,6 +235,7 @@ promotions = Table(
     Column("override", Boolean),
     Index("ix_promotions_created_time_id", "created_time", "id"),
     Index("ix_promotions_model_id_created_time", "model_id", "created_time", "id"),
+    Index("ix_promotions_model_id_id", "model_id", "id"),
     Index("ix_promotions_created_by_created_time", "created_by", "created_time", "id"),
     Index("ix_promotions_source_rid_created_time", "source_rid", "created_time", "id"),
     Index(

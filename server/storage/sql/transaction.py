@@ -15,6 +15,7 @@ from server.storage.sql import (
     promotion_facts,
     promotion_records,
     promotion_requests,
+    promotions_in_order,
     recalls,
     tenures,
     versions,
@@ -48,6 +49,7 @@ class SqlReader(UnitOfWork):
     find_promotion = promotion_records.find_promotion
     get_promotion_rid = promotion_records.get_promotion_rid
     list_promotions = promotion_records.list_promotions
+    list_promotions_in_order = promotions_in_order.list_promotions_in_order
     get_lineage = lineage.get_lineage
     find_yank = recalls.find_yank
     list_yanks = recalls.list_yanks
