@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Annotated, BinaryIO, NoReturn
 
 import typer
@@ -18,6 +19,7 @@ from server.cli.options import (
     DatabaseUrl,
     DatabaseUrlFile,
     DataDir,
+    EventRetention,
     FilesUrl,
     MaxMessageBytes,
     Output,
@@ -25,7 +27,7 @@ from server.cli.options import (
     option,
 )
 from server.cli.output import escaped, fail, require_unix, say
-from server.core.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError
+from server.core.config import DEFAULT_MAX_MESSAGE_BYTES, EVENT_RETENTION_DAYS, ConfigError
 from server.core.errors import RegistryError
 from server.rules.importing import ImportLineError, ImportSummary, Progress, import_lines, read_lines
 
@@ -119,11 +121,13 @@ def gc(
     database_url_file: DatabaseUrlFile = None,
     data_dir: DataDir = DATA_DIR,
     files_url: FilesUrl = None,
+    event_retention: EventRetention = EVENT_RETENTION_DAYS,
 ) -> None:
     """Remove model files that no version names and no upload is about to; servers may go on meanwhile.
 
     Uploads that no version named within an hour are forgotten, and so is what was found about two Model APIs where no
-    promotion came of it. Run it as often as you like, such as every hour.
+    promotion came of it. Events are removed when they are past their retention, but for the newest one. Run it as often
+    as you like, such as every hour.
 
     [bold]modelregistry gc[/bold]
 
@@ -138,7 +142,8 @@ def gc(
     try:
         repository = app.open_existing_repository(database_url_of(database_url, database_url_file), data_dir)
         try:
-            collected = collect(repository, app.open_files(repository, files_url, data_dir))
+            files = app.open_files(repository, files_url, data_dir)
+            collected = collect(repository, files, timedelta(days=event_retention))
         finally:
             repository.close()
     except ConfigError as error:
@@ -147,7 +152,7 @@ def gc(
         _fail_for_now(error)
     say(
         f"removed {collected.files} files of {collected.file_bytes} bytes, {collected.objects} leftovers,"
-        f" {collected.uploads} expired uploads and {collected.verdicts} comparisons"
+        f" {collected.uploads} expired uploads, {collected.verdicts} comparisons and {collected.events} events"
     )
 
 

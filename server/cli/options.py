@@ -115,6 +115,17 @@ FilesUrl = Annotated[
     ),
 ]
 
+EventRetention = Annotated[
+    int,
+    option(
+        "--event-retention",
+        "For how many days events are kept, by which callers learn what happened; records of promotions stay.",
+        min=1,
+        max=36_500,
+        metavar="DAYS",
+    ),
+]
+
 # The server to call, and how.
 Target = Annotated[str, option("--target", "The server to call.", metavar="HOST:PORT")]
 Token = Annotated[str | None, option("--token", "The bearer token to call it with, a JWT.", metavar="JWT")]

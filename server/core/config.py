@@ -20,6 +20,8 @@ TRACES = "traces"
 METRICS = "metrics"
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
 DEFAULT_DISK_RESERVE = 64 * 2**20
+# For how long events are kept, unless the operator says otherwise.
+EVENT_RETENTION_DAYS = 90
 # Longer than clients and most load balancers keep a connection: what ends it should not be the server, since a request
 # that is then on its way has an unknown end.
 DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS = 75

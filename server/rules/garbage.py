@@ -1,4 +1,5 @@
-"""Garbage collection: expired uploads, files that no version names, objects that are not recorded, unused verdicts.
+"""Garbage collection: expired uploads, files that no version names, objects that are not recorded, unused verdicts, and
+events that are past their retention.
 
 Servers go on meanwhile. Each object is recorded before it is written, so an object that was listed before the database
 was asked, and is not recorded, is a leftover. A file is removed only where the database rules out a version that is
@@ -11,10 +12,11 @@ import itertools
 from dataclasses import dataclass
 from datetime import timedelta
 
+from server.core.config import EVENT_RETENTION_DAYS
 from server.storage.blobs import FileStore
 from server.storage.contract import Repository
 
-# How many objects are looked up in one query.
+# How many objects are looked up in one query, and how many events are removed in one transaction.
 BATCH = 1000
 # For how long a verdict stays that no promotion cites: a promotion that was refused for it may be tried again.
 VERDICT_LIFETIME = timedelta(days=1)
@@ -22,16 +24,19 @@ VERDICT_LIFETIME = timedelta(days=1)
 
 @dataclass
 class Collected:
-    """What was removed: how many uploads, files with how many bytes, other objects, and verdicts."""
+    """What was removed: how many uploads, files with how many bytes, other objects, verdicts, and events."""
 
     uploads: int = 0
     files: int = 0
     file_bytes: int = 0
     objects: int = 0
     verdicts: int = 0
+    events: int = 0
 
 
-def collect(repository: Repository, store: FileStore) -> Collected:
+def collect(
+    repository: Repository, store: FileStore, event_retention: timedelta = timedelta(days=EVENT_RETENTION_DAYS)
+) -> Collected:
     """Remove the garbage, and return what it was. Raises StorageUnavailable; again does no harm."""
     collected = Collected()
     listed = dict.fromkeys(store.names())
@@ -59,4 +64,9 @@ def collect(repository: Repository, store: FileStore) -> Collected:
             lambda tx, key=key: tx.remove_unused_verdict(key),  # type: ignore[misc]
             may_use_reserve=True,
         )
+    removed = BATCH
+    while removed == BATCH:
+        # Each batch by itself, so that on SQLite changes come in between.
+        removed = repository.write(lambda tx: tx.remove_old_events(event_retention, BATCH), may_use_reserve=True)
+        collected.events += removed
     return collected

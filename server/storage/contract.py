@@ -794,6 +794,14 @@ class Transaction(Reader, Protocol):
         A transaction that is about to name them waits for this one, or is waited for.
         """
 
+    def remove_old_events(self, age: timedelta, most: int) -> int:
+        """Remove the events with the smallest keys that are older than this, so many at most, and return how many.
+
+        It ends before the first one that is not older, and before the newest of all. From then on, event_key knows a
+        cursor for an event before the last of these as expired. Transactions that store or read events do not wait for
+        this one.
+        """
+
 
 class KeptContent(NamedTuple):
     """A content as it is stored: `size` is how many bytes it shall have, `has_file` whether its files are known."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import sqlite3
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from server.process.app import DATABASE_FILE
 from tests.builders import FOLDER
 from tests.processes import Server, failure, run
 
@@ -147,8 +150,23 @@ def test_garbage_is_collected_beside_a_running_server(server: Server, created: A
     result = run("gc", "--data-dir", server.data_dir)
 
     assert (result.returncode, result.stdout) == (0, "")
-    assert result.stderr == "removed 0 files of 0 bytes, 1 leftovers, 0 expired uploads and 0 comparisons\n"
+    assert result.stderr == "removed 0 files of 0 bytes, 1 leftovers, 0 expired uploads, 0 comparisons and 0 events\n"
     assert set(registry.iterdir()) == kept
+
+
+def test_events_past_their_retention_are_removed_and_counted(tmp_path: Path) -> None:
+    with Server(tmp_path / "cwd") as server:
+        for name in ("one", "two", "three"):
+            server.json("create-model", name, "--folder", FOLDER, "--output", "json")
+        database = server.data_dir / DATABASE_FILE
+        long_ago = "UPDATE events SET created_time = created_time - 8 * 86400000"
+        with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+            count = connection.execute(long_ago).rowcount
+
+        for days, removed in (("9", 0), ("7", count - 1), ("1", 0)):
+            result = run("gc", "--data-dir", server.data_dir, "--event-retention", days)
+            assert result.stderr.endswith(f" 0 comparisons and {removed} events\n"), result
+        assert "0" in failure(run("gc", "--data-dir", server.data_dir, "--event-retention", "0"), 2)
 
 
 def test_garbage_is_collected_where_there_is_a_database_alone(tmp_path: Path) -> None:

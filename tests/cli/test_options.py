@@ -60,7 +60,7 @@ OPTIONS: dict[str, set[str]] = {
     "migrate": {"--database-url", "--database-url-file", "--data-dir"},
     "token": {"--data-dir", "--subject", "--scope", "--group", "--ttl"},
     "import": {"--database-url", "--database-url-file", "--data-dir", "--max-message-bytes"},
-    "gc": {"--database-url", "--database-url-file", "--data-dir", "--files-url"},
+    "gc": {"--database-url", "--database-url-file", "--data-dir", "--files-url", "--event-retention"},
     "fsck": {"--database-url", "--database-url-file", "--data-dir", "--files-url", "--without-files", "--output"},
     "demo": {"--prepare", *CLIENT_OPTIONS},
     "protos": {"--out", "--descriptor-set"},

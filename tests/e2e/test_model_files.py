@@ -163,7 +163,10 @@ def test_files_are_kept_in_an_object_store_and_shared_by_servers(tmp_path: Path,
                 assert two.user(channel).download(promoted) == data
             assert not (one.data_dir / "files").exists()
         collected = run("gc", *options, **objects.environment)
-        assert collected.stderr == "removed 0 files of 0 bytes, 0 leftovers, 0 expired uploads and 0 comparisons\n"
+        assert (
+            collected.stderr
+            == "removed 0 files of 0 bytes, 0 leftovers, 0 expired uploads, 0 comparisons and 0 events\n"
+        )
 
 
 def test_an_upload_that_is_under_way_when_the_server_is_killed_leaves_garbage_alone(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from modelregistry.v1.model_service_pb2 import (
     UploadModelFilesRequest,
 )
 from server.core.errors import ModelApiIncompatible, StorageUnavailable, UploadNotFound
-from server.rules import model_files
+from server.rules import garbage, model_files
 from server.rules.garbage import Collected, collect
 from server.rules.model_files import download_model_files, upload_model_files
 from server.rules.models import create_model_version
@@ -32,6 +32,7 @@ from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import ADMIN, add_model, append, model_api, promote
 from tests.storage.conftest import Clock, clock, timed
+from tests.storage.inspection import at_commit
 
 __all__ = ["clock", "timed"]  # fixtures
 
@@ -108,6 +109,36 @@ def test_what_was_found_where_no_promotion_came_of_it_goes_after_a_day(
     assert timed.read(lambda reader: reader.list_promotions(ADMIN, wanted, PageRequest(1))) == before
     with pytest.raises(ModelApiIncompatible):
         promote(timed, three, production.rid)
+
+
+def test_events_that_are_past_their_retention_go_in_many_transactions(
+    timed: SqlRepository, store: FileStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where there are as many as fill some of these."""
+    monkeypatch.setattr(garbage, "BATCH", 3)
+    collected, committed = [], []
+    for count in (7, 9):
+        for _ in range(count):
+            add_model(timed)
+        clock.now_ms += 3 * 86_400_000
+        with at_commit(committed.append):
+            collected.append(collect(timed, store, timedelta(days=2)))
+        assert collect(timed, store, timedelta(days=2)) == Collected()
+
+    # The newest one stays, and goes when it is not the newest any more.
+    assert collected == [Collected(events=6), Collected(events=9)]
+    assert len(committed) >= 3 + 4
+
+
+def test_events_are_kept_for_ninety_days_if_nobody_says_otherwise(
+    timed: SqlRepository, store: FileStore, clock: Clock
+) -> None:
+    for _ in range(2):
+        add_model(timed)
+    clock.now_ms += 90 * 86_400_000
+    assert collect(timed, store) == Collected()
+    clock.now_ms += 1
+    assert collect(timed, store) == Collected(events=1)
 
 
 def test_what_a_crash_left_behind_goes_and_an_upload_that_is_under_way_does_not(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -41,13 +42,13 @@ from server.storage.sql.tables import branch_model_apis, metadata
 from tests import builders
 from tests.builders import ADMIN, add_model, append, file_store
 from tests.conftest import OpenRepository
-from tests.storage.conftest import Clock
+from tests.storage.conftest import DOCUMENT, Clock
 from tests.storage.inspection import open_engine, rows
 
 # What nobody who serves may rewrite.
 ON_RECORD = ["promotions", "verdicts", "versions", "contents", "grant_changes", "branch_policies", "requests", "models"]
 ON_RECORD += ["folder_policies", "folder_branch_policies", "principal_changes", "branch_model_apis"]
-ON_RECORD += ["promotion_reviews"]
+ON_RECORD += ["promotion_reviews", "events", "event_retention"]
 
 
 def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_repository: OpenRepository) -> None:
@@ -120,14 +121,14 @@ def test_a_server_can_take_in_model_files(server_url: str, open_repository: Open
     assert repository.read(lambda reader: reader.some_files(2)) == [other]
 
 
-def test_gc_needs_two_rights_more(
+def test_gc_needs_a_few_rights_more(
     server_url: str, postgres_url: str, open_repository: OpenRepository, tmp_path: Path
 ) -> None:
     owner, role = make_url(postgres_url), make_url(server_url)
+    more = re.findall(r"`((?:DELETE|UPDATE) ON [a-z_, ]+)`", DOCUMENT)
     with psycopg.connect(owner.set(database=role.database).render_as_string(hide_password=False)) as connection:
-        connection.execute(
-            sql.SQL("GRANT DELETE ON files, verdicts TO {}").format(sql.Identifier(role.username or "")),
-        )
+        for rights in more:
+            connection.execute(f"GRANT {rights} TO {role.username}".encode())
     # The database lets no row in of another time than its own.
     clock = Clock()
     clock.now_ms = now_ms()
@@ -146,9 +147,10 @@ def test_gc_needs_two_rights_more(
     repository.write(leave_garbage)
     clock.now_ms += 2 * 86_400_000
 
-    collected = collect(repository, file_store(repository, tmp_path))
+    collected = collect(repository, file_store(repository, tmp_path), timedelta(days=1))
 
-    assert (collected.uploads, collected.files, collected.verdicts) == (1, 1, 1)
+    assert (collected.uploads, collected.files, collected.verdicts, collected.events) == (1, 1, 1, 2)
+    assert len(more) == 2
 
 
 @pytest.mark.parametrize("table", ON_RECORD)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from server.storage.sql import (
     branch_policies,
+    event_expiry,
     event_log,
     files,
     folder_policies,
@@ -119,3 +120,4 @@ class SqlTransaction(SqlReader):
     find_upload = files.find_upload
     remove_expired_uploads = files.remove_expired_uploads
     remove_unnamed_file = files.remove_unnamed_file
+    remove_old_events = event_expiry.remove_old_events
