@@ -70,6 +70,13 @@ class Credentials:
         except (InvalidCredentials, KeysUnavailable) as error:
             return Authentication(None, error)
 
+    def expiry(self, authorization: str) -> float:
+        """Return when a token that was judged expires, in seconds since the epoch.
+
+        Raises InvalidCredentials if it has expired since, and KeysUnavailable.
+        """
+        return self._verifier.expiry(authorization)
+
     def require_enabled(self, caller: Caller) -> None:
         """Return if a caller that was judged before may go on. Raises PrincipalDisabled."""
         if self.disabled.has_user(caller):

@@ -74,20 +74,27 @@ class TokenVerifier:
 
         It may wait for the issuer's keys, and logs why it refuses. Raises InvalidCredentials and KeysUnavailable.
         """
-        # By its digest, so that no credential stays in memory.
-        digest = _digest(authorization)
-        before = self._verified.get(digest)
-        if before is not None and time.time() < before.expires and before.key in self._keys_of(before.header):
-            return before.caller
-        verified = self._verify(authorization)
-        if len(self._verified) >= MAX_REMEMBERED:
-            self._verified.clear()
-        self._verified[digest] = verified
-        return verified.caller
+        return self._known(authorization).caller
+
+    def expiry(self, authorization: str) -> float:
+        """When the token of such a header expires, in seconds since the epoch. Waits, logs and raises as `verify`."""
+        return self._known(authorization).expires
 
     def caller_of(self, principals: tuple[str, ...], scopes: frozenset[str]) -> Caller:
         """The caller that has these principals: an administrator, if one of them is."""
         return Caller(principals, scopes, is_admin=not self._admins.isdisjoint(principals))
+
+    def _known(self, authorization: str) -> _Verified:
+        # By its digest, so that no credential stays in memory.
+        digest = _digest(authorization)
+        before = self._verified.get(digest)
+        if before is not None and time.time() < before.expires and before.key in self._keys_of(before.header):
+            return before
+        verified = self._verify(authorization)
+        if len(self._verified) >= MAX_REMEMBERED:
+            self._verified.clear()
+        self._verified[digest] = verified
+        return verified
 
     def _verify(self, authorization: str) -> _Verified:
         try:

@@ -379,6 +379,14 @@ class Overloaded(RegistryError):
     retry_after: timedelta | None = timedelta(seconds=1)
 
 
+class WatcherTooSlow(RegistryError):
+    """A stream whose client takes nothing of what waits for it; `cursor` is that of the last that was sent."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+    description = "The client did not take what was sent: go on from the last cursor."
+    cursor: str
+
+
 class QuotaExceeded(RegistryError):
     """More bytes of model files than the caller, or the folder of the model, may have; `resource` says which."""
 
@@ -408,6 +416,14 @@ class StorageUnavailable(RegistryError):
     code = code_pb2.UNAVAILABLE
     description = "The storage is unavailable."
     retry_after: timedelta | None = timedelta(seconds=1)
+
+
+class ServerStopping(RegistryError):
+    """The server that sent a stream stops; others go on."""
+
+    code = code_pb2.UNAVAILABLE
+    description = "The server stops: go on from the last cursor, which any other server of the registry knows."
+    retry_after: timedelta | None = timedelta(0)
 
 
 class Internal(RegistryError):

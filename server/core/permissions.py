@@ -54,6 +54,7 @@ RPC_SCOPES = {
     _REQUESTS + "GetPromotionRequest": MODELS_READ,
     _REQUESTS + "ListPromotionRequests": MODELS_READ,
     _EVENTS + "ListEvents": MODELS_READ,
+    _EVENTS + "WatchEvents": MODELS_READ,
     _ACCESS + "GrantRole": MODELS_WRITE,
     _ACCESS + "RevokeRole": MODELS_WRITE,
     _ACCESS + "ListGrants": MODELS_READ,

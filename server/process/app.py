@@ -25,6 +25,7 @@ from server.observability.observers import Observers
 from server.process.ports import Ports, PrivateSocket, listen_for_grpc, listen_privately, tls_context
 from server.process.resources import share_of_files
 from server.rpc.chain import COMPARISON_THREADS, CREATION_THREADS, WRITE_THREADS, Chain
+from server.rpc.event_watch import CONNECTIONS as WATCH_CONNECTIONS
 from server.rpc.health import Health, Readiness
 from server.rpc.server import SERVICES, build_server
 from server.storage.blobs import FileStore, open_file_store, open_kept_files
@@ -157,15 +158,15 @@ def _open_repository(
     database: Database, threads: int, max_message_bytes: int, observers: Observers, disk_reserve: int | None = None
 ) -> Repository:
     with _explained():
-        # One connection for each thread that reads, writes, creates versions or compares, and one for the self-check;
-        # transfers need one for moments.
+        # One connection for each thread that reads, writes, creates versions or compares, for those that tell watchers,
+        # and one for the self-check; transfers need one for moments.
         if database.file is not None:
             migrate(open_engine(database))
         else:
             check(open_engine(database))
         repository = SqlRepository(
             database,
-            pool_size=threads + WRITE_THREADS + CREATION_THREADS + COMPARISON_THREADS + 1,
+            pool_size=threads + WRITE_THREADS + CREATION_THREADS + COMPARISON_THREADS + WATCH_CONNECTIONS + 1,
             max_message_bytes=max_message_bytes,
             promoted=observers.promoted,
             observer=observers.statements_of(database.url.get_backend_name()),

@@ -98,6 +98,8 @@ def stop_and_close(application: Application) -> None:
     """Say that no more calls are wanted, finish those that run, at most DRAIN_SECONDS, and close."""
     deadline = time.monotonic() + DRAIN_SECONDS
     application.readiness.stop()
+    # They do not end by themselves, nor do the requests of HTTP behind which they are.
+    application.chain.end_streams()
     if application.gateway is not None:
         # Its requests are calls of the server behind it, which goes on until they are answered.
         application.gateway.stop(DRAIN_SECONDS)

@@ -37,6 +37,7 @@ from server.core.permissions import MODELS_WRITE, RPC_SCOPES, is_open
 from server.rpc.admission import Admission, Handler, authentication, authorization_of
 from server.rpc.health import METHOD as SELF_CHECK_METHOD
 from server.rpc.health import WATCH, SelfCheck
+from server.rpc.held_streams import HeldStream
 from server.rpc.peers import address_of
 from server.rpc.status import abort
 from server.rpc.streams import OpenStreams
@@ -95,6 +96,8 @@ class Chain(grpc.ServerInterceptor):
     ):
         self._credentials = credentials
         self.disabled = credentials.disabled
+        # Returns why a caller may not go on with what is under way; None if nothing speaks against it.
+        self.withdrawn = credentials.withdrawn
         self.admission = Admission(credentials, receive_timeout_seconds, max_message_bytes)
         # Together for all threads: those of one kind keep the calls of the other kinds waiting, too.
         self._callers = Callers()
@@ -104,6 +107,7 @@ class Chain(grpc.ServerInterceptor):
         self._methods: dict[str, _Method] = {}
         self._streams = OpenStreams(STREAMS)
         self._watches = OpenStreams()
+        self._at_stop: list[Callable[[], None]] = []
         # However many calls wait for the database, probes are answered.
         self._probes = CallThreads(PROBE_THREADS, "probes")
         # Twice as many as there are streams: those that make room need a moment.
@@ -147,6 +151,15 @@ class Chain(grpc.ServerInterceptor):
         """
         run_on(self._comparison_threads, current_caller().user, work)
 
+    def at_stop(self, end: Callable[[], None]) -> None:
+        """Let `end` be called when the server begins to stop: it ends streams that go on with another server."""
+        self._at_stop.append(end)
+
+    def end_streams(self) -> None:
+        """End the streams that go on with another server, and take no more of them. It waits until they have ended."""
+        for end in self._at_stop:
+            end()
+
     def close(self) -> None:
         """Take no more calls, and end what serves them when it has."""
         self.admission.close()
@@ -188,7 +201,7 @@ class Chain(grpc.ServerInterceptor):
         def parse(request: Any) -> Any:
             return map(parse_part, request) if handler.request_streaming else parse_one(request)
 
-        # `call`, `stream` and `watch` differ in little: `stream` is a generator, whose calls end by themselves; `watch`
+        # `call`, `stream` and `hold` differ in little: `stream` is a generator, whose calls end by themselves; `hold`
         # returns while its call goes on. A context manager for each layer would be shorter, and take as long as the
         # work.
         def call(request: Any, context: grpc.ServicerContext) -> Any:
@@ -223,22 +236,31 @@ class Chain(grpc.ServerInterceptor):
             finally:
                 record.end(context, probe)
 
-        # Returns when the watch has begun, which then goes on without a thread.
-        def watch(request: Any, context: grpc.ServicerContext, send: Any) -> None:
+        # Returns when the stream has begun, which then goes on without a thread.
+        def hold(request: Any, context: grpc.ServicerContext, finish: Callable[[None], None]) -> None:
             record = CallRecord(method, context, observers)
             if not context.add_callback(lambda: record.end(context, probe)):
                 record.end(context, probe)
                 return
             try:
+                _follow(context)
                 authenticate(record, context)
-                self._watches.add(context)
-                behaviour(parse(request), context, send)
+                if probe:
+                    self._watches.add(context)
+                    held = HeldStream(context, finish, record)
+                else:
+                    expires = self._credentials.expiry(authorization_of(context.invocation_metadata()) or "")
+                    held = HeldStream(context, finish, record, record.caller, expires)
+                behaviour(parse(request), context, held)
+            except CallOver as over:
+                withdrawn = None if record.caller is None else self._credentials.withdrawn(record.caller)
+                _answer(withdrawn or over, context, record)
             except Exception as raised:
                 _answer(raised, context, record)
 
         wrapped: Behaviour = stream if handler.response_streaming else call
-        if method == WATCH:
-            wrapped = watch
+        if is_held(handler):
+            wrapped = hold
             wrapped.experimental_non_blocking = True  # type: ignore[attr-defined]
         wrapped.experimental_thread_pool = self._threads_of(method, handler)  # type: ignore[attr-defined]
         make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
@@ -264,7 +286,7 @@ class Chain(grpc.ServerInterceptor):
             return self._creation_threads
         if method == CHECK_PROMOTION:
             return self._comparison_threads
-        if handler.request_streaming or handler.response_streaming:
+        if (handler.request_streaming or handler.response_streaming) and not is_held(handler):
             return self._transfer_threads
         return self._write_threads if RPC_SCOPES[method] == MODELS_WRITE else self.threads
 
@@ -356,6 +378,11 @@ def _parser(method: str, deserialize: Callable[[bytes], Any]) -> Callable[[bytes
         return request
 
     return parse if is_open(method) else parse_and_validate
+
+
+def is_held(handler: Handler) -> bool:
+    """Whether the calls of a handler go on without a thread: see HeldStream."""
+    return getattr(getattr(handler, _kind(handler)), "experimental_non_blocking", False)
 
 
 def _kind(handler: Handler) -> str:

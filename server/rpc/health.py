@@ -87,7 +87,7 @@ class Health(health_pb2_grpc.HealthServicer):
         return messages.HealthListResponse(statuses={service: self._answer(service) for service in self._services})
 
     def Watch(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext, send: Any = None
+        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext, stream: object = None
     ) -> None:
         """Send the status, and then each change of it until the client goes away; returns at once."""
         outbox = Outbox(context)

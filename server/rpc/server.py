@@ -18,6 +18,7 @@ from modelregistry.v1 import (
 from server.core.config import NO_QUOTA, FileQuota, Limits
 from server.core.descriptors import service_modules
 from server.rpc.chain import Chain, current_caller
+from server.rpc.event_watch import EventWatch, WatchLimits
 from server.rpc.health import Health
 from server.rpc.reflection import add_reflection
 from server.rpc.services.access import AccessService
@@ -57,6 +58,7 @@ def build_server(
     max_message_bytes: int,
     limits: Limits,
     file_quota: FileQuota = NO_QUOTA,
+    watch_limits: WatchLimits = WatchLimits(),  # noqa: B008, as it is frozen
     reflection: bool = True,
 ) -> grpc.Server:
     """Return a server that serves everything but has no port yet and is not started.
@@ -113,7 +115,9 @@ def build_server(
     promotion_request_service_pb2_grpc.add_PromotionRequestServiceServicer_to_server(
         PromotionRequestService(repository, current_caller, chain.compare), server
     )
-    event_service_pb2_grpc.add_EventServiceServicer_to_server(EventService(repository, current_caller), server)
+    watch = EventWatch(repository, chain.withdrawn, watch_limits)
+    chain.at_stop(watch.stop)
+    event_service_pb2_grpc.add_EventServiceServicer_to_server(EventService(repository, current_caller, watch), server)
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(
         AccessService(repository, current_caller, chain.disabled), server
     )

@@ -37,6 +37,14 @@ def abort(context: grpc.ServicerContext, error: RegistryError, request_id: str) 
     context.abort_with_status(rpc_status.to_status(to_status(error, request_id)))
 
 
+def set_status(context: grpc.ServicerContext, error: RegistryError, request_id: str) -> None:
+    """Let the error be what the call ends with, once it is ended."""
+    status = rpc_status.to_status(to_status(error, request_id))
+    context.set_code(status.code)
+    context.set_details(status.details)
+    context.set_trailing_metadata(status.trailing_metadata)
+
+
 def grpc_code(error: RegistryError) -> str:
     """Return the name of the error's gRPC code, such as `NOT_FOUND`."""
     return str(code_pb2.Code.Name(error.code))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from modelregistry.v1.event_service_pb2 import ListEventsRequest
+from modelregistry.v1.event_service_pb2 import ListEventsRequest, WatchEventsRequest
 from modelregistry.v1.list_order_pb2 import LIST_ORDER_OLDEST_FIRST
-from modelregistry.v1.promotion_pb2 import Promotion
+from modelregistry.v1.promotion_pb2 import BranchPolicy, Promotion
 from modelregistry.v1.promotion_request_pb2 import PromotionRequest
 from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest
 from server.core.caller import Caller
 from server.core.event_types import BY_NAME
-from server.rules.policy_changes import asked_of
-from server.rules.sources import hide_sources
+from server.rules.policy_changes import SetPolicy, asked_of
+from server.rules.sources import SeesModels, hide_sources, models_of_sources
 from server.storage.contract import EventFilter, KeptEvent, Reader
 from server.storage.paging import Page, PageRequest
 
@@ -47,27 +47,52 @@ def filter_of(request: ListEventsRequest) -> EventFilter:
     )
 
 
-def hide(reader: Reader, caller: Caller, kept: Sequence[KeptEvent]) -> None:
+def listing_of(request: WatchEventsRequest) -> ListEventsRequest:
+    """Return the request that lists what a stream tells, in its order."""
+    listing = ListEventsRequest(order=LIST_ORDER_OLDEST_FIRST)
+    # The fields of the one are those of the other by name and number.
+    listing.MergeFromString(request.SerializeToString())
+    return listing
+
+
+def hide(reader: SeesModels, caller: Caller, kept: Sequence[KeptEvent]) -> None:
     """Take out of events what the caller may not see: sources in other models, and for others than owners the call."""
     if caller.is_admin:
         return
     for event in (one.event for one in kept if not one.is_owner):
         event.ClearField("request_id")
         event.ClearField("peer")
-    subjects = [one.event.subject for one in kept]
-    policies = [subject.branch_policy for subject in subjects if subject.HasField("branch_policy")]
-    requests = [subject.promotion_request for subject in subjects if subject.HasField("promotion_request")]
-    changes = [asked_of(request.policy_change) for request in requests if request.HasField("policy_change")]
-    hide_sources(reader, caller, [*policies, *changes])
-    promotions = [subject.promotion for subject in subjects if subject.HasField("promotion")]
-    made_of: list[Promotion | PromotionRequest] = [*promotions, *requests]
-    named = {each.source_model_rid for each in made_of if each.HasField("source_model_rid")}
+    policies, made_of = _naming_models(kept)
+    hide_sources(reader, caller, policies)
+    named = _sources_of(made_of)
     visible = reader.visible_models(named, caller) if named else set()
     for each in made_of:
         if each.source_model_rid not in visible:
             for name in _OF_SOURCE:
                 if name in each.DESCRIPTOR.fields_by_name:
                     each.ClearField(name)  # type: ignore[arg-type]
+
+
+def other_models(kept: Sequence[KeptEvent]) -> set[str]:
+    """Return the RIDs of the models that are named in the subjects of events, and can be others than they are about."""
+    policies, made_of = _naming_models(kept)
+    return models_of_sources(policies) | _sources_of(made_of)
+
+
+def _naming_models(
+    kept: Sequence[KeptEvent],
+) -> tuple[list[BranchPolicy | SetPolicy], list[Promotion | PromotionRequest]]:
+    """Return what names models as sources: policies, with those that are asked for, and what is made of a version."""
+    subjects = [one.event.subject for one in kept]
+    policies = [subject.branch_policy for subject in subjects if subject.HasField("branch_policy")]
+    requests = [subject.promotion_request for subject in subjects if subject.HasField("promotion_request")]
+    changes = [asked_of(request.policy_change) for request in requests if request.HasField("policy_change")]
+    promotions = [subject.promotion for subject in subjects if subject.HasField("promotion")]
+    return [*policies, *changes], [*promotions, *requests]
+
+
+def _sources_of(made_of: Iterable[Promotion | PromotionRequest]) -> set[str]:
+    return {each.source_model_rid for each in made_of if each.HasField("source_model_rid")}
 
 
 # What tells of the source. Of a promotion, GetPromotion tells the counts.

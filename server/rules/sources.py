@@ -5,13 +5,21 @@ It is told by records alone: of the version, and of those of equal content that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol
 
 from modelregistry.v1.promotion_pb2 import AllowedSources, BranchPolicy
 from server.core.branches import branch_of
 from server.core.caller import Caller
 from server.rules.policy_changes import SetPolicy
-from server.storage.contract import Reader, Tenure
+from server.storage.contract import Tenure
+
+
+class SeesModels(Protocol):
+    """Whoever knows which models a caller may see, such as a Reader."""
+
+    def visible_models(self, model_rids: Collection[str], caller: Caller) -> set[str]:
+        """Return those of the models that are stored and that the caller may see."""
 
 
 def asks_for_sources(policies: Iterable[BranchPolicy]) -> bool:
@@ -24,7 +32,7 @@ def models_of_sources(policies: Iterable[BranchPolicy | SetPolicy]) -> set[str]:
     return {source.model_rid for policy in policies for source in policy.allowed_sources.sources}
 
 
-def hide_sources(reader: Reader, caller: Caller, policies: Sequence[BranchPolicy | SetPolicy]) -> None:
+def hide_sources(reader: SeesModels, caller: Caller, policies: Sequence[BranchPolicy | SetPolicy]) -> None:
     """Replace allowed sources in models that the caller may not see by their number."""
     named = models_of_sources(policies)
     visible = reader.visible_models(named, caller) if named else set()

@@ -9,7 +9,7 @@ Overloaded where certainly nothing was done. What is done for a call ends with i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import timedelta
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -317,6 +317,16 @@ class EventFilter(NamedTuple):
     until_ms: int | None = None
 
 
+class Grantees(NamedTuple):
+    """Who has which role on a model or folder, the highest of each principal; on a model also by its folder.
+
+    `folder_rid` is the folder of the model; None of a folder.
+    """
+
+    folder_rid: str | None
+    roles: Mapping[str, Role.ValueType]
+
+
 class KeptEvent(NamedTuple):
     """An event, complete but for its cursor, its key, and whether the caller is an owner of what it is about."""
 
@@ -547,6 +557,9 @@ class Reader(Protocol):
 
     def event_cursor(self, key: int) -> str:
         """Return a cursor for the event of a key, or for 0. No two are alike."""
+
+    def grantees(self, resource_rids: Collection[str]) -> dict[str, Grantees]:
+        """Return who has a role on each of these models and folders, by RID. A model that is not stored is left out."""
 
     def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
         """Return the caller's highest role among the grants on this very RID; ROLE_UNSPECIFIED if there is none.
@@ -984,6 +997,13 @@ class Repository(Protocol):
 
     def settled_promotion(self) -> int:
         """Return of promotions what `settled_event` returns of events."""
+
+    def settled_event_by_now(self) -> int:
+        """Return the key of such an event as `settled_event` does, without waiting for what is being decided.
+
+        So it can be one that was the newest some time ago. Whoever asks again and again comes to each event: it is told
+        as soon as all transactions have ended that were deciding when an earlier call has found it.
+        """
 
     def disabled_principals(self) -> frozenset[str]:
         """Return all principals that are disabled. Raises StorageUnavailable."""

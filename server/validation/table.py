@@ -148,6 +148,10 @@ RULES: Final[Mapping[str, Rule]] = {
     "ListEventsRequest.start_time": whole_milliseconds,
     "ListEventsRequest.end_time": whole_milliseconds,
     "ListEventsRequest.order": known(ListOrder.DESCRIPTOR),
+    "WatchEventsRequest.after_cursor": opaque,
+    "WatchEventsRequest.model_rid": rid(MODEL, required=False),
+    "WatchEventsRequest.parent_folder_rid": rid(FOLDER, required=False),
+    "WatchEventsRequest.types": all_of(at_most(100), each(one_of(*BY_NAME))),
     # AccessService's requests
     "GrantRoleRequest.principal": new_grantee,
     "TransferOwnershipRequest.principal": new_grantee,

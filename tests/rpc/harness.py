@@ -39,6 +39,7 @@ from server.core.config import NO_QUOTA, FileQuota, Limits
 from server.core.permissions import SCOPES
 from server.process.ports import listen_privately
 from server.rpc.chain import Chain
+from server.rpc.event_watch import WatchLimits
 from server.rpc.health import Health, Readiness
 from server.rpc.server import SERVICES as SERVED
 from server.rpc.server import build_server
@@ -223,11 +224,14 @@ def serving(
     limits: Limits = Limits(),  # noqa: B008, as it is frozen
     key_set_of: Callable[[Loader], JwksKeySet] = JwksKeySet,
     file_quota: FileQuota = NO_QUOTA,
+    watch_limits: WatchLimits = WatchLimits(),  # noqa: B008, as it is frozen
 ) -> Iterator[Registry]:
     """Serve a repository on a loopback port."""
     with tempfile.TemporaryDirectory() as folder:
         store = files or file_store(repository, Path(folder))
-        yield from _serving(repository, store, observers_of, limits, max_message_bytes, key_set_of, file_quota)
+        yield from _serving(
+            repository, store, observers_of, limits, max_message_bytes, key_set_of, file_quota, watch_limits
+        )
 
 
 def _serving(
@@ -238,12 +242,20 @@ def _serving(
     max_message_bytes: int,
     key_set_of: Callable[[Loader], JwksKeySet],
     file_quota: FileQuota,
+    watch_limits: WatchLimits,
 ) -> Iterator[Registry]:
     key, health = key_pair(), Health(SERVED)
     verifier = TokenVerifier(key_set_of(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
     chain = Chain(Credentials(verifier), observers_of, THREADS, limits.receive_timeout, max_message_bytes)
     server = build_server(
-        repository, store, chain, health, max_message_bytes=max_message_bytes, limits=limits, file_quota=file_quota
+        repository,
+        store,
+        chain,
+        health,
+        max_message_bytes=max_message_bytes,
+        limits=limits,
+        file_quota=file_quota,
+        watch_limits=watch_limits,
     )
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     private = listen_privately(server)
@@ -255,6 +267,7 @@ def _serving(
             yield Registry(address, channel, key, repository, health, chain, store, readiness)
     finally:
         readiness.stop()
+        chain.end_streams()
         server.stop(0).wait()
         chain.close()
         private.close()

@@ -91,13 +91,15 @@ TABLE = {
     "ResourceNameAlreadyExists": ("ALREADY_EXISTS", 409, ("parentFolderRid", "displayName")),
     "RequestTooLarge": ("RESOURCE_EXHAUSTED", 413, ()),
     "Overloaded": ("RESOURCE_EXHAUSTED", 429, ()),
+    "WatcherTooSlow": ("RESOURCE_EXHAUSTED", 429, ("cursor",)),
     "QuotaExceeded": ("RESOURCE_EXHAUSTED", 429, ("resource", "maxBytes")),
     "RequestTimeout": ("DEADLINE_EXCEEDED", 408, ()),
     "StorageUnavailable": ("UNAVAILABLE", 503, ()),
+    "ServerStopping": ("UNAVAILABLE", 503, ()),
     "Internal": ("INTERNAL", 500, ()),
 }
 # A retry helps where the service, and not the request, was at fault.
-RETRYABLE = {"KeysUnavailable", "Overloaded", "StorageUnavailable"}
+RETRYABLE = {"KeysUnavailable", "Overloaded", "ServerStopping", "StorageUnavailable"}
 
 
 def every_error() -> dict[str, type[RegistryError]]:

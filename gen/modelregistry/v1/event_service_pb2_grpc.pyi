@@ -47,6 +47,28 @@ class EventServiceStub:
     INVALID_ARGUMENT (InvalidArgument, InvalidBranchName, InvalidPageSize, InvalidPageToken), NOT_FOUND (ModelNotFound, of
     a model that is asked for) and OUT_OF_RANGE (CursorUnknown, CursorExpired).
     """
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_event_service_pb2.WatchEventsRequest, _event_service_pb2.WatchEventsResponse]
+    """Tells events as they happen, in the order in which it is safe to go on, for as long as the client wants: from now on,
+    or first those behind a cursor. None is told twice, nor left out.
+
+    Each message has a cursor; one without an event is a bookmark. There is one at the beginning of a stream without
+    `after_cursor`, one when all is told that happened before the stream began, and one whenever nothing else was sent
+    for 15 s. A client that goes on behind the last cursor it has got, on any server, misses nothing. Whether the caller
+    may see what an event is about is asked again while the stream lasts: within 5 s of a change it falls silent, or
+    tells more.
+
+    Scope api:models-read; viewer on the model, and more for some types: see Event. Fails, in this order, with
+    INVALID_ARGUMENT (InvalidArgument, InvalidBranchName), RESOURCE_EXHAUSTED (Overloaded, where too many watch, or too
+    many streams are the caller's), NOT_FOUND (ModelNotFound, of a model that is asked for) and OUT_OF_RANGE
+    (CursorUnknown, CursorExpired).
+
+    It ends with UNAUTHENTICATED (InvalidCredentials) when the token expires, PERMISSION_DENIED (PrincipalDisabled) when
+    the caller is disabled, UNAVAILABLE (ServerStopping) when the server stops, and RESOURCE_EXHAUSTED (WatcherTooSlow)
+    when the client takes none of what waits for it for 10 s. Before it ends, it sends a bookmark if the client takes
+    what waits. It ends with OUT_OF_RANGE, too, when events that it has not told yet are removed (CursorExpired), or when
+    the registry is no longer the one that it told of, such as after it was restored from a backup (CursorUnknown). While
+    the database is away, nothing is told.
+    """
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
@@ -66,6 +88,28 @@ class EventServiceAsyncStub(EventServiceStub):
     Scope api:models-read; viewer on the model, and more for some types: see Event. Fails, in this order, with
     INVALID_ARGUMENT (InvalidArgument, InvalidBranchName, InvalidPageSize, InvalidPageToken), NOT_FOUND (ModelNotFound, of
     a model that is asked for) and OUT_OF_RANGE (CursorUnknown, CursorExpired).
+    """
+    WatchEvents: _aio.UnaryStreamMultiCallable[_event_service_pb2.WatchEventsRequest, _event_service_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """Tells events as they happen, in the order in which it is safe to go on, for as long as the client wants: from now on,
+    or first those behind a cursor. None is told twice, nor left out.
+
+    Each message has a cursor; one without an event is a bookmark. There is one at the beginning of a stream without
+    `after_cursor`, one when all is told that happened before the stream began, and one whenever nothing else was sent
+    for 15 s. A client that goes on behind the last cursor it has got, on any server, misses nothing. Whether the caller
+    may see what an event is about is asked again while the stream lasts: within 5 s of a change it falls silent, or
+    tells more.
+
+    Scope api:models-read; viewer on the model, and more for some types: see Event. Fails, in this order, with
+    INVALID_ARGUMENT (InvalidArgument, InvalidBranchName), RESOURCE_EXHAUSTED (Overloaded, where too many watch, or too
+    many streams are the caller's), NOT_FOUND (ModelNotFound, of a model that is asked for) and OUT_OF_RANGE
+    (CursorUnknown, CursorExpired).
+
+    It ends with UNAUTHENTICATED (InvalidCredentials) when the token expires, PERMISSION_DENIED (PrincipalDisabled) when
+    the caller is disabled, UNAVAILABLE (ServerStopping) when the server stops, and RESOURCE_EXHAUSTED (WatcherTooSlow)
+    when the client takes none of what waits for it for 10 s. Before it ends, it sends a bookmark if the client takes
+    what waits. It ends with OUT_OF_RANGE, too, when events that it has not told yet are removed (CursorExpired), or when
+    the registry is no longer the one that it told of, such as after it was restored from a backup (CursorUnknown). While
+    the database is away, nothing is told.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,6 +133,34 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         Scope api:models-read; viewer on the model, and more for some types: see Event. Fails, in this order, with
         INVALID_ARGUMENT (InvalidArgument, InvalidBranchName, InvalidPageSize, InvalidPageToken), NOT_FOUND (ModelNotFound, of
         a model that is asked for) and OUT_OF_RANGE (CursorUnknown, CursorExpired).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _event_service_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_event_service_pb2.WatchEventsResponse], _abc.AsyncIterator[_event_service_pb2.WatchEventsResponse]]:
+        """Tells events as they happen, in the order in which it is safe to go on, for as long as the client wants: from now on,
+        or first those behind a cursor. None is told twice, nor left out.
+
+        Each message has a cursor; one without an event is a bookmark. There is one at the beginning of a stream without
+        `after_cursor`, one when all is told that happened before the stream began, and one whenever nothing else was sent
+        for 15 s. A client that goes on behind the last cursor it has got, on any server, misses nothing. Whether the caller
+        may see what an event is about is asked again while the stream lasts: within 5 s of a change it falls silent, or
+        tells more.
+
+        Scope api:models-read; viewer on the model, and more for some types: see Event. Fails, in this order, with
+        INVALID_ARGUMENT (InvalidArgument, InvalidBranchName), RESOURCE_EXHAUSTED (Overloaded, where too many watch, or too
+        many streams are the caller's), NOT_FOUND (ModelNotFound, of a model that is asked for) and OUT_OF_RANGE
+        (CursorUnknown, CursorExpired).
+
+        It ends with UNAUTHENTICATED (InvalidCredentials) when the token expires, PERMISSION_DENIED (PrincipalDisabled) when
+        the caller is disabled, UNAVAILABLE (ServerStopping) when the server stops, and RESOURCE_EXHAUSTED (WatcherTooSlow)
+        when the client takes none of what waits for it for 10 s. Before it ends, it sends a bookmark if the client takes
+        what waits. It ends with OUT_OF_RANGE, too, when events that it has not told yet are removed (CursorExpired), or when
+        the registry is no longer the one that it told of, such as after it was restored from a backup (CursorUnknown). While
+        the database is away, nothing is told.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

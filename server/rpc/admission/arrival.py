@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -129,27 +130,31 @@ class Arrival:
         )
 
 
-class Outbox:
-    """Sends messages of a call without a thread that waits: one is under way, and of others the newest waits."""
+class Sender:
+    """Sends messages of a call without a thread that waits: one at a time, the next when the client has taken it.
 
-    def __init__(self, context: grpc.ServicerContext) -> None:
+    `next_message` returns what is sent next, or None. It is called with `lock` held, which is the call's own, also by
+    the server's one thread; so it must neither wait nor raise.
+    """
+
+    def __init__(self, context: grpc.ServicerContext, next_message: Callable[[], bytes | None]) -> None:
         self._event = context._rpc_event  # type: ignore[attr-defined]
         self._state = context._state  # type: ignore[attr-defined]
-        self._is_sending = False
-        self._next: bytes | None = None
+        self._next_message = next_message
+        self.lock: threading.Condition = self._state.condition
+        # Whether a message is under way that the client has not taken.
+        self.is_sending = False
 
-    def send(self, message: bytes) -> None:
-        """Send a message as soon as the client has taken the one before; it takes the place of one that waits."""
-        with self._state.condition:
-            self._next = message
-            if not self._is_sending:
+    def go_on(self) -> None:
+        """Send what is next, unless a message is under way."""
+        with self.lock:
+            if not self.is_sending:
                 self._send_next()
 
     def _send_next(self) -> None:
-        state, message = self._state, self._next
-        self._next = None
-        self._is_sending = message is not None and _server._is_rpc_state_active(state)
-        if not self._is_sending:
+        state, message = self._state, self._next_message()
+        self.is_sending = message is not None and _server._is_rpc_state_active(state)
+        if not self.is_sending:
             return
         operations = [cygrpc.SendMessageOperation(message, _NO_FLAGS)]
         if state.initial_metadata_allowed:
@@ -165,3 +170,21 @@ class Outbox:
 
         self._event.call.start_server_batch(operations, sent)
         state.due.add(_server._SEND_MESSAGE_TOKEN)
+
+
+class Outbox:
+    """Sends messages of a call of which one is under way, and of others the newest waits."""
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._sender = Sender(context, self._take)
+        self._newest: bytes | None = None
+
+    def send(self, message: bytes) -> None:
+        """Send a message as soon as the client has taken the one before; it takes the place of one that waits."""
+        with self._sender.lock:
+            self._newest = message
+            self._sender.go_on()
+
+    def _take(self) -> bytes | None:
+        message, self._newest = self._newest, None
+        return message

@@ -1,4 +1,4 @@
-"""EventService: what happened, listed."""
+"""EventService: what happened, listed and told."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable
 import grpc
 
 from modelregistry.v1 import event_service_pb2_grpc
-from modelregistry.v1.event_service_pb2 import ListEventsRequest, ListEventsResponse
+from modelregistry.v1.event_service_pb2 import ListEventsRequest, ListEventsResponse, WatchEventsRequest
 from server.core.caller import Caller
+from server.rpc.event_watch import EventWatch
+from server.rpc.held_streams import HeldStream
 from server.rules.events import filter_of, is_oldest_first, list_events
 from server.storage.contract import Reader, Repository
 from server.storage.paging import Paging
@@ -17,9 +19,10 @@ from server.storage.paging import Paging
 class EventService(event_service_pb2_grpc.EventServiceServicer):
     """Serves modelregistry.v1.EventService; requests are validated, `caller` tells whose they are."""
 
-    def __init__(self, repository: Repository, caller: Callable[[], Caller]):
+    def __init__(self, repository: Repository, caller: Callable[[], Caller], watch: EventWatch):
         self._repository = repository
         self._caller = caller
+        self._watch = watch
 
     def ListEvents(self, request: ListEventsRequest, context: grpc.ServicerContext) -> ListEventsResponse:
         """Return a page of events."""
@@ -41,3 +44,10 @@ class EventService(event_service_pb2_grpc.EventServiceServicer):
             return answer
 
         return self._repository.read(query)
+
+    def WatchEvents(self, request: WatchEventsRequest, context: grpc.ServicerContext, stream: HeldStream) -> None:  # type: ignore[override]
+        """Tell events as they happen; returns at once."""
+        self._watch.watch(stream, request)
+
+    # See HeldStream.
+    WatchEvents.experimental_non_blocking = True  # type: ignore[attr-defined]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache
 
 from sqlalchemy import BigInteger, Select, bindparam, delete, func, insert, literal_column, select
 
@@ -10,15 +12,17 @@ from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_UNSPECIFIED, Gr
 from modelregistry.v1.event_pb2 import Event, EventSubject
 from server.core.caller import Caller
 from server.core.event_types import EventType
+from server.core.rids import FOLDER, rid_type
+from server.storage.contract import Grantees
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import Cursors
 from server.storage.sql.event_log import add_event
 from server.storage.sql.pages import page_of
 from server.storage.sql.rows import AnyColumns, AnyRow, timestamp
-from server.storage.sql.statements import Statement, for_callers, principals, upsert
-from server.storage.sql.tables import grant_changes, grants, opaque_keys
+from server.storage.sql.statements import Statement, for_callers, numbered, padded, principals, several, upsert
+from server.storage.sql.tables import grant_changes, grants, models, opaque_keys
 from server.storage.sql.unit_of_work import UnitOfWork
-from server.storage.sql.visibility import role_on
+from server.storage.sql.visibility import MAX_NAMED, role_on
 
 # Greater than every key: where the list begins, since the newest are first.
 _BEHIND_ALL = 2**63 - 1
@@ -28,6 +32,30 @@ def get_role(work: UnitOfWork, resource_rid: str, caller: Caller) -> Role.ValueT
     """See the contract."""
     role: Role.ValueType | None = work.session.one(_role(caller), {"resource": resource_rid} | principals(caller)).role
     return role or ROLE_UNSPECIFIED
+
+
+def grantees(work: UnitOfWork, resource_rids: Collection[str]) -> dict[str, Grantees]:
+    """See the contract."""
+    models_named = [rid for rid in resource_rids if rid_type(rid) != FOLDER]
+    folder_of: dict[str, str | None] = {rid: None for rid in resource_rids if rid_type(rid) == FOLDER}
+    folder_of |= {row.rid: row.parent_folder_rid for row in _rows_of(work, _folders_of, models_named)}
+    named = {*folder_of} | {folder for folder in folder_of.values() if folder is not None}
+    roles: dict[str, dict[str, Role.ValueType]] = {rid: {} for rid in named}
+    for row in _rows_of(work, _grants_on, [*named]):
+        roles[row.resource_rid][row.principal] = row.role
+    found = {}
+    for rid, folder in folder_of.items():
+        inherited = roles[folder] if folder is not None else {}
+        highest = {to: max(role, inherited.get(to, role)) for to, role in roles[rid].items()}
+        found[rid] = Grantees(folder, inherited | highest)
+    return found
+
+
+def _rows_of(work: UnitOfWork, statement: Callable[[int], Statement], rids: Sequence[str]) -> Iterator[AnyRow]:
+    """Yield what a statement that names resources finds for these."""
+    for first in range(0, len(rids), MAX_NAMED):
+        some = padded([*rids[first : first + MAX_NAMED]])
+        yield from work.session.all(statement(len(some)), numbered("resource", some))
 
 
 def list_grants(work: UnitOfWork, resource_rid: str, page: PageRequest) -> Page[Grant]:
@@ -100,6 +128,19 @@ def _record_change(
 @for_callers
 def _role(caller: Caller) -> Select[*AnyColumns]:
     return select(role_on(caller, bindparam("resource")).label("role"))
+
+
+@cache
+def _folders_of(count: int) -> Statement:
+    return Statement(
+        select(models.c.rid, models.c.parent_folder_rid).where(models.c.rid.in_(several("resource", count)))
+    )
+
+
+@cache
+def _grants_on(count: int) -> Statement:
+    granted = select(grants.c.resource_rid, grants.c.principal, grants.c.role)
+    return Statement(granted.where(grants.c.resource_rid.in_(several("resource", count))))
 
 
 _list = Statement(

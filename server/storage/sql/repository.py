@@ -27,6 +27,7 @@ from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
 from server.storage.sql.principals import disabled_principals
 from server.storage.sql.promotions_in_order import newest_promotion
 from server.storage.sql.session import Conflict, Failure, Session
+from server.storage.sql.settling_events import SettlingEvents
 from server.storage.sql.statements import Statement
 from server.storage.sql.tables import promotions
 from server.storage.sql.transaction import SqlReader, SqlTransaction
@@ -92,6 +93,7 @@ class SqlRepository:
         self._probed_at = -math.inf
         # By the question for the newest of something.
         self._settled: dict[Callable[[Session], int], int] = {}
+        self._settling = SettlingEvents()
         self._group_commit = GroupCommit(self._pool, self._queue.turn if self._queue else nullcontext)
 
     def read(self, query: Callable[[Reader], T]) -> T:
@@ -156,6 +158,10 @@ class SqlRepository:
             self.settle()
             self._settled[newest_of] = newest
         return newest
+
+    def settled_event_by_now(self) -> int:
+        """See the contract."""
+        return self._with_retries(lambda: self._pool.read(self._settling.settled_by_now))
 
     def _deciding(self) -> frozenset[Decision]:
         """Return the transactions that are deciding now. Where there is one at a time, it has ended by then."""

@@ -67,6 +67,7 @@ class SqlReader(UnitOfWork):
     event_key = event_log.event_key
     event_cursor = event_log.event_cursor
 
+    grantees = grants.grantees
     get_role = grants.get_role
     owners = grants.owners
     get_folder_policy = folder_policies.get_folder_policy

@@ -14,10 +14,10 @@ import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 10):
-    from typing import TypeAlias as _TypeAlias
+if sys.version_info >= (3, 11):
+    from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
-    from typing_extensions import TypeAlias as _TypeAlias
+    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -155,3 +155,89 @@ class ListEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page_token) -> _WhichOneofReturnType__next_page_token | None: ...
 
 Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
+
+@_typing.final
+class WatchEventsRequest(_message.Message):
+    """The request of WatchEvents. An event is told if every filter given lets it through."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_CURSOR_FIELD_NUMBER: _builtins.int
+    MODEL_RID_FIELD_NUMBER: _builtins.int
+    PARENT_FOLDER_RID_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
+    after_cursor: _builtins.str
+    """Optional. First the events behind the place of this cursor, from an event, a page or a bookmark; unset means only
+    what happens from now on. With a cursor that is not of this registry as it is now, the call fails with CursorUnknown;
+    with one of what is no longer kept, with CursorExpired.
+    """
+    model_rid: _builtins.str
+    """Optional. Only events about this model."""
+    parent_folder_rid: _builtins.str
+    """Optional. Only events about this folder and the models in it."""
+    branch: _builtins.str
+    """Optional. Only events about branches of this name."""
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Only events of these types, such as `modelregistry.version.promoted.v1`."""
+
+    def __init__(
+        self,
+        *,
+        after_cursor: _builtins.str | None = ...,
+        model_rid: _builtins.str | None = ...,
+        parent_folder_rid: _builtins.str | None = ...,
+        branch: _builtins.str | None = ...,
+        types: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_cursor", b"_after_cursor", "_branch", b"_branch", "_model_rid", b"_model_rid", "_parent_folder_rid", b"_parent_folder_rid", "after_cursor", b"after_cursor", "branch", b"branch", "model_rid", b"model_rid", "parent_folder_rid", b"parent_folder_rid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_cursor", b"_after_cursor", "_branch", b"_branch", "_model_rid", b"_model_rid", "_parent_folder_rid", b"_parent_folder_rid", "after_cursor", b"after_cursor", "branch", b"branch", "model_rid", b"model_rid", "parent_folder_rid", b"parent_folder_rid", "types", b"types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after_cursor: _TypeAlias = _typing.Literal["after_cursor"]  # noqa: Y015
+    _WhichOneofArgType__after_cursor: _TypeAlias = _typing.Literal["_after_cursor", b"_after_cursor"]  # noqa: Y015
+    _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
+    _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
+    _WhichOneofReturnType__model_rid: _TypeAlias = _typing.Literal["model_rid"]  # noqa: Y015
+    _WhichOneofArgType__model_rid: _TypeAlias = _typing.Literal["_model_rid", b"_model_rid"]  # noqa: Y015
+    _WhichOneofReturnType__parent_folder_rid: _TypeAlias = _typing.Literal["parent_folder_rid"]  # noqa: Y015
+    _WhichOneofArgType__parent_folder_rid: _TypeAlias = _typing.Literal["_parent_folder_rid", b"_parent_folder_rid"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_cursor) -> _WhichOneofReturnType__after_cursor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model_rid) -> _WhichOneofReturnType__model_rid | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parent_folder_rid) -> _WhichOneofReturnType__parent_folder_rid | None: ...
+
+Global___WatchEventsRequest: _TypeAlias = WatchEventsRequest  # noqa: Y015
+
+@_typing.final
+class WatchEventsResponse(_message.Message):
+    """A message of the stream of WatchEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Output only. Where to go on behind this message, for `after_cursor`, at any later time."""
+    @_builtins.property
+    def event(self) -> _event_pb2.Event:
+        """Output only. The event; unset in a bookmark."""
+
+    def __init__(
+        self,
+        *,
+        event: _event_pb2.Event | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEventsResponse: _TypeAlias = WatchEventsResponse  # noqa: Y015

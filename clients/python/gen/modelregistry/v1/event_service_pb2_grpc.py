@@ -46,6 +46,11 @@ class EventServiceStub(object):
                 request_serializer=modelregistry_dot_v1_dot_event__service__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=modelregistry_dot_v1_dot_event__service__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/modelregistry.v1.EventService/WatchEvents',
+                request_serializer=modelregistry_dot_v1_dot_event__service__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=modelregistry_dot_v1_dot_event__service__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer(object):
@@ -69,6 +74,32 @@ class EventServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """Tells events as they happen, in the order in which it is safe to go on, for as long as the client wants: from now on,
+        or first those behind a cursor. None is told twice, nor left out.
+
+        Each message has a cursor; one without an event is a bookmark. There is one at the beginning of a stream without
+        `after_cursor`, one when all is told that happened before the stream began, and one whenever nothing else was sent
+        for 15 s. A client that goes on behind the last cursor it has got, on any server, misses nothing. Whether the caller
+        may see what an event is about is asked again while the stream lasts: within 5 s of a change it falls silent, or
+        tells more.
+
+        Scope api:models-read; viewer on the model, and more for some types: see Event. Fails, in this order, with
+        INVALID_ARGUMENT (InvalidArgument, InvalidBranchName), RESOURCE_EXHAUSTED (Overloaded, where too many watch, or too
+        many streams are the caller's), NOT_FOUND (ModelNotFound, of a model that is asked for) and OUT_OF_RANGE
+        (CursorUnknown, CursorExpired).
+
+        It ends with UNAUTHENTICATED (InvalidCredentials) when the token expires, PERMISSION_DENIED (PrincipalDisabled) when
+        the caller is disabled, UNAVAILABLE (ServerStopping) when the server stops, and RESOURCE_EXHAUSTED (WatcherTooSlow)
+        when the client takes none of what waits for it for 10 s. Before it ends, it sends a bookmark if the client takes
+        what waits. It ends with OUT_OF_RANGE, too, when events that it has not told yet are removed (CursorExpired), or when
+        the registry is no longer the one that it told of, such as after it was restored from a backup (CursorUnknown). While
+        the database is away, nothing is told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +107,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.ListEvents,
                     request_deserializer=modelregistry_dot_v1_dot_event__service__pb2.ListEventsRequest.FromString,
                     response_serializer=modelregistry_dot_v1_dot_event__service__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=modelregistry_dot_v1_dot_event__service__pb2.WatchEventsRequest.FromString,
+                    response_serializer=modelregistry_dot_v1_dot_event__service__pb2.WatchEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -112,6 +148,33 @@ class EventService(object):
             '/modelregistry.v1.EventService/ListEvents',
             modelregistry_dot_v1_dot_event__service__pb2.ListEventsRequest.SerializeToString,
             modelregistry_dot_v1_dot_event__service__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelregistry.v1.EventService/WatchEvents',
+            modelregistry_dot_v1_dot_event__service__pb2.WatchEventsRequest.SerializeToString,
+            modelregistry_dot_v1_dot_event__service__pb2.WatchEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

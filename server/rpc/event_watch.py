@@ -1,0 +1,437 @@
+"""Whoever watches events: streams without threads, which one thread tells what one read of the database finds.
+
+A watcher is live or catches up. Those that are live have been told everything up to the place of this process, which
+the one thread moves on. The others are told pages of ListEvents, by a few threads, each as soon as the client has taken
+the one before; one that has come to that place is live from then on. One that takes more slowly than events come is no
+longer live, but catches up: so little waits for each, and nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+from modelregistry.v1.event_pb2 import Event
+from modelregistry.v1.event_service_pb2 import ListEventsRequest, WatchEventsRequest, WatchEventsResponse
+from modelregistry.v1.list_order_pb2 import LIST_ORDER_OLDEST_FIRST
+from server.core.caller import Caller
+from server.core.errors import (
+    CursorExpired,
+    CursorUnknown,
+    Internal,
+    InvalidCredentials,
+    ModelNotFound,
+    Overloaded,
+    RegistryError,
+    ServerStopping,
+    StorageUnavailable,
+    WatcherTooSlow,
+)
+from server.rpc.held_streams import HeldStream
+from server.rules.event_sight import EventSight
+from server.rules.events import filter_of, list_events, listing_of
+from server.storage.contract import KeptEvent, Reader, Repository
+from server.storage.paging import Page, PageRequest
+
+# How often it is looked for new events; and for streams that end, or want a bookmark.
+POLL_SECONDS = 0.05
+LOOK_SECONDS = 0.25
+# How soon after a failure it is tried again.
+AGAIN_SECONDS = 1.0
+# How many events are read at once for all who are live; a page is no larger than a message.
+PAGE = PageRequest(1000)
+# How much may wait for a client that is live. One that catches up has a quarter.
+LIVE_BYTES = 2**20
+# How many threads, each with a connection to the database at moments, read for those who catch up, and how many events.
+CATCH_UP_THREADS = 2
+CATCH_UP_PAGE = PageRequest(100)
+CATCH_UP_BYTES = LIVE_BYTES // 4
+# How many connections to the database it takes: one for those who are live.
+CONNECTIONS = 1 + CATCH_UP_THREADS
+# How long a client may take for the last messages of a stream; at the end of the server, and otherwise.
+STOP_SECONDS = 1.0
+END_SECONDS = 30.0
+
+# Reads for all. What it is not to see is taken out for each.
+_READER = Caller(("user:",), is_admin=True)
+
+log = logging.getLogger(__name__)
+
+
+class WatchLimits(NamedTuple):
+    """How many may watch, in all and with one principal, and for how long nothing may move.
+
+    A bookmark is sent when nothing was for so long; a client that takes nothing for so long is given up.
+    """
+
+    watchers: int = 2000
+    of_each_principal: int = 100
+    bookmark_seconds: float = 15.0
+    stall_seconds: float = 10.0
+
+
+class _Place(NamedTuple):
+    """A place in the log, as a key and as a cursor."""
+
+    key: int
+    cursor: str
+
+
+class _Watcher:
+    """Whoever watches: the stream, what is wanted, and the place up to which everything was told."""
+
+    __slots__ = ("bookmark_at", "caller", "listing", "place", "stream", "wanted")
+
+    def __init__(self, stream: HeldStream, caller: Caller, request: WatchEventsRequest):
+        self.stream = stream
+        self.caller = caller
+        self.listing = listing_of(request)
+        self.wanted = filter_of(self.listing)
+        self.place = _Place(0, request.after_cursor)
+        self.bookmark_at = 0.0
+
+
+class EventWatch:
+    """Serves the watchers of a process; safe to share between threads."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        withdrawn: Callable[[Caller], RegistryError | None],
+        limits: WatchLimits = WatchLimits(),  # noqa: B008, as it is frozen
+    ) -> None:
+        """`withdrawn` returns why a caller may not go on, if so."""
+        self._repository = repository
+        self._withdrawn = withdrawn
+        self._limits = limits
+        self._sight = EventSight(repository)
+        self._catching_up = ThreadPoolExecutor(CATCH_UP_THREADS, thread_name_prefix="catching-up")
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        # Guarded by the lock: the places that are taken, by principal; who watches, who of them is live, and who is to
+        # go on catching up when the database is back; the place up to which all who are live were told; the thread.
+        self._taken: Counter[str] = Counter()
+        self._watchers: dict[HeldStream, _Watcher] = {}
+        self._live: dict[HeldStream, _Watcher] = {}
+        self._later: list[_Watcher] = []
+        self._place = _Place(0, "")
+        self._thread: threading.Thread | None = None
+        self._looked_at = 0.0
+
+    def watch(self, stream: HeldStream, request: WatchEventsRequest) -> None:
+        """Tell a stream what it asks for, until it ends; returns as soon as that has begun.
+
+        Raises Overloaded, ServerStopping, ModelNotFound, CursorUnknown and CursorExpired.
+        """
+        assert stream.caller is not None
+        watcher = _Watcher(stream, stream.caller, request)
+        self._take_place(watcher)
+        now = self._begin(watcher, request)
+        with self._lock:
+            if self._stopping.is_set():
+                raise ServerStopping
+            if self._thread is None:
+                self._place = now
+                self._thread = threading.Thread(target=self._run, name="event-watch", daemon=True)
+                self._thread.start()
+            self._watchers[stream] = watcher
+            if not request.HasField("after_cursor"):
+                self._send_bookmark(watcher, now.cursor)
+            is_live = self._join(watcher)
+        if not is_live:
+            self._catch_up_soon(watcher)
+        if not stream.on_end(partial(self._leave, watcher)):
+            self._leave(watcher)
+
+    def stop(self) -> None:
+        """End all streams, with a bookmark where the client takes it, and take no more.
+
+        It returns when they have ended, which takes little more than STOP_SECONDS.
+        """
+        self._stopping.set()
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+        self._catching_up.shutdown(wait=False)
+
+    # Who comes and goes
+
+    def _take_place(self, watcher: _Watcher) -> None:
+        user = watcher.caller.user
+        with self._lock:
+            if self._stopping.is_set():
+                raise ServerStopping
+            if self._taken.total() >= self._limits.watchers or self._taken[user] >= self._limits.of_each_principal:
+                raise Overloaded(explanation="Too many streams of events are open.")
+            self._taken[user] += 1
+        if not watcher.stream.on_end(partial(self._give_place_up, user)):
+            self._give_place_up(user)
+
+    def _give_place_up(self, user: str) -> None:
+        with self._lock:
+            self._taken[user] -= 1
+            if not self._taken[user]:
+                del self._taken[user]
+
+    def _begin(self, watcher: _Watcher, request: WatchEventsRequest) -> _Place:
+        """Set the place from which a watcher is told, and return that of now."""
+        settled = self._repository.settled_event()
+
+        def begin(reader: Reader) -> tuple[_Place, _Place]:
+            if request.HasField("model_rid"):
+                reader.get_model(request.model_rid, watcher.caller)
+            now = _Place(settled, reader.event_cursor(settled))
+            if not request.HasField("after_cursor"):
+                return now, now
+            return _Place(reader.event_key(request.after_cursor), request.after_cursor), now
+
+        watcher.place, now = self._repository.read(begin)
+        return now
+
+    def _leave(self, watcher: _Watcher) -> None:
+        with self._lock:
+            self._watchers.pop(watcher.stream, None)
+            self._live.pop(watcher.stream, None)
+
+    def _join(self, watcher: _Watcher) -> bool:
+        """Let a watcher be live if it was told everything up to the place of all; with the lock held."""
+        if watcher.place.key < self._place.key or watcher.stream not in self._watchers:
+            return False
+        self._live[watcher.stream] = watcher
+        return True
+
+    # The one thread
+
+    def _run(self) -> None:
+        while True:
+            pause = POLL_SECONDS
+            try:
+                self._go_on()
+            except (StorageUnavailable, Overloaded) as error:
+                log.info("watchers are told nothing for now: %s", error.__cause__ or error)
+                pause = AGAIN_SECONDS
+            except Exception:
+                log.exception("watchers could not be told what happened, which is tried again")
+                pause = AGAIN_SECONDS
+            with self._lock:
+                if not self._watchers:
+                    self._thread = None
+                    return
+            if self._stopping.is_set():
+                self._end_all()
+            else:
+                self._stopping.wait(pause)
+
+    def _go_on(self) -> None:
+        now = time.monotonic()
+        is_looking = now - self._looked_at >= LOOK_SECONDS
+        if is_looking:
+            self._looked_at = now
+            # Whatever the database does.
+            self._end_some(now)
+        settled = self._repository.settled_event_by_now()
+        while settled != self._place.key and self._tell_page(settled):
+            pass
+        if is_looking:
+            self._send_bookmarks(now)
+
+    def _tell_page(self, settled: int) -> bool:
+        """Tell all who are live what comes next, up to an event; return whether there is more."""
+        place = self._place
+        request = ListEventsRequest(after_cursor=place.cursor, order=LIST_ORDER_OLDEST_FIRST)
+
+        def read(reader: Reader) -> tuple[Page[KeptEvent], _Place]:
+            if settled < place.key:
+                # Others know more than was looked at here; unless that was lost.
+                reader.event_key(place.cursor)
+                return Page([], None), place
+            page = list_events(reader, _READER, request, settled, PAGE)
+            if page.next_position is not None and page.items:
+                return page, _Place(page.items[-1].key, page.items[-1].event.cursor)
+            return page, _Place(settled, reader.event_cursor(settled))
+
+        try:
+            page, following = self._repository.read(read)
+        except (CursorUnknown, CursorExpired) as error:
+            # Not the log of which these were told. They all end, and nothing is told to whoever comes meanwhile.
+            self._end_lost(error)
+            return False
+        self._sight.look_at(page.items)
+        with self._lock:
+            self._place = following
+            live = [*self._live.values()]
+        if page.items:
+            self._tell(page.items, live, following)
+        return following.key < settled
+
+    def _tell(self, kept: Sequence[KeptEvent], live: Iterable[_Watcher], following: _Place) -> None:
+        # Callers who are one see the same.
+        views: dict[Caller, list[bytes | None]] = {}
+        for watcher in live:
+            view = views.get(watcher.caller)
+            if view is None:
+                view = views[watcher.caller] = [self._message(watcher.caller, one) for one in kept]
+            for one, message in zip(kept, view, strict=True):
+                if one.key <= watcher.place.key:
+                    continue
+                if message is not None and self._sight.is_wanted(one.event, watcher.wanted):
+                    if watcher.stream.waiting_bytes > LIVE_BYTES:
+                        self._let_catch_up(watcher)
+                        break
+                    self._send(watcher, message, one.event.cursor)
+                watcher.place = _Place(one.key, one.event.cursor)
+            else:
+                watcher.place = max(watcher.place, following)
+
+    def _message(self, caller: Caller, kept: KeptEvent) -> bytes | None:
+        told = self._sight.told(caller, kept)
+        return None if told is None else _message_of(told)
+
+    def _let_catch_up(self, watcher: _Watcher) -> None:
+        with self._lock:
+            self._live.pop(watcher.stream, None)
+        watcher.stream.when_room(partial(self._catch_up_soon, watcher))
+
+    def _send(self, watcher: _Watcher, message: bytes, cursor: str) -> None:
+        watcher.stream.send(message, cursor)
+        watcher.bookmark_at = time.monotonic() + self._limits.bookmark_seconds
+
+    def _send_bookmark(self, watcher: _Watcher, cursor: str) -> None:
+        self._send(watcher, _bookmark(cursor), cursor)
+
+    def _send_bookmarks(self, now: float) -> None:
+        with self._lock:
+            place = self._place
+            due = [each for each in self._live.values() if each.bookmark_at <= now and each.place.key <= place.key]
+        if due:
+            cursor = self._new_cursor()
+            for watcher in due:
+                self._send_bookmark(watcher, cursor)
+
+    def _new_cursor(self) -> str:
+        """Return a cursor of the place of all: the same one again would tell that nothing has happened, to anyone."""
+        return self._repository.read(lambda reader: reader.event_cursor(self._place.key))
+
+    # What ends streams
+
+    def _end_some(self, now: float) -> None:
+        """End the streams that are over, and have those go on that the database was away for."""
+        with self._lock:
+            watchers, later, self._later = [*self._watchers.values()], self._later, []
+        for watcher in watchers:
+            stream = watcher.stream
+            stalled_seconds = now - stream.stalled_since()
+            if stream.is_ending:
+                if stalled_seconds > END_SECONDS:
+                    stream.cancel()
+            elif stalled_seconds > self._limits.stall_seconds:
+                stream.end_now(WatcherTooSlow(cursor=stream.place))
+            elif time.time() >= stream.expires:
+                self._end(watcher, InvalidCredentials())
+            elif withdrawn := self._withdrawn(watcher.caller):
+                self._end(watcher, withdrawn)
+        for watcher in later:
+            self._catch_up_soon(watcher)
+
+    def _end(self, watcher: _Watcher, error: RegistryError, cursor: str | None = None) -> None:
+        """End a stream, with a bookmark if it was told everything."""
+        with self._lock:
+            is_live = self._live.pop(watcher.stream, None) is not None
+        if is_live and cursor is None and watcher.place.key <= self._place.key:
+            # The client has an earlier one.
+            with contextlib.suppress(RegistryError):
+                cursor = self._new_cursor()
+        watcher.stream.end(error, (_bookmark(cursor), cursor) if is_live and cursor is not None else None)
+
+    def _end_lost(self, error: CursorUnknown | CursorExpired) -> None:
+        with self._lock:
+            live, self._live = [*self._live.values()], {}
+        for watcher in live:
+            watcher.stream.end(type(error)(cursor=watcher.stream.place))
+        settled = self._repository.settled_event()
+        cursor = self._repository.read(lambda reader: reader.event_cursor(settled))
+        with self._lock:
+            self._place = _Place(settled, cursor)
+
+    def _end_all(self) -> None:
+        """End all streams, and those that do not end."""
+        cursor = None
+        with contextlib.suppress(RegistryError):
+            cursor = self._new_cursor()
+        with self._lock:
+            watchers, place = [*self._watchers.values()], self._place
+        for watcher in watchers:
+            self._end(watcher, ServerStopping(), cursor if watcher.place.key <= place.key else None)
+        until = time.monotonic() + STOP_SECONDS
+        while self._watchers and time.monotonic() < until:
+            time.sleep(POLL_SECONDS / 10)
+        with self._lock:
+            left, self._watchers = [*self._watchers], {}
+        for stream in left:
+            stream.cancel()
+
+    # Those who catch up
+
+    def _catch_up_soon(self, watcher: _Watcher) -> None:
+        # At the end of the process nobody catches up.
+        with contextlib.suppress(RuntimeError):
+            self._catching_up.submit(self._catch_up, watcher)
+
+    def _catch_up(self, watcher: _Watcher) -> None:
+        """Tell a watcher its next page, and then let it be live, or go on when others had their turn."""
+        try:
+            if watcher.stream in self._watchers and not watcher.stream.is_ending:
+                self._tell_next(watcher)
+        except (StorageUnavailable, Overloaded):
+            with self._lock:
+                self._later.append(watcher)
+        except (CursorUnknown, CursorExpired) as error:
+            watcher.stream.end(error)
+        except Exception:
+            log.exception("a watcher could not be told what happened")
+            watcher.stream.end(Internal())
+
+    def _tell_next(self, watcher: _Watcher) -> None:
+        with self._lock:
+            target = self._place
+        if watcher.place.key < target.key:
+            page = self._page_for(watcher, target.key)
+            for one in page.items:
+                if watcher.stream.waiting_bytes > CATCH_UP_BYTES:
+                    break
+                self._send(watcher, _message_of(one.event), one.event.cursor)
+                watcher.place = _Place(one.key, one.event.cursor)
+            else:
+                if page.next_position is None:
+                    watcher.place = target
+        watcher.bookmark_at = 0.0
+        with self._lock:
+            if self._join(watcher):
+                return
+        watcher.stream.when_room(partial(self._catch_up_soon, watcher))
+
+    def _page_for(self, watcher: _Watcher, up_to: int) -> Page[KeptEvent]:
+        watcher.listing.after_cursor = watcher.place.cursor
+        try:
+            return self._repository.read(
+                lambda reader: list_events(reader, watcher.caller, watcher.listing, up_to, CATCH_UP_PAGE)
+            )
+        except ModelNotFound:
+            # It is silent about what the caller may not see any more.
+            return Page([], None)
+
+
+def _message_of(event: Event) -> bytes:
+    return WatchEventsResponse(event=event, cursor=event.cursor).SerializeToString()
+
+
+def _bookmark(cursor: str) -> bytes:
+    return WatchEventsResponse(cursor=cursor).SerializeToString()
