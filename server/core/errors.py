@@ -423,7 +423,7 @@ class ServerStopping(RegistryError):
 
     code = code_pb2.UNAVAILABLE
     description = "The server stops: go on from the last cursor, which any other server of the registry knows."
-    retry_after: timedelta | None = timedelta(0)
+    retry_after: timedelta | None = timedelta(seconds=1)
 
 
 class Internal(RegistryError):

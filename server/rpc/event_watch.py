@@ -200,6 +200,7 @@ class EventWatch:
         with self._lock:
             self._watchers.pop(watcher.stream, None)
             self._live.pop(watcher.stream, None)
+        watcher.stream.close()
 
     def _join(self, watcher: _Watcher) -> bool:
         """Let a watcher be live if it was told everything up to the place of all; with the lock held."""

@@ -16,7 +16,7 @@ from server.rpc.status import set_status
 from server.rpc.telemetry import CallRecord
 
 
-class HeldStream:
+class HeldStream(Sender):
     """A call that is answered by whoever has something to tell, without a thread; safe to share between threads.
 
     A handler for such calls has the attribute `experimental_non_blocking`, is given one of these, and returns at once.
@@ -34,12 +34,12 @@ class HeldStream:
 
         It is in seconds since the epoch.
         """
+        super().__init__(context)
         self.caller = caller
         self.expires = expires
         self._context = context
         self._finish = finish
         self._record = record
-        self._sender = Sender(context, self._next)
         # Messages, and the places behind them.
         self._waiting: deque[tuple[bytes, str]] = deque()
         self._moved_at = time.monotonic()
@@ -58,8 +58,8 @@ class HeldStream:
 
     def stalled_since(self) -> float:
         """Return since when the client takes nothing of what waits, by the monotonic clock; inf if nothing waits."""
-        with self._sender.lock:
-            return self._moved_at if self._sender.is_sending else math.inf
+        with self.lock:
+            return self._moved_at if self.is_sending else math.inf
 
     def on_end(self, then: Callable[[], None]) -> bool:
         """Let `then` be called when the call has ended, however it does; False if it has ended already."""
@@ -67,28 +67,28 @@ class HeldStream:
 
     def send(self, message: bytes, place: str) -> None:
         """Send a message, once the client has taken those before; it does not wait. Nothing is sent behind the end."""
-        with self._sender.lock:
+        with self.lock:
             if self._error is None:
                 self._add(message, place)
 
     def when_room(self, then: Callable[[], None]) -> None:
         """Let `then` be called once, when nothing waits, by any thread; it must neither wait nor raise."""
-        with self._sender.lock:
+        with self.lock:
             self._has_room = then
-            self._sender.go_on()
+            self.go_on()
 
     def end(self, error: RegistryError, last: tuple[bytes, str] | None = None) -> None:
         """End with an error, once the client has taken what waits, and one more message if there is one."""
-        with self._sender.lock:
+        with self.lock:
             if self._error is None:
                 self._error = error
                 if last is not None:
                     self._add(*last)
-                self._sender.go_on()
+                self.go_on()
 
     def end_now(self, error: RegistryError) -> None:
         """End with an error, behind the message that is under way; what waits is not sent."""
-        with self._sender.lock:
+        with self.lock:
             if self._error is None:
                 self._error = error
                 self._forget_waiting()
@@ -96,17 +96,24 @@ class HeldStream:
 
     def cancel(self) -> None:
         """End it at once. What waits is not sent, and the client is told no reason."""
-        with self._sender.lock:
+        with self.lock:
             self._forget_waiting()
         self._context.cancel()
 
     def _add(self, message: bytes, place: str) -> None:
         self._waiting.append((message, place))
         self.waiting_bytes += len(message)
-        if not self._sender.is_sending:
-            self._sender.go_on()
+        if not self.is_sending:
+            self.go_on()
 
-    def _next(self) -> bytes | None:
+    def close(self) -> None:
+        """Let go of what waits, now that the call has ended."""
+        with self.lock:
+            self._forget_waiting()
+            self._has_room = None
+
+    def next_message(self) -> bytes | None:
+        """See Sender."""
         self._moved_at = time.monotonic()
         message = None
         if self._waiting:

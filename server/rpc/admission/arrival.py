@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -130,20 +131,23 @@ class Arrival:
         )
 
 
-class Sender:
-    """Sends messages of a call without a thread that waits: one at a time, the next when the client has taken it.
+class Sender(ABC):
+    """Sends messages of a call without a thread that waits: one at a time, the next when the client has taken it."""
 
-    `next_message` returns what is sent next, or None. It is called with `lock` held, which is the call's own, also by
-    the server's one thread; so it must neither wait nor raise.
-    """
-
-    def __init__(self, context: grpc.ServicerContext, next_message: Callable[[], bytes | None]) -> None:
+    def __init__(self, context: grpc.ServicerContext) -> None:
         self._event = context._rpc_event  # type: ignore[attr-defined]
         self._state = context._state  # type: ignore[attr-defined]
-        self._next_message = next_message
+        # The call's own.
         self.lock: threading.Condition = self._state.condition
         # Whether a message is under way that the client has not taken.
         self.is_sending = False
+
+    @abstractmethod
+    def next_message(self) -> bytes | None:
+        """Return what is sent next, or None.
+
+        It is called with the lock held, also by the server's one thread; so it must neither wait nor raise.
+        """
 
     def go_on(self) -> None:
         """Send what is next, unless a message is under way."""
@@ -152,7 +156,7 @@ class Sender:
                 self._send_next()
 
     def _send_next(self) -> None:
-        state, message = self._state, self._next_message()
+        state, message = self._state, self.next_message()
         self.is_sending = message is not None and _server._is_rpc_state_active(state)
         if not self.is_sending:
             return
@@ -172,19 +176,20 @@ class Sender:
         state.due.add(_server._SEND_MESSAGE_TOKEN)
 
 
-class Outbox:
+class Outbox(Sender):
     """Sends messages of a call of which one is under way, and of others the newest waits."""
 
     def __init__(self, context: grpc.ServicerContext) -> None:
-        self._sender = Sender(context, self._take)
+        super().__init__(context)
         self._newest: bytes | None = None
 
     def send(self, message: bytes) -> None:
         """Send a message as soon as the client has taken the one before; it takes the place of one that waits."""
-        with self._sender.lock:
+        with self.lock:
             self._newest = message
-            self._sender.go_on()
+            self.go_on()
 
-    def _take(self) -> bytes | None:
+    def next_message(self) -> bytes | None:
+        """See Sender."""
         message, self._newest = self._newest, None
         return message
