@@ -66,8 +66,8 @@ class EventServiceStub:
     the caller is disabled, UNAVAILABLE (ServerStopping) when the server stops, and RESOURCE_EXHAUSTED (WatcherTooSlow)
     when the client takes none of what waits for it for 10 s. Before it ends, it sends a bookmark if the client takes
     what waits. It ends with OUT_OF_RANGE, too, when events that it has not told yet are removed (CursorExpired), or when
-    the registry is no longer the one that it told of, such as after it was restored from a backup (CursorUnknown). While
-    the database is away, nothing is told.
+    the registry is no longer the one that it told of, such as after it was restored from a backup (CursorUnknown). A
+    connection that is lost ends it as any other call. While the database is away, nothing is told.
     """
 
 @_typing.type_check_only
@@ -108,8 +108,8 @@ class EventServiceAsyncStub(EventServiceStub):
     the caller is disabled, UNAVAILABLE (ServerStopping) when the server stops, and RESOURCE_EXHAUSTED (WatcherTooSlow)
     when the client takes none of what waits for it for 10 s. Before it ends, it sends a bookmark if the client takes
     what waits. It ends with OUT_OF_RANGE, too, when events that it has not told yet are removed (CursorExpired), or when
-    the registry is no longer the one that it told of, such as after it was restored from a backup (CursorUnknown). While
-    the database is away, nothing is told.
+    the registry is no longer the one that it told of, such as after it was restored from a backup (CursorUnknown). A
+    connection that is lost ends it as any other call. While the database is away, nothing is told.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -159,8 +159,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         the caller is disabled, UNAVAILABLE (ServerStopping) when the server stops, and RESOURCE_EXHAUSTED (WatcherTooSlow)
         when the client takes none of what waits for it for 10 s. Before it ends, it sends a bookmark if the client takes
         what waits. It ends with OUT_OF_RANGE, too, when events that it has not told yet are removed (CursorExpired), or when
-        the registry is no longer the one that it told of, such as after it was restored from a backup (CursorUnknown). While
-        the database is away, nothing is told.
+        the registry is no longer the one that it told of, such as after it was restored from a backup (CursorUnknown). A
+        connection that is lost ends it as any other call. While the database is away, nothing is told.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

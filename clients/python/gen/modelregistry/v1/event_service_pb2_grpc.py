@@ -93,8 +93,8 @@ class EventServiceServicer(object):
         the caller is disabled, UNAVAILABLE (ServerStopping) when the server stops, and RESOURCE_EXHAUSTED (WatcherTooSlow)
         when the client takes none of what waits for it for 10 s. Before it ends, it sends a bookmark if the client takes
         what waits. It ends with OUT_OF_RANGE, too, when events that it has not told yet are removed (CursorExpired), or when
-        the registry is no longer the one that it told of, such as after it was restored from a backup (CursorUnknown). While
-        the database is away, nothing is told.
+        the registry is no longer the one that it told of, such as after it was restored from a backup (CursorUnknown). A
+        connection that is lost ends it as any other call. While the database is away, nothing is told.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
