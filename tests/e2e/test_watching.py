@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import psycopg
+import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from modelregistry.v1.event_pb2 import Event
