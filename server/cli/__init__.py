@@ -57,6 +57,7 @@ def build_app() -> typer.Typer:
         request_commands.get_request,
         request_commands.requests,
         event_commands.events,
+        event_commands.watch,
         model_commands.create_model,
         model_commands.create_version,
         model_commands.get_model,

@@ -9,7 +9,7 @@ from modelregistry.v1.event_service_pb2 import ListEventsRequest
 from modelregistry.v1.list_order_pb2 import LIST_ORDER_NEWEST_FIRST, LIST_ORDER_OLDEST_FIRST
 from modelregistry_client import Registry
 from server.cli.options import Output, PageSize, PageToken, option
-from server.cli.output import say, show, show_rows
+from server.cli.output import escaped, json_text, say, show, show_rows
 from server.cli.times import time_of
 from server.codec.json_form import to_json
 
@@ -79,6 +79,35 @@ def events(
     show_rows(map(row_of, map(to_json, found.events)))
     if found.HasField("next_page_token"):
         say(f"there is more: --page-token {found.next_page_token}")
+
+
+def watch(
+    registry: Registry,
+    model: OfModel = None,
+    folder: OfFolder = None,
+    branch: OfBranch = None,
+    types: Types = None,
+    after: After = None,
+    output: Output = "json",
+) -> None:
+    """Print what happens, a line each, from now on or behind a cursor, also across restarts of servers.
+
+    Each line has a cursor, to go on behind it. With a table for people, a line is what `events` has in its table.
+
+    [bold]modelregistry watch --model ri.models.main.model.… --type version.promoted[/bold]
+    """
+    with registry.watch_events(
+        after_cursor=after,
+        model_rid=model,
+        parent_folder_rid=folder,
+        branch=branch,
+        types=map(full_type, types or ()),
+    ) as events_to_come:
+        for event in events_to_come:
+            if output == "json":
+                print(json_text(event), flush=True)
+            else:
+                print(escaped("  ".join(filter(None, row_of(to_json(event)).values()))), flush=True)
 
 
 def full_type(name: str) -> str:

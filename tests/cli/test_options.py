@@ -109,6 +109,7 @@ CLIENT_COMMANDS: dict[str, set[str]] = {
         *PAGE_OPTIONS,
         "--output",
     },
+    "watch": {"--model", "--folder", "--branch", "--type", "--after", "--output"},
     "yanks": PAGE_OPTIONS,
     "live-copies": PAGE_OPTIONS,
     "rollback-batch": {"--file", "--request-id"},

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from os import PathLike
 from pathlib import Path
@@ -28,6 +28,8 @@ from modelregistry_client.errors import RegistryError as RegistryError
 from modelregistry_client.files import TRANSFER_SECONDS, Download, Upload
 from modelregistry_client.files import DigestMismatch as DigestMismatch
 from modelregistry_client.files import DownloadedFiles as DownloadedFiles
+from modelregistry_client.watching import Watch as Watch
+from modelregistry_client.watching import watch_request
 
 
 def connect(
@@ -112,6 +114,23 @@ class Registry:
             finally:
                 parts.cancel()
             return download.complete()
+
+    def watch_events(
+        self,
+        *,
+        after_cursor: str | None = None,
+        model_rid: str | None = None,
+        parent_folder_rid: str | None = None,
+        branch: str | None = None,
+        types: Iterable[str] = (),
+    ) -> Watch:
+        """Return events as they happen, from now on or behind a cursor: those that every filter given lets through.
+
+        Where the stream breaks, since a server stops, is lost or the token expires, it goes on by itself behind the
+        last one, so that none is missed and none comes twice.
+        """
+        request = watch_request(after_cursor, model_rid, parent_folder_rid, branch, types)
+        return Watch(self.events.WatchEvents, request)
 
     def close(self) -> None:
         """End all calls that run, and the connections."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc.aio
 
 from modelregistry.v1.access_service_pb2_grpc import AccessServiceStub
+from modelregistry.v1.event_pb2 import Event
+from modelregistry.v1.event_service_pb2 import WatchEventsRequest
 from modelregistry.v1.event_service_pb2_grpc import EventServiceStub
 from modelregistry.v1.model_service_pb2 import (
     DownloadModelFilesRequest,
@@ -28,6 +30,7 @@ from modelregistry_client.channels import channel_credentials, channel_options
 from modelregistry_client.errors import InvalidArgument, RegistryError, failures_typed
 from modelregistry_client.files import TRANSFER_SECONDS, Download, DownloadedFiles, Upload
 from modelregistry_client.requests import with_request_id, with_token
+from modelregistry_client.watching import Progress, watch_request
 
 if TYPE_CHECKING:
     from modelregistry.v1.access_service_pb2_grpc import AccessServiceAsyncStub
@@ -118,6 +121,19 @@ class Registry:
                 parts.cancel()
             return await asyncio.to_thread(download.complete)
 
+    def watch_events(
+        self,
+        *,
+        after_cursor: str | None = None,
+        model_rid: str | None = None,
+        parent_folder_rid: str | None = None,
+        branch: str | None = None,
+        types: Iterable[str] = (),
+    ) -> Watch:
+        """Return events as they happen, as `modelregistry_client.Registry.watch_events` does, for `async for`."""
+        request = watch_request(after_cursor, model_rid, parent_folder_rid, branch, types)
+        return Watch(self.events.WatchEvents, request)
+
     async def close(self) -> None:
         """End all calls that run, and the connections."""
         await self._channel.close()
@@ -129,6 +145,62 @@ class Registry:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class Watch:
+    """Events as they happen, as `modelregistry_client.Watch` has them, in one task. `close` ends the iteration."""
+
+    def __init__(self, open_stream: Callable[[WatchEventsRequest], Any], request: WatchEventsRequest) -> None:
+        self._open = open_stream
+        self._progress = Progress(request)
+        self._stream: Any = None
+        self._is_closed = False
+
+    @property
+    def cursor(self) -> str | None:
+        """Where to go on behind the event that came last; keep it where it outlasts the process."""
+        return self._progress.cursor
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._is_closed:
+            if self._stream is None:
+                self._stream = self._open(self._progress.request)
+            try:
+                message = await self._stream.read()
+            except RegistryError as error:
+                if self._is_closed:
+                    break
+                pause = self._progress.pause_after(error)
+            except asyncio.CancelledError:
+                # gRPC ends a call that was cancelled with this, whoever did it.
+                if self._is_closed:
+                    break
+                raise
+            else:
+                if message is not grpc.aio.EOF:
+                    event = self._progress.took(message)
+                    if event is not None:
+                        return event
+                    continue
+                pause = self._progress.pause_after(None)
+            self._stream = None
+            await asyncio.sleep(pause)
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """End it."""
+        self._is_closed = True
+        if self._stream is not None:
+            self._stream.cancel()
+
+    async def __aenter__(self) -> Watch:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
 
 
 def _hides_a_refusal(error: BaseException) -> bool:

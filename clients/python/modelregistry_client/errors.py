@@ -246,6 +246,28 @@ class InvalidPageToken(RegistryError):
     page_token = Parameter(str)
 
 
+class CursorUnknown(RegistryError):
+    """The cursor is not one of this registry as it is now, which may have been restored from a backup since."""
+
+    cursor = Parameter(str)
+
+
+class CursorExpired(RegistryError):
+    """Events behind the cursor are no longer kept: list what is there, and go on from a new cursor."""
+
+    cursor = Parameter(str)
+
+
+class WatcherTooSlow(RegistryError):
+    """The client took none of the events that waited for it; it goes on behind this cursor."""
+
+    cursor = Parameter(str)
+
+
+class ServerStopping(RegistryError):
+    """The server stops: another one goes on behind the last cursor."""
+
+
 class UnsupportedModelSource(RegistryError):
     """A version whose source the API cannot express, from a legacy or internal workflow."""
 
