@@ -170,9 +170,9 @@ def fsck(
     """Check that a registry, or a copy of one, is whole. Nothing is changed; servers may go on meanwhile.
 
     Contents and model files have to fit their digests, heads and numbers the versions, records the versions that they
-    tell of, the chains of promotions their hashes, and grants the newest record of a change. Each fault is a line on
-    standard output. The exit code is 0 if there is none, and 1 if there are some; 2 if there is no such registry, and
-    more than 64 if the database or the files do not answer.
+    tell of, the chains of promotions their hashes, grants the newest record of a change, and events what happened. Each
+    fault is a line on standard output. The exit code is 0 if there is none, and 1 if there are some; 2 if there is no
+    such registry, and more than 64 if the database or the files do not answer.
 
     [bold]modelregistry fsck --data-dir /backup/2026-05-01[/bold]
 

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from modelregistry.v1.access_service_pb2 import Role
 from modelregistry.v1.model_pb2 import ModelVersionSource, PromotedSource
 from server.core.errors import StorageUnavailable
+from server.core.event_types import EventType
 from server.core.integrity import BEGINNING, ChainedRecord, chain_hash, content_digest
 from server.storage.blobs import FileStore
 from server.storage.contract import (
@@ -25,6 +26,7 @@ from server.storage.contract import (
     KeptGrant,
     KeptPromotion,
     KeptVersion,
+    LoggedEvent,
     StoredFile,
 )
 
@@ -47,7 +49,14 @@ REMEDIES = {
     "grant": "set the role that is right with `modelregistry grant` or `revoke`, and find out who changed the database",
     "file": f"{_RESTORE}, or see --files-url: the versions that have it cannot be downloaded",
     "upload": "upload the files once more",
+    "event": f"who goes by events was told something else: what holds is in the other tables; {_RESTORE}",
 }
+
+_EVENT_TYPES = frozenset(map(int, EventType))
+_OF_PROMOTIONS = frozenset(map(int, (EventType.VERSION_PROMOTED, EventType.BRANCH_ROLLED_BACK)))
+# From how long behind the oldest event that is kept on each promotion has one: what was side by side with others may
+# have lost its own to `gc`, and servers of a release without events serve for a while beside those of the next.
+EVENTS_SETTLE_MS = 24 * 3_600_000
 
 
 class Fault(NamedTuple):
@@ -96,6 +105,7 @@ class Examination:
             if not upload.has_model or not upload.has_file:
                 lost = "files" if upload.has_model else "model"
                 yield Fault("upload", upload.id_digest, f"its {lost} cannot be found in the database")
+        yield from self._of_events()
         if self._files is not None:
             for file in self._counting("files", self._inventory.files()):
                 yield from self._of_file(file, self._files)
@@ -138,6 +148,31 @@ class Examination:
         yield from chain.broken()
         if branch.chain is not None:
             self._ends.update(branch.chain)
+
+    def _of_events(self) -> Iterator[Fault]:
+        """Yield what is wrong with events, and which promotions have none.
+
+        Both come in the order in which they were stored, but for what was side by side: only that is remembered.
+        """
+        promotions = self._inventory.promotions()
+        passed, since_ms = 0, None
+        # Of promotions that have come, and whose events have not: the RIDs of their versions.
+        awaited: dict[int, str] = {}
+        for event in self._counting("events", self._inventory.events()):
+            yield from _of_event(event)
+            since_ms = event.created_ms + EVENTS_SETTLE_MS if since_ms is None else since_ms
+            if event.type not in _OF_PROMOTIONS or event.promotion_key is None:
+                continue
+            while passed < event.promotion_key:
+                promotion = next(promotions)
+                passed = promotion.key
+                if promotion.stored_ms >= since_ms:
+                    awaited[promotion.key] = promotion.version_rid
+            awaited.pop(event.promotion_key, None)
+        if since_ms is not None:
+            awaited |= {each.key: each.version_rid for each in promotions if each.stored_ms >= since_ms}
+        for version_rid in awaited.values():
+            yield Fault("event", version_rid, "no event tells of the promotion that made it")
 
     def _of_file(self, file: StoredFile, store: FileStore) -> Iterator[Fault]:
         problem = _problem_of_object(file, store)
@@ -295,6 +330,19 @@ def _as_chained(promotion: KeptPromotion, version: KeptVersion, branch: KeptBran
         promotion_request_rid=promotion.promotion_request_rid,
         override=promotion.override,
     )
+
+
+def _of_event(event: LoggedEvent) -> Iterator[Fault]:
+    if event.told is None:
+        yield Fault("event", str(event.key), "what it tells cannot be read")
+        return
+    if event.type not in _EVENT_TYPES:
+        yield Fault("event", event.told.id, f"its type is {event.type}, which there is not")
+    if not event.has_model:
+        yield Fault("event", event.told.id, "the model that it is about is gone")
+    if event.type in _OF_PROMOTIONS and event.promotion_key is None:
+        problem = f"the promotion that made {event.told.model_version_rid}, of which it tells, is gone"
+        yield Fault("event", event.told.id, problem)
 
 
 def _of_grant(grant: KeptGrant) -> Iterator[Fault]:

@@ -907,6 +907,30 @@ class KeptRequest(NamedTuple):
     is_cited: bool
 
 
+class LoggedEvent(NamedTuple):
+    """An event as it is stored: its key, the number of its type, and when it happened, in ms since the epoch.
+
+    `told` is what it tells that has no column, None if that cannot be read; `has_model` is False if it is about a model
+    that is not stored. `promotion_key` is the key of the promotion that made the version which it is about, if that is
+    stored.
+    """
+
+    key: int
+    type: int
+    created_ms: int
+    told: Event | None
+    has_model: bool
+    promotion_key: int | None
+
+
+class ToldPromotion(NamedTuple):
+    """A promotion that an event may tell of: its key, the RID of its version, and when it was stored or imported."""
+
+    key: int
+    version_rid: str
+    stored_ms: int
+
+
 class Inventory(Protocol):
     """All that a registry keeps, as of one moment, whatever is changed meanwhile.
 
@@ -930,6 +954,12 @@ class Inventory(Protocol):
 
     def uploads(self) -> Iterator[KeptUpload]:
         """Return the uploads that are complete."""
+
+    def events(self) -> Iterator[LoggedEvent]:
+        """Return all events that are kept, by key."""
+
+    def promotions(self) -> Iterator[ToldPromotion]:
+        """Return all promotions whose versions are stored, by key."""
 
     def files(self) -> Iterator[StoredFile]:
         """Return all files."""

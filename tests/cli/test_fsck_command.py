@@ -122,7 +122,7 @@ def test_a_registry_that_is_whole_has_no_fault(kept: Kept) -> None:
 
     assert (result.exit_code, result.stdout) == (0, "")
     assert re.fullmatch(
-        r"checked 3 contents, 2 branches, 8 versions, 5 promotions, 2 grants, 1 uploads, 1 files;"
+        r"checked 3 contents, 2 branches, 8 versions, 5 promotions, 2 grants, 1 uploads, 15 events, 1 files;"
         r" the chains of promotions end in [0-9a-f]{64}\neverything is whole\n",
         result.stderr,
     )
@@ -165,8 +165,10 @@ PLANTED = {
         "number", f"DELETE FROM versions WHERE version_number = 1 AND branch_id = {BRANCH}"
     ),
     "a branch that is gone": planted("number", f"DELETE FROM branches WHERE id <> {BRANCH}", times=3),
-    "a record that is gone": Planted((f"DELETE FROM promotions WHERE id = {LAST} - 1",), ["record", "chain"]),
-    "the last record that is gone": Planted((f"DELETE FROM promotions WHERE id = {LAST}",), ["record", "chain"]),
+    "a record that is gone": Planted((f"DELETE FROM promotions WHERE id = {LAST} - 1",), ["record", "chain", "event"]),
+    "the last record that is gone": Planted(
+        (f"DELETE FROM promotions WHERE id = {LAST}",), ["record", "chain", "event"]
+    ),
     "a record of another creator": planted("record", PROMOTION.format("created_by = 'user:nemo'")),
     "a version of another creator": planted("record", VERSION.format("created_by = 'user:nemo'")),
     "a record of another time": planted("record", PROMOTION.format("created_time = 1")),
@@ -223,6 +225,58 @@ def test_a_fault_in_the_database_is_found_and_told_once(kept: Kept, planted: Pla
     lines = kept.fsck().stdout.splitlines()
     assert [line.partition(" ")[0] for line in lines] == planted.checks
     assert all(line.isprintable() for line in lines)
+
+
+TWO_DAYS_MS = 2 * 86_400_000
+OF_PROMOTED = "type = 3 AND id = (SELECT min(id) FROM events WHERE type = 3) + 1"
+
+
+def oldest_event_is_of_before(url: str) -> None:
+    """Let the oldest event be of two days ago, so that promotions of now have to have theirs."""
+    oldest = f"UPDATE events SET created_time = created_time - {TWO_DAYS_MS} WHERE id = (SELECT min(id) FROM events)"
+    alter(url, text(oldest))
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("UPDATE events SET payload = :bytes WHERE id = 2", "cannot be read"),
+        ("UPDATE events SET type = 99 WHERE id = 2", "its type is 99"),
+        ("UPDATE events SET model_id = 99 WHERE id = 2", "the model that it is about is gone"),
+        (f"DELETE FROM events WHERE {OF_PROMOTED}", "no event tells of the promotion"),
+        (f"UPDATE events SET type = 2 WHERE {OF_PROMOTED}", "no event tells of the promotion"),
+        ("DELETE FROM events WHERE id = (SELECT max(id) FROM events WHERE type IN (3, 4))", "no event tells of"),
+    ],
+    ids=["altered", "of another type", "of no model", "gone", "of a promotion told as something else", "the last"],
+)
+def test_an_event_that_is_altered_or_gone_is_found(kept: Kept, statement: str, problem: str) -> None:
+    oldest_event_is_of_before(kept.url)
+    assert kept.faults() == []
+    altering = text(statement)
+    alter(kept.url, altering.bindparams(bytes=b"\xff\xff") if ":bytes" in statement else altering)
+
+    [fault] = kept.faults()
+
+    assert fault["check"] == "event"
+    assert problem in fault["problem"]
+
+
+def test_a_promotion_of_the_first_day_of_what_is_kept_may_have_no_event(kept: Kept) -> None:
+    """Its own may be what `gc` removed last, or servers without events were there."""
+    alter(kept.url, text(f"DELETE FROM events WHERE {OF_PROMOTED}"))
+    assert kept.faults() == []
+    oldest_event_is_of_before(kept.url)
+    [fault] = kept.faults()
+    assert fault["check"] == "event"
+
+
+def test_what_gc_leaves_of_the_events_is_whole(kept: Kept) -> None:
+    alter(kept.url, text(f"UPDATE events SET created_time = created_time - {TWO_DAYS_MS} WHERE id <= 9"))
+    assert kept.repository.write(lambda tx: tx.remove_old_events(timedelta(days=1), 1000)) == 9
+    assert kept.faults() == []
+    alter(kept.url, text("UPDATE events SET created_time = 1 WHERE id < (SELECT max(id) FROM events)"))
+    kept.repository.write(lambda tx: tx.remove_old_events(timedelta(days=1), 1000))
+    assert kept.faults() == []
 
 
 def carry_out_request(kept: Kept) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, exists, func, not_, select, tuple_
+from google.protobuf.message import DecodeError
+from sqlalchemy import ColumnElement, Select, bindparam, exists, func, not_, or_, select, tuple_
 
+from modelregistry.v1.event_pb2 import Event
 from server.core.errors import StorageUnavailable
 from server.storage.contract import (
     KeptBranch,
@@ -17,16 +19,19 @@ from server.storage.contract import (
     KeptRequest,
     KeptUpload,
     KeptVersion,
+    LoggedEvent,
     StoredFile,
+    ToldPromotion,
 )
 from server.storage.sql.database import Database
 from server.storage.sql.migrate import SchemaOutdated, is_older
 from server.storage.sql.rows import AnyRow
 from server.storage.sql.session import Failure, Session
-from server.storage.sql.statements import Statement
+from server.storage.sql.statements import Statement, forms, numbered, padded, several
 from server.storage.sql.tables import (
     branches,
     contents,
+    events,
     files,
     grant_changes,
     grants,
@@ -118,6 +123,20 @@ class SqlInventory:
         for row in self._streamed(_uploads, ("id_digest",), (b"",)):
             yield KeptUpload(row.id_digest.hex(), row.has_model, row.has_file)
 
+    def events(self) -> Iterator[LoggedEvent]:
+        """See the contract."""
+        for rows in self._pages(_events, ("id",), (0,), PAGE):
+            told = [_event_of(row.payload) for row in rows]
+            promoted = self._promotion_keys({each.model_version_rid for each in told if each is not None})
+            for row, each in zip(rows, told, strict=True):
+                promotion_key = None if each is None else promoted.get(each.model_version_rid)
+                yield LoggedEvent(row.id, row.type, row.created_time, each, bool(row.has_model), promotion_key)
+
+    def promotions(self) -> Iterator[ToldPromotion]:
+        """See the contract."""
+        for row in self._streamed(_promotions, ("id",), (0,)):
+            yield ToldPromotion(row.id, row.rid, row.stored_time)
+
     def files(self) -> Iterator[StoredFile]:
         """See the contract."""
         for row in self._streamed(_files, ("digest",), (b"",)):
@@ -134,15 +153,30 @@ class SqlInventory:
         found: str = self._session.one(_identity).registry_id
         return found
 
+    def _promotion_keys(self, version_rids: Collection[str]) -> dict[str, int]:
+        """Return the keys of the promotions that made versions, by the RIDs of these."""
+        if not version_rids:
+            return {}
+        named = padded([*version_rids])
+        rows = self._session.all(_promotions_of(len(named)), numbered("version", named))
+        return {row.rid: row.id for row in rows}
+
     def _streamed(
         self, statement: Statement, key: Sequence[str], first: tuple[object, ...], count: int = PAGE
     ) -> Iterator[AnyRow]:
-        """Yield the rows of a statement, page by page; `key` is what it is sorted by, and `first` is below all keys."""
+        """Yield the rows of a statement; `key` is what it is sorted by, and `first` is below all keys."""
+        for rows in self._pages(statement, key, first, count):
+            yield from rows
+
+    def _pages(
+        self, statement: Statement, key: Sequence[str], first: tuple[object, ...], count: int
+    ) -> Iterator[Sequence[AnyRow]]:
+        """Yield the rows of a statement, page by page."""
         after = first
         while True:
             position = {f"after_{name}": value for name, value in zip(key, after, strict=True)}
             rows = self._session.all(statement, position | {"count": count})
-            yield from rows
+            yield rows
             if len(rows) < count:
                 return
             after = tuple(getattr(rows[-1], name) for name in key)
@@ -263,9 +297,42 @@ _uploads = _page(
     .where(uploads.c.file_digest.is_not(None)),
     uploads.c.id_digest,
 )
+_events = _page(
+    select(
+        events.c.id,
+        events.c.type,
+        events.c.created_time,
+        events.c.payload,
+        or_(events.c.model_id.is_(None), exists().where(models.c.id == events.c.model_id)).label("has_model"),
+    ),
+    events.c.id,
+)
+_promotions = _page(
+    select(
+        promotions.c.id,
+        versions.c.rid,
+        func.coalesce(versions.c.imported_time, promotions.c.created_time).label("stored_time"),
+    ).join_from(promotions, versions, versions.c.id == promotions.c.version_id),
+    promotions.c.id,
+)
 _files = _page(select(files), files.c.digest)
 _file = Statement(select(files).where(files.c.digest == bindparam("file")))
 _identity = Statement(select(identity.c.registry_id))
+
+
+@forms
+def _promotions_of(count: int) -> Select[Any]:
+    made = select(versions.c.rid, promotions.c.id).join_from(
+        versions, promotions, promotions.c.version_id == versions.c.id
+    )
+    return made.where(versions.c.rid.in_(several("version", count)))
+
+
+def _event_of(payload: bytes) -> Event | None:
+    try:
+        return Event.FromString(payload)
+    except DecodeError:
+        return None
 
 
 def _to_version(row: AnyRow) -> KeptVersion:
