@@ -15,6 +15,7 @@ from bench.growth.fill import ASKED, BRANCH, DEPTH, NEW_FOLDER, PROTECTED, Fille
 from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import NEW_MODEL_OWNER_CREATOR, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_WARN
+from modelregistry.v1.event_service_pb2 import ListEventsRequest
 from modelregistry.v1.list_order_pb2 import LIST_ORDER_OLDEST_FIRST
 from modelregistry.v1.promotion_pb2 import ApprovalRule
 from modelregistry.v1.promotion_request_pb2 import (
@@ -26,6 +27,7 @@ from modelregistry.v1.promotion_request_service_pb2 import ListPromotionRequests
 from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest, SetFolderBranchPolicyRequest
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
 from server.core.event_types import NAMES, EventType
+from server.rpc.services.events import paging_of as events_paging
 from server.rules.promotion_records import filter_of
 from server.rules.promotion_requests import wanted_by
 from server.storage.paging import Paging
@@ -148,6 +150,14 @@ def _newest_in_order(filled: Filled, **wanted: Any) -> dict[str, Any]:
     return {**wanted, "order": LIST_ORDER_OLDEST_FIRST, "page_token": token}
 
 
+def _newest_events(filled: Filled, _: random.Random) -> dict[str, Any]:
+    wanted = {"model_rid": filled.deep_model, "order": LIST_ORDER_OLDEST_FIRST}
+    # Those of grants come first, on each model and on two folders.
+    key = len(filled.models) + 2 + filled.before_last_of_lineage[0]
+    paging = events_paging(ListEventsRequest(**wanted))
+    return {**wanted, "page_token": paging.token(Cursors(filled.secret).position(0, key))}
+
+
 def _asked(filled: Filled, chance: random.Random) -> dict[str, Any]:
     source = chance.choice(filled.registered[:-1])
     return {"model_rid": _some_model(filled, chance), "source_model_version_rid": source, "branch": ASKED}
@@ -188,8 +198,8 @@ def _listings() -> list[Call]:
             oldest = lambda filled, _, wanted=wanted: {**wanted(filled), "order": LIST_ORDER_OLDEST_FIRST}  # noqa: E731
             calls.append(Call(f"ListPromotions, {name}, oldest first, first page", "ListPromotions", oldest))
         newest = lambda filled, _, wanted=wanted: _newest_in_order(filled, **wanted(filled))  # noqa: E731
-        name = f"ListPromotions, {name}, oldest first, last page"
-        calls.append(Call(name, "ListPromotions", newest, is_last_page=True))
+        # Each page has a token behind it there, and calls that promote meanwhile make others the last.
+        calls.append(Call(f"ListPromotions, {name}, oldest first, going on near the end", "ListPromotions", newest))
     return calls
 
 
@@ -279,6 +289,7 @@ CALLS = (
     Call("ListEvents", "ListEvents", lambda *_: {}),
     Call("ListEvents, oldest first", "ListEvents", lambda *_: {"order": LIST_ORDER_OLDEST_FIRST}),
     Call("ListEvents, of a deep model", "ListEvents", lambda f, _: {"model_rid": f.deep_model}),
+    Call("ListEvents, of a deep model, oldest first, going on near the end", "ListEvents", _newest_events),
     Call("ListEvents, of a caller", "ListEvents", lambda *_: {"actor": f"user:{CALLER}"}),
     Call("ListEvents, of a rare type", "ListEvents",
          lambda *_: {"types": [NAMES[EventType.GRANT_CHANGED]], "page_size": FEW}, is_admins=True),

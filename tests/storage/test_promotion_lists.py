@@ -76,11 +76,12 @@ class Mixed:
 
     def filters(self) -> list[tuple[PromotionFilter, list[Promotion]]]:
         """Filters by one thing and by two, and what they let through."""
-        source, model = self.sources[0].rid, self.targets[0].rid
+        source, model, made = self.sources[0].rid, self.targets[0].rid, self.all[7].model_version_rid
         middle = self.all[PROMOTIONS // 2].created_time.ToMilliseconds()
         single = [
             (PromotionFilter(source_rid=source), lambda each: each.source_model_version_rid == source),
             (PromotionFilter(model_rid=model), lambda each: each.model_rid == model),
+            (PromotionFilter(version_rid=made), lambda each: each.model_version_rid == made),
             (PromotionFilter(created_by="user:joe"), lambda each: each.created_by == "user:joe"),
             (PromotionFilter(branch="hotfix"), lambda each: each.branch == "hotfix"),
             (PromotionFilter(since_ms=middle), lambda each: each.created_time.ToMilliseconds() >= middle),

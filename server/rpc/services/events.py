@@ -26,9 +26,7 @@ class EventService(event_service_pb2_grpc.EventServiceServicer):
 
     def ListEvents(self, request: ListEventsRequest, context: grpc.ServicerContext) -> ListEventsResponse:
         """Return a page of events."""
-        caller, wanted = self._caller(), filter_of(request)
-        query_of = (*wanted._replace(types=None), *request.types, request.after_cursor, request.order)
-        paging = Paging(str, "ListEvents", *query_of)  # type: ignore[arg-type] # the types are not there
+        caller, paging = self._caller(), paging_of(request)
         page = paging.page_request(request.page_size, request.page_token)
         settled = self._repository.settled_event()
 
@@ -51,3 +49,9 @@ class EventService(event_service_pb2_grpc.EventServiceServicer):
 
     # See HeldStream.
     WatchEvents.experimental_non_blocking = True  # type: ignore[attr-defined]
+
+
+def paging_of(request: ListEventsRequest) -> Paging:
+    """Return the pages of a request, whatever page it is for."""
+    query_of = (*filter_of(request)._replace(types=None), *request.types, request.after_cursor, request.order)
+    return Paging(str, "ListEvents", *query_of)  # type: ignore[arg-type] # the types are not there

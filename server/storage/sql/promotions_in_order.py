@@ -4,7 +4,8 @@ Their keys are drawn as those of events are, by transactions that are marked, an
 `event_log`. So they follow the version numbers of a branch, and up to the settled one all are known. By time they are
 not in an order that can be gone on from: a promotion has that of when it was decided, and an imported one its own.
 
-A list goes along the keys, of a model or of all, and asks each promotion for whatever else is wanted.
+A list goes along the keys, of a model or of all, and asks each promotion for whatever else is wanted; but the one that
+made a version is found by that.
 """
 
 from __future__ import annotations
@@ -71,10 +72,12 @@ def list_promotions_in_order(
 class _Form(NamedTuple):
     """The form of a statement that walks through promotions: its conditions, but for their values.
 
-    `along_model` is whether it walks along the promotions into one model, `checked` are the columns that have a value.
+    `along_model` is whether it walks along the promotions into one model, `of_version` whether to the one that made a
+    version; `checked` are the columns that have a value.
     """
 
     along_model: bool
+    of_version: bool
     checked: tuple[str, ...]
     by_branch: bool
     is_since: bool
@@ -84,7 +87,7 @@ class _Form(NamedTuple):
     @property
     def has_checks(self) -> bool:
         """Whether not every promotion that is met is wanted."""
-        return any(self[1:])
+        return any(self[2:])
 
 
 class _Walk(NamedTuple):
@@ -96,9 +99,10 @@ class _Walk(NamedTuple):
 
 
 def _walk_of(caller: Caller, wanted: PromotionFilter, known: AnyRow, settled: int) -> _Walk:
-    checked = {"version_id": known.version, "source_rid": wanted.source_rid, "created_by": wanted.created_by}
+    checked = {"source_rid": wanted.source_rid, "created_by": wanted.created_by}
     form = _Form(
         along_model=known.model is not None,
+        of_version=known.version is not None,
         checked=tuple(column for column, value in checked.items() if value is not None),
         by_branch=wanted.branch is not None,
         is_since=wanted.since_ms is not None,
@@ -107,6 +111,7 @@ def _walk_of(caller: Caller, wanted: PromotionFilter, known: AnyRow, settled: in
     )
     values = {
         **checked,
+        "version_id": known.version,
         "model_id": known.model,
         "branch": wanted.branch,
         "since_ms": wanted.since_ms,
@@ -193,6 +198,8 @@ def _walked(dialect: Dialect, form: _Form, model: ColumnElement[Any] | None = No
         bounds += [promotions.c.id > after, promotions.c.id <= up_to]
     else:
         bounds = [tuple_(*columns) > tuple_(*given, after), tuple_(*columns) <= tuple_(*given, up_to)]
+    if form.of_version:
+        bounds.append(promotions.c.version_id == bindparam("version_id"))
     return select(promotions.c.id).where(*bounds).order_by(*columns).limit(bindparam("count"))
 
 
