@@ -55,6 +55,18 @@ def test_a_version_has_empty_rids_in_place_of_origins_that_its_caller_may_not_se
     }
 
 
+def test_oldest_first_each_page_has_a_token_to_go_on_from(registry: Registry) -> None:
+    found: list[str] = []
+    token: dict[str, str] = {}
+    expected = []
+    for _ in range(3):
+        page = good(registry.get(PROMOTIONS, modelRid=registry.target.rid, order="OLDEST_FIRST", **token))
+        found += [promotion["modelVersionRid"] for promotion in page["data"]]
+        assert found == expected
+        token = {"pageToken": page["nextPageToken"]}
+        expected += [good(registry.promote())["rid"]]
+
+
 def test_a_promotion_that_is_not_there_is_told_by_its_rid(registry: Registry) -> None:
     answer = registry.get(f"{PROMOTIONS}/ri.models.main.promotion.none")
 
