@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any, TypeVar
 
 import grpc.aio
 from starlette.applications import Starlette
@@ -25,14 +24,14 @@ from server.core.errors import ApiFeaturePreviewUsageOnly, InvalidArgument
 from server.core.logs import request_id_of
 from server.gateway.admission import Authenticator, Bodies
 from server.gateway.calls import RouteStub, RpcFailed, timeout_of
+from server.gateway.disconnects import unless_gone
 from server.gateway.errors import Cancelled, Failure, MethodNotAllowed, RouteNotFound, failure, refusal
+from server.gateway.event_stream import StreamHandler, accepts_events
 from server.gateway.idempotency import HEADER, has_id, takes_key
 from server.gateway.limits import HttpLimits
 from server.gateway.requests import request_of, wants_preview
-from server.gateway.routes import Route
+from server.gateway.routes import Route, stream_of
 from server.rpc.health import LIVENESS, NAMES, SERVING, Health
-
-T = TypeVar("T")
 
 LARGE_BODY_BYTES = 64 * 2**10
 
@@ -53,7 +52,10 @@ def build_app(
         handlers[path]["GET"] = _probe(health, service)
     bodies = Bodies(limits)
     for route in routes:
-        handlers[route.path][route.http_method] = _RpcHandler(route, channel, authenticator, bodies)
+        handler: Handler = _RpcHandler(route, channel, authenticator, bodies)
+        if (stream := stream_of(route)) is not None:
+            handler = _by_accept(handler, StreamHandler(stream, channel, authenticator))
+        handlers[route.path][route.http_method] = handler
     paths: list[BaseRoute] = [StarletteRoute(path, _Resource(methods)) for path, methods in handlers.items()]
     starlette = Starlette(routes=paths)
     starlette.router.redirect_slashes = False
@@ -151,30 +153,21 @@ class _RpcHandler:
         request.state.is_repeatable |= has_id(message)
         # Told by the events of what is changed.
         client = self._authenticator.address_of(request) if self._route.changes_something else ""
-        answer = await _unless_gone(request, self._stub.call(message, request.headers, request_id, seconds, client))
+        answer = await unless_gone(request, self._stub.call(message, request.headers, request_id, seconds, client))
         return _json(200, dumps(answer))
 
     def _keys_of(self, request: Request) -> list[str]:
         return request.headers.getlist(HEADER) if takes_key(self._route.method.input_type) else []
 
 
-async def _unless_gone(request: Request, call: Coroutine[Any, Any, T]) -> T:
-    """Return what a call returns. Raises ClientDisconnect, and cancels the call, if the client goes away before."""
-    answered, gone = asyncio.ensure_future(call), asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answered.done():
-            raise ClientDisconnect
-        return answered.result()
-    finally:
-        answered.cancel()
-        gone.cancel()
+def _by_accept(handler: Handler, streaming: Handler) -> Handler:
+    """Return the handler that streams to clients that accept Server-Sent Events, and answers others with another."""
 
+    async def choose(request: Request, request_id: str) -> Response:
+        wants_stream = request.method == "GET" and accepts_events(request.headers)
+        return await (streaming if wants_stream else handler)(request, request_id)
 
-async def _gone(request: Request) -> None:
-    """Return when the client has closed its connection; what has arrived of the request was read, or is not wanted."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    return choose
 
 
 def _probe(health: Health, service: str) -> Handler:

@@ -59,6 +59,7 @@ class RouteStub:
 
     def __init__(self, channel: grpc.aio.Channel, route: Route):
         self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(route.rpc)
+        self._stream_call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(route.rpc)
         self._route = route
 
     async def call(
@@ -71,6 +72,15 @@ class RouteStub:
         answer = await self._send(request.SerializeToString(), headers, request_id, seconds, client)
         return self._route.response_type.FromString(answer)
 
+    def stream(self, request: Message, headers: Headers, request_id: str, seconds: float | None) -> AnswerStream:
+        """Return the answers to a request, which last for so many seconds; None means for as long as they come.
+
+        Raises RequestHeadersTooLarge.
+        """
+        metadata = _metadata(headers, request_id, "")
+        call = self._stream_call(request.SerializeToString(), metadata=metadata, timeout=seconds)
+        return AnswerStream(call, self._route)
+
     async def check_credentials(self, headers: Headers, request_id: str) -> None:
         """Return if the caller may use the route at all, whatever is asked. Raises as `call` does."""
         try:
@@ -82,26 +92,54 @@ class RouteStub:
                 raise
 
     async def _send(self, request: bytes, headers: Headers, request_id: str, seconds: float, client: str = "") -> bytes:
-        # gRPC takes printable ASCII alone; of a credential with anything else, the server shall say that it is invalid.
-        sent = ((key, joined(headers.getlist(key))) for key in _FORWARDED)
-        metadata = [(key, _UNPRINTABLE.sub("?", value)) for key, value in sent if value is not None]
-        if sum(len(key) + len(value) for key, value in metadata) > MAX_FORWARDED_BYTES:
-            raise RequestHeadersTooLarge
-        metadata += [("x-request-id", request_id), (CLIENT_ADDRESS, client)]
         try:
-            answer: bytes = await self._call(request, metadata=metadata, timeout=seconds)
+            answer: bytes = await self._call(request, metadata=_metadata(headers, request_id, client), timeout=seconds)
         except grpc.aio.AioRpcError as error:
-            raise self._failed(error, len(request)) from error
+            raise _failed(error, self._route, len(request)) from error
         return answer
 
-    def _failed(self, error: grpc.aio.AioRpcError, size: int) -> Exception:
-        metadata: Any = error.trailing_metadata() or ()
-        for key, value in metadata:
-            if key == "grpc-status-details-bin":
-                return RpcFailed(status_pb2.Status.FromString(value), self._route)
-        if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return RequestTooLarge() if size > SMALL_BYTES else Overloaded()
-        return _PLAIN.get(error.code(), Internal)()
+
+class AnswerStream:
+    """The answers of a call, one by one; the server sends no more of them than are asked for."""
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[bytes, bytes], route: Route):
+        self._call = call
+        self._route = route
+
+    async def next(self) -> Message:
+        """Return the next one. Raises what `RouteStub.call` raises; the end of a stream is a failure, too."""
+        try:
+            answer: Any = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise _failed(error, self._route, 0) from error
+        if answer is grpc.aio.EOF:
+            raise ServiceUnavailable
+        return self._route.response_type.FromString(answer)
+
+    def cancel(self) -> None:
+        """End it, unless it has ended."""
+        self._call.cancel()
+
+
+def _metadata(headers: Headers, request_id: str, client: str) -> list[tuple[str, str]]:
+    """Return what of a request goes with its call. Raises RequestHeadersTooLarge."""
+    # gRPC takes printable ASCII alone; of a credential with anything else, the server shall say that it is invalid.
+    sent = ((key, joined(headers.getlist(key))) for key in _FORWARDED)
+    metadata = [(key, _UNPRINTABLE.sub("?", value)) for key, value in sent if value is not None]
+    if sum(len(key) + len(value) for key, value in metadata) > MAX_FORWARDED_BYTES:
+        raise RequestHeadersTooLarge
+    return [*metadata, ("x-request-id", request_id), (CLIENT_ADDRESS, client)]
+
+
+def _failed(error: grpc.aio.AioRpcError, route: Route, size: int) -> Exception:
+    """Return what a call of so many bytes has failed with."""
+    metadata: Any = error.trailing_metadata() or ()
+    for key, value in metadata:
+        if key == "grpc-status-details-bin":
+            return RpcFailed(status_pb2.Status.FromString(value), route)
+    if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return RequestTooLarge() if size > SMALL_BYTES else Overloaded()
+    return _PLAIN.get(error.code(), Internal)()
 
 
 def timeout_of(headers: Headers) -> float:

@@ -121,9 +121,16 @@ class Connection(asyncio.BufferedProtocol):
         self._can_write = False
 
     def resume_writing(self) -> None:
-        """Answer the next request."""
+        """Go on with the answer that is being sent, or with the next request."""
         self._can_write = True
+        if self._exchanges:
+            self._exchanges[0].notify()
         self.step()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client has to read before more is sent."""
+        return not self._can_write
 
     def abort(self) -> None:
         """End now."""
@@ -328,6 +335,7 @@ class Exchange:
         self._body = bytearray()
         self._news = asyncio.Event()
         self._start: Message = {}
+        self._is_in_parts = False
 
     @property
     def takes_more(self) -> bool:
@@ -349,6 +357,10 @@ class Exchange:
     def complete(self) -> None:
         """Say that all of the body has arrived."""
         self.is_complete = True
+        self._news.set()
+
+    def notify(self) -> None:
+        """Say that something has changed that is waited for."""
         self._news.set()
 
     def disconnect(self) -> None:
@@ -375,20 +387,31 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Take the beginning of the answer, and then its body."""
+        """Take the beginning of the answer, and then its body; of a part of it, return when it may be followed.
+
+        With the end of an answer in parts, the connection ends: there is no other sign of it.
+        """
         if message["type"] == "http.response.start":
             self._start = message
             return
-        if message.get("more_body", False):
-            raise NotImplementedError("answers are sent in one piece")
         if self._is_over:
             return
-        self.keeps_connection = self._connection.keeps_open_after(self)
-        status = self._start["status"]
-        answer = _head_of(status, self._start["headers"], keeps_connection=self.keeps_connection)
-        if self._head.method != "HEAD" and status not in _WITHOUT_BODY:
+        is_last = not message.get("more_body", False)
+        answer = b""
+        if not self._is_in_parts:
+            self._is_in_parts = not is_last
+            self.keeps_connection = is_last and self._connection.keeps_open_after(self)
+            status = self._start["status"]
+            answer = _head_of(status, self._start["headers"], keeps_connection=self.keeps_connection)
+        if self._head.method != "HEAD" and self._start["status"] not in _WITHOUT_BODY:
             answer += message["body"]
         self._connection.write(answer)
+        if not is_last:
+            while self._connection.is_full and not self._is_over:
+                # The client has its time to read it.
+                self._connection.step()
+                await self._wait()
+            return
         self.is_answered = self._is_over = True
         self._body = bytearray()
         self._news.set()

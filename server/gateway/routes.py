@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 PREVIEW = "preview"
+
+# The RPCs that stream what others list, by these. HTTP can have but one of two RPCs at a path.
+_STREAMS = {"/modelregistry.v1.EventService/ListEvents": "WatchEvents"}
 
 _HTTP_METHODS = ("get", "put", "post", "delete", "patch")
 _VARIABLE = re.compile(r"\{(\w+)\}")
@@ -71,6 +75,24 @@ def routes_of(services: Iterable[str]) -> list[Route]:
                 rule = method.GetOptions().Extensions[annotations_pb2.http]
                 found += [_route(method, each) for each in (rule, *rule.additional_bindings)]
     return found
+
+
+def stream_of(route: Route) -> Route | None:
+    """Return the route that streams what a route lists, to clients that ask for Server-Sent Events; None if none does.
+
+    It has the same path, and the query of its own request.
+    """
+    name = _STREAMS.get(route.rpc)
+    if name is None:
+        return None
+    method = route.method.containing_service.methods_by_name[name]
+    return dataclasses.replace(
+        route,
+        method=method,
+        request_type=message_factory.GetMessageClass(method.input_type),
+        response_type=message_factory.GetMessageClass(method.output_type),
+        query_fields={field.json_name: field for field in method.input_type.fields},
+    )
 
 
 def _route(method: MethodDescriptor, rule: HttpRule) -> Route:

@@ -9,7 +9,7 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,6 +62,9 @@ class Backend(grpc.GenericRpcHandler):
     asked: queue.SimpleQueue[Asked] = field(default_factory=queue.SimpleQueue)
     over: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
     may_answer: threading.Event = field(default_factory=threading.Event)
+    # What is streamed, and how much of it was.
+    stream: Iterable[bytes] = ()
+    sent: int = 0
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
 
@@ -76,6 +79,15 @@ class Backend(grpc.GenericRpcHandler):
                 context.abort(self.failure, "")
             return self.answer.SerializeToString()
 
+        def stream(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            context.add_callback(lambda: self.over.put(details.method))
+            self.asked.put(Asked(details.method, {}, context.time_remaining()))
+            for message in self.stream:
+                self.sent += 1
+                yield message
+
+        if details.method.endswith("/WatchEvents"):
+            return grpc.unary_stream_rpc_method_handler(stream)
         return grpc.unary_unary_rpc_method_handler(answer)
 
 

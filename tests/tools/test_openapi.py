@@ -18,7 +18,7 @@ from hypothesis import given
 from modelregistry.v1.model_pb2 import ModelVersion
 from server.codec.json_form import to_json
 from server.gateway.errors import ERRORS, failure
-from server.gateway.routes import Route, routes_of
+from server.gateway.routes import Route, routes_of, stream_of
 from server.rpc.server import SERVICES
 from server.rpc.status import to_status
 from tests.codec.samples import thorough
@@ -74,7 +74,8 @@ def test_every_route_is_in_it_with_its_parameters(route: Route) -> None:
     assert described["tags"] == [route.method.containing_service.name]
     has_id = "request_id" in route.method.input_type.fields_by_name
     key = {"Idempotency-Key"} if has_id else set()
-    assert set(parameters(route)) == {*route.path_fields, *route.query_fields, *key, "preview"}
+    last = {"Last-Event-ID"} if stream_of(route) else set()
+    assert set(parameters(route)) == {*route.path_fields, *route.query_fields, *key, *last, "preview"}
     assert ("requestBody" in described) == route.has_body
 
 

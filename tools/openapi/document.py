@@ -12,8 +12,9 @@ from google.rpc import code_pb2
 
 from server.core.errors import RegistryError
 from server.gateway.errors import ERRORS, MAY_BE_RETRIED, MethodNotAllowed, RouteNotFound
+from server.gateway.event_stream import MEDIA_TYPE
 from server.gateway.idempotency import HEADER, takes_key
-from server.gateway.routes import PREVIEW, Route
+from server.gateway.routes import PREVIEW, Route, stream_of
 from tools.openapi.comments import comment_on
 from tools.openapi.schemas import RequestSchemas, Schema, Schemas
 
@@ -84,6 +85,13 @@ _HEADERS: dict[str, Schema] = {
         "schema": {"type": "string", "const": "do-not-retry"},
     },
 }
+_LAST_EVENT_ID: Schema = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "Of a stream: the id of the last event or bookmark, in place of `afterCursor`.",
+    "required": False,
+    "schema": {"type": "string"},
+}
 _IDEMPOTENCY_KEY: dict[str, object] = {
     "name": HEADER,
     "in": "header",
@@ -145,6 +153,10 @@ def _operation(operation_id: str, route: Route, schemas: dict[str, Schema]) -> d
         schemas[name] = body | comment_on(route.method.input_type.full_name)
         operation["requestBody"] = {"required": True, "content": _json({"$ref": f"#/components/schemas/{name}"})}
     success = _response("The answer.", ["X-Request-Id"], answers.of(route.method.output_type))
+    if (stream := stream_of(route)) is not None:
+        # OpenAPI 3.1 cannot say what is in the events of a stream.
+        told: Schema = {"type": "string", **comment_on(stream.method.full_name)}
+        success["content"] = _json(answers.of(route.method.output_type)) | {MEDIA_TYPE: {"schema": told}}
     operation["responses"] = {"200": success, **_failures(route, schemas)}
     return operation
 
@@ -159,6 +171,8 @@ def _parameters(route: Route, requests: RequestSchemas) -> Iterator[dict[str, ob
             yield {"name": key, "in": "path", "required": True, **described}
         elif key in route.query_fields:
             yield {"name": key, "in": "query", "required": key in required, **described}
+    if stream_of(route) is not None:
+        yield _LAST_EVENT_ID
     if takes_key(message):
         yield _IDEMPOTENCY_KEY
     wanted: Schema = {"const": True} if route.is_in_preview else {}
