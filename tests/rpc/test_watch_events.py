@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy import text
 
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.event_pb2 import Event
@@ -26,11 +28,14 @@ from server.core.permissions import SCOPES
 from server.rpc import event_watch
 from server.rpc.event_watch import WatchLimits
 from server.rpc.held_streams import HeldStream
+from server.rpc.telemetry import CallRecord
 from tests.auth.forge import claims
 from tests.builders import new_folder_rid
 from tests.processes import until
 from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, Registry, User, failure_of, serving
+from tests.rpc.test_garbage import uncollected  # noqa: F401 - a fixture
 from tests.rpc.watching import Watching, watching
+from tests.storage.inspection import open_engine
 
 pytestmark = pytest.mark.database("shared")
 
@@ -288,6 +293,98 @@ def test_a_stream_of_what_cannot_be_fails_at_once(admin: User, fields: dict[str,
         told, failure = watch.rest()
         assert (told, failure.name) == ([], name)
         assert failure.request_id
+
+
+@pytest.mark.database("own")
+def test_streams_end_when_the_log_is_no_longer_the_one_that_they_told_of(
+    registry: Registry, migrated_url: str, admin: User, model: Model
+) -> None:
+    with watching(admin) as watch:
+        watch.bookmark()
+        admin.create_version(model)
+        last = watch.until(lambda event: event.type == CREATED)[-1]
+        # As a standby leaves it that took over and lacks what came last.
+        change(migrated_url, "DELETE FROM events WHERE id = (SELECT max(id) FROM events)")
+        _, failure = watch.rest()
+        assert (failure.code, failure.name) == (grpc.StatusCode.OUT_OF_RANGE, "CursorUnknown")
+        assert failure.parameters == {"cursor": last.cursor}
+    with watching(admin, after_cursor=last.cursor) as watch:
+        assert watch.rest()[1].name == "CursorUnknown"
+    with watching(admin) as watch:
+        watch.bookmark()
+        version = admin.create_version(model)
+        assert watch.next_event().model_version_rid == version.rid
+
+
+@pytest.mark.database("own")
+def test_what_is_no_longer_kept_is_not_left_out_in_silence(
+    registry: Registry, migrated_url: str, admin: User, model: Model
+) -> None:
+    with watching(admin) as watch:
+        cursor = watch.bookmark()
+        for _ in range(2):
+            admin.create_version(model)
+            last = watch.next_event().cursor
+        change(migrated_url, "DELETE FROM events WHERE id < (SELECT max(id) FROM events)")
+        change(migrated_url, "UPDATE event_retention SET removed_up_to = (SELECT max(id) FROM events) - 1")
+        # Whoever was told everything goes on.
+        version = admin.create_version(model)
+        assert watch.next_event().model_version_rid == version.rid
+    with watching(admin, after_cursor=cursor) as watch:
+        told, failure = watch.rest()
+        assert (told, failure.name, failure.parameters) == ([], "CursorExpired", {"cursor": cursor})
+    with watching(admin, after_cursor=last) as watch:
+        assert watch.next_event().model_version_rid == version.rid
+
+
+def change(url: str, statement: str) -> None:
+    """Change what is stored behind the back of the server."""
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_a_stream_leaves_nothing_that_waits_for_the_garbage_collector(admin: User, model: Model) -> None:
+    def left() -> int:
+        return sum(isinstance(each, HeldStream | CallRecord) for each in gc.get_objects())
+
+    def watch_and_end() -> None:
+        with watching(admin, model_rid=model.rid) as watch:
+            watch.bookmark()
+            admin.create_version(model)
+            watch.next_event()
+
+    watch_and_end()
+    gc.collect()
+    before = left()
+    for _ in range(20):
+        watch_and_end()
+    until(lambda: left() <= before)
+
+
+def test_a_stream_has_one_line_in_the_log_when_it_has_ended(
+    admin: User, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    request_id = f"watched-{next(serial)}"
+    caplog.set_level("INFO", "modelregistry.calls")
+    user = dataclasses.replace(admin, metadata=(*admin.metadata, ("x-request-id", request_id)))
+
+    def lines() -> list[dict[str, Any]]:
+        found = [getattr(record, "fields", {}) for record in caplog.records]
+        return [fields for fields in found if fields.get("request_id") == request_id]
+
+    with watching(user, model_rid=model.rid) as watch:
+        watch.bookmark()
+        assert lines() == []
+    until(lambda: bool(lines()))
+    [line] = lines()
+    assert (line["method"], line["code"], line["user"]) == (
+        "/modelregistry.v1.EventService/WatchEvents",
+        "CANCELLED",
+        "user:admin",
+    )
 
 
 def test_streams_beyond_the_bounds_are_refused_until_others_end(registry: Registry) -> None:
