@@ -47,6 +47,9 @@ _TWO_WORKERS = Goal("≥", 1.7, decimals=1)
 WORKERS = {"get_version_two_workers": _TWO_WORKERS, "get_branch_two_workers": _TWO_WORKERS}
 # Calls a second into branches with every rule, but approvals, beside those into branches without a policy.
 RULES = {"promote_protected": _ratio(0.80)}
+# The same with watchers of the branches, and how long it takes until 99 % of the events are with them.
+WATCHED = {"promote_watched": _ratio(0.90)}
+DELIVERY = Goal("≤", 500, unit=" ms")
 # The p99 of a refusal beside the p50 of an empty call.
 REFUSALS = {"overload": Goal("<", 10)}
 # Ours beside the peer's, calls a second.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bench.databases import SQLITE
-from bench.goals import PEERS, RATIOS, REFUSALS, RULES, TAILS, WORKERS
+from bench.goals import DELIVERY, PEERS, RATIOS, REFUSALS, RULES, TAILS, WATCHED, WORKERS
 from bench.peer import TITLES
 from bench.scenarios import BY_NAME, CEILING
 
@@ -18,7 +18,7 @@ Result = dict[str, Any]
 
 def tables(measured: dict[str, Any]) -> str:
     """All tables of a run; those alone that it measured something for."""
-    parts = (_ceiling, _rules, _fixed, _workers, _overload, _peer)
+    parts = (_ceiling, _rules, _watched, _fixed, _workers, _overload, _peer)
     said = [part(measured) for part in parts]
     return "\n\n".join(filter(None, said))
 
@@ -125,6 +125,22 @@ def _rules(measured: dict[str, Any]) -> str:
 
     head = ["rules", "database", "a second", "beside no policy", "goal", "p50 ms", "p99 ms", "p99.9 ms"]
     return _table(head, measured, list(RULES), row)
+
+
+def _watched(measured: dict[str, Any]) -> str:
+    def row(kind: str, name: str, results: list[Result]) -> list[str]:
+        told_p99 = _median(results, "told_p99")
+        return [
+            *_rate_and_ratio(results),
+            WATCHED[name].judged(_median(results, "ratio")),
+            f"{_median(results, 'told'):.0f}",
+            f"{_median(results, 'told_p50'):.0f}",
+            f"{told_p99:.0f}",
+            DELIVERY.judged(told_p99),
+        ]
+
+    head = ["watchers", "database", "a second", "beside none", "goal", "events told", "p50 ms", "p99 ms", "goal"]
+    return _table(head, measured, list(WATCHED), row)
 
 
 def _workers(measured: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ SERVICE = "/modelregistry.v1.ModelService"
 CEILING = "ceiling"
 CALLERS = 32
 COLUMNS = (10, 2000)
+WATCHERS = 100
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Scenario:
 
     `share` makes the callers ask at a fixed rate: that share of what the scenario `beside` reached in the same round.
     Without it, each asks again as soon as it is answered, and the rate is put beside that of the other scenario.
+    Meanwhile, so many `watchers` follow the models that are written to.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Scenario:
     share: float | None = None
     workers: int = 1
     overloads: bool = False
+    watchers: int = 0
 
     @property
     def writes(self) -> bool:
@@ -118,6 +121,13 @@ SCENARIOS = (
     _promotion("promote_hot", "PromoteVersion into one hot branch", _hot),
     _promotion(
         "promote_protected", "PromoteVersion into 32 targets with every rule", _protected, beside="promote_many"
+    ),
+    _promotion(
+        "promote_watched",
+        f"PromoteVersion into 32 targets, {WATCHERS} watchers of these",
+        _many,
+        beside="promote_many",
+        watchers=WATCHERS,
     ),
     *map(_creation, COLUMNS),
     _read(

@@ -19,6 +19,7 @@ from bench.scenarios import CALLERS, Scenario
 from bench.stock import CALLER, Stock
 from bench.tools import Tool
 from bench.void import Void, check
+from bench.watchers import watching
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from tests.processes import Server, run
 
@@ -63,6 +64,7 @@ class Site:
         with (
             sampling(self._server.address, scenario.path, requests, self._token, **side) as sample,
             on_processors(self.workers),
+            watching(self._server.address, self._token, [model.rid for model in models], scenario.watchers) as seen,
         ):
             measured = self._generator.run(self._server.address, load, seconds)
         elapsed = time.monotonic() - begin
@@ -79,6 +81,8 @@ class Site:
             "database_seconds": (database_after - database_before) / measured.calls,
             "machine_share": _busy(machine_before),
         }
+        if scenario.watchers:
+            result |= {"told": seen.events, "told_p50": seen.p50, "told_p99": seen.p99}
         if rate is not None:
             result["asked_per_second"] = rate
         if scenario.overloads:

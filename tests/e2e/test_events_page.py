@@ -17,7 +17,8 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder.mkdir()
     address, http = (f"127.0.0.1:{unused_port()}" for _ in range(2))
     # Whatever fails, nothing that it has started is left.
-    before = f"trap 'kill $(jobs -p) 2> /dev/null' EXIT; export MODELREGISTRY_LISTEN={address} MODELREGISTRY_HTTP_LISTEN={http}\n"
+    before = "trap 'kill $(jobs -p) 2> /dev/null' EXIT\n"
+    before += f"export MODELREGISTRY_LISTEN={address} MODELREGISTRY_HTTP_LISTEN={http}\n"
     return printed_by(SESSIONS, folder, {50051: address}, before)
 
 

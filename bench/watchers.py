@@ -1,0 +1,102 @@
+"""Watchers of some models, in a process of their own: how long after its commit each event reaches them.
+
+python -m bench.watchers ADDRESS COUNT RID...: the token is in the first line of the standard input; when that ends,
+what was seen is printed. An event has the time at which it was decided, so its delay has its COMMIT in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc.aio
+
+from modelregistry.v1.event_service_pb2 import WatchEventsRequest, WatchEventsResponse
+
+WATCH = "/modelregistry.v1.EventService/WatchEvents"
+
+
+@dataclass
+class Seen:
+    """What watchers saw: how many events, and the delays in milliseconds that half and 99 % of them had at most."""
+
+    events: int = 0
+    p50: float = 0.0
+    p99: float = 0.0
+
+
+@contextmanager
+def watching(address: str, token: str, model_rids: Sequence[str], count: int) -> Iterator[Seen]:
+    """Let so many watch meanwhile, each one of the models. What is yielded says at the end what they saw."""
+    seen = Seen()
+    if not count:
+        yield seen
+        return
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.watchers", address, str(count), *model_rids],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        process.stdin.write(f"{token}\n")
+        process.stdin.flush()
+        if process.stdout.readline() != "all watch\n":
+            raise RuntimeError("the watchers did not begin")
+        yield seen
+        process.stdin.close()
+        told = json.loads(process.stdout.readline())
+    seen.events, seen.p50, seen.p99 = told["events"], told["p50"], told["p99"]
+
+
+async def _watch_all(address: str, token: str, model_rids: Sequence[str], count: int) -> list[float]:
+    delays: list[float] = []
+    begun = asyncio.Semaphore(0)
+    # Each has a connection of its own, as processes have that serve models.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channels = [grpc.aio.insecure_channel(address, options) for _ in range(count)]
+
+    async def watch(channel: grpc.aio.Channel, model_rid: str) -> None:
+        call = channel.unary_stream(WATCH, response_deserializer=WatchEventsResponse.FromString)
+        request = WatchEventsRequest(model_rid=model_rid).SerializeToString()
+        is_first = True
+        async for message in call(request, metadata=(("authorization", f"Bearer {token}"),)):
+            if is_first:
+                is_first = False
+                begun.release()
+            if message.HasField("event"):
+                delays.append(time.time() * 1000 - message.event.time.ToMilliseconds())
+
+    watchers = [asyncio.create_task(watch(channel, rid)) for channel, rid in zip(channels, itertools.cycle(model_rids))]
+    for _ in watchers:
+        await begun.acquire()
+    print("all watch", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    for watcher in watchers:
+        watcher.cancel()
+    await asyncio.gather(*watchers, return_exceptions=True)
+    return delays
+
+
+def main() -> None:
+    """Watch until the standard input ends, and print what was seen."""
+    address, count, *model_rids = sys.argv[1:]
+    token = sys.stdin.readline().strip()
+    delays = sorted(asyncio.run(_watch_all(address, token, model_rids, int(count))))
+    told = {"events": len(delays), "p50": 0.0, "p99": 0.0}
+    if delays:
+        told |= {"p50": delays[len(delays) // 2], "p99": delays[int(len(delays) * 0.99)]}
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
