@@ -43,9 +43,17 @@ Handler = Callable[[Request, str], Awaitable[Response]]
 
 
 def build_app(
-    routes: Sequence[Route], channel: grpc.aio.Channel, health: Health, authenticator: Authenticator, limits: HttpLimits
+    routes: Sequence[Route],
+    channel: grpc.aio.Channel,
+    streams: grpc.aio.Channel,
+    health: Health,
+    authenticator: Authenticator,
+    limits: HttpLimits,
 ) -> ASGIApp:
-    """Return the application that serves these routes with calls over the channel, and tells the health."""
+    """Return the application that serves these routes, and tells the health.
+
+    It makes calls over a channel, and those of streams over another one.
+    """
     handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
     handlers["/openapi.json"]["GET"] = _always(files("modelregistry.v1").joinpath("openapi.json").read_bytes())
     for path, service in PROBES.items():
@@ -54,7 +62,7 @@ def build_app(
     for route in routes:
         handler: Handler = _RpcHandler(route, channel, authenticator, bodies)
         if (stream := stream_of(route)) is not None:
-            handler = _by_accept(handler, StreamHandler(stream, channel, authenticator))
+            handler = _by_accept(handler, StreamHandler(stream, streams, authenticator))
         handlers[route.path][route.http_method] = handler
     paths: list[BaseRoute] = [StarletteRoute(path, _Resource(methods)) for path, methods in handlers.items()]
     starlette = Starlette(routes=paths)

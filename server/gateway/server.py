@@ -30,6 +30,14 @@ _CHANNEL_OPTIONS = (
     # enough for as many HTTP connections as there may be.
     ("grpc.service_config", json.dumps({"connectionScaling": {"maxConnectionsPerSubchannel": 10}})),
 )
+_STREAM_OPTIONS = (
+    *_CHANNEL_OPTIONS,
+    # Streams have connections of their own, so that they take no places from other calls.
+    ("grpc.use_local_subchannel_pool", 1),
+    # How much waits here for a client that does not read. The library would let it be megabytes of each.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 65_535),
+)
 # How many connections may wait until they are accepted.
 _BACKLOG = 2048
 
@@ -89,9 +97,12 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         limits = self._limits
         table = ConnectionTable(limits)
-        async with grpc.aio.insecure_channel(self._target, _CHANNEL_OPTIONS) as channel:
+        async with (
+            grpc.aio.insecure_channel(self._target, _CHANNEL_OPTIONS) as channel,
+            grpc.aio.insecure_channel(self._target, _STREAM_OPTIONS) as streams,
+        ):
             authenticator = Authenticator(self._credentials, self._proxies, limits)
-            app = build_app(self._routes, channel, self._health, authenticator, limits)
+            app = build_app(self._routes, channel, streams, self._health, authenticator, limits)
             server = await loop.create_server(
                 lambda: Connection(app, table, limits, self._proxies, self._tls),
                 sock=self._listener,

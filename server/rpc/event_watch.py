@@ -15,13 +15,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from functools import partial
 from typing import NamedTuple
 
 from modelregistry.v1.event_pb2 import Event
 from modelregistry.v1.event_service_pb2 import ListEventsRequest, WatchEventsRequest, WatchEventsResponse
 from modelregistry.v1.list_order_pb2 import LIST_ORDER_OLDEST_FIRST
+from server.core import cancellation
 from server.core.caller import Caller
+from server.core.cancellation import Call, CallOver
 from server.core.errors import (
     CursorExpired,
     CursorUnknown,
@@ -87,7 +90,7 @@ class _Place(NamedTuple):
 class _Watcher:
     """Whoever watches: the stream, what is wanted, and the place up to which everything was told."""
 
-    __slots__ = ("bookmark_at", "caller", "listing", "place", "stream", "wanted")
+    __slots__ = ("bookmark_at", "call", "caller", "listing", "place", "stream", "wanted")
 
     def __init__(self, stream: HeldStream, caller: Caller, request: WatchEventsRequest):
         self.stream = stream
@@ -96,6 +99,7 @@ class _Watcher:
         self.wanted = filter_of(self.listing)
         self.place = _Place(0, request.after_cursor)
         self.bookmark_at = 0.0
+        self.call = Call()
 
 
 class EventWatch:
@@ -153,14 +157,26 @@ class EventWatch:
     def stop(self) -> None:
         """End all streams, with a bookmark where the client takes it, and take no more.
 
-        It returns when they have ended, which takes little more than STOP_SECONDS.
+        It returns when they have ended, which takes no more than some STOP_SECONDS, whatever the database does.
         """
         self._stopping.set()
         with self._lock:
             thread = self._thread
         if thread is not None:
-            thread.join()
-        self._catching_up.shutdown(wait=False)
+            thread.join(STOP_SECONDS)
+        with self._lock:
+            watchers = [*self._watchers.values()]
+        # Unless it waits for the database still, and could go on.
+        has_paused = thread is None or not thread.is_alive()
+        self._end([(watcher, ServerStopping()) for watcher in watchers], self._cursors_soon if has_paused else None)
+        until = time.monotonic() + STOP_SECONDS
+        while self._watchers and time.monotonic() < until:
+            time.sleep(POLL_SECONDS / 10)
+        with self._lock:
+            left = [*self._watchers]
+        for stream in left:
+            stream.cancel()
+        self._catching_up.shutdown(wait=False, cancel_futures=True)
 
     # Who comes and goes
 
@@ -201,6 +217,7 @@ class EventWatch:
             self._watchers.pop(watcher.stream, None)
             self._live.pop(watcher.stream, None)
         watcher.stream.close()
+        watcher.call.end()
 
     def _join(self, watcher: _Watcher) -> bool:
         """Let a watcher be live if it was told everything up to the place of all; with the lock held."""
@@ -226,10 +243,8 @@ class EventWatch:
                 if not self._watchers:
                     self._thread = None
                     return
-            if self._stopping.is_set():
-                self._end_all()
-            else:
-                self._stopping.wait(pause)
+            if self._stopping.wait(pause):
+                return
 
     def _go_on(self) -> None:
         now = time.monotonic()
@@ -310,16 +325,20 @@ class EventWatch:
 
     def _send_bookmarks(self, now: float) -> None:
         with self._lock:
-            place = self._place
-            due = [each for each in self._live.values() if each.bookmark_at <= now and each.place.key <= place.key]
-        if due:
-            cursor = self._new_cursor()
-            for watcher in due:
-                self._send_bookmark(watcher, cursor)
+            due = [watcher for watcher in self._live.values() if watcher.bookmark_at <= now]
+        cursors = self._new_cursors({watcher.place.key for watcher in due})
+        for watcher in due:
+            self._send_bookmark(watcher, cursors[watcher.place.key])
 
-    def _new_cursor(self) -> str:
-        """Return a cursor of the place of all: the same one again would tell that nothing has happened, to anyone."""
-        return self._repository.read(lambda reader: reader.event_cursor(self._place.key))
+    def _new_cursors(self, keys: set[int]) -> dict[int, str]:
+        """Return new cursors of places: the same one again would tell that nothing has happened, to anyone."""
+        if not keys:
+            return {}
+        return self._repository.read(lambda reader: {key: reader.event_cursor(key) for key in keys})
+
+    def _cursors_soon(self, keys: set[int]) -> dict[int, str]:
+        """Return the same within STOP_SECONDS. Raises TimeoutError."""
+        return self._catching_up.submit(Context().run, self._new_cursors, keys).result(STOP_SECONDS) if keys else {}
 
     # What ends streams
 
@@ -327,6 +346,7 @@ class EventWatch:
         """End the streams that are over, and have those go on that the database was away for."""
         with self._lock:
             watchers, later, self._later = [*self._watchers.values()], self._later, []
+        over: list[tuple[_Watcher, RegistryError]] = []
         for watcher in watchers:
             stream = watcher.stream
             stalled_seconds = now - stream.stalled_since()
@@ -336,21 +356,28 @@ class EventWatch:
             elif stalled_seconds > self._limits.stall_seconds:
                 stream.end_now(WatcherTooSlow(cursor=stream.place))
             elif time.time() >= stream.expires:
-                self._end(watcher, InvalidCredentials())
+                over.append((watcher, InvalidCredentials()))
             elif withdrawn := self._withdrawn(watcher.caller):
-                self._end(watcher, withdrawn)
+                over.append((watcher, withdrawn))
+        self._end(over, self._new_cursors)
         for watcher in later:
             self._catch_up_soon(watcher)
 
-    def _end(self, watcher: _Watcher, error: RegistryError, cursor: str | None = None) -> None:
-        """End a stream, with a bookmark if it was told everything."""
+    def _end(
+        self,
+        over: Sequence[tuple[_Watcher, RegistryError]],
+        cursors_of: Callable[[set[int]], dict[int, str]] | None,
+    ) -> None:
+        """End streams, with a bookmark for those that were told everything; the clients of others have one already."""
         with self._lock:
-            is_live = self._live.pop(watcher.stream, None) is not None
-        if is_live and cursor is None and watcher.place.key <= self._place.key:
-            # The client has an earlier one.
-            with contextlib.suppress(RegistryError):
-                cursor = self._new_cursor()
-        watcher.stream.end(error, (_bookmark(cursor), cursor) if is_live and cursor is not None else None)
+            live = {watcher.stream for watcher, _ in over if self._live.pop(watcher.stream, None) is not None}
+        cursors: dict[int, str] = {}
+        if cursors_of is not None:
+            with contextlib.suppress(RegistryError, TimeoutError):
+                cursors = cursors_of({watcher.place.key for watcher, _ in over if watcher.stream in live})
+        for watcher, error in over:
+            cursor = cursors.get(watcher.place.key) if watcher.stream in live else None
+            watcher.stream.end(error, None if cursor is None else (_bookmark(cursor), cursor))
 
     def _end_lost(self, error: CursorUnknown | CursorExpired) -> None:
         with self._lock:
@@ -362,35 +389,22 @@ class EventWatch:
         with self._lock:
             self._place = _Place(settled, cursor)
 
-    def _end_all(self) -> None:
-        """End all streams, and those that do not end."""
-        cursor = None
-        with contextlib.suppress(RegistryError):
-            cursor = self._new_cursor()
-        with self._lock:
-            watchers, place = [*self._watchers.values()], self._place
-        for watcher in watchers:
-            self._end(watcher, ServerStopping(), cursor if watcher.place.key <= place.key else None)
-        until = time.monotonic() + STOP_SECONDS
-        while self._watchers and time.monotonic() < until:
-            time.sleep(POLL_SECONDS / 10)
-        with self._lock:
-            left, self._watchers = [*self._watchers], {}
-        for stream in left:
-            stream.cancel()
-
     # Those who catch up
 
     def _catch_up_soon(self, watcher: _Watcher) -> None:
         # At the end of the process nobody catches up.
         with contextlib.suppress(RuntimeError):
-            self._catching_up.submit(self._catch_up, watcher)
+            self._catching_up.submit(Context().run, self._catch_up, watcher)
 
     def _catch_up(self, watcher: _Watcher) -> None:
         """Tell a watcher its next page, and then let it be live, or go on when others had their turn."""
+        # What is asked for it ends with it.
+        cancellation.begin(watcher.call)
         try:
             if watcher.stream in self._watchers and not watcher.stream.is_ending:
                 self._tell_next(watcher)
+        except CallOver:
+            return
         except (StorageUnavailable, Overloaded):
             with self._lock:
                 self._later.append(watcher)

@@ -22,6 +22,7 @@ from modelregistry.v1.event_service_pb2_grpc import EventServiceStub
 from modelregistry.v1.list_order_pb2 import LIST_ORDER_OLDEST_FIRST
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.process.serve import DRAIN_SECONDS
+from server.rpc.event_watch import CONNECTIONS
 from tests.conftest import NewDatabase
 from tests.processes import DEADLINE_SECONDS, OWN_CONNECTION, Server, until
 from tests.rpc.harness import User
@@ -186,8 +187,9 @@ def test_a_thousand_watchers_who_wait_take_no_thread_and_no_connection(new_datab
             for call in open_streams(server, stack, WATCHERS_OF_A_CONNECTION, f"watcher-{number}")
         ]
         grown = (worker.memory_info().rss - memory) / WATCHERS
-        assert worker.num_threads() <= threads
-        assert connections_of(url) <= connections
+        # Those of a fixed number that had nothing to do before.
+        assert worker.num_threads() < threads + WATCHERS / 100
+        assert connections_of(url) <= connections + CONNECTIONS
         # It was 27 KiB.
         assert grown < 100 * 2**10
         # And each is told what happens.

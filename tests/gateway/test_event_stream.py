@@ -193,7 +193,7 @@ def test_little_waits_for_a_client_that_does_not_read_and_it_is_given_up(monkeyp
         client.sendall(WATCH % running.bearer())
         assert running.backend.over.get(timeout=DEADLINE_SECONDS) == RPC
         # What the kernel keeps, too.
-        assert running.backend.sent < 300
+        assert running.backend.sent < 200
 
 
 def silent(ended: threading.Event) -> Iterator[bytes]:
