@@ -56,7 +56,8 @@ STATEMENTS: dict[str, tuple[dict[str, Any], int, int]] = {
     "GetBranchPolicy": ({"model_rid": "target"}, 3, 3),
     "ListGrants": ({"resource_rid": "target"}, 2, 2),
     "ListGrantChanges": ({"resource_rid": "target"}, 3, 3),
-    "PromoteVersion": ({"model_rid": "target", "source_model_version_rid": "version", "preview": True}, 5, 1),
+    # The last one is the event.
+    "PromoteVersion": ({"model_rid": "target", "source_model_version_rid": "version", "preview": True}, 6, 1),
 }
 
 

@@ -386,6 +386,10 @@ class RegistryMachine(RuleBasedStateMachine):
             "requests": len(reference.requests),
             "grants": len(reference.grants),
             "grant_changes": len(reference.grant_changes),
+            # One for each thing that was changed.
+            "events": sum(
+                map(len, (reference.models, reference.versions, reference.policies, reference.grant_changes))
+            ),
         }
         resources = {*self.folders, *reference.models}
         assert {(*key, " ".join(earlier.results)) for key, earlier in reference.requests.items()} <= {
