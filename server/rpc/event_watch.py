@@ -40,7 +40,7 @@ from server.core.errors import (
 from server.rpc.held_streams import HeldStream
 from server.rules.event_sight import EventSight
 from server.rules.events import filter_of, list_events, listing_of
-from server.storage.contract import KeptEvent, Reader, Repository
+from server.storage.contract import KeptEvent, LogEnd, Reader, Repository
 from server.storage.paging import Page, PageRequest
 
 # How often it is looked for new events; and for streams that end, or want a bookmark.
@@ -81,10 +81,27 @@ class WatchLimits(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """A place in the log, as a key and as a cursor."""
+    """A place in the log, as a key and as a cursor, and the id of the event there, where it is known."""
 
     key: int
     cursor: str
+    event_id: str = ""
+
+    @classmethod
+    def behind(cls, kept: KeptEvent) -> _Place:
+        """The place behind an event."""
+        return cls(kept.key, kept.event.cursor, kept.event.id)
+
+    @classmethod
+    def at(cls, end: LogEnd, reader: Reader) -> _Place:
+        """The place at an end of the log that is read. Raises StorageUnavailable if it is not one of that."""
+        reader.require_event(end)
+        return cls(end.key, reader.event_cursor(end.key), end.name)
+
+    @property
+    def end(self) -> LogEnd:
+        """The place as the end of what is read."""
+        return LogEnd(self.key, self.event_id)
 
 
 class _Watcher:
@@ -204,7 +221,7 @@ class EventWatch:
         def begin(reader: Reader) -> tuple[_Place, _Place]:
             if request.HasField("model_rid"):
                 reader.get_model(request.model_rid, watcher.caller)
-            now = _Place(settled, reader.event_cursor(settled))
+            now = _Place.at(settled, reader)
             if not request.HasField("after_cursor"):
                 return now, now
             return _Place(reader.event_key(request.after_cursor), request.after_cursor), now
@@ -254,25 +271,25 @@ class EventWatch:
             # Whatever the database does.
             self._end_some(now)
         settled = self._repository.settled_event_by_now()
-        while settled != self._place.key and self._tell_page(settled):
+        while settled != self._place.end and self._tell_page(settled):
             pass
         if is_looking:
             self._send_bookmarks(now)
 
-    def _tell_page(self, settled: int) -> bool:
+    def _tell_page(self, settled: LogEnd) -> bool:
         """Tell all who are live what comes next, up to an event; return whether there is more."""
         place = self._place
         request = ListEventsRequest(after_cursor=place.cursor, order=LIST_ORDER_OLDEST_FIRST)
 
         def read(reader: Reader) -> tuple[Page[KeptEvent], _Place]:
-            if settled < place.key:
+            if settled.key < place.key:
                 # Others know more than was looked at here; unless that was lost.
                 reader.event_key(place.cursor)
                 return Page([], None), place
             page = list_events(reader, _READER, request, settled, PAGE)
             if page.next_position is not None and page.items:
-                return page, _Place(page.items[-1].key, page.items[-1].event.cursor)
-            return page, _Place(settled, reader.event_cursor(settled))
+                return page, _Place.behind(page.items[-1])
+            return page, _Place.at(settled, reader)
 
         try:
             page, following = self._repository.read(read)
@@ -286,7 +303,7 @@ class EventWatch:
             live = [*self._live.values()]
         if page.items:
             self._tell(page.items, live, following)
-        return following.key < settled
+        return following.key < settled.key
 
     def _tell(self, kept: Sequence[KeptEvent], live: Iterable[_Watcher], following: _Place) -> None:
         # Callers who are one see the same.
@@ -303,7 +320,7 @@ class EventWatch:
                         self._let_catch_up(watcher)
                         break
                     self._send(watcher, message, one.event.cursor)
-                watcher.place = _Place(one.key, one.event.cursor)
+                watcher.place = _Place.behind(one)
             else:
                 watcher.place = max(watcher.place, following)
 
@@ -326,19 +343,31 @@ class EventWatch:
     def _send_bookmarks(self, now: float) -> None:
         with self._lock:
             due = [watcher for watcher in self._live.values() if watcher.bookmark_at <= now]
-        cursors = self._new_cursors({watcher.place.key for watcher in due})
+        try:
+            cursors = self._new_cursors([watcher.place for watcher in due])
+        except (CursorUnknown, CursorExpired) as error:
+            self._end_lost(error)
+            return
         for watcher in due:
             self._send_bookmark(watcher, cursors[watcher.place.key])
 
-    def _new_cursors(self, keys: set[int]) -> dict[int, str]:
-        """Return new cursors of places: the same one again would tell that nothing has happened, to anyone."""
-        if not keys:
-            return {}
-        return self._repository.read(lambda reader: {key: reader.event_cursor(key) for key in keys})
+    def _new_cursors(self, places: Sequence[_Place]) -> dict[int, str]:
+        """Return new cursors of places, by key: the same one again would tell that nothing has happened, to anyone.
 
-    def _cursors_soon(self, keys: set[int]) -> dict[int, str]:
+        Raises CursorUnknown and CursorExpired if the log is another one by now.
+        """
+        if not places:
+            return {}
+        known = {place.key: place.cursor for place in places}
+        return self._repository.read(
+            lambda reader: {key: reader.event_cursor(reader.event_key(cursor)) for key, cursor in known.items()}
+        )
+
+    def _cursors_soon(self, places: Sequence[_Place]) -> dict[int, str]:
         """Return the same within STOP_SECONDS. Raises TimeoutError."""
-        return self._catching_up.submit(Context().run, self._new_cursors, keys).result(STOP_SECONDS) if keys else {}
+        if not places:
+            return {}
+        return self._catching_up.submit(Context().run, self._new_cursors, places).result(STOP_SECONDS)
 
     # What ends streams
 
@@ -366,7 +395,7 @@ class EventWatch:
     def _end(
         self,
         over: Sequence[tuple[_Watcher, RegistryError]],
-        cursors_of: Callable[[set[int]], dict[int, str]] | None,
+        cursors_of: Callable[[Sequence[_Place]], dict[int, str]] | None,
     ) -> None:
         """End streams, with a bookmark for those that were told everything; the clients of others have one already."""
         with self._lock:
@@ -374,7 +403,7 @@ class EventWatch:
         cursors: dict[int, str] = {}
         if cursors_of is not None:
             with contextlib.suppress(RegistryError, TimeoutError):
-                cursors = cursors_of({watcher.place.key for watcher, _ in over if watcher.stream in live})
+                cursors = cursors_of([watcher.place for watcher, _ in over if watcher.stream in live])
         for watcher, error in over:
             cursor = cursors.get(watcher.place.key) if watcher.stream in live else None
             watcher.stream.end(error, None if cursor is None else (_bookmark(cursor), cursor))
@@ -385,9 +414,9 @@ class EventWatch:
         for watcher in live:
             watcher.stream.end(type(error)(cursor=watcher.stream.place))
         settled = self._repository.settled_event()
-        cursor = self._repository.read(lambda reader: reader.event_cursor(settled))
+        place = self._repository.read(lambda reader: _Place.at(settled, reader))
         with self._lock:
-            self._place = _Place(settled, cursor)
+            self._place = place
 
     # Those who catch up
 
@@ -418,12 +447,12 @@ class EventWatch:
         with self._lock:
             target = self._place
         if watcher.place.key < target.key:
-            page = self._page_for(watcher, target.key)
+            page = self._page_for(watcher, target.end)
             for one in page.items:
                 if watcher.stream.waiting_bytes > CATCH_UP_BYTES:
                     break
                 self._send(watcher, _message_of(one.event), one.event.cursor)
-                watcher.place = _Place(one.key, one.event.cursor)
+                watcher.place = _Place.behind(one)
             else:
                 if page.next_position is None:
                     watcher.place = target
@@ -433,7 +462,7 @@ class EventWatch:
                 return
         watcher.stream.when_room(partial(self._catch_up_soon, watcher))
 
-    def _page_for(self, watcher: _Watcher, up_to: int) -> Page[KeptEvent]:
+    def _page_for(self, watcher: _Watcher, up_to: LogEnd) -> Page[KeptEvent]:
         watcher.listing.after_cursor = watcher.place.cursor
         try:
             return self._repository.read(

@@ -13,17 +13,21 @@ from server.core.caller import Caller
 from server.core.event_types import BY_NAME
 from server.rules.policy_changes import SetPolicy, asked_of
 from server.rules.sources import SeesModels, hide_sources, models_of_sources
-from server.storage.contract import EventFilter, KeptEvent, Reader
+from server.storage.contract import EventFilter, KeptEvent, LogEnd, Reader
 from server.storage.paging import Page, PageRequest
 
 
 def list_events(
-    reader: Reader, caller: Caller, request: ListEventsRequest, settled: int, page: PageRequest
+    reader: Reader, caller: Caller, request: ListEventsRequest, settled: LogEnd, page: PageRequest
 ) -> Page[KeptEvent]:
-    """Return a page of the events up to the settled one. Raises ModelNotFound, CursorUnknown and CursorExpired."""
+    """Return a page of the events up to the settled one.
+
+    Raises ModelNotFound, CursorUnknown, CursorExpired, and StorageUnavailable if the settled one is not there.
+    """
     after = reader.event_key(request.after_cursor) if request.HasField("after_cursor") else 0
+    reader.require_event(settled)
     listed = reader.list_events(
-        caller, filter_of(request), range(after + 1, settled + 1), page, newest_first=not is_oldest_first(request)
+        caller, filter_of(request), range(after + 1, settled.key + 1), page, newest_first=not is_oldest_first(request)
     )
     hide(reader, caller, listed.items)
     return listed

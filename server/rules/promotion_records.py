@@ -6,7 +6,7 @@ from modelregistry.v1.promotion_pb2 import Promotion
 from modelregistry.v1.promotion_service_pb2 import GetPromotionRequest, ListPromotionsRequest
 from server.core.caller import Caller
 from server.core.errors import PromotionNotFound
-from server.storage.contract import PromotionFilter, Reader
+from server.storage.contract import LogEnd, PromotionFilter, Reader
 from server.storage.paging import Page, PageRequest
 
 
@@ -19,11 +19,12 @@ def get_promotion(reader: Reader, caller: Caller, request: GetPromotionRequest) 
 
 
 def list_promotions(
-    reader: Reader, caller: Caller, wanted: PromotionFilter, page: PageRequest, settled: int | None = None
+    reader: Reader, caller: Caller, wanted: PromotionFilter, page: PageRequest, settled: LogEnd | None = None
 ) -> Page[Promotion]:
     """Return a page of promotions: the newest first or, up to the `settled` one, the oldest.
 
-    Raises ModelNotFound if only those into an absent or invisible model are wanted, and InvalidPageToken.
+    Raises ModelNotFound if only those into an absent or invisible model are wanted, InvalidPageToken, and
+    StorageUnavailable if the settled one is not there.
     """
     if wanted.model_rid is not None:
         reader.get_model(wanted.model_rid, caller)

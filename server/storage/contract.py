@@ -335,6 +335,16 @@ class KeptEvent(NamedTuple):
     is_owner: bool
 
 
+class LogEnd(NamedTuple):
+    """Up to where a log can be read: the key of what is there, 0 if nothing is, and what that is called.
+
+    By the key alone, another one would be taken for it that has got its key since, when the log had lost it.
+    """
+
+    key: int = 0
+    name: str = ""
+
+
 class Reader(Protocol):
     """Questions that change nothing."""
 
@@ -451,13 +461,14 @@ class Reader(Protocol):
         """
 
     def list_promotions_in_order(
-        self, caller: Caller, wanted: PromotionFilter, settled: int, page: PageRequest
+        self, caller: Caller, wanted: PromotionFilter, settled: LogEnd, page: PageRequest
     ) -> Page[Promotion]:
-        """Return promotions as list_promotions does, but by their keys, from the oldest to the one with key `settled`.
+        """Return promotions as list_promotions does, but by their keys, from the oldest to the `settled` one.
 
         Within a branch that is the order of version numbers. There is always a position behind the page: of the last
         one, it is that of the settled promotion, behind which later ones are found at any time. No two positions are
         alike. Raises InvalidPageToken for what is no position, and for one behind a promotion that is not there now.
+        Raises StorageUnavailable as `require_event` does, if it is the settled one that is not there.
         """
 
     def get_lineage(self, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
@@ -557,6 +568,12 @@ class Reader(Protocol):
 
     def event_cursor(self, key: int) -> str:
         """Return a cursor for the event of a key, or for 0. No two are alike."""
+
+    def require_event(self, end: LogEnd) -> None:
+        """Return if the event is there, or was until it was removed. Raises StorageUnavailable.
+
+        Another database has told of it than the one that is read: one that has lost it since, or lags behind.
+        """
 
     def grantees(self, resource_rids: Collection[str]) -> dict[str, Grantees]:
         """Return who has a role on each of these models and folders, by RID. A model that is not stored is left out."""
@@ -1019,17 +1036,18 @@ class Repository(Protocol):
         transaction that begins to decide meanwhile hold it up. Raises StorageUnavailable, without a hint to try again.
         """
 
-    def settled_event(self) -> int:
-        """Return the key of the newest event for which all events with smaller keys can be read, 0 if there is none.
+    def settled_event(self) -> LogEnd:
+        """Return the newest event for which all events with smaller keys can be read. Raises StorageUnavailable.
 
-        Each event that was committed before the call is one of them. So it waits as `settle` does.
+        Each event that was committed before the call is one of them. So it waits as `settle` does. A standby does not
+        know what is being decided at its primary, and answers this only while nothing new has come.
         """
 
-    def settled_promotion(self) -> int:
+    def settled_promotion(self) -> LogEnd:
         """Return of promotions what `settled_event` returns of events."""
 
-    def settled_event_by_now(self) -> int:
-        """Return the key of such an event as `settled_event` does, without waiting for what is being decided.
+    def settled_event_by_now(self) -> LogEnd:
+        """Return such an event as `settled_event` does, without waiting for what is being decided.
 
         So it can be one that was the newest some time ago. Whoever asks again and again comes to each event: it is told
         as soon as all transactions have ended that were deciding when an earlier call has found it.

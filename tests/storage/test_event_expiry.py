@@ -24,7 +24,7 @@ DAY_MS = 86_400_000
 
 def kept(repository: SqlRepository) -> list[KeptEvent]:
     """All events, the oldest first."""
-    keys = range(1, repository.settled_event() + 1)
+    keys = range(1, repository.settled_event().key + 1)
     return repository.read(
         lambda reader: reader.list_events(ADMIN, EventFilter(), keys, PageRequest(ALL), newest_first=False)
     ).items

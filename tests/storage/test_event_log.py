@@ -7,7 +7,7 @@ from sqlalchemy import delete, func, select, text, update
 
 from modelregistry.v1.event_pb2 import Event
 from server.core.errors import CursorUnknown
-from server.storage.contract import EventFilter, KeptEvent
+from server.storage.contract import EventFilter, KeptEvent, LogEnd
 from server.storage.paging import PageRequest
 from server.storage.sql.event_log import SLACK_MS
 from server.storage.sql.repository import SqlRepository
@@ -25,7 +25,7 @@ def listed(
     """All events behind a key, or those that are wanted."""
     settled = repository.settled_event()
     page = PageRequest(1000)
-    keys = range(after + 1, settled + 1)
+    keys = range(after + 1, settled.key + 1)
     return repository.read(
         lambda reader: reader.list_events(ADMIN, EventFilter(**wanted), keys, page, newest_first=newest_first)  # type: ignore[arg-type]
     ).items
@@ -66,7 +66,7 @@ def test_events_are_found_by_their_time_wherever_that_is(timed: SqlRepository, c
 
 def test_no_events_are_found_by_time_where_there_are_none(repository: SqlRepository) -> None:
     assert listed(repository, since_ms=NOW_MS, until_ms=NOW_MS + 1) == []
-    assert repository.settled_event() == 0
+    assert repository.settled_event() == LogEnd()
 
 
 def test_a_cursor_of_an_empty_log_is_a_place_before_all(repository: SqlRepository) -> None:
@@ -126,7 +126,7 @@ def test_a_cursor_of_a_future_that_was_lost_is_unknown(repository: SqlRepository
     for each in lost:
         with pytest.raises(CursorUnknown):
             key_of(repository, each.event.cursor)
-    assert repository.settled_event() == lost[-1].key
+    assert repository.settled_event().key == lost[-1].key
     assert [each.key for each in listed(repository, after=key_of(repository, kept[-1].event.cursor))] == [
         each.key for each in lost
     ]

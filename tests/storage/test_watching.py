@@ -9,7 +9,7 @@ import pytest
 
 from modelregistry.v1.access_service_pb2 import ROLE_EDITOR, ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
-from server.storage.contract import Transaction
+from server.storage.contract import LogEnd, Transaction
 from server.storage.sql.repository import SqlRepository
 from tests import builders
 from tests.builders import FOLDER, add_model, append
@@ -25,7 +25,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_every_event_is_settled_by_now_before_long(repository: SqlRepository) -> None:
-    assert repository.settled_event_by_now() == 0
+    assert repository.settled_event_by_now() == LogEnd()
     for _ in range(3):
         append(repository, builders.version(add_model(repository).rid))
         newest = repository.settled_event()

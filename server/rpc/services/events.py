@@ -38,7 +38,7 @@ class EventService(event_service_pb2_grpc.EventServiceServicer):
             if is_oldest_first(request) and listed.next_position is not None and listed.items:
                 answer.cursor = listed.items[-1].event.cursor
             elif is_oldest_first(request) or page.after is None:
-                answer.cursor = reader.event_cursor(settled)
+                answer.cursor = reader.event_cursor(settled.key)
             return answer
 
         return self._repository.read(query)

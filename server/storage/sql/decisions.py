@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Select, and_, bindparam, column, func, literal_column, select, table
+from sqlalchemy import BigInteger, Select, and_, bindparam, column, func, literal_column, select, table, true
 
+from server.core.errors import StorageUnavailable
 from server.storage.sql.session import Session
 from server.storage.sql.statements import Statement
 from server.storage.sql.unit_of_work import UnitOfWork
@@ -49,9 +50,14 @@ def marking_after(locking: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]
 
 
 def marked(session: Session) -> frozenset[Decision]:
-    """Return the transactions that are deciding at this moment, on PostgreSQL."""
+    """Return the transactions that are deciding at this moment, on PostgreSQL.
+
+    Raises StorageUnavailable on a standby, which has the locks of its primary's transactions, but not their marks.
+    """
     rows = session.all(_marked, {"high": _KEY >> 32, "low": _KEY & 0xFFFF_FFFF})
-    return frozenset(Decision(*row) for row in rows)
+    if rows[0].is_standby:
+        raise StorageUnavailable
+    return frozenset(Decision(row.pid, row.virtualtransaction) for row in rows if row.pid is not None)
 
 
 _marking = func.pg_advisory_xact_lock_shared(_key).label("marked")
@@ -61,7 +67,7 @@ _locks = table(
     *map(column, ("locktype", "database", "classid", "objid", "objsubid", "pid", "virtualtransaction")),
 )
 _databases = table("pg_database", column("oid"), column("datname"))
-_marked = Statement(
+_marks = (
     select(_locks.c.pid, _locks.c.virtualtransaction)
     .join_from(_locks, _databases, and_(_databases.c.oid == _locks.c.database, _locks.c.locktype == "advisory"))
     .where(
@@ -71,4 +77,8 @@ _marked = Statement(
         # A key of one number.
         _locks.c.objsubid == literal_column("1"),
     )
+    .subquery("marks")
 )
+_place = select(func.pg_is_in_recovery().label("is_standby")).subquery("place")
+# A row at least, which has no process if there is no mark.
+_marked = Statement(select(_place, _marks).select_from(_place.outerjoin(_marks, true())))

@@ -32,12 +32,12 @@ from sqlalchemy.engine import Dialect
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER
 from modelregistry.v1.event_pb2 import Event
 from server.core.caller import Caller
-from server.core.errors import CursorExpired, CursorUnknown, ModelNotFound
+from server.core.errors import CursorExpired, CursorUnknown, ModelNotFound, StorageUnavailable
 from server.core.event_types import FOR_OWNERS, FREQUENT, NAMES, EventType
 from server.core.origin import current_origin
 from server.core.rids import FOLDER, rid_type
 from server.core.uuids import new_uuid
-from server.storage.contract import EventFilter, KeptEvent
+from server.storage.contract import EventFilter, KeptEvent, LogEnd
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import Cursors, EventCursors
 from server.storage.sql.decisions import mark
@@ -99,10 +99,16 @@ def add_event(
     )
 
 
-def newest_event(session: Session) -> int:
-    """Return the key of the newest event that is committed, 0 if there is none."""
-    newest: int = session.one(_newest).key
-    return newest
+def newest_event(session: Session) -> LogEnd:
+    """Return the newest event that is committed."""
+    newest = session.one_or_none(_newest)
+    return LogEnd() if newest is None else LogEnd(newest.id, Event.FromString(newest.payload).id)
+
+
+def require_event(work: UnitOfWork, end: LogEnd) -> None:
+    """See the contract."""
+    if _id_of(work, end.key) != end.name and end.key > work.session.one(_secret).removed_up_to:
+        raise StorageUnavailable
 
 
 def event_key(work: UnitOfWork, cursor: str) -> int:
@@ -458,7 +464,7 @@ _bisect = Statement(_bisected())
 _in_folder = Statement(
     select(models.c.id).where(models.c.parent_folder_rid == bindparam("folder")).limit(bindparam("count"))
 )
-_newest = Statement(select(func.coalesce(func.max(events.c.id), 0).label("key")))
+_newest = Statement(select(events.c.id, events.c.payload).order_by(events.c.id.desc()).limit(1))
 _secret = Statement(
     select(opaque_keys.c.key, event_retention.c.removed_up_to).join_from(opaque_keys, event_retention, true())
 )

@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, select, true, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, select, true, tuple_
 from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.promotion_pb2 import Promotion
 from server.core.caller import Caller
-from server.core.errors import InvalidPageToken
-from server.storage.contract import PromotionFilter
+from server.core.errors import InvalidPageToken, StorageUnavailable
+from server.storage.contract import LogEnd, PromotionFilter
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import PromotionCursors
 from server.storage.sql.pages import that_fit
@@ -39,23 +39,26 @@ from server.storage.sql.visibility import MAX_NAMED, first_of_each, visible_mode
 from server.storage.sql.walks import first_wanted
 
 
-def newest_promotion(session: Session) -> int:
-    """Return the key of the newest promotion that is committed, 0 if there is none."""
-    newest: int = session.one(_newest).key
-    return newest
+def newest_promotion(session: Session) -> LogEnd:
+    """Return the newest promotion that is committed."""
+    newest = session.one_or_none(_newest)
+    return LogEnd() if newest is None else LogEnd(newest.id, newest.rid)
 
 
 def list_promotions_in_order(
-    work: UnitOfWork, caller: Caller, wanted: PromotionFilter, settled: int, page: PageRequest
+    work: UnitOfWork, caller: Caller, wanted: PromotionFilter, settled: LogEnd, page: PageRequest
 ) -> Page[Promotion]:
     """See the contract."""
     session = work.session
     known = known_keys(session, caller, wanted)
     cursors = PromotionCursors(known.secret)
     after = 0 if page.after is None else _place(session, cursors, str(page.after))
+    if _rid_of(session, settled.key) != settled.name:
+        # Another database has told of it: see `require_event`.
+        raise StorageUnavailable
     chosen: Sequence[AnyRow] = ()
     if can_pass(wanted, known):
-        chosen = _choose(session, caller, _walk_of(caller, wanted, known, settled), after, page.size + 1)
+        chosen = _choose(session, caller, _walk_of(caller, wanted, known, settled.key), after, page.size + 1)
     listed: Sequence[AnyRow] = ()
     if chosen:
         keys = padded([row.id for row in chosen[: page.size]])
@@ -64,7 +67,7 @@ def list_promotions_in_order(
     if len(listed) < len(chosen):
         end, rid = listed[-1].id, listed[-1].rid
     else:
-        end = max(after, settled)
+        end = max(after, settled.key)
         rid = _rid_of(session, end)
     return Page([to_promotion(row) for row in listed], cursors.cursor(end, rid))
 
@@ -217,5 +220,5 @@ def _several(caller: Caller, count: int) -> Select[Any]:
     return promotions_of_keys(caller, count, lambda row: (row.id,))
 
 
-_newest = Statement(select(func.coalesce(func.max(promotions.c.id), 0).label("key")))
+_newest = Statement(select(promotions.c.id, promotions.c.rid).order_by(promotions.c.id.desc()).limit(1))
 _rid = Statement(select(promotions.c.rid).where(promotions.c.id == bindparam("key")))

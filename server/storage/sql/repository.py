@@ -16,7 +16,7 @@ from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.core.cancellation import LOOK_SECONDS, CallOver, require_wanted, within
 from server.core.errors import Overloaded, RegistryError, StorageUnavailable
 from server.core.observers import unfailing
-from server.storage.contract import ConnectionUse, Reader, StatementObserver, Transaction
+from server.storage.contract import ConnectionUse, LogEnd, Reader, StatementObserver, Transaction
 from server.storage.sql.clock import SteadyClock
 from server.storage.sql.database import Database
 from server.storage.sql.decisions import Decision, mark, marked
@@ -92,7 +92,7 @@ class SqlRepository:
             self._reserve.keep(disk_reserve)
         self._probed_at = -math.inf
         # By the question for the newest of something.
-        self._settled: dict[Callable[[Session], int], int] = {}
+        self._settled: dict[Callable[[Session], LogEnd], LogEnd] = {}
         self._settling = SettlingEvents()
         self._group_commit = GroupCommit(self._pool, self._queue.turn if self._queue else nullcontext)
 
@@ -126,6 +126,13 @@ class SqlRepository:
 
     def settle(self) -> None:
         """See the contract."""
+        try:
+            self._await_deciding()
+        except StorageUnavailable as error:
+            raise StorageUnavailable(retry_after=None) from error
+
+    def _await_deciding(self) -> None:
+        """Return once all have ended that are deciding now. Raises StorageUnavailable."""
         deciding: frozenset[Decision] | None = None
         pause = SETTLE_SECONDS
         while True:
@@ -137,29 +144,27 @@ class SqlRepository:
             except Overloaded:
                 # That would say that nothing was changed.
                 log.info("it is not known yet what is being decided, and asked again: others wait, too")
-            except StorageUnavailable as error:
-                raise StorageUnavailable(retry_after=None) from error
             time.sleep(pause)
             pause = min(2 * pause, LOOK_SECONDS)
 
-    def settled_event(self) -> int:
+    def settled_event(self) -> LogEnd:
         """See the contract."""
         return self._newest_settled(newest_event)
 
-    def settled_promotion(self) -> int:
+    def settled_promotion(self) -> LogEnd:
         """See the contract."""
         return self._newest_settled(newest_promotion)
 
-    def _newest_settled(self, newest_of: Callable[[Session], int]) -> int:
-        """Return the newest key of a table whose keys are drawn by transactions that are marked, once it is settled."""
+    def _newest_settled(self, newest_of: Callable[[Session], LogEnd]) -> LogEnd:
+        """Return the newest of a table whose keys are drawn by transactions that are marked, once it is settled."""
         newest = self._with_retries(lambda: self._pool.read(newest_of))
         # What is settled stays so. Of two threads, either may write it down.
-        if self._queue is None and newest != self._settled.get(newest_of, 0):
-            self.settle()
+        if self._queue is None and newest != self._settled.get(newest_of, LogEnd()):
+            self._await_deciding()
             self._settled[newest_of] = newest
         return newest
 
-    def settled_event_by_now(self) -> int:
+    def settled_event_by_now(self) -> LogEnd:
         """See the contract."""
         return self._with_retries(lambda: self._pool.read(self._settling.settled_by_now))
 

@@ -66,6 +66,7 @@ class SqlReader(UnitOfWork):
     list_events = event_log.list_events
     event_key = event_log.event_key
     event_cursor = event_log.event_cursor
+    require_event = event_log.require_event
 
     grantees = grants.grantees
     get_role = grants.get_role
