@@ -1,4 +1,4 @@
-"""Databases that lose what happened last, as in a restore from a backup, or a failover to a standby that lagged behind."""
+"""Databases that lose what happened last, as in a restore from a backup, or a failover to a standby that lags."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from tests.postgres import create_database, database_name
 
 
 class LostFuture:
-    """A copy of a database of PostgreSQL as it is now, which can take its place, under the same name."""
+    """A copy of a database of PostgreSQL as it is now, at a URL of its own, which can take the place of that."""
 
     def __init__(self, postgres_url: str, url: str) -> None:
         self._postgres_url = postgres_url
         self._name = database_name(url)
-        self._copy = self._copied()
+        self.url = self._copied()
 
     def take_place(self) -> None:
         """Put the copy into the place of the database. Connections to that break, with all that is under way."""
         self._run("DROP DATABASE {} WITH (FORCE)", self._name)
-        self._run("ALTER DATABASE {} RENAME TO {}", self._copy, self._name)
+        self._run("ALTER DATABASE {} RENAME TO {}", database_name(self.url), self._name)
 
     def _copied(self) -> str:
         # A template must have no connections.
@@ -27,7 +27,7 @@ class LostFuture:
             connection.execute(
                 "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s", (self._name,)
             )
-        return database_name(create_database(self._postgres_url, template=self._name))
+        return create_database(self._postgres_url, template=self._name)
 
     def _run(self, statement: str, *names: str) -> None:
         with psycopg.connect(self._postgres_url, autocommit=True) as connection:

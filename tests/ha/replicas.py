@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 import psycopg
@@ -28,7 +28,7 @@ REPLICAS = 2
 TOKEN_SECONDS = 3600
 
 # A client that lost its server looks for it again at once, and not after a pause that grows.
-PROMPT = [("grpc.max_reconnect_backoff_ms", 500), ("grpc.use_local_subchannel_pool", 1)]
+PROMPT: list[tuple[str, Any]] = [("grpc.max_reconnect_backoff_ms", 500), ("grpc.use_local_subchannel_pool", 1)]
 
 
 class Told(NamedTuple):

@@ -1,5 +1,7 @@
 """deploy/ha keeps its promises while machines fail: what was acknowledged stays, and service is back soon.
 
+Whoever follows what is promoted is told all of it once, all along.
+
 What happens, happens to one cluster under load, one after the other, as it does in service.
 """
 
@@ -18,6 +20,7 @@ from tests.ha.cluster import Cluster
 from tests.ha.load import Attempt, Gap, Load
 from tests.ha.nodes import await_that
 from tests.ha.replicas import Replica, serving
+from tests.ha.watchers import Readers
 from tests.history import assert_kept, read_state
 from tests.rpc.harness import User
 
@@ -34,18 +37,21 @@ def test_nothing_acknowledged_is_lost_and_service_is_back_within_30_seconds(caps
         targets = [admin.create_model(f"target-{number}") for number in range(TARGETS)]
         model_rids = [source.model_rid, *(target.rid for target in targets)]
         before = read_state(admin, *model_rids)
-        load = Load(replicas, metadata, source, *targets)
-        with load.running():
-            load.await_successes(time.monotonic())
-            gaps = [
-                lose_the_primary(cluster, replicas, load),
-                lose_a_server(replicas[0], load),
-                cut_off_the_primary(cluster, load),
-                freeze_a_standby(cluster, load),
-                hand_over(cluster, load),
-            ]
-        report(gaps, load, capsys)
-        after = read_state(admin, *model_rids)
+        load, readers = Load(replicas, metadata, source, *targets), Readers(replicas, metadata)
+        with readers.running():
+            with load.running():
+                load.await_successes(time.monotonic())
+                gaps = [
+                    lose_the_primary(cluster, replicas, load),
+                    lose_a_server(replicas[0], load),
+                    cut_off_the_primary(cluster, load),
+                    freeze_a_standby(cluster, load),
+                    hand_over(cluster, load),
+                ]
+            report(gaps, load, capsys)
+            after = read_state(admin, *model_rids)
+            # Another branch than those of the load, whose versions are marked with what has made them.
+            readers.assert_told_everything(admin, admin.promote(source, targets[0], branch="last"))
     assert_kept(load.recorder.operations(), after, before)
     assert all(gap.longest_seconds < MOST_SECONDS for gap in gaps), gaps
     assert not [attempt for attempt in load.attempts if attempt.failure and not is_expected(attempt)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ import pytest
 from psycopg import sql
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, Grant
+from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_OFF
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from server.core.errors import Overloaded
 from server.storage.contract import Transaction
@@ -22,12 +24,18 @@ from server.storage.sql.session import WAIT_SECONDS
 from tests import builders
 from tests.builders import ADMIN, add_model, all_versions, append, version
 from tests.conftest import OpenRepository, migrate
+from tests.e2e.test_going_on import connected, following
+from tests.e2e.test_watching import PROMOTERS, assert_branches_ascend
+from tests.following import FOLLOWERS
 from tests.pooler.pgbouncer import PgBouncer
 from tests.postgres import PostgresServer, create_database, database_name
 from tests.processes import Server, until
 from tests.rpc.harness import request_of, serving
+from tests.rpc.watching import watching
 from tests.storage.conftest import Held, at_once
 from tests.storage.inspection import statements
+
+PROMOTIONS_OF_EACH = 20
 
 SETTINGS = {
     "synchronous_commit": "on",
@@ -194,6 +202,71 @@ def test_a_server_migrates_serves_and_is_ready(postgres: PostgresServer, pooler:
         for number in range(1, 11):
             assert admin.promote(source, target).version_number == number
             pooler.replace_server_connections()
+
+
+def test_no_event_is_settled_while_one_with_a_smaller_key_can_come(
+    pooled: str, pooler: PgBouncer, open_repository: OpenRepository
+) -> None:
+    repository, held = open_repository(pooled), Held()
+    model = add_model(repository)
+    before = repository.settled_event()
+    until(lambda: repository.settled_event_by_now() == before)
+
+    def change(tx: Transaction) -> None:
+        tx.add_policy(builders.policy(model.rid, COMPATIBILITY_MODE_OFF), "user:jane")
+        # What is sent goes to the database with the next question.
+        tx.get_policy(model.rid, "master")
+        held(tx)
+
+    with ThreadPoolExecutor(2) as threads, statements() as sent:
+        changing = threads.submit(repository.write, change)
+        held.wait_until_begun()
+        add_model(repository)
+        for _ in range(5):
+            # Each look by another server connection.
+            assert {repository.settled_event_by_now() for _ in range(5)} == {before}
+            pooler.replace_server_connections()
+        looks = sum("virtualtransaction" in each.statement for each in sent)
+        settling = threads.submit(repository.settled_event)
+        until(lambda: sum("virtualtransaction" in each.statement for each in sent) >= looks + 2)
+        assert not settling.done()
+        held.go_on()
+        changing.result(60)
+        newest = settling.result(60)
+    assert newest.key == before.key + 2
+    until(lambda: repository.settled_event_by_now() == newest)
+
+
+def test_watchers_and_readers_of_two_servers_are_told_everything_once(
+    pooled: str, pooler: PgBouncer, tmp_path: Path
+) -> None:
+    with (
+        Server(tmp_path / "one", "--database-url", pooled) as one,
+        Server(tmp_path / "other", "--database-url", pooled) as other,
+        connected(one, other) as [here, there],
+        ThreadPoolExecutor(PROMOTERS + len(FOLLOWERS)) as threads,
+    ):
+        source, target = here.create_version(here.create_model("source")), here.create_model("target")
+
+        def promote(number: int) -> list[str]:
+            user, branch = (here, there)[number % 2], f"branch-{number % 3}"
+            return [user.promote(source, target, branch=branch).rid for _ in range(PROMOTIONS_OF_EACH)]
+
+        with watching(here) as near, watching(there) as far, following(threads, [here, there]) as followers:
+            for stream in (near, far):
+                stream.bookmark()
+            promoting = [threads.submit(promote, number) for number in range(PROMOTERS)]
+            while not all(each.done() for each in promoting):
+                pooler.replace_server_connections()
+            made = [rid for each in promoting for rid in each.result()]
+            last = here.create_version(target, branch="last")
+            for stream in (near, far):
+                told = stream.until(lambda event: event.model_version_rid == last.rid)
+                assert sorted(event.model_version_rid for event in told) == sorted([*made, last.rid])
+                assert_branches_ascend(told, here)
+        for follower in followers:
+            follower.catch_up(there)
+            follower.require_all(here, set(made))
 
 
 def test_a_change_of_what_decides_waits_for_what_was_decided_without_it(
