@@ -13,7 +13,9 @@ from modelregistry.v1.model_pb2 import Model
 from server.auth.disabled import DisabledPrincipals
 from server.core import errors
 from server.core.caller import Caller
+from server.rpc.event_watch import EventWatch
 from server.rpc.services.access import AccessService
+from server.rpc.services.events import EventService
 from server.rpc.services.models import ModelService
 from server.rpc.services.promotion_requests import PromotionRequestService
 from server.rpc.services.promotions import PromotionService
@@ -36,6 +38,7 @@ class Bench:
             PromotionService(repository, lambda: self.caller),
             RecallService(repository, lambda: self.caller),
             PromotionRequestService(repository, lambda: self.caller),
+            EventService(repository, lambda: self.caller, EventWatch(repository, lambda _: None)),
             AccessService(repository, lambda: self.caller, DisabledPrincipals()),
         )
         recording = dict(zip(SERVICES, (_Recording(servicer, self._errors) for servicer in servicers), strict=True))

@@ -85,8 +85,8 @@ class EventServiceServicer:
         tells more.
 
         Scope api:models-read; viewer on the model, and more for some types: see Event. Fails, in this order, with
-        INVALID_ARGUMENT (InvalidArgument, InvalidBranchName), RESOURCE_EXHAUSTED (Overloaded, where too many watch, or too
-        many streams are the caller's), NOT_FOUND (ModelNotFound, of a model that is asked for) and OUT_OF_RANGE
+        INVALID_ARGUMENT (InvalidArgument, InvalidBranchName), RESOURCE_EXHAUSTED (Overloaded, where one worker has 2,000
+        streams, or 100 of the caller's), NOT_FOUND (ModelNotFound, of a model that is asked for) and OUT_OF_RANGE
         (CursorUnknown, CursorExpired).
 
         It ends with UNAUTHENTICATED (InvalidCredentials) when the token expires, PERMISSION_DENIED (PrincipalDisabled) when
