@@ -21,6 +21,8 @@ from modelregistry.v1.event_service_pb2 import WatchEventsRequest
 from modelregistry.v1.event_service_pb2_grpc import EventServiceStub
 from modelregistry.v1.list_order_pb2 import LIST_ORDER_OLDEST_FIRST
 from modelregistry.v1.model_pb2 import Model, ModelVersion
+from modelregistry_client import connect
+from modelregistry_client.watching import Watch
 from server.process.serve import DRAIN_SECONDS
 from server.rpc.event_watch import CONNECTIONS
 from tests.conftest import NewDatabase
@@ -31,6 +33,9 @@ from tests.rpc.watching import Watching, watching
 WATCHERS = 1000
 WATCHERS_OF_A_CONNECTION = 200
 PROMOTERS = 4
+# Each at one of two workers, and not all at one, but once in 2,000 runs.
+WATCHERS_OF_WORKERS = 12
+SOME = 10
 
 
 @pytest.fixture
@@ -146,6 +151,48 @@ def test_whoever_goes_on_after_a_crash_misses_nothing_and_is_told_nothing_twice(
             told += watch.until(lambda event: event.model_version_rid == last.rid)
         assert [event.id for event in told] == listed(admin, start)
         assert_branches_ascend(told, admin)
+
+
+def test_when_one_worker_of_several_is_killed_its_watchers_go_on_with_another_and_are_told_everything_once(
+    backend: str, new_database: NewDatabase, folder: Path
+) -> None:
+    url = new_database(backend, migrated=True)
+    with (
+        Server(folder, "--workers", "2", "--database-url", url) as server,
+        calling(server) as admin,
+        ExitStack() as stack,
+    ):
+        source, target = admin.create_version(admin.create_model("source")), admin.create_model("target")
+        start = admin("ListEvents").cursor
+        token = server.token("admin")
+        # Each with a connection of its own, so that both workers have some.
+        registries = [
+            stack.enter_context(connect(server.address, token, plaintext=True, options=OWN_CONNECTION))
+            for _ in range(WATCHERS_OF_WORKERS)
+        ]
+        watches = [registry.watch_events(after_cursor=start) for registry in registries]
+        told: list[list[Event]] = [[] for _ in watches]
+        with ThreadPoolExecutor(len(watches)) as threads:
+            running = [threads.submit(extend, *each) for each in zip(told, watches, strict=True)]
+            made = [admin.promote(source, target) for _ in range(SOME)]
+            until(lambda: all(len(each) == len(made) for each in told))
+            killed = server.workers()[0]
+            killed.kill()
+            until(lambda: len(server.workers()) == 2 and killed not in server.workers())
+            with calling(server) as another:
+                made += [another.promote(source, target) for _ in range(SOME)]
+            until(lambda: all(len(each) >= len(made) for each in told))
+            for watch in watches:
+                watch.close()
+        for each in running:
+            each.result()
+        for each in told:
+            assert [event.model_version_rid for event in each] == [version.rid for version in made]
+
+
+def extend(told: list[Event], watch: Watch) -> None:
+    for event in watch:
+        told.append(event)  # noqa: PERF402 - the others look at what it has by now
 
 
 def test_a_server_that_is_stopped_waits_for_no_watcher_and_each_goes_on_with_another(
