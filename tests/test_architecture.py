@@ -19,6 +19,7 @@ from modelregistry.v1 import (
     promotion_request_service_pb2,
     promotion_service_pb2,
     recall_service_pb2,
+    subscription_service_pb2,
 )
 from server.core.permissions import RPC_SCOPES, SCOPES
 
@@ -35,6 +36,7 @@ SERVICES = tuple(
         recall_service_pb2,
         promotion_request_service_pb2,
         event_service_pb2,
+        subscription_service_pb2,
         access_service_pb2,
     )
 )
@@ -48,10 +50,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": {"core"},
     "rules": {"core", "codec", "validation", "storage.contract", "storage.paging", "storage.blobs"},
     "rpc": {"core", "validation", "auth", "storage.contract", "storage.paging", "storage.blobs", "rules"},
+    "delivery": {"core", "codec", "storage.contract", "rules"},
     "gateway": {"core", "codec", "validation", "auth", "rpc.health", "rpc.status"},
     # It sees calls as the chain does, and nothing of what these do.
     "observability": {"core", "storage.contract", "rpc.telemetry"},
-    "process": {"core", "auth", "storage", "rules", "rpc", "gateway", "observability"},
+    "process": {"core", "auth", "storage", "rules", "rpc", "delivery", "gateway", "observability"},
     "cli": {"core", "codec", "auth", "rules", "process"},
     "__main__": {"cli"},
 }
@@ -71,6 +74,7 @@ CONFINED = {
     "opentelemetry": {"observability"},
     "jwt": {"auth"},
     "cryptography": {"auth", "storage.sql", "process.healthcheck"},
+    "httpx": {"delivery"},
     "starlette": {"gateway"},
     "httptools": {"gateway.http1"},
     "uvloop": {"gateway"},

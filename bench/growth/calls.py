@@ -26,6 +26,7 @@ from modelregistry.v1.promotion_request_pb2 import (
 from modelregistry.v1.promotion_request_service_pb2 import ListPromotionRequestsRequest
 from modelregistry.v1.promotion_service_pb2 import ListPromotionsRequest, SetFolderBranchPolicyRequest
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
+from modelregistry.v1.subscription_pb2 import DELIVERY_STATE_DEAD
 from server.core.event_types import NAMES, EventType
 from server.rpc.services.events import paging_of as events_paging
 from server.rules.promotion_records import filter_of
@@ -295,6 +296,20 @@ CALLS = (
          lambda *_: {"types": [NAMES[EventType.GRANT_CHANGED]], "page_size": FEW}, is_admins=True),
     Call("ListEvents, of a rare type, of a deep model", "ListEvents",
          lambda f, _: {"types": [NAMES[EventType.GRANT_CHANGED]], "model_rid": f.deep_model}),
+    Call("CreateSubscription", "CreateSubscription",
+         lambda f, c: {"resource_rid": _some_model(f, c), "url": "https://hooks.example.com/"}),
+    Call("GetSubscription", "GetSubscription", lambda f, _: {"subscription_rid": f.subscription}),
+    Call("ListSubscriptions", "ListSubscriptions", lambda f, _: {"resource_rid": f.models[0]}),
+    Call("UpdateSubscription", "UpdateSubscription",
+         lambda f, _: {"subscription_rid": f.subscriptions[0], "description": str(uuid.uuid4())}),
+    Call("RotateSubscriptionSecret", "RotateSubscriptionSecret",
+         lambda f, _: {"subscription_rid": f.subscriptions[0]}, is_admins=True),
+    Call("DeleteSubscription", "DeleteSubscription", lambda f, _: {"subscription_rid": f.subscriptions.pop()}),
+    Call("ListDeliveries", "ListDeliveries", lambda f, _: {"subscription_rid": f.subscription}),
+    Call("ListDeliveries, dead", "ListDeliveries",
+         lambda f, _: {"subscription_rid": f.subscription, "state": DELIVERY_STATE_DEAD}),
+    Call("RedeliverEvents", "RedeliverEvents",
+         lambda f, _: {"subscription_rid": f.subscription, "event_ids": [f.delivered]}),
     Call("ListEvents, until a time", "ListEvents", lambda *_: {"end_time": _now()}),
     Call("TransferOwnership", "TransferOwnership",
          lambda f, c: {"resource_rid": _some_model(f, c), "principal": f"user:{CALLER}"}, is_admins=True),

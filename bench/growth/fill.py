@@ -32,6 +32,7 @@ from sqlalchemy import (
     null,
     select,
     text,
+    update,
 )
 
 from bench.growth.writing import Row, Writer
@@ -55,6 +56,11 @@ from modelregistry.v1.promotion_request_pb2 import (
 )
 from modelregistry.v1.promotion_service_pb2 import SetFolderBranchPolicyRequest
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION
+from modelregistry.v1.subscription_pb2 import (
+    DELIVERY_STATE_DEAD,
+    DELIVERY_STATE_DELIVERED,
+    SUBSCRIPTION_STATE_PAUSED,
+)
 from server.core.event_types import EventType
 from server.rules.compatibility import RULES_VERSION
 from server.rules.policy_changes import canonical_change
@@ -64,6 +70,9 @@ from server.storage.sql.tables import (
     branch_policies,
     branches,
     contents,
+    deliveries,
+    delivery_queues,
+    event_fan_out,
     events,
     folder_branch_policies,
     grant_changes,
@@ -73,6 +82,7 @@ from server.storage.sql.tables import (
     promotion_requests,
     promotions,
     requests,
+    subscriptions,
     unyanks,
     verdicts,
     versions,
@@ -121,6 +131,9 @@ class Filled:
     before_last_of_lineage: tuple[int, int]  # and the newest key
     reviewed: str  # an open request, which the caller may approve
     open_requests: list[str]  # some others; which of them were withdrawn, is for the caller to remember
+    subscription: str  # one with many deliveries
+    subscriptions: list[str]  # some others; which of them were deleted, is for the caller to remember
+    delivered: str  # the id of an event that was delivered
     before_last_request: int  # the key of the request for promotion with DEPTH behind it
     secret: bytes  # under which positions are written
 
@@ -185,6 +198,12 @@ class _Filler:
         reviewed = self._promotion_request(1) | {"source_rid": samples.pop("others")}
         self._writer.insert(promotion_requests, ({**row, "closed_as": None} for row in [*waiting, reviewed]))
         self._writer.insert(promotion_requests, map(self._policy_change_request, range(OPEN_CHANGES)))
+        subscribed = [self._subscription(spread[number % len(spread)]) for number in range(self._size // 20)]
+        self._writer.insert(subscriptions, subscribed)
+        self._writer.insert(delivery_queues, ({"subscription_id": key + 1} for key in range(len(subscribed))))
+        delivered = [self._delivery(number) for number in range(self._size)]
+        self._writer.insert(deliveries, delivered)
+        self._connection.execute(update(event_fan_out).values(position=self._size))
         return Filled(
             size=self._size,
             models=tuple(spread),
@@ -199,6 +218,9 @@ class _Filler:
             before_newest_promotions=self._before_newest,
             reviewed=reviewed["rid"],
             open_requests=[row["rid"] for row in waiting],
+            subscription=subscribed[0]["rid"],
+            subscriptions=[row["rid"] for row in subscribed[1 : 1 + DEPTH]],
+            delivered=delivered[1]["event_id"],
             before_last_request=DEPTH + 1,
             secret=self._secret,
             **samples,
@@ -327,6 +349,30 @@ class _Filler:
             "reason": "a reason",
             "yanked_by": _CREATOR,
             "yanked_time": self._start_ms,
+        }
+
+    def _subscription(self, resource_rid: str) -> Row:
+        return {
+            "rid": self._rid("subscription"),
+            "resource_rid": resource_rid,
+            "url": "https://hooks.example.com/",
+            "state": SUBSCRIPTION_STATE_PAUSED,
+            "created_by": _OTHER,
+            "created_time": self._start_ms,
+            "since_event": 0,
+            "secret": b"sealed",
+        }
+
+    def _delivery(self, number: int) -> Row:
+        """One of the first subscription; every tenth is of another."""
+        return {
+            "subscription_id": 1 if number % 10 else 2 + number % (self._size // 20 - 1),
+            "event_key": number + 1,
+            "event_id": str(uuid.UUID(int=number)),
+            "event_type": int(EventType.VERSION_CREATED),
+            "state": DELIVERY_STATE_DELIVERED if number % 7 else DELIVERY_STATE_DEAD,
+            "queued_time": self._start_ms + number,
+            "attempts": 1,
         }
 
     def _held_policy(self, model_key: int) -> Row:

@@ -87,6 +87,10 @@ class Credentials:
         principal = self.disabled.first_of(caller)
         return None if principal is None else PrincipalDisabled(principal=principal)
 
+    def acting_for(self, user: str) -> Caller:
+        """Return the caller that a user is who has no token at hand: without groups, and without scopes."""
+        return self._verifier.caller_of((user,), frozenset())
+
     def of_caller(self, caller: Caller, rpc: str) -> Authentication:
         """Judge a call of an RPC by a caller whose token is good. Errors: PrincipalDisabled and ApiUsageDenied."""
         try:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
-import stat
-import tempfile
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable
@@ -20,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import OKPAlgorithm
 
+from server.auth.key_files import create, warn_if_shared
 from server.auth.keys import JwksKeySet
 from server.core.claims import principal
 from server.core.config import DEFAULT_JWKS_MAX_AGE_SECONDS
@@ -30,8 +27,6 @@ ADMIN = "user:admin"
 
 KEY_FILE = "local-key.pem"
 ALGORITHM = "EdDSA"
-
-logger = logging.getLogger(__name__)
 
 
 class LocalKeys:
@@ -53,10 +48,7 @@ class LocalKeys:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = data_dir / KEY_FILE
         keys = cls(path, created=not path.exists() and _create(path))
-        # On Windows, which has no user ids, modes say nothing about others.
-        if hasattr(os, "getuid") and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            # Not refused, because mounted secrets often are readable by a group.
-            logger.warning("%s can be used by other users of this machine: chmod 600 it.", path)
+        warn_if_shared(path)
         return keys
 
     def mint(
@@ -92,17 +84,7 @@ def _create(path: Path) -> bool:
     pem = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    # A link appears whole or not at all, and never replaces a file. Temporary files have the mode 0600.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-        try:  # Now that it is closed: on Windows an open file can be neither linked nor removed.
-            os.link(file.name, path)
-        except FileExistsError:
-            return False
-    return True
+    return create(path, pem)
 
 
 def _read(path: Path) -> Ed25519PrivateKey:

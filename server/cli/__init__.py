@@ -20,6 +20,7 @@ from server.cli import (
     recall_commands,
     request_commands,
     server_commands,
+    subscription_commands,
 )
 from server.cli.connection import client_command
 
@@ -66,6 +67,14 @@ def build_app() -> typer.Typer:
         model_commands.list_models,
         model_commands.list_branches,
         model_commands.list_versions,
+        subscription_commands.create_subscription,
+        subscription_commands.get_subscription,
+        subscription_commands.list_subscriptions,
+        subscription_commands.update_subscription,
+        subscription_commands.rotate_secret,
+        subscription_commands.delete_subscription,
+        subscription_commands.deliveries,
+        subscription_commands.redeliver,
         access_commands.grant,
         access_commands.revoke,
         access_commands.grants,

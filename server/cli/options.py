@@ -344,6 +344,37 @@ TrustedProxy = Annotated[
 ]
 
 
+SecretsKeyFile = Annotated[
+    Path | None,
+    option(
+        "--secrets-key-file",
+        "Keys under which secrets of webhooks are stored, the newest first: 32 bytes in Base64 on each line, the same"
+        " for all servers of one database. By default a file in the data folder, made when it is needed.",
+        metavar="FILE",
+    ),
+]
+WebhookAllow = Annotated[
+    list[str] | None,
+    option(
+        "--webhook-allow",
+        "A network of addresses that are not public, to which webhooks may go nevertheless; may be repeated.",
+        metavar="CIDR",
+    ),
+]
+WebhookAllowHttp = Annotated[bool, option("--webhook-allow-http", "Let webhooks go to URLs without TLS, too.")]
+WebhookPorts = Annotated[
+    str, option("--webhook-ports", "The ports that webhooks may go to, separated by commas.", metavar="PORT,…")
+]
+
+
+def ports_of(text: str) -> frozenset[int]:
+    """Return the ports that are listed. Raises ConfigError."""
+    ports = [port.strip() for port in text.split(",")]
+    if not all(port.isascii() and port.isdigit() for port in ports):
+        raise ConfigError(f"--webhook-ports is a list like 443,8443, not {text!r}")
+    return frozenset(map(int, ports))
+
+
 def known_scopes(flag: str, scopes: Sequence[str] | None) -> Sequence[str]:
     """Return the scopes that an option gives. Fails if one of them is no RPC's."""
     if unknown := set(scopes or ()) - set(SCOPES):

@@ -53,15 +53,20 @@ from server.cli.options import (
     ReceiveTimeout,
     ScopeClaim,
     ScopePrefix,
+    SecretsKeyFile,
     SubjectClaim,
     Target,
     Tls,
     Token,
     TrustedProxy,
+    WebhookAllow,
+    WebhookAllowHttp,
+    WebhookPorts,
     database_url_of,
     known_scopes,
     option,
     otlp_signals,
+    ports_of,
 )
 from server.cli.output import fail, require_unix, say, show
 from server.codec.json_form import from_json, loads
@@ -83,6 +88,7 @@ from server.core.config import (
 from server.core.logs import configure_logs
 from server.core.nonblocking_output import write_at_once
 from server.core.permissions import SCOPES
+from server.core.webhooks import DEFAULT_PORTS
 
 if TYPE_CHECKING:
     from server.process.ports import Ports
@@ -174,6 +180,10 @@ def serve(
     min_ping: MinPing = int(Limits.min_ping),
     http_idle_timeout: HttpIdleTimeout = DEFAULT_HTTP_IDLE_TIMEOUT_SECONDS,
     trusted_proxy: TrustedProxy = None,
+    secrets_key_file: SecretsKeyFile = None,
+    webhook_allow: WebhookAllow = None,
+    webhook_allow_http: WebhookAllowHttp = False,
+    webhook_ports: WebhookPorts = ",".join(map(str, DEFAULT_PORTS)),
     no_reflection: NoReflection = False,
     workers: Workers = None,
 ) -> None:
@@ -228,6 +238,10 @@ def serve(
             ),
             http_idle_timeout_seconds=http_idle_timeout,
             trusted_proxies=frozenset(trusted_proxy or ()),
+            secrets_key_file=secrets_key_file,
+            webhook_allow=frozenset(webhook_allow or ()),
+            webhook_allow_http=webhook_allow_http,
+            webhook_ports=ports_of(webhook_ports),
             reflection=not no_reflection,
             otlp=otlp_signals(os.environ),
         )

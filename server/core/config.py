@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from server.core.caller import invisible_character
 from server.core.claims import MAX_LEEWAY, ClaimRules
+from server.core.webhooks import DEFAULT_PORTS, WebhookRules
 
 DEFAULT_DATA_DIR = Path("modelregistry-data")
 DEFAULT_LISTEN = "127.0.0.1:50051"
@@ -107,6 +108,12 @@ class Settings:
     file_quota: FileQuota = NO_QUOTA
     # The networks of proxies whose X-Forwarded-For is true.
     trusted_proxies: frozenset[str] = field(default_factory=frozenset)
+    # Under which secrets are stored; None means a file in the data folder, which is made when it is needed first.
+    secrets_key_file: Path | None = None
+    # Networks of addresses that are not public and that webhooks may go to.
+    webhook_allow: frozenset[str] = field(default_factory=frozenset)
+    webhook_allow_http: bool = False
+    webhook_ports: frozenset[int] = frozenset(DEFAULT_PORTS)
     # Whether the server describes its services (server reflection).
     reflection: bool = True
     threads: int = 4
@@ -153,7 +160,7 @@ class Settings:
                     "--audience must not be empty: that a token is meant for this server is always checked"
                 )
         self._check_claims()
-        _ = self.proxy_networks
+        _ = self.proxy_networks, self.webhooks
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("--tls-cert and --tls-key need each other")
         if self.tls_client_ca and not self.tls_cert:
@@ -182,7 +189,18 @@ class Settings:
     @property
     def proxy_networks(self) -> frozenset[ipaddress.IPv4Network | ipaddress.IPv6Network]:
         """The networks of `trusted_proxies`. Raises ConfigError."""
-        return frozenset(map(_network, self.trusted_proxies))
+        return frozenset(_network("--trusted-proxy", text) for text in self.trusted_proxies)
+
+    @property
+    def webhooks(self) -> WebhookRules:
+        """Where webhooks may go. Raises ConfigError."""
+        if wrong := [port for port in self.webhook_ports if not 0 < port < 2**16]:
+            raise ConfigError(f"--webhook-ports are ports from 1 to 65535, not {wrong[0]}")
+        return WebhookRules(
+            allow_http=self.webhook_allow_http,
+            ports=self.webhook_ports,
+            networks=frozenset(_network("--webhook-allow", text) for text in self.webhook_allow),
+        )
 
     @property
     def exposed(self) -> dict[str, str]:
@@ -214,11 +232,11 @@ def host_of(address: str) -> str:
     return host.removeprefix("[").removesuffix("]")
 
 
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+def _network(option: str, text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
         return ipaddress.ip_network(text)
     except ValueError as error:
-        raise ConfigError(f"--trusted-proxy is an address or a network like 10.0.0.0/8: {error}") from error
+        raise ConfigError(f"{option} is an address or a network like 10.0.0.0/8: {error}") from error
 
 
 def is_loopback(host: str) -> bool:

@@ -52,6 +52,7 @@ def service_modules() -> tuple[ModuleType, ...]:
         promotion_request_service_pb2,
         promotion_service_pb2,
         recall_service_pb2,
+        subscription_service_pb2,
     )
 
     return (
@@ -60,6 +61,7 @@ def service_modules() -> tuple[ModuleType, ...]:
         recall_service_pb2,
         promotion_request_service_pb2,
         event_service_pb2,
+        subscription_service_pb2,
         access_service_pb2,
     )
 

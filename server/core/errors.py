@@ -296,6 +296,18 @@ class PrincipalDisabled(RegistryError):
     principal: str
 
 
+class SubscriptionPermissionDenied(RegistryError):
+    """The caller owns the resource of the subscription, which acts for another principal."""
+
+    code = code_pb2.PERMISSION_DENIED
+    description = (
+        "Only the principal for whom a subscription acts says where it sends what that principal may see, and has its"
+        " secret. Delete it, and create one of your own."
+    )
+    subscription_rid: str
+    created_by: str
+
+
 class AdministratorRequired(RegistryError):
     """The caller is no administrator."""
 
@@ -350,6 +362,25 @@ class ModelFilesNotFound(RegistryError):
     model_version_rid: str
 
 
+class SubscriptionNotFound(RegistryError):
+    """No such subscription, or none of a model or folder that the caller owns."""
+
+    code = code_pb2.NOT_FOUND
+    description = "The given Subscription could not be found."
+    subscription_rid: str
+
+
+class DeliveryNotFound(RegistryError):
+    """An event that was never queued for the subscription, or whose delivery is no longer kept."""
+
+    code = code_pb2.NOT_FOUND
+    description = (
+        "There is no delivery of the given event to the Subscription; RedeliverEvents from a cursor makes one."
+    )
+    subscription_rid: str
+    event_id: str
+
+
 class BranchNotFound(RegistryError):
     """A model that the caller sees has no such branch."""
 
@@ -397,6 +428,22 @@ class QuotaExceeded(RegistryError):
     )
     resource: str
     max_bytes: int
+
+
+class TooManySubscriptions(RegistryError):
+    """As many subscriptions as a model or folder, or as a principal, may have; `resource` says which of them."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    description = "There are as many subscriptions as there may be: delete one that is of no use any more."
+    resource: str
+    limit: int
+
+
+class SecretsUnavailable(RegistryError):
+    """The server has no key to encrypt secrets under; why is in its log."""
+
+    code = code_pb2.UNAVAILABLE
+    description = "The server cannot keep secrets: its operator has to give it a file for --secrets-key-file."
 
 
 class RequestTimeout(RegistryError):

@@ -30,6 +30,9 @@ class EventType(IntEnum):
     GRANT_CHANGED = 17
     PRINCIPAL_DISABLED = 18
     PRINCIPAL_ENABLED = 19
+    SUBSCRIPTION_CREATED = 20
+    SUBSCRIPTION_CHANGED = 21
+    SUBSCRIPTION_DELETED = 22
 
 
 class _Told(NamedTuple):
@@ -58,6 +61,9 @@ _TOLD = {
     EventType.GRANT_CHANGED: _Told("grant.changed", ROLE_OWNER),
     EventType.PRINCIPAL_DISABLED: _Told("principal.disabled", ROLE_OWNER),
     EventType.PRINCIPAL_ENABLED: _Told("principal.enabled", ROLE_OWNER),
+    EventType.SUBSCRIPTION_CREATED: _Told("subscription.created", ROLE_OWNER),
+    EventType.SUBSCRIPTION_CHANGED: _Told("subscription.changed", ROLE_OWNER),
+    EventType.SUBSCRIPTION_DELETED: _Told("subscription.deleted", ROLE_OWNER),
 }
 
 # What each is called, as CloudEvents has it: with the service in front and its version behind.

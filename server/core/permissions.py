@@ -13,6 +13,7 @@ _PROMOTIONS = "/modelregistry.v1.PromotionService/"
 _RECALLS = "/modelregistry.v1.RecallService/"
 _REQUESTS = "/modelregistry.v1.PromotionRequestService/"
 _EVENTS = "/modelregistry.v1.EventService/"
+_SUBSCRIPTIONS = "/modelregistry.v1.SubscriptionService/"
 _ACCESS = "/modelregistry.v1.AccessService/"
 
 # Every RPC of this service by its full method name; one that is missing cannot be called.
@@ -55,6 +56,14 @@ RPC_SCOPES = {
     _REQUESTS + "ListPromotionRequests": MODELS_READ,
     _EVENTS + "ListEvents": MODELS_READ,
     _EVENTS + "WatchEvents": MODELS_READ,
+    _SUBSCRIPTIONS + "CreateSubscription": MODELS_WRITE,
+    _SUBSCRIPTIONS + "GetSubscription": MODELS_READ,
+    _SUBSCRIPTIONS + "ListSubscriptions": MODELS_READ,
+    _SUBSCRIPTIONS + "UpdateSubscription": MODELS_WRITE,
+    _SUBSCRIPTIONS + "DeleteSubscription": MODELS_WRITE,
+    _SUBSCRIPTIONS + "RotateSubscriptionSecret": MODELS_WRITE,
+    _SUBSCRIPTIONS + "ListDeliveries": MODELS_READ,
+    _SUBSCRIPTIONS + "RedeliverEvents": MODELS_WRITE,
     _ACCESS + "GrantRole": MODELS_WRITE,
     _ACCESS + "RevokeRole": MODELS_WRITE,
     _ACCESS + "ListGrants": MODELS_READ,

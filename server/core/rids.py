@@ -13,6 +13,7 @@ MODEL_VERSION = "model-version"
 PROMOTION = "promotion"
 YANK = "yank"
 PROMOTION_REQUEST = "promotion-request"
+SUBSCRIPTION = "subscription"
 FOLDER = "folder"
 
 _TYPE = "[a-z][a-z0-9-]*"
@@ -55,3 +56,8 @@ def new_yank_rid() -> str:
 def new_promotion_request_rid() -> str:
     """Return a RID that no request for promotion has."""
     return f"ri.models.main.{PROMOTION_REQUEST}.{new_uuid()}"
+
+
+def new_subscription_rid() -> str:
+    """Return a RID that no subscription has."""
+    return f"ri.models.main.{SUBSCRIPTION}.{new_uuid()}"

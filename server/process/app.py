@@ -11,12 +11,15 @@ from pathlib import Path
 import grpc
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.auth import local_keys
+from server.auth import local_keys, secrets_key
 from server.auth.credentials import Credentials
 from server.auth.keys import JwksKeySet, jwks_file, jwks_url
 from server.auth.tokens import TokenVerifier
 from server.core.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings
 from server.core.errors import RegistryError
+from server.delivery.deliverer import STORAGE_THREADS as DELIVERY_CONNECTIONS
+from server.delivery.deliverer import Deliverer
+from server.delivery.sender import Sender
 from server.gateway.limits import HttpLimits
 from server.gateway.proxies import TrustedProxies
 from server.gateway.routes import routes_of
@@ -52,6 +55,7 @@ class Application:
     server: grpc.Server
     chain: Chain
     gateway: HttpServer | None
+    deliverer: Deliverer
     private: PrivateSocket
     readiness: Readiness
     repository: Repository
@@ -76,6 +80,7 @@ def build(
     observers = Observers(ports.metrics, metrics_folder, settings.otlp)
     keys = _keys(settings)
     credentials = Credentials(_verifier(settings, keys))
+    secrets = _secrets(settings)
     limits = dataclasses.replace(
         settings.limits, max_connections=min(settings.limits.max_connections, share_of_files())
     )
@@ -98,6 +103,8 @@ def build(
                 health,
                 max_message_bytes=settings.max_message_bytes,
                 limits=limits,
+                secrets=secrets,
+                webhooks=settings.webhooks,
                 file_quota=settings.file_quota,
                 reflection=settings.reflection,
             )
@@ -128,6 +135,7 @@ def build(
         server=server,
         chain=chain,
         gateway=gateway,
+        deliverer=Deliverer(repository, credentials.acting_for, secrets.unseal, lambda: Sender(settings.webhooks)),
         private=private,
         readiness=Readiness(health, chain.self_check, private.target),
         repository=repository,
@@ -158,15 +166,21 @@ def _open_repository(
     database: Database, threads: int, max_message_bytes: int, observers: Observers, disk_reserve: int | None = None
 ) -> Repository:
     with _explained():
-        # One connection for each thread that reads, writes, creates versions or compares, for those that tell watchers,
-        # and one for the self-check; transfers need one for moments.
+        # One connection for each thread that reads, writes, creates versions or compares, for those that tell watchers
+        # and those that deliver, and one for the self-check; transfers need one for moments.
         if database.file is not None:
             migrate(open_engine(database))
         else:
             check(open_engine(database))
         repository = SqlRepository(
             database,
-            pool_size=threads + WRITE_THREADS + CREATION_THREADS + COMPARISON_THREADS + WATCH_CONNECTIONS + 1,
+            pool_size=threads
+            + WRITE_THREADS
+            + CREATION_THREADS
+            + COMPARISON_THREADS
+            + WATCH_CONNECTIONS
+            + DELIVERY_CONNECTIONS
+            + 1,
             max_message_bytes=max_message_bytes,
             promoted=observers.promoted,
             observer=observers.statements_of(database.url.get_backend_name()),
@@ -283,6 +297,18 @@ def _keys(settings: Settings) -> JwksKeySet:
         return JwksKeySet(load, max_age=max_age)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+
+
+def _secrets(settings: Settings) -> secrets_key.SecretsKey:
+    """Return what secrets are stored under. Raises ConfigError."""
+    file = settings.secrets_key_file
+    secrets = secrets_key.SecretsKey(file or settings.data_dir / secrets_key.KEY_FILE, may_create=file is None)
+    if file is not None:
+        try:
+            secrets.check()
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"--secrets-key-file: {error}") from error
+    return secrets
 
 
 def _verifier(settings: Settings, keys: JwksKeySet) -> TokenVerifier:

@@ -92,6 +92,7 @@ def start(application: Application) -> None:
     application.readiness.start()
     if application.gateway is not None:
         application.gateway.start()
+    application.deliverer.start()
 
 
 def stop_and_close(application: Application) -> None:
@@ -100,6 +101,7 @@ def stop_and_close(application: Application) -> None:
     application.readiness.stop()
     # They do not end by themselves, nor do the requests of HTTP behind which they are.
     application.chain.end_streams()
+    application.deliverer.stop()
     if application.gateway is not None:
         # Its requests are calls of the server behind it, which goes on until they are answered.
         application.gateway.stop(DRAIN_SECONDS)
@@ -107,6 +109,7 @@ def stop_and_close(application: Application) -> None:
     application.chain.cancel_streams()
     stopped.wait()
     application.chain.close()
+    application.deliverer.close(max(0.0, deadline - time.monotonic()))
     application.private.close()
     application.observers.close()
     application.keys.stop()

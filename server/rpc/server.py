@@ -14,9 +14,12 @@ from modelregistry.v1 import (
     promotion_request_service_pb2_grpc,
     promotion_service_pb2_grpc,
     recall_service_pb2_grpc,
+    subscription_service_pb2_grpc,
 )
+from server.auth.secrets_key import SecretsKey
 from server.core.config import NO_QUOTA, FileQuota, Limits
 from server.core.descriptors import service_modules
+from server.core.webhooks import WebhookRules
 from server.rpc.chain import Chain, current_caller
 from server.rpc.event_watch import EventWatch, WatchLimits
 from server.rpc.health import Health
@@ -27,6 +30,7 @@ from server.rpc.services.models import ModelService
 from server.rpc.services.promotion_requests import PromotionRequestService
 from server.rpc.services.promotions import PromotionService
 from server.rpc.services.recalls import RecallService
+from server.rpc.services.subscriptions import SubscriptionService
 from server.rpc.transfers import TRANSFER_SECONDS
 from server.storage.blobs import FileStore
 from server.storage.contract import Repository
@@ -57,6 +61,8 @@ def build_server(
     *,
     max_message_bytes: int,
     limits: Limits,
+    secrets: SecretsKey,
+    webhooks: WebhookRules = WebhookRules(),  # noqa: B008, as it is frozen
     file_quota: FileQuota = NO_QUOTA,
     watch_limits: WatchLimits = WatchLimits(),  # noqa: B008, as it is frozen
     reflection: bool = True,
@@ -118,6 +124,9 @@ def build_server(
     watch = EventWatch(repository, chain.withdrawn, watch_limits)
     chain.at_stop(watch.stop)
     event_service_pb2_grpc.add_EventServiceServicer_to_server(EventService(repository, current_caller, watch), server)
+    subscription_service_pb2_grpc.add_SubscriptionServiceServicer_to_server(
+        SubscriptionService(repository, current_caller, webhooks, secrets), server
+    )
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(
         AccessService(repository, current_caller, chain.disabled), server
     )

@@ -1,5 +1,5 @@
-"""Garbage collection: expired uploads, files that no version names, objects that are not recorded, unused verdicts, and
-events that are past their retention.
+"""Garbage collection: expired uploads, files that no version names, objects that are not recorded, unused verdicts,
+events that are past their retention, and old deliveries.
 
 Servers go on meanwhile. Each object is recorded before it is written, so an object that was listed before the database
 was asked, and is not recorded, is a leftover. A file is removed only where the database rules out a version that is
@@ -20,11 +20,13 @@ from server.storage.contract import Repository
 BATCH = 1000
 # For how long a verdict stays that no promotion cites: a promotion that was refused for it may be tried again.
 VERDICT_LIFETIME = timedelta(days=1)
+# For how long it is told what became of an event that was sent to a subscription.
+DELIVERY_LIFETIME = timedelta(days=30)
 
 
 @dataclass
 class Collected:
-    """What was removed: how many uploads, files with how many bytes, other objects, verdicts, and events."""
+    """What was removed: how many uploads, files with how many bytes, other objects, verdicts, events and deliveries."""
 
     uploads: int = 0
     files: int = 0
@@ -32,6 +34,7 @@ class Collected:
     objects: int = 0
     verdicts: int = 0
     events: int = 0
+    deliveries: int = 0
 
 
 def collect(
@@ -69,4 +72,8 @@ def collect(
         # Each batch by itself, so that on SQLite changes come in between.
         removed = repository.write(lambda tx: tx.remove_old_events(event_retention, BATCH), may_use_reserve=True)
         collected.events += removed
+    while count := repository.write(
+        lambda tx: tx.remove_old_deliveries(DELIVERY_LIFETIME, BATCH), may_use_reserve=True
+    ):
+        collected.deliveries += count
     return collected

@@ -22,6 +22,11 @@ from modelregistry.v1.promotion_request_service_pb2 import (
 )
 from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, RollbackBranchRequest
 from modelregistry.v1.recall_service_pb2 import BatchRollbackRequest, YankVersionRequest
+from modelregistry.v1.subscription_service_pb2 import (
+    CreateSubscriptionRequest,
+    RedeliverEventsRequest,
+    RotateSubscriptionSecretRequest,
+)
 from server.core.branches import branch_of
 from server.core.caller import Caller
 from server.core.errors import ModelNotFound, RequestIdAlreadyUsed
@@ -40,6 +45,9 @@ Repeatable: TypeAlias = (
     | CreatePolicyChangeRequestRequest
     | ReviewPromotionRequestRequest
     | WithdrawPromotionRequestRequest
+    | CreateSubscriptionRequest
+    | RotateSubscriptionSecretRequest
+    | RedeliverEventsRequest
 )
 
 

@@ -28,6 +28,7 @@ from modelregistry.v1.promotion_request_pb2 import (
     PromotionReview,
 )
 from modelregistry.v1.recall_service_pb2 import LiveCopy, Yank
+from modelregistry.v1.subscription_pb2 import Delivery, DeliveryState, Subscription
 from server.core.caller import Caller
 from server.core.config import NO_QUOTA, FileQuota
 from server.core.event_types import EventType
@@ -345,6 +346,59 @@ class LogEnd(NamedTuple):
     name: str = ""
 
 
+class SealedSecrets(NamedTuple):
+    """The secrets of a subscription, encrypted: the newest, and the one before as long as it signs, too."""
+
+    newest: bytes
+    previous: bytes | None = None
+
+
+class QueueLease(NamedTuple):
+    """A lease of the queue of a subscription: the key of the subscription, and what no other lease is called."""
+
+    subscription_key: int
+    name: str
+
+
+class QueuedDelivery(NamedTuple):
+    """A delivery that waits: its key, the key of its event, and what is to be sent for whom and with which secrets.
+
+    `attempts` is how many there were, `tried_since_ms` when the first of them began since the event was queued, None if
+    there was none, and `queued_ms` when that was; in ms since the epoch.
+    """
+
+    key: int
+    event_key: int
+    subscription: Subscription
+    secrets: SealedSecrets
+    attempts: int
+    queued_ms: int
+    tried_since_ms: int | None
+
+
+class AttemptEnd(NamedTuple):
+    """How an attempt ended: after how many ms, with which status and first bytes of an answer, or why without one."""
+
+    duration_ms: int
+    http_status: int | None = None
+    answer: bytes | None = None
+    error: str | None = None
+
+
+class DeliveryWork(NamedTuple):
+    """Whether there are events that may have to be queued, and whether a queue is due that nobody works on."""
+
+    is_behind: bool
+    is_due: bool
+
+
+class Requeued(NamedTuple):
+    """How many events were queued again, and the key of the one to go on behind; None if there are no more."""
+
+    queued: int
+    last_key: int | None
+
+
 class Reader(Protocol):
     """Questions that change nothing."""
 
@@ -578,6 +632,33 @@ class Reader(Protocol):
     def grantees(self, resource_rids: Collection[str]) -> dict[str, Grantees]:
         """Return who has a role on each of these models and folders, by RID. A model that is not stored is left out."""
 
+    def find_event(self, key: int, caller: Caller) -> KeptEvent | None:
+        """Return the event of a key; None if there is none, or if the caller may not see it now."""
+
+    def find_subscription(self, subscription_rid: str) -> Subscription | None:
+        """Return a subscription, whoever may see it; None if there is none."""
+
+    def list_subscriptions(self, resource_rid: str, page: PageRequest) -> Page[Subscription]:
+        """Return the subscriptions of this very RID, newest first; the position is opaque.
+
+        Raises InvalidPageToken for what is no position; one that was made up may be taken for any place.
+        """
+
+    def count_subscriptions(self, resource_rid: str, created_by: str) -> tuple[int, int]:
+        """Return how many subscriptions there are of this very RID, and how many that this principal has made."""
+
+    def list_deliveries(
+        self, subscription_rid: str, state: DeliveryState.ValueType | None, page: PageRequest
+    ) -> Page[Delivery]:
+        """Return the deliveries of a subscription in a state, or in any: those that were added last come first.
+
+        A page ends early, but never empty, where it would not fit into one message. The position is opaque. Raises
+        InvalidPageToken for what is no position; one that was made up may be taken for any place.
+        """
+
+    def delivery_work(self) -> DeliveryWork:
+        """Return whether there is something to do for subscriptions."""
+
     def get_role(self, resource_rid: str, caller: Caller) -> Role.ValueType:
         """Return the caller's highest role among the grants on this very RID; ROLE_UNSPECIFIED if there is none.
 
@@ -779,6 +860,107 @@ class Transaction(Reader, Protocol):
 
     def enable_principal(self, principal: str, changed_by: str) -> None:
         """Record that a principal is enabled, by whom and when."""
+
+    def lock_subscriptions(self, resource_rid: str, created_by: str) -> None:
+        """Make others that lock those of this RID or principal wait until this one ends, and wait for theirs.
+
+        It is for transactions that count subscriptions before they add one.
+        """
+
+    def add_subscription(self, subscription: Subscription, secret: bytes) -> Subscription:
+        """Store a subscription with its secret, encrypted, and return it with `created_time` now.
+
+        Events that are committed before are not queued for it; those whose transactions begin to decide once this one
+        is committed are.
+        """
+
+    def lock_subscription(self, subscription_rid: str) -> None:
+        """Make others that change this subscription or its queue wait until this one ends, and wait for theirs.
+
+        One that is deleted is not locked.
+        """
+
+    def change_subscription(self, subscription: Subscription, changed_by: str) -> Subscription:
+        """Store what a subscription, which must be locked, is now, and return it with `changed_time` now.
+
+        Of one that was not active and is, what is queued starts anew, as if it had been queued now.
+        """
+
+    def set_secret(
+        self, subscription: Subscription, secret: bytes, previous_lifetime: timedelta | None, changed_by: str
+    ) -> Subscription:
+        """Give a subscription, which must be locked, a new secret, encrypted, and return it with `changed_time` now.
+
+        The one before is kept for so long; None if it is not.
+        """
+
+    def remove_subscription(self, subscription: Subscription, removed_by: str) -> None:
+        """Forget a subscription, which must be locked, and its deliveries."""
+
+    def fan_out(self, settled: int, count: int) -> bool:
+        """Queue events up to the settled one for the subscriptions that let them through, in order and each once.
+
+        It goes on from where the last one ended, through `count` events at most, and returns whether there are more. Of
+        several transactions, one does so, and the others do nothing.
+        """
+
+    def lease_queues(self, count: int, lifetime: timedelta) -> list[QueueLease]:
+        """Lease queues that are due and that nobody has leased, `count` at most, those that are due longest first."""
+
+    def next_delivery(self, lease: QueueLease) -> QueuedDelivery | None:
+        """Return the delivery of a leased queue that was queued first of those that are due.
+
+        While its receiver fails, one that was not tried yet comes before all others: it may be these that are refused.
+        None if none is, or the subscription is not active: then the lease is given back. None, too, if the lease was
+        lost. The queue is locked until the transaction ends.
+        """
+
+    def begin_attempt(self, lease: QueueLease, delivery: QueuedDelivery, lifetime: timedelta) -> QueuedDelivery:
+        """Record that a delivery is tried now, and return it so; the lease goes on for so long."""
+
+    def drop_delivery(self, delivery: QueuedDelivery, why: str) -> None:
+        """Record that a delivery is not sent."""
+
+    def end_attempt(
+        self,
+        lease: QueueLease,
+        delivery: QueuedDelivery,
+        end: AttemptEnd,
+        state: DeliveryState.ValueType,
+        next_time_ms: int | None = None,
+    ) -> None:
+        """Record how an attempt ended, and what has become of the delivery; nothing if another one has begun since.
+
+        The queue, if it is leased still, is locked until the transaction ends. One that is delivered shows that its
+        receiver is not failing.
+        """
+
+    def failing_since(self, lease: QueueLease) -> int:
+        """Return since when the receiver of a leased queue has failed, in ms since the epoch; now, if it did not."""
+
+    def hold_back(self, lease: QueueLease, until_ms: int, queued_before_ms: int, why: str) -> None:
+        """Give a lease back, and let the queue be due again at this time; its receiver is failing.
+
+        Deliveries that wait, and were queued before the other time, are dead.
+        """
+
+    def give_back(self, lease: QueueLease) -> None:
+        """Give a lease back, and let the queue be due at once."""
+
+    def requeue(self, subscription_rid: str, event_ids: Collection[str]) -> list[str]:
+        """Queue events again by their ids, and return those that have no delivery to this subscription.
+
+        The subscription must be locked.
+        """
+
+    def requeue_behind(self, subscription_rid: str, keys: range, count: int) -> Requeued:
+        """Queue the events with these keys that a subscription lets through, which must be locked.
+
+        It looks at `count` events at most.
+        """
+
+    def remove_old_deliveries(self, age: timedelta, count: int) -> int:
+        """Forget deliveries that were queued so long ago and do not wait, `count` at most, and return how many."""
 
     def lock_owners(self, resource_rid: str) -> None:
         """Make other transactions that lock the owners of this RID wait until this one ends, and wait for theirs."""

@@ -15,6 +15,7 @@ from modelregistry.v1.model_pb2 import ModelVersionSource
 from server.core import rids
 from server.core.caller import MAX_PRINCIPAL_BYTES, invisible_character
 from server.core.errors import FieldViolation, InvalidBranchName, InvalidDisplayName, InvalidPageSize, RegistryError
+from server.core.webhooks import MAX_URL_BYTES, parse_url, secret_bytes
 from server.validation.keywords import Keywords, keywords_of, says
 
 MAX_DISPLAY_NAME = 700
@@ -42,6 +43,7 @@ _LIKE = {
     rids.PROMOTION: "ri.models.main.promotion.<uuid>",
     rids.YANK: "ri.models.main.yank.<uuid>",
     rids.PROMOTION_REQUEST: "ri.models.main.promotion-request.<uuid>",
+    rids.SUBSCRIPTION: "ri.models.main.subscription.<uuid>",
     rids.FOLDER: "ri.<service>.<instance>.folder.<locator>",
 }
 _ANY_RID = "a RID, like ri.<service>.<instance>.<type>.<locator>,"
@@ -186,6 +188,31 @@ def new_grantee(value: str) -> Iterable[Broken]:
         sentence = "must not contain what is not seen, turns characters around or can be taken for a blank, but has"
         broken.append(Broken(f"{sentence} U+{ord(invisible):04X} in {value!a}"))
     return broken
+
+
+# Webhooks
+
+
+@says({"minLength": 1, "maxLength": MAX_URL_BYTES, "pattern": "^https?://[!-~]+$"})
+def webhook_url(value: str) -> Iterable[Broken]:
+    """Where webhooks are sent to."""
+    if not value:
+        return (IS_REQUIRED,)
+    try:
+        parse_url(value)
+    except ValueError as error:
+        return (Broken(str(error)),)
+    return ()
+
+
+@says({"pattern": "^whsec_[A-Za-z0-9+/]{32,88}={0,2}$"})
+def webhook_secret(value: str) -> Iterable[Broken]:
+    """What signs webhooks. What is told of a broken one has nothing of it."""
+    try:
+        secret_bytes(value)
+    except ValueError as error:
+        return (Broken(str(error)),)
+    return ()
 
 
 # RIDs

@@ -16,9 +16,10 @@ from modelregistry.v1.list_order_pb2 import ListOrder
 from modelregistry.v1.model_api_pb2 import TabularFormat
 from modelregistry.v1.promotion_request_pb2 import PromotionRequestState, ReviewVerdict
 from modelregistry.v1.recall_service_pb2 import YankScope
+from modelregistry.v1.subscription_pb2 import DeliveryState
 from server.core.branches import POLICY_FIELDS
 from server.core.event_types import BY_NAME
-from server.core.rids import FOLDER, MODEL, MODEL_VERSION, PROMOTION, PROMOTION_REQUEST, YANK
+from server.core.rids import FOLDER, MODEL, MODEL_VERSION, PROMOTION, PROMOTION_REQUEST, SUBSCRIPTION, YANK
 from server.validation import model_api
 from server.validation.rules import (
     IS_REQUIRED,
@@ -52,6 +53,8 @@ from server.validation.rules import (
     unless_empty,
     uuid,
     version_number,
+    webhook_secret,
+    webhook_url,
     whole_milliseconds,
 )
 
@@ -64,6 +67,7 @@ OF_REQUESTS: Final[Mapping[str, Rule]] = {
     "promotion_rid": rid(PROMOTION),
     "yank_rid": rid(YANK),
     "promotion_request_rid": rid(PROMOTION_REQUEST),
+    "subscription_rid": rid(SUBSCRIPTION),
     "parent_folder_rid": rid(FOLDER),
     "folder_rid": rid(FOLDER),
     "resource_rid": rid(MODEL, FOLDER),
@@ -152,6 +156,19 @@ RULES: Final[Mapping[str, Rule]] = {
     "WatchEventsRequest.model_rid": rid(MODEL, required=False),
     "WatchEventsRequest.parent_folder_rid": rid(FOLDER, required=False),
     "WatchEventsRequest.types": all_of(at_most(100), each(one_of(*BY_NAME))),
+    # SubscriptionService's requests
+    "CreateSubscriptionRequest.url": webhook_url,
+    "CreateSubscriptionRequest.types": all_of(at_most(100), each(one_of(*BY_NAME))),
+    "CreateSubscriptionRequest.secret": webhook_secret,
+    "CreateSubscriptionRequest.description": reason,
+    "UpdateSubscriptionRequest.url": webhook_url,
+    "UpdateSubscriptionRequest.types": all_of(at_most(100), each(one_of(*BY_NAME))),
+    "UpdateSubscriptionRequest.description": reason,
+    "UpdateSubscriptionRequest.clear_fields": each(one_of("branch", "types", "description")),
+    "RotateSubscriptionSecretRequest.secret": webhook_secret,
+    "ListDeliveriesRequest.state": known(DeliveryState.DESCRIPTOR),
+    "RedeliverEventsRequest.event_ids": all_of(at_most(100), each(uuid)),
+    "RedeliverEventsRequest.after_cursor": opaque,
     # AccessService's requests
     "GrantRoleRequest.principal": new_grantee,
     "TransferOwnershipRequest.principal": new_grantee,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 
 import grpc
@@ -10,7 +11,7 @@ import grpc
 from modelregistry.v1.promotion_pb2 import ApprovalRule
 from server.cli import build_app
 from tests.cli.stages import new_stages
-from tests.processes import Server, run
+from tests.processes import Server, failure, run
 
 OFFLINE = {"serve", "migrate", "token", "import", "gc", "fsck", "demo", "protos"}
 
@@ -76,6 +77,16 @@ def test_each_command_succeeds_and_warns_of_nothing(server: Server, tmp_path: Pa
     succeeds("get-branch", target)
     succeeds("list-branches", target)
     succeeds("list-versions", target)
+    hook = json.loads(succeeds("create-subscription", target, "https://hooks.example.com/"))["subscription"]["rid"]
+    succeeds("get-subscription", hook)
+    succeeds("list-subscriptions", target)
+    succeeds("update-subscription", hook, "--paused", "--type", "modelregistry.version.promoted.v1")
+    succeeds("rotate-secret", hook, "--revoke-previous")
+    succeeds("deliveries", hook, "--state", "dead")
+    called.add("redeliver")
+    absent = server.run("redeliver", hook, str(uuid.uuid4()), call=run)
+    assert "DeliveryNotFound" in failure(absent, 69)
+    succeeds("delete-subscription", hook)
     succeeds("grant", target, "user:jane", "viewer")
     succeeds("grants", target)
     succeeds("grant-changes", target)

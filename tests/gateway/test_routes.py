@@ -14,6 +14,7 @@ from modelregistry.v1 import (
     promotion_request_service_pb2,
     promotion_service_pb2,
     recall_service_pb2,
+    subscription_service_pb2,
 )
 from server.gateway.routes import Route, routes_of
 from server.rpc.server import SERVICES
@@ -50,6 +51,7 @@ def test_every_annotated_rpc_has_its_route() -> None:
             recall_service_pb2,
             promotion_request_service_pb2,
             event_service_pb2,
+            subscription_service_pb2,
             access_service_pb2,
         )
         for service in module.DESCRIPTOR.services_by_name.values()
@@ -82,6 +84,8 @@ def test_a_post_that_only_asks_changes_nothing() -> None:
         "SetFolderBranchPolicy",
         *("YankVersion", "UnyankVersion", "BatchRollback"),
         *("CreatePromotionRequest", "CreatePolicyChangeRequest", "ReviewPromotionRequest", "WithdrawPromotionRequest"),
+        *("CreateSubscription", "UpdateSubscription", "DeleteSubscription", "RotateSubscriptionSecret"),
+        "RedeliverEvents",
     }
 
 

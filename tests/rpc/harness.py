@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from modelregistry.v1 import (
     promotion_request_service_pb2,
     promotion_service_pb2,
     recall_service_pb2,
+    subscription_service_pb2,
 )
 from modelregistry.v1.model_files_pb2 import ModelFiles, UploadedModelFiles
 from modelregistry.v1.model_pb2 import Model, ModelVersion
@@ -34,9 +36,11 @@ from modelregistry.v1.model_service_pb2 import (
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from server.auth.credentials import Credentials
 from server.auth.keys import JwksKeySet, Loader
+from server.auth.secrets_key import SecretsKey
 from server.auth.tokens import TokenVerifier
 from server.core.config import NO_QUOTA, FileQuota, Limits
 from server.core.permissions import SCOPES
+from server.core.webhooks import WebhookRules
 from server.process.ports import listen_privately
 from server.rpc.chain import Chain
 from server.rpc.event_watch import WatchLimits
@@ -57,6 +61,7 @@ SERVICES = [
         (recall_service_pb2, "RecallService"),
         (promotion_request_service_pb2, "PromotionRequestService"),
         (event_service_pb2, "EventService"),
+        (subscription_service_pb2, "SubscriptionService"),
         (access_service_pb2, "AccessService"),
     )
 ]
@@ -66,6 +71,13 @@ SOME_MODEL = "ri.models.main.model.00000000-0000-0000-0000-000000000000"
 SOME_VERSION = "ri.models.main.model-version.00000000-0000-0000-0000-000000000000"
 DEADLINE_SECONDS = 180
 THREADS = 8
+
+# The receivers of the tests are on this machine.
+WEBHOOKS = WebhookRules(
+    allow_http=True,
+    ports=frozenset(range(1, 2**16)),
+    networks=frozenset({ipaddress.ip_network("127.0.0.0/8")}),
+)
 
 
 @dataclass(frozen=True)
@@ -200,6 +212,8 @@ class Registry:
     chain: Chain
     files: FileStore
     readiness: Readiness
+    credentials: Credentials
+    secrets: SecretsKey
 
     def user(self, name: str, *groups: str, scopes: tuple[str, ...] = SCOPES) -> User:
         """Someone with an honest token; `admin` is an administrator."""
@@ -229,8 +243,17 @@ def serving(
     """Serve a repository on a loopback port."""
     with tempfile.TemporaryDirectory() as folder:
         store = files or file_store(repository, Path(folder))
+        secrets = SecretsKey(Path(folder) / "secrets.key", may_create=True)
         yield from _serving(
-            repository, store, observers_of, limits, max_message_bytes, key_set_of, file_quota, watch_limits
+            repository,
+            store,
+            observers_of,
+            limits,
+            max_message_bytes,
+            key_set_of,
+            file_quota,
+            watch_limits,
+            secrets,
         )
 
 
@@ -243,10 +266,12 @@ def _serving(
     key_set_of: Callable[[Loader], JwksKeySet],
     file_quota: FileQuota,
     watch_limits: WatchLimits,
+    secrets: SecretsKey,
 ) -> Iterator[Registry]:
     key, health = key_pair(), Health(SERVED)
     verifier = TokenVerifier(key_set_of(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
-    chain = Chain(Credentials(verifier), observers_of, THREADS, limits.receive_timeout, max_message_bytes)
+    credentials = Credentials(verifier)
+    chain = Chain(credentials, observers_of, THREADS, limits.receive_timeout, max_message_bytes)
     server = build_server(
         repository,
         store,
@@ -256,6 +281,8 @@ def _serving(
         limits=limits,
         file_quota=file_quota,
         watch_limits=watch_limits,
+        secrets=secrets,
+        webhooks=WEBHOOKS,
     )
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     private = listen_privately(server)
@@ -264,7 +291,7 @@ def _serving(
     server.start()
     try:
         with grpc.insecure_channel(address) as channel:
-            yield Registry(address, channel, key, repository, health, chain, store, readiness)
+            yield Registry(address, channel, key, repository, health, chain, store, readiness, credentials, secrets)
     finally:
         readiness.stop()
         chain.end_streams()

@@ -84,7 +84,9 @@ def test_what_may_have_been_carried_out_is_repeated_only_where_that_does_no_harm
     has_id = "request_id" in METHODS[rpc].input_type.fields_by_name
     sets = rpc in {"SetBranchPolicy", "GrantRole", "RevokeRole", "SetFolderPolicy", "TransferOwnership"}
     sets |= rpc in {"DisablePrincipal", "EnablePrincipal", "LockBranch", "UnlockBranch", "UnyankVersion"}
-    sets |= rpc == "SetFolderBranchPolicy"
+    sets |= rpc in {"SetFolderBranchPolicy", "UpdateSubscription"}
+    # What is gone is gone, and a second answer says so.
+    sets |= rpc == "DeleteSubscription"
     if is_read or has_id or sets:
         assert retried_codes(rpc) == {"UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED"}
     else:

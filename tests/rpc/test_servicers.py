@@ -11,8 +11,10 @@ import pytest
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from modelregistry.v1.model_pb2 import Model
 from server.auth.disabled import DisabledPrincipals
+from server.auth.secrets_key import SecretsKey
 from server.core import errors
 from server.core.caller import Caller
+from server.core.webhooks import WebhookRules
 from server.rpc.event_watch import EventWatch
 from server.rpc.services.access import AccessService
 from server.rpc.services.events import EventService
@@ -20,6 +22,7 @@ from server.rpc.services.models import ModelService
 from server.rpc.services.promotion_requests import PromotionRequestService
 from server.rpc.services.promotions import PromotionService
 from server.rpc.services.recalls import RecallService
+from server.rpc.services.subscriptions import SubscriptionService
 from server.storage.sql.repository import SqlRepository
 from tests.builders import ADMIN, FOLDER, caller, file_store, model_api
 from tests.rpc.harness import METHODS, SERVICES, request_of
@@ -39,6 +42,9 @@ class Bench:
             RecallService(repository, lambda: self.caller),
             PromotionRequestService(repository, lambda: self.caller),
             EventService(repository, lambda: self.caller, EventWatch(repository, lambda _: None)),
+            SubscriptionService(
+                repository, lambda: self.caller, WebhookRules(), SecretsKey(folder / "secrets.key", may_create=True)
+            ),
             AccessService(repository, lambda: self.caller, DisabledPrincipals()),
         )
         recording = dict(zip(SERVICES, (_Recording(servicer, self._errors) for servicer in servicers), strict=True))

@@ -130,7 +130,8 @@ def test_the_statements_of_a_promotion_are_in_its_trace(admin: User, collected: 
     names = [span.name for span in collected.statements() if span.parent == promotion.context]
     # PostgreSQL locks the branch first, and marks the transaction as one that decides, in one statement.
     first = [] if names[1:3] == ["SELECT", "UPDATE"] else ["SELECT"]
-    assert names == ["BEGIN", *first, "SELECT", "UPDATE", "INSERT", "INSERT", "COMMIT"]
+    # The version, its promotion, and the event.
+    assert names == ["BEGIN", *first, "SELECT", "UPDATE", "INSERT", "INSERT", "INSERT", "COMMIT"]
 
 
 def test_calls_without_a_trace_have_one_each_which_their_log_lines_name(

@@ -23,10 +23,13 @@ from modelregistry.v1.promotion_request_pb2 import (
     PromotionReview,
 )
 from modelregistry.v1.promotion_service_pb2 import BatchPromoteVersionsRequest, BatchPromotion, RollbackBranchRequest
+from modelregistry.v1.subscription_pb2 import DELIVERY_STATE_PENDING, SUBSCRIPTION_STATE_PAUSED, Subscription
+from server.core.rids import new_subscription_rid
 from server.rules.garbage import collect
 from server.rules.promotion import batch_promote_versions, promote_version, rollback_branch
 from server.rules.verdicts import write_with_verdicts
 from server.storage.contract import (
+    AttemptEnd,
     Comparison,
     HeadApi,
     PolicyPeriod,
@@ -97,6 +100,38 @@ def test_a_server_can_do_everything_that_it_is_for(server_url: str, open_reposit
     listed = repository.read(lambda reader: reader.list_promotions(ADMIN, PromotionFilter(), PageRequest(10)))
     assert len(listed.items) == 5
     assert len(rows(server_url, branch_model_apis)) == 1
+
+
+def test_a_server_can_deliver_events(server_url: str, open_repository: OpenRepository) -> None:
+    repository = open_repository(server_url)
+    model = add_model(repository)
+    seconds = timedelta(seconds=15)
+    one = Subscription(
+        rid=new_subscription_rid(), resource_rid=model.rid, url="https://a.example/", state=1, created_by=ADMIN.user
+    )
+    repository.write(lambda tx: tx.add_subscription(one, b"sealed"))
+    append(repository, builders.version(model.rid))
+    settled = repository.settled_event()
+
+    def deliver(tx: Transaction) -> None:
+        tx.lock_subscriptions(model.rid, ADMIN.user)
+        tx.fan_out(settled.key, 10)
+        [lease] = tx.lease_queues(10, seconds)
+        waiting = tx.next_delivery(lease)
+        assert waiting is not None
+        begun = tx.begin_attempt(lease, waiting, seconds)
+        tx.end_attempt(lease, begun, AttemptEnd(1, http_status=500), DELIVERY_STATE_PENDING, 0)
+        tx.hold_back(lease, 0, 0, "it fails")
+        tx.lock_subscription(one.rid)
+        tx.set_secret(one, b"other", seconds, ADMIN.user)
+        one.state = SUBSCRIPTION_STATE_PAUSED
+        tx.change_subscription(one, ADMIN.user)
+
+    repository.write(deliver)
+    [delivery] = repository.read(lambda reader: reader.list_deliveries(one.rid, None, PageRequest(10))).items
+    assert delivery.http_status == 500
+    repository.write(lambda tx: tx.remove_subscription(one, ADMIN.user))
+    assert repository.read(lambda reader: reader.find_subscription(one.rid)) is None
 
 
 def test_a_server_can_take_in_model_files(server_url: str, open_repository: OpenRepository) -> None:

@@ -43,6 +43,7 @@ from modelregistry.v1.promotion_service_pb2 import (
     SetBranchPolicyRequest,
 )
 from modelregistry.v1.recall_service_pb2 import BatchRollbackRequest, BranchRollback, UnyankVersionRequest
+from modelregistry.v1.subscription_service_pb2 import GetSubscriptionRequest
 from server.core.errors import FieldViolation, InvalidArgument
 from server.validation import validate
 from server.validation.table import OF_REQUESTS, RULES
@@ -64,6 +65,7 @@ SENTENCES = {
     ("model-version",): "must be the RID of a model-version, like ri.models.main.model-version.<uuid>,",
     ("promotion",): "must be the RID of a promotion, like ri.models.main.promotion.<uuid>,",
     ("yank",): "must be the RID of a yank, like ri.models.main.yank.<uuid>,",
+    ("subscription",): "must be the RID of a subscription, like ri.models.main.subscription.<uuid>,",
     ("promotion-request",): "must be the RID of a promotion-request, like ri.models.main.promotion-request.<uuid>,",
     ("folder",): "must be the RID of a folder, like ri.<service>.<instance>.folder.<locator>,",
     MODEL_OR_FOLDER: "must be the RID of a model, like ri.models.main.model.<uuid>,"
@@ -116,6 +118,7 @@ RID_FIELDS: list[tuple[Message, str, tuple[str, ...], str]] = [
     (SetBranchPolicyRequest(compatibility=COMPATIBILITY_MODE_OFF), "model_rid", ("model",), "missing"),
     (GetBranchPolicyRequest(), "model_rid", ("model",), "missing"),
     (UnyankVersionRequest(), "yank_rid", ("yank",), "missing"),
+    (GetSubscriptionRequest(), "subscription_rid", ("subscription",), "missing"),
     (
         BatchRollbackRequest(rollbacks=[BranchRollback(to_version_number=1)]),
         "rollbacks[0].model_rid",

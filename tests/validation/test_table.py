@@ -14,6 +14,7 @@ from modelregistry.v1 import (
     promotion_request_service_pb2,
     promotion_service_pb2,
     recall_service_pb2,
+    subscription_service_pb2,
 )
 from modelregistry.v1.model_api_pb2 import DataType
 from modelregistry.v1.model_pb2 import Model, ModelVersion
@@ -29,6 +30,7 @@ def arriving_messages() -> Iterator[Descriptor]:
         recall_service_pb2,
         promotion_request_service_pb2,
         event_service_pb2,
+        subscription_service_pb2,
         access_service_pb2,
     ):
         for service in module.DESCRIPTOR.services_by_name.values():

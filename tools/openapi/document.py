@@ -217,7 +217,7 @@ def _names_a_model(request: Descriptor) -> bool:
             if inner.full_name not in found:
                 found[inner.full_name] = inner
                 waiting.append(inner)
-    return any("model_rid" in part.fields_by_name for part in found.values())
+    return any(not {"model_rid", "resource_rid"}.isdisjoint(part.fields_by_name) for part in found.values())
 
 
 def _failure(status: int, errors: Sequence[type[RegistryError]], schemas: dict[str, Schema]) -> Schema:

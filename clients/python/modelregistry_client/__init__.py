@@ -21,6 +21,7 @@ from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from modelregistry.v1.promotion_request_service_pb2_grpc import PromotionRequestServiceStub
 from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceStub
 from modelregistry.v1.recall_service_pb2_grpc import RecallServiceStub
+from modelregistry.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from modelregistry_client.calls import Calls
 from modelregistry_client.channels import channel_credentials, channel_options
 from modelregistry_client.errors import FieldViolation as FieldViolation
@@ -74,6 +75,7 @@ class Registry:
         self.recalls = RecallServiceStub(calls)
         self.promotion_requests = PromotionRequestServiceStub(calls)
         self.events = EventServiceStub(calls)
+        self.subscriptions = SubscriptionServiceStub(calls)
         self.access = AccessServiceStub(calls)
 
     def upload_files(

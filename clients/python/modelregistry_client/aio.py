@@ -26,6 +26,7 @@ from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from modelregistry.v1.promotion_request_service_pb2_grpc import PromotionRequestServiceStub
 from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceStub
 from modelregistry.v1.recall_service_pb2_grpc import RecallServiceStub
+from modelregistry.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from modelregistry_client.channels import channel_credentials, channel_options
 from modelregistry_client.errors import InvalidArgument, RegistryError, failures_typed
 from modelregistry_client.files import TRANSFER_SECONDS, Download, DownloadedFiles, Upload
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from modelregistry.v1.promotion_request_service_pb2_grpc import PromotionRequestServiceAsyncStub
     from modelregistry.v1.promotion_service_pb2_grpc import PromotionServiceAsyncStub
     from modelregistry.v1.recall_service_pb2_grpc import RecallServiceAsyncStub
+    from modelregistry.v1.subscription_service_pb2_grpc import SubscriptionServiceAsyncStub
 
 # How long to wait for the reason of a refusal.
 _REFUSAL_SECONDS = 10.0
@@ -79,6 +81,7 @@ class Registry:
         self.recalls: RecallServiceAsyncStub = RecallServiceStub(calls)
         self.promotion_requests: PromotionRequestServiceAsyncStub = PromotionRequestServiceStub(calls)
         self.events: EventServiceAsyncStub = EventServiceStub(calls)
+        self.subscriptions: SubscriptionServiceAsyncStub = SubscriptionServiceStub(calls)
         self.access: AccessServiceAsyncStub = AccessServiceStub(calls)
 
     async def upload_files(

@@ -391,6 +391,37 @@ class QuotaExceeded(RegistryError):
     max_bytes = Parameter(int)
 
 
+class SubscriptionPermissionDenied(RegistryError):
+    """The caller owns the resource of the subscription, which acts for another principal."""
+
+    subscription_rid = Parameter(str)
+    created_by = Parameter(str)
+
+
+class SubscriptionNotFound(RegistryError):
+    """No such subscription, or none of a model or folder that the caller owns."""
+
+    subscription_rid = Parameter(str)
+
+
+class DeliveryNotFound(RegistryError):
+    """An event that was never queued for the subscription, or whose delivery is no longer kept."""
+
+    subscription_rid = Parameter(str)
+    event_id = Parameter(str)
+
+
+class TooManySubscriptions(RegistryError):
+    """As many subscriptions as a model or folder, or as a principal, may have; `resource` says which of them."""
+
+    resource = Parameter(str)
+    limit = Parameter(int)
+
+
+class SecretsUnavailable(RegistryError):
+    """The server has no key to encrypt secrets under."""
+
+
 class RequestTimeout(RegistryError):
     """The request did not arrive in time; the call did not execute."""
 

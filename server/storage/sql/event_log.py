@@ -157,6 +157,15 @@ def list_events(
     return Page(kept, None if is_all else positions.position(0, last))
 
 
+def find_event(work: UnitOfWork, key: int, caller: Caller) -> KeptEvent | None:
+    """See the contract."""
+    row = work.session.one_or_none(_several(caller, 1), {"key_0": key} | principals(caller))
+    if row is None or not row.is_wanted:
+        return None
+    cursors = EventCursors(work.session.one(_secret).key)
+    return KeptEvent(row.id, _to_event(row, cursors), row.role == ROLE_OWNER)
+
+
 class _Form(NamedTuple):
     """The form of a statement that walks through events: its conditions, but for their values.
 

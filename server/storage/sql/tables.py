@@ -460,6 +460,78 @@ event_retention = Table(
     Column("removed_up_to", BigInteger, nullable=False),
 )
 
+# Where events are sent to: those about a model, or about a folder and the models in it, behind the key `since_event`.
+# Each bit of `types` is that of the EventType of this number; NULL lets all through. Secrets are encrypted under a key
+# that is not here, and the previous one signs until its time.
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("rid", CodePointText, nullable=False, unique=True),
+    Column("resource_rid", CodePointText, nullable=False),
+    Column("branch", CodePointText),
+    Column("types", BigInteger),
+    Column("url", CodePointText, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("description", CodePointText),
+    Column("created_by", CodePointText, nullable=False),
+    Column("created_time", BigInteger, nullable=False),
+    Column("changed_time", BigInteger),
+    Column("since_event", BigInteger, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("previous_secret", LargeBinary),
+    Column("previous_expire_time", BigInteger),
+    Index("ix_subscriptions_resource_rid_id", "resource_rid", "id"),
+    Index("ix_subscriptions_created_by", "created_by"),
+)
+
+# What a process needs to send the events of a subscription: when there is something to do, and who does it until when.
+delivery_queues = Table(
+    "delivery_queues",
+    metadata,
+    Column("subscription_id", ForeignKey(subscriptions.c.id, ondelete="CASCADE"), primary_key=True),
+    # NULL where nothing waits.
+    Column("due_time", BigInteger),
+    Column("lease", CodePointText),
+    Column("leased_until", BigInteger),
+    # Since when no attempt has succeeded.
+    Column("failing_since", BigInteger),
+    Index("ix_delivery_queues_due_time", "due_time"),
+)
+
+# Events that are to be sent or were, by subscription, until `gc` removes them; of attempts, the newest one.
+# `tried_since` is the time of the first one since the event was queued.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("subscription_id", ForeignKey(subscriptions.c.id, ondelete="CASCADE"), nullable=False),
+    Column("event_key", BigInteger, nullable=False),
+    Column("event_id", CodePointText, nullable=False),
+    Column("event_type", SmallInteger, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("queued_time", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("tried_since", BigInteger),
+    Column("attempt_time", BigInteger),
+    Column("duration_ms", Integer),
+    Column("http_status", Integer),
+    Column("answer", LargeBinary),
+    Column("error", CodePointText),
+    Column("next_time", BigInteger),
+    UniqueConstraint("subscription_id", "event_id"),
+    Index("ix_deliveries_subscription_id_state_id", "subscription_id", "state", "id"),
+    Index("ix_deliveries_subscription_id_id", "subscription_id", "id"),
+)
+
+# One row, made by the migration: the key up to which events were queued for subscriptions.
+event_fan_out = Table(
+    "event_fan_out",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+
 # One row, made by the migration: the secret with which keys of these tables are encrypted in what callers are given.
 opaque_keys = Table(
     "opaque_keys",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from server.storage.sql import (
     branch_policies,
+    deliveries,
     event_expiry,
     event_log,
     files,
@@ -18,6 +19,7 @@ from server.storage.sql import (
     promotion_requests,
     promotions_in_order,
     recalls,
+    subscriptions,
     tenures,
     versions,
 )
@@ -64,11 +66,18 @@ class SqlReader(UnitOfWork):
     list_promotion_requests = promotion_requests.list_promotion_requests
 
     list_events = event_log.list_events
+    find_event = event_log.find_event
     event_key = event_log.event_key
     event_cursor = event_log.event_cursor
     require_event = event_log.require_event
 
     grantees = grants.grantees
+    find_subscription = subscriptions.find_subscription
+    list_subscriptions = subscriptions.list_subscriptions
+    count_subscriptions = subscriptions.count_subscriptions
+    list_deliveries = deliveries.list_deliveries
+    delivery_work = deliveries.delivery_work
+
     get_role = grants.get_role
     owners = grants.owners
     get_folder_policy = folder_policies.get_folder_policy
@@ -106,6 +115,25 @@ class SqlTransaction(SqlReader):
     lock_promotion_request = promotion_requests.lock_promotion_request
     add_review = promotion_requests.add_review
     close_promotion_request = promotion_requests.close_promotion_request
+
+    lock_subscriptions = subscriptions.lock_subscriptions
+    add_subscription = subscriptions.add_subscription
+    lock_subscription = subscriptions.lock_subscription
+    change_subscription = subscriptions.change_subscription
+    set_secret = subscriptions.set_secret
+    remove_subscription = subscriptions.remove_subscription
+    fan_out = deliveries.fan_out
+    lease_queues = deliveries.lease_queues
+    next_delivery = deliveries.next_delivery
+    begin_attempt = deliveries.begin_attempt
+    drop_delivery = deliveries.drop_delivery
+    end_attempt = deliveries.end_attempt
+    failing_since = deliveries.failing_since
+    hold_back = deliveries.hold_back
+    give_back = deliveries.give_back
+    requeue = deliveries.requeue
+    requeue_behind = deliveries.requeue_behind
+    remove_old_deliveries = deliveries.remove_old_deliveries
 
     set_grant = grants.set_grant
     remove_grant = grants.remove_grant

@@ -11,6 +11,7 @@ from modelregistry.v1 import model_pb2 as _model_pb2
 from modelregistry.v1 import promotion_pb2 as _promotion_pb2
 from modelregistry.v1 import promotion_request_pb2 as _promotion_request_pb2
 from modelregistry.v1 import recall_service_pb2 as _recall_service_pb2
+from modelregistry.v1 import subscription_pb2 as _subscription_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -28,9 +29,9 @@ class Event(_message.Message):
     and none for a call that put nothing on record.
 
     Who may see one now is asked when it is told. An event of a model is told to its viewers, with two exceptions: grants
-    are told to owners of the model or folder, and so is where a call came from. Policies of folders are told to owners of
-    the folder, requests to change them to all who have a role on it, and principals that are disabled or enabled to
-    administrators.
+    and subscriptions are told to owners of the model or folder, and so is where a call came from. Policies of folders are
+    told to owners of the folder, requests to change them to all who have a role on it, and principals that are disabled or
+    enabled to administrators.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -64,6 +65,7 @@ class Event(_message.Message):
     | `modelregistry.promotion_request.created.v1`, `modelregistry.promotion_request.reviewed.v1`, `modelregistry.promotion_request.withdrawn.v1`, `modelregistry.promotion_request.promoted.v1`, `modelregistry.promotion_request.expired.v1` | `promotion_request` |
     | `modelregistry.grant.changed.v1` | `grant_change` |
     | `modelregistry.principal.disabled.v1`, `modelregistry.principal.enabled.v1` | `principal` |
+    | `modelregistry.subscription.created.v1`, `modelregistry.subscription.changed.v1`, `modelregistry.subscription.deleted.v1` | `subscription` |
     """
     actor: _builtins.str
     """Output only. The principal whose call it was, such as `user:jane`; empty of what has no caller, such as a request that
@@ -157,6 +159,7 @@ class EventSubject(_message.Message):
     PROMOTION_REQUEST_FIELD_NUMBER: _builtins.int
     GRANT_CHANGE_FIELD_NUMBER: _builtins.int
     PRINCIPAL_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.Model:
         """Output only. The model that was created."""
@@ -199,6 +202,10 @@ class EventSubject(_message.Message):
     def principal(self) -> _access_service_pb2.DisabledPrincipal:
         """Output only. The principal; without a reason if it was enabled."""
 
+    @_builtins.property
+    def subscription(self) -> _subscription_pb2.Subscription:
+        """Output only. The subscription; of one that was deleted, as it was before."""
+
     def __init__(
         self,
         *,
@@ -211,12 +218,13 @@ class EventSubject(_message.Message):
         promotion_request: _promotion_request_pb2.PromotionRequest | None = ...,
         grant_change: _access_service_pb2.GrantChange | None = ...,
         principal: _access_service_pb2.DisabledPrincipal | None = ...,
+        subscription: _subscription_pb2.Subscription | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["branch_policy", b"branch_policy", "folder_policy", b"folder_policy", "grant_change", b"grant_change", "model", b"model", "principal", b"principal", "promotion", b"promotion", "promotion_request", b"promotion_request", "type", b"type", "version", b"version", "yank", b"yank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch_policy", b"branch_policy", "folder_policy", b"folder_policy", "grant_change", b"grant_change", "model", b"model", "principal", b"principal", "promotion", b"promotion", "promotion_request", b"promotion_request", "subscription", b"subscription", "type", b"type", "version", b"version", "yank", b"yank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_policy", b"branch_policy", "folder_policy", b"folder_policy", "grant_change", b"grant_change", "model", b"model", "principal", b"principal", "promotion", b"promotion", "promotion_request", b"promotion_request", "type", b"type", "version", b"version", "yank", b"yank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_policy", b"branch_policy", "folder_policy", b"folder_policy", "grant_change", b"grant_change", "model", b"model", "principal", b"principal", "promotion", b"promotion", "promotion_request", b"promotion_request", "subscription", b"subscription", "type", b"type", "version", b"version", "yank", b"yank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["model", "version", "promotion", "yank", "branch_policy", "folder_policy", "promotion_request", "grant_change", "principal"]  # noqa: Y015
+    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["model", "version", "promotion", "yank", "branch_policy", "folder_policy", "promotion_request", "grant_change", "principal", "subscription"]  # noqa: Y015
     _WhichOneofArgType_type: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_type) -> _WhichOneofReturnType_type | None: ...
 

@@ -1,0 +1,201 @@
+"""Webhooks go to public addresses alone, and to the very address that was looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+from pathlib import Path
+
+import pytest
+
+from server.core.webhooks import WebhookRules
+from server.delivery.addresses import Address, is_permitted, is_public
+from server.delivery.sender import Sender
+from server.storage.contract import AttemptEnd
+from tests.certificates import Authority
+from tests.delivery.conftest import Receive
+from tests.delivery.receiver import Answer, Receiver
+from tests.rpc.harness import WEBHOOKS
+
+REFUSED = (
+    *("0.0.0.0", "127.0.0.1", "127.255.255.254", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1"),
+    # Metadata of clouds: link-local, shared, Azure's.
+    *("169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254"),
+    *("100.64.0.1", "192.0.2.1", "198.18.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.1", "240.0.0.1"),
+    *("255.255.255.255", "::", "::1", "fe80::1", "fc00::1", "fd12::1", "ff02::1", "2001:db8::1", "3fff::1", "100::1"),
+    # The same as IPv4-mapped and IPv4-compatible ones, by NAT64, 6to4 and Teredo.
+    *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1", "::ffff:0:127.0.0.1"),
+    *("64:ff9b::127.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "64:ff9b:1::8.8.8.8"),
+    *("2002:7f00:1::", "2002:a9fe:a9fe::1", "2001:0:7f00:1::", "2001::f5ff:fffe"),
+)
+PUBLIC = ("8.8.8.8", "93.184.215.14", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8")
+
+
+def send(
+    url: str, allowed: WebhookRules = WEBHOOKS, headers: dict[str, str] | None = None, **options: object
+) -> AttemptEnd:
+    async def once() -> AttemptEnd:
+        sender = Sender(allowed, **options)  # type: ignore[arg-type]
+        try:
+            return await sender.send(url, headers or {}, b"{}")
+        finally:
+            sender.close()
+
+    return asyncio.run(once())
+
+
+def resolving(*answers: list[str]) -> object:
+    """A resolver that answers each look-up with the next of these, and the last one from then on."""
+    left = list(answers)
+
+    async def resolve(_: str) -> list[Address]:
+        return [ipaddress.ip_address(each) for each in (left.pop(0) if len(left) > 1 else left[0])]
+
+    return resolve
+
+
+def test_only_public_addresses_are_public() -> None:
+    assert [each for each in REFUSED if is_public(ipaddress.ip_address(each))] == []
+    assert [each for each in PUBLIC if not is_public(ipaddress.ip_address(each))] == []
+
+
+def test_a_network_that_the_operator_names_is_permitted_in_each_form_and_no_other_is() -> None:
+    networks = [ipaddress.ip_network("10.0.0.0/8")]
+    for permitted in ("10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::10.1.2.3", "8.8.8.8"):
+        assert is_permitted(ipaddress.ip_address(permitted), networks), permitted
+    for refused in ("11.0.0.0", "127.0.0.1", "::ffff:192.168.0.1"):
+        assert is_permitted(ipaddress.ip_address(refused), networks) == (refused == "11.0.0.0"), refused
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "localhost"])
+def test_nothing_is_sent_to_this_machine_unless_the_operator_permits_it(host: str, receive: Receive) -> None:
+    receiver = receive()
+    allowed = WebhookRules(allow_http=True, ports=frozenset({receiver.port}))
+    end = send(f"http://{host}:{receiver.port}/", allowed)
+    assert end.error == "the name of its host stands for an address that webhooks may not go to"
+    assert receiver.is_idle
+
+
+def test_a_name_that_changes_after_it_was_looked_up_leads_nowhere_else(receive: Receive) -> None:
+    """It is looked up once: what it stands for when the connection is made is not asked."""
+    receiver = receive()
+    lookups = []
+
+    async def rebinding(host: str) -> list[Address]:
+        lookups.append(host)
+        return [ipaddress.ip_address("127.0.0.1" if len(lookups) == 1 else "10.255.255.1")]
+
+    end = send(f"http://rebinding.example:{receiver.port}/", resolve=rebinding)
+    assert end.http_status == 204
+    assert lookups == ["rebinding.example"]
+    # The receiver is told the name.
+    assert receiver.next().headers["host"] == f"rebinding.example:{receiver.port}"
+
+
+def test_a_name_that_also_stands_for_a_refused_address_is_refused(receive: Receive) -> None:
+    receiver = receive()
+    end = send(f"http://mixed.example:{receiver.port}/", resolve=resolving(["127.0.0.1", "169.254.169.254"]))
+    assert end.error is not None
+    assert "169.254" not in end.error
+    assert receiver.is_idle
+
+
+def test_the_next_address_is_tried_where_nobody_listens(receive: Receive) -> None:
+    receiver = receive()
+    end = send(f"http://two.example:{receiver.port}/", resolve=resolving(["127.0.0.9", "127.0.0.1"]))
+    assert end.http_status == 204
+
+
+def test_proxies_of_the_environment_are_ignored(receive: Receive, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy, receiver = receive(), receive()
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert send(receiver.url).http_status == 204
+    assert proxy.is_idle
+
+
+def test_the_certificate_must_be_that_of_the_name_and_not_of_the_address(receive: Receive, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(*authority.issue("receiver"))
+    shown: list[str | None] = []
+    serving.sni_callback = lambda _, name, __: shown.append(name)
+    receiver = receive(tls=serving)
+    trusting = ssl.create_default_context(cafile=str(authority.cert))
+
+    good = send(f"https://localhost:{receiver.port}/", tls=trusting, resolve=resolving(["127.0.0.1"]))
+    assert good.http_status == 204
+    # It also names the address, which is not asked.
+    other = send(f"https://other.example:{receiver.port}/", tls=trusting, resolve=resolving(["127.0.0.1"]))
+    assert other.http_status is None
+    assert "CERTIFICATE_VERIFY_FAILED" in (other.error or "")
+    assert shown == ["localhost", "other.example"]
+    assert send(f"https://localhost:{receiver.port}/", resolve=resolving(["127.0.0.1"])).http_status is None
+
+
+def test_of_what_is_not_public_nothing_is_kept_but_the_status(receive: Receive) -> None:
+    receiver = receive(lambda _: Answer(500, body=b"a secret"))
+    end = send(receiver.url)
+    assert (end.http_status, end.answer, end.error) == (500, None, None)
+
+
+def test_a_receiver_that_speaks_no_http_is_not_quoted() -> None:
+    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def once() -> AttemptEnd:
+        server = await asyncio.start_server(speak, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            return await Sender(WEBHOOKS).send(f"http://127.0.0.1:{port}/", {}, b"{}")
+
+    end = asyncio.run(once())
+    assert end.error == "the connection ended, or what was answered is not HTTP"
+
+
+def test_a_receiver_that_drips_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is for all of it, however often something comes."""
+    monkeypatch.setattr("server.delivery.sender.ANSWER_SECONDS", 0.5)
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        while not writer.is_closing():
+            writer.write(b"x: y\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    async def once() -> AttemptEnd:
+        server = await asyncio.start_server(drip, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        end = await Sender(WEBHOOKS).send(f"http://127.0.0.1:{port}/", {}, b"{}")
+        server.close()
+        return end
+
+    assert "no answer within" in (asyncio.run(once()).error or "")
+
+
+def test_a_host_that_stands_for_nothing_is_told() -> None:
+    async def nothing(_: str) -> list[Address]:
+        raise OSError("no such name")
+
+    assert send("https://nowhere.example/", resolve=nothing).error == "the name of its host stands for no address"
+
+
+def test_what_the_operator_has_forbidden_since_is_not_sent(receive: Receive) -> None:
+    receiver = receive()
+    for allowed in (
+        WebhookRules(ports=WEBHOOKS.ports, networks=WEBHOOKS.networks),
+        WebhookRules(allow_http=True, networks=WEBHOOKS.networks),
+    ):
+        assert (send(receiver.url, allowed).error or "").startswith("its URL must")
+    assert receiver.is_idle
+
+
+def test_a_closed_port_is_a_failure() -> None:
+    with Receiver() as closed:
+        pass
+    assert (send(closed.url).error or "").startswith("there was no connection")
