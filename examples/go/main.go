@@ -1,4 +1,4 @@
-// Promotes a model version from one model into another, as examples/README.md says.
+// Promotes a model version from one model into another, or watches what is promoted into one, as examples/README.md says.
 package main
 
 import (
@@ -16,6 +16,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	_ "google.golang.org/grpc/health" // without it the service config's healthCheckConfig says nothing
 	"google.golang.org/grpc/keepalive"
@@ -33,19 +35,24 @@ var serviceConfig string
 
 func main() {
 	log.SetFlags(0)
-	if err := run(context.Background()); err != nil {
+	if err := run(context.Background(), os.Args[1:]); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context) error {
-	conn, err := connect(os.Getenv("MODELREGISTRY_TARGET"), os.Getenv("MODELREGISTRY_TOKEN"), os.Getenv("MODELREGISTRY_CA_CERT"))
+func run(ctx context.Context, args []string) error {
+	conn, err := connect(os.Getenv("MODELREGISTRY_TARGET"), os.Getenv("MODELREGISTRY_CA_CERT"))
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	client := registry.NewModelServiceClient(conn)
+	if len(args) > 1 && args[0] == "watch" {
+		return watch(ctx, registry.NewEventServiceClient(conn), args[1], args[2:]...)
+	}
+	return promoteWide(ctx, registry.NewModelServiceClient(conn))
+}
 
+func promoteWide(ctx context.Context, client registry.ModelServiceClient) error {
 	folder := "ri.compass.main.folder." + uuid.NewString()
 	staging, err := createModel(ctx, client, "staging", folder)
 	if err != nil {
@@ -101,24 +108,36 @@ func run(ctx context.Context) error {
 }
 
 // connect opens a connection with TLS, the token, and the service config that comes with the protos.
-func connect(target, token, caFile string) (*grpc.ClientConn, error) {
+func connect(target, caFile string) (*grpc.ClientConn, error) {
 	tls, err := credentials.NewClientTLSFromFile(caFile, "")
 	if err != nil {
 		return nil, err
 	}
+	// By default, a server that was away for long is looked for every two minutes.
+	reconnect := backoff.DefaultConfig
+	reconnect.MaxDelay = 10 * time.Second
 	return grpc.NewClient(target,
 		grpc.WithTransportCredentials(tls),
-		grpc.WithPerRPCCredentials(bearer(token)),
+		grpc.WithPerRPCCredentials(bearer{}),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, PermitWithoutStream: true}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: 20 * time.Second}),
 	)
 }
 
-// bearer is a token that goes with each call.
-type bearer string
+// bearer sends the token with each call: the one in a file that somebody renews, if there is one.
+type bearer struct{}
 
-func (token bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	return map[string]string{"authorization": "Bearer " + string(token)}, nil
+func (bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	token := os.Getenv("MODELREGISTRY_TOKEN")
+	if file := os.Getenv("MODELREGISTRY_TOKEN_FILE"); file != "" {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return nil, status.Error(codes.Unauthenticated, err.Error())
+		}
+		token = strings.TrimSpace(string(content))
+	}
+	return map[string]string{"authorization": "Bearer " + token}, nil
 }
 
 func (bearer) RequireTransportSecurity() bool { return true }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -22,7 +23,16 @@ ROOT = Path(__file__).parents[2]
 # A cold build downloads what it needs.
 BUILD_SECONDS = 600
 
-Built = Callable[[str], tuple[Path, list[str]]]
+
+class Example(NamedTuple):
+    """An example that was built: where, and the lines that run its programs, and its watchers."""
+
+    folder: Path
+    programs: list[str]
+    watchers: list[str]
+
+
+Built = Callable[[str], Example]
 
 
 @dataclass(frozen=True)
@@ -56,18 +66,18 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Builds an example in a copy of its folder, once; returns that folder, and the lines that run its programs."""
+    """Builds an example in a copy of its folder, once."""
 
     @cache
-    def build(language: str) -> tuple[Path, list[str]]:
+    def build(language: str) -> Example:
         folder = tmp_path_factory.mktemp("examples") / language
         tracked = pasted("git ls-files", ROOT / "examples" / language).stdout.split()
         for name in tracked:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / "examples" / language / name, folder / name)
-        make, run = shell_blocks((folder / "README.md").read_text())
+        make, run, *watch = shell_blocks((folder / "README.md").read_text())
         pasted(make, folder)
-        return folder, run.splitlines()
+        return Example(folder, run.splitlines(), "".join(watch).splitlines())
 
     return build
 

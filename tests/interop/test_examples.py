@@ -44,9 +44,9 @@ pytestmark = pytest.mark.timeout(BUILD_SECONDS)
 def line(request: pytest.FixtureRequest, built: Built) -> tuple[str, Path]:
     """What runs each program in turn, and where."""
     language, name = request.param
-    folder, lines = built(language)
-    [line] = [line for line in lines if name in line]
-    return line, folder
+    example = built(language)
+    [line] = [line for line in example.programs if name in line]
+    return line, example.folder
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_every_program_of_every_example_is_run(built: Built) -> None:
     folders = {path.name for path in (ROOT / "examples").iterdir() if path.is_dir()}
     assert folders == set(PROGRAMS)
     for language, programs in PROGRAMS.items():
-        assert len(built(language)[1]) == len(programs)
+        assert len(built(language).programs) == len(programs)
 
 
 def test_all_read_the_same_version(program: Callable[..., Any], service: Service) -> None:
