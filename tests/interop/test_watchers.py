@@ -296,7 +296,8 @@ def test_one_that_would_fail_again_ends_and_says_why(
 
 def test_curl_goes_on_behind_the_last_event_id(stand: Stand, tmp_path: Path) -> None:
     command = (
-        'exec curl -sS -N --cacert "$MODELREGISTRY_CA_CERT" -H "Authorization: Bearer $(cat "$MODELREGISTRY_TOKEN_FILE")"'
+        'exec curl -sS -N --cacert "$MODELREGISTRY_CA_CERT"'
+        ' -H "Authorization: Bearer $(cat "$MODELREGISTRY_TOKEN_FILE")"'
         ' -H "Accept: text/event-stream" -H "Last-Event-ID: $CURSOR"'
         f' "$MODELREGISTRY_URL/api/v2/events?modelRid=$MODEL&types={PROMOTED}"'
     )
@@ -316,16 +317,15 @@ def test_curl_goes_on_behind_the_last_event_id(stand: Stand, tmp_path: Path) -> 
 
     cursor = stand.cursor()
     promoted = [stand.promote(), stand.promote()]
-    told = []
     with running(command, tmp_path, **stand.variables(), CURSOR=cursor) as curl:
-        for cursor, rid in itertools.islice(events(curl), 2):
-            told.append(rid)
+        seen = list(itertools.islice(events(curl), 2))
         stand.server.stop()
         # The end of the stream is the end of the call, in order.
         assert any("ServerStopping" in line for line in curl.rest_printed())
         assert curl.process.wait(DEADLINE_SECONDS) == 0
     stand.start()
     promoted += [stand.promote()]
-    with running(command, tmp_path, **stand.variables(), CURSOR=cursor) as curl:
-        told.append(next(events(curl))[1])
-    assert [f"master {number} {rid}" for number, rid in enumerate(told, start=1)] == promoted
+    last_cursor, _ = seen[-1]
+    with running(command, tmp_path, **stand.variables(), CURSOR=last_cursor) as curl:
+        seen.append(next(events(curl)))
+    assert [f"master {number} {rid}" for number, (_, rid) in enumerate(seen, start=1)] == promoted
