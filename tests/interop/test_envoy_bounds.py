@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import queue
 import socket
@@ -25,9 +26,11 @@ from modelregistry.v1.model_pb2 import Model
 from modelregistry.v1.model_service_pb2 import DownloadModelFilesRequest, UploadModelFilesRequest
 from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from server.rpc import transfers
+from server.rpc.event_watch import WatchLimits
 from tests.interop.envoy import ENVOY, FILE, PLAIN, Change, Configuration, Proxy, envoy, from_another_address, shorten
 from tests.processes import DEADLINE_SECONDS, Server, until
 from tests.rpc.harness import User, path_of
+from tests.rpc.watching import watching
 
 OTHER_ADDRESS = "127.0.0.2"
 CALLS = 5
@@ -140,7 +143,7 @@ def test_calls_whose_message_never_comes_end_whatever_deadline_they_have(
     server: Server, proxied: Proxied, of: str, deadline: float | None
 ) -> None:
     def change(config: Configuration) -> None:
-        _, read, write = config.routes("grpc")
+        _, _, read, write = config.routes("grpc")
         assert read["max_stream_duration"] is write["max_stream_duration"]
         shorten(read["max_stream_duration"], of)
 
@@ -270,7 +273,7 @@ def test_a_slow_transfer_goes_on_when_its_connection_and_every_unary_call_would_
 ) -> None:
     def change(config: Configuration) -> None:
         shorten(config.http("grpc")["common_http_protocol_options"], "max_connection_duration", "idle_timeout")
-        shorten(config.routes("grpc")[1]["max_stream_duration"], "max_stream_duration")
+        shorten(config.routes("grpc")[2]["max_stream_duration"], "max_stream_duration")
         # What is left for streams that run, if anything were to end them.
         config.http("grpc")["drain_timeout"] = "1s"
 
@@ -291,6 +294,47 @@ def test_a_slow_transfer_goes_on_when_its_connection_and_every_unary_call_would_
             until(lambda: aged() > before)  # noqa: B023
             upload.send(b"y" * 2**20)
         assert upload.finish()
+
+
+def test_streams_of_events_go_on_when_their_connection_and_every_unary_call_would_have_ended(
+    server: Server, proxied: Proxied
+) -> None:
+    def change(config: Configuration) -> None:
+        for listener in ("grpc", "http"):
+            shorten(config.http(listener)["common_http_protocol_options"], "max_connection_duration", "idle_timeout")
+            config.http(listener)["drain_timeout"] = "1s"
+        _, _, read, write = config.routes("grpc")
+        assert read["max_stream_duration"] is write["max_stream_duration"]
+        shorten(read["max_stream_duration"], "max_stream_duration")
+        shorten(config.http("grpc"), "stream_idle_timeout")
+        # Those of all routes over HTTP but that of the stream.
+        for route in config.routes("http")[1:]:
+            shorten(route, "timeout", "idle_timeout")
+
+    proxy = proxied(change)
+    with ExitStack() as stack:
+        user = stack.enter_context(user_at(proxy.target, server))
+        model = user.create_model("watched through a proxy")
+        watch = stack.enter_context(watching(user, model_rid=model.rid))
+        watch.bookmark()
+        over_http = HTTPConnection(*proxy.http, timeout=DEADLINE_SECONDS)
+        stack.callback(over_http.close)
+        headers = {"Authorization": f"Bearer {server.token()}", "Accept": "text/event-stream"}
+        over_http.request("GET", f"/api/v2/events?modelRid={model.rid}", headers=headers)
+        stream = over_http.getresponse()
+        assert stream.status == 200
+        for _ in range(2):
+            # The call takes as long as Envoy lets it.
+            half_open = user.channel.stream_unary(path_of("GetBranch")).future(iter(queue.SimpleQueue().get, None))
+            assert half_open.exception(DEADLINE_SECONDS)
+            for listener in ("grpc", "http"):
+                until(lambda: counted(proxy, f"http.{listener}.downstream_cx_max_duration_reached") > 0)  # noqa: B023
+            version = user.create_version(model)
+            assert watch.next_event().model_version_rid == version.rid
+            # It comes at once, and not when some buffer is full.
+            told = iter(stream.readline, b"")
+            [data] = itertools.islice((line for line in told if line.startswith(b"data:")), 1)
+            assert json.loads(data.removeprefix(b"data:"))["modelVersionRid"] == version.rid
 
 
 def counted(proxy: Proxy, name: str) -> int:
@@ -344,10 +388,13 @@ def test_calls_are_refused_at_once_while_memory_is_short(server: Server, proxied
 
 def test_what_the_servers_bound_envoy_leaves_to_them() -> None:
     """Their answers are more precise, so Envoy's bounds are the longer ones."""
-    files, *_ = Configuration().routes("grpc")
+    files, watch, *_ = Configuration().routes("grpc")
     assert seconds(files["idle_timeout"]) > transfers.IDLE_SECONDS
     assert seconds(files["max_stream_duration"]["max_stream_duration"]) > transfers.TRANSFER_SECONDS
     assert seconds(files["max_stream_duration"]["grpc_timeout_header_max"]) > transfers.TRANSFER_SECONDS
+    events, *_ = Configuration().routes("http")
+    for stream in (watch, events):
+        assert seconds(stream["idle_timeout"]) > 2 * WatchLimits().bookmark_seconds
 
 
 def seconds(duration: str) -> float:
