@@ -61,7 +61,7 @@ def command(request: pytest.FixtureRequest) -> Sequence[str | Path]:
     """The load program in each language."""
     if request.param == "python":
         return sys.executable, "-m", "tests.interop.balance.load"
-    folder, _ = request.getfixturevalue("built")("go")
+    folder = request.getfixturevalue("built")("go").folder
     (folder / "load").mkdir(exist_ok=True)
     shutil.copy(HERE / "balance/load.go", folder / "load/main.go")
     pasted("go build -o bin/load ./load", folder)
