@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -252,7 +253,8 @@ def test_watchers_and_readers_of_two_servers_are_told_everything_once(
             user, branch = (here, there)[number % 2], f"branch-{number % 3}"
             rids = []
             for _ in range(PROMOTIONS_OF_EACH):
-                rids.append(user.promote(source, target, branch=branch).rid)
+                # With an id, which a server repeats by itself where a connection was taken from it in a COMMIT.
+                rids.append(user.promote(source, target, branch=branch, request_id=str(uuid.uuid4())).rid)
                 # Not all the time, which would leave the servers no connection.
                 if number == 0:
                     pooler.replace_server_connections()
