@@ -49,6 +49,8 @@ def test_its_java_client_has_all_operations_and_schemas_and_compiles(folder: Pat
             assert re.search(rf" {name[0].lower()}{name[1:]}\(", apis), name
     for keyed in ("promoteVersion", "batchPromoteVersions", "rollbackBranch"):
         assert re.search(rf" {keyed}\([^)]*UUID idempotencyKey[,)]", apis), keyed
-    assert {*DOCUMENT["components"]["schemas"]} <= {path.stem for path in (sources / "model").glob("*.java")}
+    # An answer that says nothing is an Object there.
+    schemas = {name for name, schema in DOCUMENT["components"]["schemas"].items() if schema.get("properties") != {}}
+    assert schemas <= {path.stem for path in (sources / "model").glob("*.java")}
 
     pasted("mvn -q -B compile", folder / "java")
