@@ -111,6 +111,7 @@ def test_whatever_is_sent_at_once_is_carried_out_once(replicas: Registries) -> N
     added = {table: count - rows_before[table] for table, count in row_counts(replicas.url).items()}
     assert {table: count for table, count in added.items() if count} == {
         "versions": made,
+        "events": made,
         "promotions": made,
         "requests": len(repeatable),
     }

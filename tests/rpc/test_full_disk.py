@@ -52,6 +52,9 @@ def give_up(url: str, free: list[int]) -> Callable[[], None]:
     return lambda: os.truncate(Path(f"{url.removeprefix('sqlite:///')}-reserve"), 0)
 
 
+HOOK = "https://receiver.example/hook"
+
+
 def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
     registry: Registry, give_up: Callable[[], None]
 ) -> None:
@@ -75,6 +78,8 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
     change = PolicyChange(
         branch=SetBranchPolicyRequest(model_rid=model.rid, branch="release", clear_fields=["approvals"])
     )
+    subscribed = admin("CreateSubscription", resource_rid=model.rid, url=HOOK).subscription
+    cursor = admin("ListEvents").cursor
     give_up()
 
     refused = {
@@ -95,6 +100,10 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
         "SetFolderPolicy": {"folder_rid": FOLDER, "new_model_owner": NEW_MODEL_OWNER_FOLDER},
         "TransferOwnership": {"resource_rid": model.rid, "principal": "user:joe"},
         "EnablePrincipal": {"principal": "user:joe"},
+        "CreateSubscription": {"resource_rid": model.rid, "url": HOOK},
+        "UpdateSubscription": {"subscription_rid": subscribed.rid, "description": "another"},
+        "RotateSubscriptionSecret": {"subscription_rid": subscribed.rid},
+        "RedeliverEvents": {"subscription_rid": subscribed.rid, "after_cursor": cursor},
     }
     failures = [admin.failure(rpc, **fields) for rpc, fields in refused.items()]
     with pytest.raises(grpc.RpcError) as upload:
@@ -107,6 +116,7 @@ def test_what_takes_something_away_goes_through_and_all_other_changes_do_not(
         "BatchRollback": {"rollbacks": [{"model_rid": model.rid, "to_version_number": 1}]},
         "YankVersion": {**of_source, "scope": YANK_SCOPE_VERSION, "reason": "poisoned"},
         "DisablePrincipal": {"principal": "user:joe", "reason": "gone"},
+        "DeleteSubscription": {"subscription_rid": subscribed.rid},
     }
     for rpc, fields in allowed.items():
         admin(rpc, **fields)

@@ -12,6 +12,7 @@ from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from modelregistry.v1.promotion_pb2 import PROMOTION_KIND_PROMOTION, BranchPolicy, Promotion
 from modelregistry.v1.promotion_request_pb2 import REVIEW_VERDICT_APPROVE, PromotionReview
 from modelregistry.v1.recall_service_pb2 import YANK_SCOPE_VERSION, Yank
+from modelregistry.v1.subscription_pb2 import Subscription
 from server.core import rids
 from server.core.errors import ModelNotFound, ResourceNameAlreadyExists
 from server.storage.contract import (
@@ -74,6 +75,23 @@ def record(tx: Transaction, model_rid: str) -> None:
     period = PolicyPeriod(model_rid, revision)
     tx.add_head_api(model_rid, "master", period, HeadApi(b"api", 1, digest))
     tx.claim_request(RequestKey(ADMIN.user, "PromoteVersion", copy.rid), RequestRecord(b"digest", (copy.rid,)))
+    tx.add_subscription(
+        Subscription(
+            rid=rids.new_subscription_rid(),
+            resource_rid=model_rid,
+            url="https://a.example/",
+            state=1,
+            created_by="user:a",
+        ),
+        b"sealed",
+    )
+
+
+def deliver(repository: SqlRepository, model: Model) -> None:
+    """Queue an event for the subscriptions that there are."""
+    append(repository, builders.version(model.rid, "told"))
+    settled = repository.settled_event()
+    repository.write(lambda tx: tx.fan_out(settled.key, 10))
 
 
 def test_a_change_that_raises_leaves_every_table_as_it_was(repository: SqlRepository, migrated_url: str) -> None:
@@ -89,6 +107,7 @@ def test_a_change_that_raises_leaves_every_table_as_it_was(repository: SqlReposi
 
     repository.write(upload_one)
     repository.write(lambda tx: record(tx, model.rid))
+    deliver(repository, model)
     before = {table.name: rows(migrated_url, table) for table in tables.metadata.sorted_tables}
     assert all(before.values())
 
