@@ -22,12 +22,16 @@ class LostFuture:
         self._run("ALTER DATABASE {} RENAME TO {}", database_name(self.url), self._name)
 
     def _copied(self) -> str:
-        # A template must have no connections.
-        with psycopg.connect(self._postgres_url, autocommit=True) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s", (self._name,)
-            )
-        return create_database(self._postgres_url, template=self._name)
+        # A template must have no connections, and a server that delivers webhooks comes again and again.
+        self._run("ALTER DATABASE {} ALLOW_CONNECTIONS false", self._name)
+        try:
+            with psycopg.connect(self._postgres_url, autocommit=True) as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s", (self._name,)
+                )
+            return create_database(self._postgres_url, template=self._name)
+        finally:
+            self._run("ALTER DATABASE {} ALLOW_CONNECTIONS true", self._name)
 
     def _run(self, statement: str, *names: str) -> None:
         with psycopg.connect(self._postgres_url, autocommit=True) as connection:

@@ -159,4 +159,4 @@ def test_the_folder_of_the_numbers_is_removed_at_the_end(tmp_path: Path) -> None
 def test_the_limit_of_connections_is_that_of_all_workers(tmp_path: Path, workers: str) -> None:
     with Server(tmp_path / "server", "--workers", workers, MODELREGISTRY_METRICS_LISTEN="127.0.0.1:0") as server:
         url = server.line(METRICS_ON)
-        until(lambda: value(scrape(url), "modelregistry_database_connections_limit") == 27 * int(workers))
+        until(lambda: value(scrape(url), "modelregistry_database_connections_limit") == 32 * int(workers))
