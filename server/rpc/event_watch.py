@@ -40,7 +40,7 @@ from server.core.errors import (
 from server.rpc.held_streams import HeldStream
 from server.rules.event_sight import EventSight
 from server.rules.events import filter_of, list_events, listing_of
-from server.storage.contract import KeptEvent, LogEnd, Reader, Repository
+from server.storage.contract import EventFilter, KeptEvent, LogEnd, Reader, Repository
 from server.storage.paging import Page, PageRequest
 
 # How often it is looked for new events; and for streams that end, or want a bookmark.
@@ -306,27 +306,33 @@ class EventWatch:
         return following.key < settled.key
 
     def _tell(self, kept: Sequence[KeptEvent], live: Iterable[_Watcher], following: _Place) -> None:
-        # Callers who are one see the same.
-        views: dict[Caller, list[bytes | None]] = {}
+        # What is found out for one caller, and for one who wants the same, holds for the others.
+        told: dict[Caller, list[tuple[KeptEvent, bytes]]] = {}
+        wanted: dict[tuple[Caller, EventFilter], list[tuple[KeptEvent, bytes]]] = {}
         for watcher in live:
-            view = views.get(watcher.caller)
-            if view is None:
-                view = views[watcher.caller] = [self._message(watcher.caller, one) for one in kept]
-            for one, message in zip(kept, view, strict=True):
+            alike = (watcher.caller, watcher.wanted)
+            if watcher.caller not in told:
+                told[watcher.caller] = self._messages(watcher.caller, kept)
+            if alike not in wanted:
+                wanted[alike] = [
+                    (one, message)
+                    for one, message in told[watcher.caller]
+                    if self._sight.is_wanted(one.event, watcher.wanted)
+                ]
+            for one, message in wanted[alike]:
                 if one.key <= watcher.place.key:
                     continue
-                if message is not None and self._sight.is_wanted(one.event, watcher.wanted):
-                    if watcher.stream.waiting_bytes > LIVE_BYTES:
-                        self._let_catch_up(watcher)
-                        break
-                    self._send(watcher, message, one.event.cursor)
+                if watcher.stream.waiting_bytes > LIVE_BYTES:
+                    self._let_catch_up(watcher)
+                    break
+                self._send(watcher, message, one.event.cursor)
                 watcher.place = _Place.behind(one)
             else:
                 watcher.place = max(watcher.place, following)
 
-    def _message(self, caller: Caller, kept: KeptEvent) -> bytes | None:
-        told = self._sight.told(caller, kept)
-        return None if told is None else _message_of(told)
+    def _messages(self, caller: Caller, kept: Sequence[KeptEvent]) -> list[tuple[KeptEvent, bytes]]:
+        seen = ((one, self._sight.told(caller, one)) for one in kept)
+        return [(one, _message_of(event)) for one, event in seen if event is not None]
 
     def _let_catch_up(self, watcher: _Watcher) -> None:
         with self._lock:

@@ -130,11 +130,17 @@ class User:
         return self.send(rpc, request_of(rpc, **fields).SerializeToString())
 
     def send(self, rpc: str, request_bytes: bytes, timeout: float = DEADLINE_SECONDS) -> Any:
-        """Call an RPC with whatever bytes. Raises grpc.RpcError."""
+        """Call an RPC with whatever bytes; of a stream, return the first message. Raises grpc.RpcError."""
         method = METHODS[rpc]
-        call = self.channel.unary_unary(
-            path_of(rpc), response_deserializer=GetMessageClass(method.output_type).FromString
-        )
+        read = GetMessageClass(method.output_type).FromString
+        if method.server_streaming:
+            call = self.channel.unary_stream(path_of(rpc), response_deserializer=read)
+            stream = call(request_bytes, metadata=self.metadata, timeout=timeout)
+            try:
+                return next(stream)
+            finally:
+                stream.cancel()
+        call = self.channel.unary_unary(path_of(rpc), response_deserializer=read)
         return call(request_bytes, metadata=self.metadata, timeout=timeout)
 
     def send_parts(self, parts: Iterable[UploadModelFilesRequest]) -> UploadModelFilesResponse:

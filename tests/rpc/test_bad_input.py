@@ -36,6 +36,8 @@ OWN_CODES = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.ALREADY_EXISTS,
+    # A cursor that is none.
+    grpc.StatusCode.OUT_OF_RANGE,
 }
 FUZZ = settings(max_examples=30)
 
