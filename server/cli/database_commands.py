@@ -126,8 +126,8 @@ def gc(
     """Remove model files that no version names and no upload is about to; servers may go on meanwhile.
 
     Uploads that no version named within an hour are forgotten, and so is what was found about two Model APIs where no
-    promotion came of it. Events are removed when they are past their retention, but for the newest one. Run it as often
-    as you like, such as every hour.
+    promotion came of it. Events are removed when they are past their retention, but for the newest one, and
+    what became of deliveries after 30 days. Run it as often as you like, such as every hour.
 
     [bold]modelregistry gc[/bold]
 
@@ -152,7 +152,8 @@ def gc(
         _fail_for_now(error)
     say(
         f"removed {collected.files} files of {collected.file_bytes} bytes, {collected.objects} leftovers,"
-        f" {collected.uploads} expired uploads, {collected.verdicts} comparisons and {collected.events} events"
+        f" {collected.uploads} expired uploads, {collected.verdicts} comparisons, {collected.events} events"
+        f" and {collected.deliveries} deliveries"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from modelregistry.v1.event_service_pb2 import ListEventsRequest
 from modelregistry.v1.list_order_pb2 import LIST_ORDER_NEWEST_FIRST, LIST_ORDER_OLDEST_FIRST
 from modelregistry_client import Registry
-from server.cli.options import Output, PageSize, PageToken, option
+from server.cli.options import OldestFirst, Output, PageSize, PageToken, option
 from server.cli.output import escaped, json_text, say, show, show_rows
 from server.cli.times import time_of
 from server.codec.json_form import to_json
@@ -35,7 +35,6 @@ After = Annotated[
     str | None,
     option("--after", "Only events behind this cursor, which an event or an answer has.", metavar="CURSOR"),
 ]
-OldestFirst = Annotated[bool, option("--oldest-first", "In the order in which it is safe to go on from a cursor.")]
 
 _PREFIX, _SUFFIX = "modelregistry.", ".v1"
 

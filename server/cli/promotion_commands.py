@@ -11,6 +11,7 @@ import typer
 from google.protobuf.message import Message
 
 from modelregistry.v1.compatibility_pb2 import CompatibilityMode
+from modelregistry.v1.list_order_pb2 import LIST_ORDER_NEWEST_FIRST, LIST_ORDER_OLDEST_FIRST
 from modelregistry.v1.model_pb2 import ModelVersion
 from modelregistry.v1.model_service_pb2 import GetBranchRequest, ListModelVersionsRequest, PromoteVersionRequest
 from modelregistry.v1.promotion_pb2 import AllowedSource, AllowedSources, ApprovalRule, Principals
@@ -42,6 +43,7 @@ from server.cli.options import (
     Branch,
     ExpectedHead,
     ModelRid,
+    OldestFirst,
     Output,
     PageSize,
     PageToken,
@@ -393,12 +395,15 @@ def list_promotions(
     created_by: OfCreator = None,
     since: Since = None,
     until: Until = None,
+    oldest_first: OldestFirst = False,
     page_size: PageSize = 0,
     page_token: PageToken = None,
 ) -> Message:
     """List the promotions that you may see, newest first.
 
     [bold]modelregistry list-promotions --model ri.models.main.model.… --since 2026-11-25 --output table[/bold]
+
+    With [bold]--oldest-first[/bold], whoever goes on from the last page token later misses none.
     """
     request = ListPromotionsRequest(
         model_rid=model,
@@ -408,6 +413,7 @@ def list_promotions(
         created_by=created_by,
         start_time=time_of("--since", since),
         end_time=time_of("--until", until),
+        order=LIST_ORDER_OLDEST_FIRST if oldest_first else LIST_ORDER_NEWEST_FIRST,
         page_size=page_size,
         page_token=page_token,
     )

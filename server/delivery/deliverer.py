@@ -55,13 +55,16 @@ class Deliverer:
         make_sender: Callable[[], Sender],
         retries: Retries = Retries(),  # noqa: B008, as it is immutable
         lease: timedelta = LEASE,
+        tried: Callable[[bool], None] = lambda _: None,
     ):
+        """`tried` is told of each attempt whether it succeeded."""
         self._repository = repository
         self._acting_for = acting_for
         self._unseal = unseal
         self._make_sender = make_sender
         self._retries = retries
         self._lease = lease
+        self._tried = tried
         self._storage = ThreadPoolExecutor(STORAGE_THREADS, thread_name_prefix="deliveries")
         self._running: set[asyncio.Task[None]] = set()
         self._registry_id = ""
@@ -181,6 +184,7 @@ class Deliverer:
             attempt = await self._changing(lambda tx: take(tx, lease, self._acting_for, self._lease))
             while attempt is not None:
                 end = await self._try(attempt)
+                self._tried(end.is_success)
                 is_over = self._stopping.is_set() or time.monotonic() - began > TURN_SECONDS
                 attempt = await self._changing(
                     lambda tx, done=attempt, end=end, is_over=is_over: self._go_on(  # type: ignore[misc]

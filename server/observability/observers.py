@@ -65,6 +65,11 @@ class Observers:
 
         return promoted
 
+    def tried(self, is_success: bool) -> None:
+        """Count an attempt to deliver an event to a webhook."""
+        for each in self._counting:
+            each.tried("delivered" if is_success else "failed")
+
     def start(self, connections: Callable[[], ConnectionUse], keys_loaded_at: Callable[[], float]) -> None:
         """Begin to report, until `close`.
 

@@ -39,6 +39,9 @@ class OtlpMetrics:
         self._promotions = meter.create_counter(
             "modelregistry.promotions", "{promotion}", "Promotions that were committed."
         )
+        self._attempts = meter.create_counter(
+            "modelregistry.webhook.attempts", "{attempt}", "Attempts to deliver an event to a webhook."
+        )
         self._use: Callable[[], ConnectionUse] | None = None
         self._keys_loaded_at: Callable[[], float] | None = None
         meter.create_observable_up_down_counter(
@@ -77,6 +80,10 @@ class OtlpMetrics:
     def promoted(self, kind: str) -> None:
         """Count a promotion."""
         self._promotions.add(1, {"kind": kind})
+
+    def tried(self, outcome: str) -> None:
+        """Count an attempt to deliver."""
+        self._attempts.add(1, {"outcome": outcome})
 
     def observe(self, use: Callable[[], ConnectionUse], keys_loaded_at: Callable[[], float]) -> None:
         """Report how many connections there are, and how old the keys, from now on."""

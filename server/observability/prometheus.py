@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: calls, errors, promotions, connections to the database, the age of keys, lost log lines.
+"""Numbers for Prometheus: calls, errors, promotions, webhooks, connections to the database, keys' age, lost log lines.
 
 A call only leaves a note of itself, which costs it less than a counter of the library does; `sample` counts the notes a
 few times a second and before each answer, and shares the numbers with the other processes of the server.
@@ -36,6 +36,7 @@ _COUNTERS = {
     "grpc_server_handled": ("Calls that ended.", (*_METHOD, "grpc_code")),
     "modelregistry_errors": ("Calls that failed.", ("name",)),
     "modelregistry_promotions": ("Promotions that were committed.", ("kind",)),
+    "modelregistry_webhook_attempts": ("Attempts to deliver an event to a webhook.", ("outcome",)),
     "modelregistry_log_lines_dropped": ("Lines of the log that were dropped, as their reader had stalled.", ()),
 }
 _HISTOGRAM = "grpc_server_handling_seconds"
@@ -65,6 +66,7 @@ class Prometheus(Collector):
         self.registry.register(self)
         self._calls: list[_Calls] = []
         self._promoted: deque[str] = deque()
+        self._tried: deque[str] = deque()
         self._use: ConnectionUse | None = None
         # For the numbers; what is noted meanwhile waits in the queues.
         self._counting = Lock()
@@ -77,6 +79,8 @@ class Prometheus(Collector):
         self._dropped_before = self._numbers["modelregistry_log_lines_dropped"][()]
         for kind in kinds:
             self._numbers["modelregistry_promotions"][kind,] += 0
+        for outcome in ("delivered", "failed"):
+            self._numbers["modelregistry_webhook_attempts"][outcome,] += 0
         self._snapshot: Numbers = {}
         self.count()
 
@@ -101,6 +105,10 @@ class Prometheus(Collector):
         """Count a promotion."""
         self._promoted.append(kind)
 
+    def tried(self, outcome: str) -> None:
+        """Count an attempt to deliver."""
+        self._tried.append(outcome)
+
     def sample(self, use: ConnectionUse, keys_loaded_at: float | None = None) -> None:
         """Bring the numbers up to date, with how many connections there are, and when keys were loaded, if any were."""
         self._use = use
@@ -114,6 +122,8 @@ class Prometheus(Collector):
                 calls.count(self._numbers)
             for kind in _drained(self._promoted):
                 self._numbers["modelregistry_promotions"][kind,] += 1
+            for outcome in _drained(self._tried):
+                self._numbers["modelregistry_webhook_attempts"][outcome,] += 1
             self._numbers["modelregistry_log_lines_dropped"][()] = self._dropped_before + dropped_lines()
             snapshot = {name: counted.copy() for name, counted in self._numbers.items()} | self._gauges()
             if snapshot != self._snapshot:

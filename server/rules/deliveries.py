@@ -78,7 +78,7 @@ def take(
 def finish(tx: Transaction, attempt: Attempt, end: AttemptEnd, retries: Retries) -> bool:
     """Record how an attempt ended, and return whether it succeeded; else the lease is given back."""
     lease, delivery = attempt.lease, attempt.delivery
-    if end.http_status is not None and 200 <= end.http_status < 300 and end.error is None:
+    if end.is_success:
         tx.end_attempt(lease, delivery, end, DELIVERY_STATE_DELIVERED)
         return True
     if end.http_status == GONE:

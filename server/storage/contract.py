@@ -384,6 +384,11 @@ class AttemptEnd(NamedTuple):
     answer: bytes | None = None
     error: str | None = None
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the receiver took the event."""
+        return self.error is None and self.http_status is not None and 200 <= self.http_status < 300
+
 
 class DeliveryWork(NamedTuple):
     """Whether there are events that may have to be queued, and whether a queue is due that nobody works on."""

@@ -150,7 +150,8 @@ def test_garbage_is_collected_beside_a_running_server(server: Server, created: A
     result = run("gc", "--data-dir", server.data_dir)
 
     assert (result.returncode, result.stdout) == (0, "")
-    assert result.stderr == "removed 0 files of 0 bytes, 1 leftovers, 0 expired uploads, 0 comparisons and 0 events\n"
+    told = "0 files of 0 bytes, 1 leftovers, 0 expired uploads, 0 comparisons, 0 events and 0 deliveries"
+    assert result.stderr == f"removed {told}\n"
     assert set(registry.iterdir()) == kept
 
 
@@ -165,7 +166,7 @@ def test_events_past_their_retention_are_removed_and_counted(tmp_path: Path) -> 
 
         for days, removed in (("9", 0), ("7", count - 1), ("1", 0)):
             result = run("gc", "--data-dir", server.data_dir, "--event-retention", days)
-            assert result.stderr.endswith(f" 0 comparisons and {removed} events\n"), result
+            assert result.stderr.endswith(f" 0 comparisons, {removed} events and 0 deliveries\n"), result
         refused = run("gc", "--data-dir", server.data_dir, "--event-retention", "0")
         assert refused.returncode == 2
         assert "--event-retention" in refused.stderr

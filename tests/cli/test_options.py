@@ -82,6 +82,7 @@ CLIENT_COMMANDS: dict[str, set[str]] = {
         "--created-by",
         "--since",
         "--until",
+        "--oldest-first",
         *PAGE_OPTIONS,
     },
     "get-promotion": set(),

@@ -43,6 +43,7 @@ def test_promotions_are_listed_by_what_they_were(stages: Stages) -> None:
         (*model, "--since", LONG_AGO): [canary, first],
         (*model, "--until", LONG_AGO): [],
         (*model, "--page-size", "1"): [canary],
+        (*model, "--oldest-first"): [first, canary],
     }
     answers = side_by_side([partial(stages.server.json, "list-promotions", *options) for options in filters])
     assert [[record["rid"] for record in answer["data"]] for answer in answers] == list(filters.values())

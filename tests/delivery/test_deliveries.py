@@ -20,6 +20,7 @@ from modelregistry.v1.subscription_pb2 import (
     Delivery,
     Subscription,
 )
+from server.observability.prometheus import Prometheus
 from tests.conftest import OpenRepository
 from tests.delivery.conftest import SOON, Deliver, Receive
 from tests.delivery.receiver import Answer, Received, Receiver
@@ -28,6 +29,7 @@ from tests.rpc.harness import Registry, User
 
 PROMOTED = "modelregistry.version.promoted.v1"
 CREATED = "modelregistry.version.created.v1"
+ATTEMPTS = "modelregistry_webhook_attempts_total"
 
 
 def subscribe(user: User, resource_rid: str, receiver: Receiver, **fields: Any) -> tuple[Subscription, str]:
@@ -111,6 +113,22 @@ def test_what_happened_before_is_not_sent(admin: User, deliver: Deliver, receive
     _, secret = subscribe(admin, model.rid, receiver)
     after = admin.create_version(model)
     assert receiver.next().event(secret)["modelVersionRid"] == after.rid
+
+
+def test_attempts_are_counted(admin: User, deliver: Deliver, receive: Receive) -> None:
+    statuses = iter([500, 503])
+    receiver, model = receive(lambda _: Answer(next(statuses, 200))), admin.create_model("m")
+    subscription, _ = subscribe(admin, model.rid, receiver)
+    prometheus = Prometheus([])
+    deliver(tried=lambda is_success: prometheus.tried("delivered" if is_success else "failed"))
+
+    admin.create_version(model)
+
+    become(admin, subscription, DELIVERY_STATE_DELIVERED)
+    prometheus.count()
+    outcomes = ("delivered", "failed")
+    told = [prometheus.registry.get_sample_value(ATTEMPTS, {"outcome": outcome}) for outcome in outcomes]
+    assert told == [1, 2]
 
 
 def test_a_failure_is_tried_again_with_the_same_id_until_it_is_answered(
