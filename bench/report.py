@@ -137,9 +137,23 @@ def _watched(measured: dict[str, Any]) -> str:
             f"{_median(results, 'told_p50'):.0f}",
             f"{told_p99:.0f}",
             DELIVERY.judged(told_p99),
+            f"{_median(results, 'delivered'):.0f}",
+            f"{_median(results, 'delivered_p99'):.0f}",
         ]
 
-    head = ["watchers", "database", "a second", "beside none", "goal", "events told", "p50 ms", "p99 ms", "goal"]
+    head = [
+        "watchers and a webhook",
+        "database",
+        "a second",
+        "beside none",
+        "goal",
+        "events told",
+        "p50 ms",
+        "p99 ms",
+        "goal",
+        "events delivered",
+        "p99 ms",
+    ]
     return _table(head, measured, list(WATCHED), row)
 
 

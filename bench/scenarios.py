@@ -33,7 +33,8 @@ class Scenario:
 
     `share` makes the callers ask at a fixed rate: that share of what the scenario `beside` reached in the same round.
     Without it, each asks again as soon as it is answered, and the rate is put beside that of the other scenario.
-    Meanwhile, so many `watchers` follow the models that are written to.
+    Meanwhile, so many `watchers` follow the models that are written to, and the events of so many of these are sent to
+    `webhooks`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Scenario:
     workers: int = 1
     overloads: bool = False
     watchers: int = 0
+    webhooks: int = 0
 
     @property
     def writes(self) -> bool:
@@ -124,10 +126,11 @@ SCENARIOS = (
     ),
     _promotion(
         "promote_watched",
-        f"PromoteVersion into 32 targets, {WATCHERS} watchers of these",
+        f"PromoteVersion into 32 targets, {WATCHERS} watchers of these and a webhook of one",
         _many,
         beside="promote_many",
         watchers=WATCHERS,
+        webhooks=1,
     ),
     *map(_creation, COLUMNS),
     _read(

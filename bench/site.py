@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from bench.scenarios import CALLERS, Scenario
 from bench.stock import CALLER, Stock
 from bench.tools import Tool
 from bench.void import Void, check
-from bench.watchers import watching
+from bench.watchers import Seen, watching
 from modelregistry.v1.model_pb2 import Model, ModelVersion
+from tests.delivery.receiver import Answer, Received, Receiver
 from tests.processes import Server, run
 
 _SETTLE_SECONDS = 20
@@ -34,8 +37,9 @@ _STREAMS_OF_OVERLOAD = 8
 class Site:
     """One server on one database, with its stock."""
 
-    def __init__(self, server: Server, tool: Tool, folder: Path, workers: int):
+    def __init__(self, server: Server, receiver: Receiver, tool: Tool, folder: Path, workers: int):
         self._server = server
+        self._receiver = receiver
         self._token = server.token(CALLER)
         self._channel = grpc.insecure_channel(server.address)
         self._user = server.user(self._channel, CALLER)
@@ -65,6 +69,7 @@ class Site:
             sampling(self._server.address, scenario.path, requests, self._token, **side) as sample,
             on_processors(self.workers),
             watching(self._server.address, self._token, [model.rid for model in models], scenario.watchers) as seen,
+            self._subscribed(models[: scenario.webhooks]) as delivered,
         ):
             measured = self._generator.run(self._server.address, load, seconds)
         elapsed = time.monotonic() - begin
@@ -83,6 +88,8 @@ class Site:
         }
         if scenario.watchers:
             result |= {"told": seen.events, "told_p50": seen.p50, "told_p99": seen.p99}
+        if scenario.webhooks:
+            result |= {"delivered": delivered.events, "delivered_p50": delivered.p50, "delivered_p99": delivered.p99}
         if rate is not None:
             result["asked_per_second"] = rate
         if scenario.overloads:
@@ -95,6 +102,25 @@ class Site:
         if scenario.writes:
             self._read_back(scenario, sample)
         return result
+
+    @contextmanager
+    def _subscribed(self, models: Iterable[Model]) -> Iterator[Seen]:
+        """Have the events of models sent to the receiver meanwhile. What is yielded says at the end what it saw."""
+        delivered, delays = Seen(), list[float]()
+
+        def note(received: Received) -> Answer:
+            delays.append((time.time() - datetime.fromisoformat(json.loads(received.body)["time"]).timestamp()) * 1000)
+            return Answer()
+
+        self._receiver.answer = note
+        subscribed = [
+            self._user("CreateSubscription", resource_rid=model.rid, url=self._receiver.url).subscription
+            for model in models
+        ]
+        yield delivered
+        for subscription in subscribed:
+            self._user("DeleteSubscription", subscription_rid=subscription.rid)
+        delivered.count(delays)
 
     def audit(self) -> None:
         """Read every branch that was written to from end to end. Raises Void if it lacks a number, or has too many."""
@@ -173,14 +199,16 @@ def site(tool: Tool, folder: Path, database_url: str | None, workers: int) -> It
         if migrated.returncode:
             raise RuntimeError(migrated.stderr)
     # A worker as it is where there are as many as processors, and none is in the way of those who call.
-    with on_processors(None, workers):
-        server = Server(folder / "server", *arguments)
-    with server:
-        open_site = Site(server, tool, folder, workers)
-        try:
-            yield open_site
-        finally:
-            open_site.close()
+    with Receiver() as receiver:
+        webhooks = ("--webhook-allow", "127.0.0.1/32", "--webhook-allow-http", "--webhook-ports", str(receiver.port))
+        with on_processors(None, workers):
+            server = Server(folder / "server", *arguments, *webhooks)
+        with server:
+            open_site = Site(server, receiver, tool, folder, workers)
+            try:
+                yield open_site
+            finally:
+                open_site.close()
 
 
 def _refusals(sample: Sample) -> dict[str, Any]:

@@ -31,6 +31,13 @@ class Seen:
     p50: float = 0.0
     p99: float = 0.0
 
+    def count(self, delays: Sequence[float]) -> None:
+        """Take up what was seen, by the delays of all events."""
+        ordered = sorted(delays)
+        self.events = len(ordered)
+        if ordered:
+            self.p50, self.p99 = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
+
 
 @contextmanager
 def watching(address: str, token: str, model_rids: Sequence[str], count: int) -> Iterator[Seen]:
@@ -54,8 +61,7 @@ def watching(address: str, token: str, model_rids: Sequence[str], count: int) ->
             raise RuntimeError("the watchers did not begin")
         yield seen
         process.stdin.close()
-        told = json.loads(process.stdout.readline())
-    seen.events, seen.p50, seen.p99 = told["events"], told["p50"], told["p99"]
+        seen.count(json.loads(process.stdout.readline()))
 
 
 async def _watch_all(address: str, token: str, model_rids: Sequence[str], count: int) -> list[float]:
@@ -88,14 +94,10 @@ async def _watch_all(address: str, token: str, model_rids: Sequence[str], count:
 
 
 def main() -> None:
-    """Watch until the standard input ends, and print what was seen."""
+    """Watch until the standard input ends, and print the delays of what was seen."""
     address, count, *model_rids = sys.argv[1:]
     token = sys.stdin.readline().strip()
-    delays = sorted(asyncio.run(_watch_all(address, token, model_rids, int(count))))
-    told = {"events": len(delays), "p50": 0.0, "p99": 0.0}
-    if delays:
-        told |= {"p50": delays[len(delays) // 2], "p99": delays[int(len(delays) * 0.99)]}
-    print(json.dumps(told))
+    print(json.dumps(asyncio.run(_watch_all(address, token, model_rids, int(count)))))
 
 
 if __name__ == "__main__":
