@@ -15,7 +15,7 @@ from modelregistry.v1.model_pb2 import ModelVersionSource
 from server.core import rids
 from server.core.caller import MAX_PRINCIPAL_BYTES, invisible_character
 from server.core.errors import FieldViolation, InvalidBranchName, InvalidDisplayName, InvalidPageSize, RegistryError
-from server.core.webhooks import MAX_URL_BYTES, parse_url, secret_bytes
+from server.core.webhooks import MAX_URL_BYTES, SECRET_PREFIX, parse_url, secret_bytes
 from server.validation.keywords import Keywords, keywords_of, says
 
 MAX_DISPLAY_NAME = 700
@@ -193,7 +193,16 @@ def new_grantee(value: str) -> Iterable[Broken]:
 # Webhooks
 
 
-@says({"minLength": 1, "maxLength": MAX_URL_BYTES, "pattern": "^https?://[!-~]+$"})
+# Not all that these let through is a host, but whoever reads them sees what is.
+_HOSTS = (
+    r"(?:[A-Za-z0-9_-]+\.)*[A-Za-z][A-Za-z0-9_-]*\.?",
+    r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}",
+    r"\[[0-9A-Fa-f:.]+\]",
+)
+_URL = rf"https://(?:{'|'.join(_HOSTS)})(?::[0-9]{{1,5}})?(?:[/?][!\x22$-\[\]-~]*)?"
+
+
+@says({"maxLength": MAX_URL_BYTES, "pattern": f"^{_URL}$"})
 def webhook_url(value: str) -> Iterable[Broken]:
     """Where webhooks are sent to."""
     if not value:
@@ -205,7 +214,12 @@ def webhook_url(value: str) -> Iterable[Broken]:
     return ()
 
 
-@says({"pattern": "^whsec_[A-Za-z0-9+/]{32,88}={0,2}$"})
+_SIGN = "[A-Za-z0-9+/]"
+# 24 to 64 bytes: in Base64, four signs are three of them.
+_SECRET = f"(?:{_SIGN}{{4}}){{8,21}}(?:{_SIGN}{{2}}==)?|(?:{_SIGN}{{4}}){{8,20}}{_SIGN}{{3}}="
+
+
+@says({"pattern": f"^{SECRET_PREFIX}(?:{_SECRET})$"})
 def webhook_secret(value: str) -> Iterable[Broken]:
     """What signs webhooks. What is told of a broken one has nothing of it."""
     try:

@@ -7,14 +7,19 @@ from typing import Any
 
 import schemathesis
 
-# Parts of violations of what no schema can say: what other fields are, what time it is, and what Unicode says of
-# characters.
+# Parts of violations of what no schema can say: what other fields are, what time it is, what Unicode says of characters,
+# what is a host, and where a server sends webhooks.
 UNSAYABLE = (
     "must be unique in its list",
     "by the clock of the server",
     "can never be met",
     "must not contain what is not seen",
     "is not for this kind of request",
+    "and not both",
+    "must have a host",
+    "must name a host",
+    "must name one of the ports",
+    "must be a URL: ",
 )
 
 
@@ -38,8 +43,8 @@ def what_the_schema_allows_is_taken(
     """Like schemathesis' own `positive_data_acceptance`, but for what no schema can say.
 
     Which page tokens and cursors the server handed out is that, that names are unique in their list, how many there are
-    beside what is asked of them, what time it is, which characters are not seen, what a request is for, and what
-    branches are like.
+    beside what is asked of them, what time it is, which characters are not seen, what a request is for, where webhooks
+    go, and what branches are like.
     """
     if not is_good(case) or response.status_code != 400:
         return

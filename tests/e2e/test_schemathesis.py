@@ -24,7 +24,7 @@ from tests.rpc.harness import path_of
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 CHECKS = Path(__file__).with_name("schemathesis_checks.py")
 
-# How many requests for promotion there are, of which calls end some.
+# How many requests for promotion, and subscriptions, there are, of which calls end some.
 ENDED = 20
 
 # Every check is on, but for those excluded here, and every warning is a failure.
@@ -43,6 +43,10 @@ asked.values = ["{asked}"]
 requests.values = {requests}
 branches.values = ["master"]
 numbers.values = [1]
+urls.values = ["https://hooks.example.com/registry"]
+subscriptions.values = {subscriptions}
+events.values = ["{event}"]
+cursors.values = ["{cursor}"]
 names.values = ["there"]
 
 [parameters]
@@ -54,6 +58,11 @@ names.values = ["there"]
 "path.yankRid" = {{ dictionary = "yanks", probability = 0.5 }}
 "query.parentFolderRid" = {{ dictionary = "folders", probability = 0.5 }}
 "query.name" = {{ dictionary = "names", probability = 0.5 }}
+"path.subscriptionRid" = {{ dictionary = "subscriptions", probability = 0.9 }}
+"body.url" = {{ dictionary = "urls", probability = 0.9 }}
+"body.eventIds[*]" = {{ dictionary = "events", probability = 0.9 }}
+"body.afterCursor" = {{ dictionary = "cursors", probability = 0.9 }}
+"query.resourceRid" = {{ dictionary = "models", probability = 0.5 }}
 "query.modelRid" = {{ dictionary = "models", probability = 0.5 }}
 "body.promotions[*].modelRid" = {{ dictionary = "models", probability = 0.9 }}
 "body.promotions[*].sourceModelVersionRid" = {{ dictionary = "versions", probability = 0.9 }}
@@ -95,6 +104,15 @@ parameters = {{ "path.modelRid" = {{ dictionary = "asked", probability = 0.9 }} 
 # How much of it is refused differs with all that is asked before; below, it has to be served at least once.
 warnings = false
 
+[[operations]]
+include-operation-id = ["CreateSubscription"]
+parameters = {{ "body.resourceRid" = {{ dictionary = "models", probability = 0.5 }} }}
+
+# Most of what is asked for has a cursor and names events as well.
+[[operations]]
+include-operation-id = ["RedeliverEvents"]
+warnings = false
+
 # They end those that are there.
 [[operations]]
 include-operation-id = ["ReviewPromotionRequest", "WithdrawPromotionRequest"]
@@ -131,6 +149,9 @@ def test_every_answer_to_every_kind_of_request_is_as_described(tmp_path: Path) -
             if branch != "master":
                 place = {"model_rid": asked.rid, "branch": branch}
                 requests.append(joe("CreatePromotionRequest", **place, source_model_version_rid=version.rid))
+        (event, *_) = admin("ListEvents", model_rid=model.rid).events
+        hook = {"resource_rid": asked.rid, "url": "https://hooks.example.com/registry"}
+        created = [admin("CreateSubscription", **hook).subscription for _ in range(ENDED)]
         # Hardly a change that is made up weakens this policy.
         clear = SetBranchPolicyRequest(model_rid=asked.rid, clear_fields=["approvals"])
         admin("CreatePolicyChangeRequest", policy_change=PolicyChange(branch=clear))
@@ -138,6 +159,8 @@ def test_every_answer_to_every_kind_of_request_is_as_described(tmp_path: Path) -
         there = {"folder": FOLDER, "model": model.rid, "version": version.rid, "promotion": promotion.rid}
         there |= {"yanked": yanked.rid, "yank": yank.rid, "asked": asked.rid}
         there |= {"requests": json.dumps([request.rid for request in requests])}
+        there |= {"subscriptions": json.dumps([subscription.rid for subscription in created])}
+        there |= {"event": event.id, "cursor": event.cursor}
         config.write_text(CONFIG.format(checks=CHECKS, token=server.token("admin", "risk"), **there))
 
         done = subprocess.run(
