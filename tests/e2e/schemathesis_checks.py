@@ -7,8 +7,8 @@ from typing import Any
 
 import schemathesis
 
-# Parts of violations of what no schema can say: what other fields are, what time it is, what Unicode says of characters,
-# what is a host, and where a server sends webhooks.
+# Parts of violations of what no schema can say: what other fields are, what time it is, what Unicode says of
+# characters, what is a host, and where a server sends webhooks.
 UNSAYABLE = (
     "must be unique in its list",
     "by the clock of the server",
