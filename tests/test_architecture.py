@@ -74,7 +74,7 @@ CONFINED = {
     "opentelemetry": {"observability"},
     "jwt": {"auth"},
     "cryptography": {"auth", "storage.sql", "process.healthcheck"},
-    "httpx": {"delivery"},
+    "httpcore": {"delivery"},
     "starlette": {"gateway"},
     "httptools": {"gateway.http1"},
     "uvloop": {"gateway"},

@@ -63,7 +63,7 @@ class SecretsKey:
                     return AESGCM(key).decrypt(nonce, sealed[_ID_BYTES + _NONCE_BYTES :], None)
             raise ValueError(f"{self._path} has no key {key_id.hex()}")
         except (OSError, ValueError, InvalidTag) as error:
-            log.error("a secret cannot be decrypted: %s; see --secrets-key-file", error or "it was altered")
+            log.error("a secret cannot be decrypted: %s; see --secrets-key-file", str(error) or "it was altered")
             raise SecretsUnavailable from error
 
 

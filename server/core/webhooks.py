@@ -8,10 +8,10 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+from server.core.addresses import Network, is_permitted
 
 DEFAULT_PORTS = (443, 8443)
 MAX_URL_BYTES = 2048
@@ -23,6 +23,7 @@ MAX_SECRET_BYTES = 64
 _PORTS = {"https": 443, "http": 80}
 # RFC 3986, but for the characters beyond ASCII, which every client would write in another way.
 _CHARACTERS = re.compile(r"[!-~]+")
+_BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
@@ -41,13 +42,19 @@ class WebhookRules:
     def objection(self, url: WebhookUrl) -> str | None:
         """Return what speaks against a URL here, as the end of “this field …”; None if nothing does.
 
-        What its host stands for is another matter, which is looked at each time that something is sent there.
+        What the name of a host stands for is another matter, which is looked at each time that something is sent there.
         """
         if url.scheme != "https" and not self.allow_http:
             return "must begin with https://: this server sends no webhooks without TLS"
         if url.port not in self.ports:
             ports = ", ".join(map(str, sorted(self.ports)))
             return f"must name one of the ports {ports}, not {url.port}: this server sends webhooks to no other"
+        try:
+            address = ipaddress.ip_address(url.host)
+        except ValueError:
+            return None
+        if not is_permitted(address, self.networks):
+            return f"must not lead to {address}, which is not public: this server sends no webhooks there"
         return None
 
 
@@ -76,6 +83,8 @@ def parse_url(url: str) -> WebhookUrl:
         raise ValueError("must not have user information in it, since the secret says who sends")
     if "#" in url:
         raise ValueError("must not have a fragment, which is never sent")
+    if "[" in parts.netloc and not _BRACKETED.fullmatch(parts.netloc):
+        raise ValueError("must have nothing but an address in brackets")
     if not host or port == 0 or parts.netloc.endswith(":"):
         raise ValueError("must name a host, and a port only from 1 to 65535")
     _require_host(host)

@@ -21,7 +21,7 @@ from typing import TypeVar
 from server.core.caller import Caller
 from server.core.errors import RegistryError, SecretsUnavailable
 from server.delivery.envelope import CONTENT_TYPE, body_of, signed_headers
-from server.delivery.sender import ANSWER_SECONDS, Sender
+from server.delivery.sender import ANSWER_SECONDS, WebhookSender
 from server.rules.deliveries import Attempt, Retries, fan_out, finish, take
 from server.storage.contract import AttemptEnd, QueueLease, Repository, Transaction
 
@@ -52,7 +52,7 @@ class Deliverer:
         repository: Repository,
         acting_for: Callable[[str], Caller],
         unseal: Callable[[bytes], bytes],
-        make_sender: Callable[[], Sender],
+        make_sender: Callable[[], WebhookSender],
         retries: Retries = Retries(),  # noqa: B008, as it is immutable
         lease: timedelta = LEASE,
         tried: Callable[[bool], None] = lambda _: None,
@@ -81,6 +81,7 @@ class Deliverer:
         """Begin no further attempt."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stopping.set)
+            self._loop.call_soon_threadsafe(self._wake.set)
 
     def close(self, seconds: float) -> None:
         """Stop, wait so long for the attempts that are under way, and give up those that take longer."""
@@ -112,7 +113,7 @@ class Deliverer:
         self._sender = self._make_sender()
         try:
             await asyncio.gather(
-                self._repeat(self._look, self._until_next_look), self._repeat(self._lease_queues, self._until_due)
+                self._repeat(self._look, self._until_next_look), self._repeat(self._lease_queues, self._wake.wait)
             )
             await asyncio.gather(*self._running)
         finally:
@@ -141,14 +142,6 @@ class Deliverer:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
-    async def _until_due(self) -> None:
-        stopping, waking = asyncio.ensure_future(self._stopping.wait()), asyncio.ensure_future(self._wake.wait())
-        try:
-            await asyncio.wait((stopping, waking), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            waking.cancel()
-
     async def _look(self) -> bool:
         """Queue events for subscriptions, and wake what sends; return whether there are more."""
         work = await self._asking(lambda: self._repository.read(lambda reader: reader.delivery_work()))
@@ -156,7 +149,7 @@ class Deliverer:
             self._wake.set()
         if not work.is_behind:
             return False
-        settled = await self._asking(self._repository.settled_event)
+        settled = await self._asking(self._repository.settled_event_by_now)
         more = await self._changing(lambda tx: fan_out(tx, settled))
         self._wake.set()
         return more
@@ -207,11 +200,14 @@ class Deliverer:
 
     async def _try(self, attempt: Attempt) -> AttemptEnd:
         subscription, event = attempt.delivery.subscription, attempt.event
-        secrets = filter(None, attempt.delivery.secrets)
+        secrets = attempt.delivery.secrets
         try:
-            keys = [self._unseal(sealed) for sealed in secrets]
+            keys = [self._unseal(secrets.newest)]
         except SecretsUnavailable:
-            return AttemptEnd(0, error="the server has not the key that its secret is encrypted under")
+            return AttemptEnd(error="the server does not have the key that its secret is encrypted under")
+        if secrets.previous is not None:
+            with suppress(SecretsUnavailable):
+                keys.append(self._unseal(secrets.previous))
         if not self._registry_id:
             self._registry_id = await self._asking(lambda: self._repository.read(lambda reader: reader.registry_id()))
         body = body_of(event, self._registry_id)
@@ -220,7 +216,7 @@ class Deliverer:
             "user-agent": "modelregistry",
             **signed_headers(event.id, int(time.time()), body, keys),
         }
-        end = await self._sender.send(subscription.url, headers, body)
+        end = await self._sender.send(subscription.url, headers, body, subscription.created_by)
         if end.error is not None:
             log.info("event %s was not delivered to %s: %s", event.id, subscription.rid, end.error)
         return end

@@ -1,4 +1,7 @@
-"""Sends one webhook, to an address that was looked at, and says how that ended."""
+"""Sends one webhook, to an address that was looked at, and says how that ended.
+
+httpcore speaks HTTP: no redirects, no proxies, no cookies and no logs of URLs, in which there can be secrets.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,29 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
+from contextlib import suppress
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-import httpx
+import httpcore
 
+from server.core.addresses import Address, is_permitted, is_public
 from server.core.webhooks import WebhookRules, parse_url
-from server.delivery.addresses import Address, is_permitted, is_public
 from server.storage.contract import AttemptEnd
 
 # For all of it: the look-up of the name, the connection, and the answer.
 ANSWER_SECONDS = 10.0
 # For a connection to one of several addresses.
 CONNECT_SECONDS = 4.0
-# What is kept of an answer.
+# What is read of an answer, with all that comes before its status, and what is kept of its body.
+MOST_READ_BYTES = 2**14
 MOST_ANSWER_BYTES = 1024
-# A look-up cannot be broken off, and goes on when nobody waits for it any more.
+# A look-up cannot be broken off, and goes on when nobody waits for it any more. So each principal has some of them.
 LOOKUPS = 64
+LOOKUPS_OF_EACH = 16
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +41,7 @@ log = logging.getLogger(__name__)
 Resolve: TypeAlias = Callable[[str], Awaitable[list[Address]]]
 
 
-class Sender:
+class WebhookSender:
     """Sends webhooks to where `allowed` lets them go; for one event loop.
 
     `tls` is what certificates are judged by, and `resolve` looks names up, by default as the system does.
@@ -45,89 +52,105 @@ class Sender:
     ) -> None:
         self._allowed = allowed
         self._tls = tls or ssl.create_default_context()
-        self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="webhook-lookups")
+        self._threads = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="webhook-lookups")
         self._resolve = resolve or self._look_up
+        # By principal; there are no more of these than principals with subscriptions.
+        self._free_lookups: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(LOOKUPS_OF_EACH))
 
     def close(self) -> None:
         """Look nothing up any more."""
-        self._lookups.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> AttemptEnd:
-        """Send a body to a URL, and return how that ended, after ANSWER_SECONDS at the latest. Raises nothing else."""
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes, principal: str = "") -> AttemptEnd:
+        """Send a body to a URL for a principal, and return how that ended, after ANSWER_SECONDS at the latest.
+
+        Raises nothing else.
+        """
         began = time.monotonic()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                end = await self._send(url, headers, body)
+                end = await self._send(url, headers, body, principal)
         except TimeoutError:
-            end = AttemptEnd(0, error=f"there was no answer within {ANSWER_SECONDS:.0f} s")
+            end = AttemptEnd(error=f"there was no answer within {ANSWER_SECONDS:.0f} s")
         except _NotSent as why:
-            end = AttemptEnd(0, error=str(why))
-        except httpx.ConnectError as error:
-            end = AttemptEnd(0, error=f"there was no connection: {str(error)[:200]}")
-        except httpx.TimeoutException:
-            end = AttemptEnd(0, error="there was no connection in time")
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            end = AttemptEnd(error=str(why))
+        except _TooLong:
+            end = AttemptEnd(error=f"what was answered is longer than {MOST_READ_BYTES // 1024} KiB")
+        except httpcore.ConnectError as error:
+            end = AttemptEnd(error=f"there was no connection: {str(error)[:200]}")
+        except httpcore.TimeoutException:
+            end = AttemptEnd(error="there was no connection in time")
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError, ValueError) as error:
             # Their texts can quote what was answered, which is not to be told of every address.
-            log.info("a webhook has failed", exc_info=error)
-            end = AttemptEnd(0, error="the connection ended, or what was answered is not HTTP")
+            log.info("a webhook has failed: %s", type(error).__name__)
+            end = AttemptEnd(error="the connection ended, or what was answered is not HTTP")
         return end._replace(duration_ms=round((time.monotonic() - began) * 1000))
 
-    async def _send(self, url: str, headers: Mapping[str, str], body: bytes) -> AttemptEnd:
+    async def _send(self, url: str, headers: Mapping[str, str], body: bytes, principal: str) -> AttemptEnd:
         target = parse_url(url)
         objection = self._allowed.objection(target)
         if objection is not None:
             raise _NotSent(f"its URL {objection}")
-        addresses = await self._addresses(target.host)
-        # Named as in the URL, whatever address it goes to.
-        named = {**headers, "host": urlsplit(url).netloc, "accept": "*/*", "accept-encoding": "identity"}
-        for address in addresses:
-            is_last = address is addresses[-1]
-            timeout = httpx.Timeout(ANSWER_SECONDS, connect=ANSWER_SECONDS if is_last else CONNECT_SECONDS)
-            # A client for each, which keeps neither connections nor cookies, and asks no proxy.
-            async with httpx.AsyncClient(
-                verify=self._tls, trust_env=False, follow_redirects=False, timeout=timeout
-            ) as client:
-                request = client.build_request(
-                    "POST",
-                    httpx.URL(url).copy_with(host=str(address)),
-                    headers=named,
-                    content=body,
-                    # Whose certificate it must be.
-                    extensions={"sni_hostname": target.host.removesuffix("."), "timeout": timeout.as_dict()},
-                )
-                try:
-                    response = await client.send(request, stream=True)
-                except (httpx.ConnectError, httpx.ConnectTimeout):
-                    if is_last:
-                        raise
-                    continue
-                try:
-                    return await _read(response, keeps_body=is_public(address))
-                finally:
-                    await response.aclose()
-        raise AssertionError("the last address returns or raises")
+        addresses = await self._addresses(target.host, principal)
+        parts = urlsplit(url)
+        place = httpcore.URL(
+            scheme=target.scheme,
+            host=target.host,
+            port=target.port,
+            target=f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}",
+        )
+        named = {**headers, "host": parts.netloc, "accept": "*/*", "accept-encoding": "identity"}
+        request = httpcore.Request(
+            "POST",
+            place,
+            headers=[*named.items(), ("content-length", str(len(body))), ("connection", "close")],
+            content=body,
+            # Whose certificate it must be.
+            extensions={"sni_hostname": target.host.removesuffix(".")},
+        )
+        network = _Addresses(addresses)
+        async with httpcore.AsyncHTTPConnection(place.origin, self._tls, network_backend=network) as connection:
+            response = await connection.handle_async_request(request)
+            try:
+                assert network.connected_to is not None, "who answered was connected to"
+                return await _read(response, keeps_body=is_public(network.connected_to))
+            finally:
+                await response.aclose()
 
-    async def _addresses(self, host: str) -> list[Address]:
+    async def _addresses(self, host: str, principal: str) -> list[Address]:
         """Return the addresses of a host, one at least, if webhooks may go to all of them. Raises _NotSent."""
         try:
             addresses = [ipaddress.ip_address(host)]
         except ValueError:
             try:
-                addresses = await self._resolve(host)
+                addresses = await self._resolved(host, principal)
             except (OSError, UnicodeError):
                 addresses = []
-        if not addresses:
-            raise _NotSent("the name of its host stands for no address")
         refused = [address for address in addresses if not is_permitted(address, self._allowed.networks)]
-        if refused:
+        if refused or not addresses:
             # Which it is only the operator learns: names of a private network are no business of others.
-            log.warning("a webhook to %s was not sent, since that is %s: see --webhook-allow", host, refused[0])
-            raise _NotSent("the name of its host stands for an address that webhooks may not go to")
+            found = f"that is {refused[0]}: see --webhook-allow" if refused else "there is no such name"
+            log.warning("a webhook to %s was not sent, since %s", host, found)
+            raise _NotSent("the name of its host stands for no address that webhooks may go to")
         return addresses
+
+    async def _resolved(self, host: str, principal: str) -> list[Address]:
+        free = self._free_lookups[principal]
+        await free.acquire()
+        looking_up = asyncio.ensure_future(self._resolve(host))
+
+        def end(ended: asyncio.Future[list[Address]]) -> None:
+            free.release()
+            if not ended.cancelled():
+                # Perhaps nobody waits for it any more.
+                ended.exception()
+
+        looking_up.add_done_callback(end)
+        return await asyncio.shield(looking_up)
 
     async def _look_up(self, host: str) -> list[Address]:
         found = await asyncio.get_running_loop().run_in_executor(
-            self._lookups, lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            self._threads, lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         )
         # The zone of a link-local address is cut off; it is refused anyway.
         texts = (str(place[0]).partition("%")[0] for *_, place in found)
@@ -138,12 +161,82 @@ class _NotSent(Exception):
     """Nothing was sent; the text says why."""
 
 
-async def _read(response: httpx.Response, *, keeps_body: bool) -> AttemptEnd:
+class _TooLong(Exception):
+    """More came than is read."""
+
+
+class _Addresses(httpcore.AsyncNetworkBackend):
+    """Connects to the first of some addresses where somebody listens, whatever name is asked for."""
+
+    def __init__(self, addresses: Sequence[Address]) -> None:
+        self._addresses = addresses
+        self._network = httpcore.AnyIOBackend()
+        self.connected_to: Address | None = None
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Return a connection. Raises what httpcore does."""
+        for address in self._addresses:
+            is_last = address is self._addresses[-1]
+            seconds = ANSWER_SECONDS if is_last else CONNECT_SECONDS
+            try:
+                stream = await self._network.connect_tcp(str(address), port, seconds)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if is_last:
+                    raise
+            else:
+                self.connected_to = address
+                return _Bounded(stream)
+        raise AssertionError("the last address returns or raises")
+
+
+class _Bounded(httpcore.AsyncNetworkStream):
+    """A connection of which MOST_READ_BYTES are read: a receiver could answer `100 Continue` for ever, or headers."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._left = MOST_READ_BYTES
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Return what has come. Raises _TooLong, and what httpcore does."""
+        if not self._left:
+            raise _TooLong
+        data = await self._stream.read(min(max_bytes, self._left), timeout)
+        self._left -= len(data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send something."""
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        """Hang up."""
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        """Return the connection as one with TLS, of which as much is read."""
+        return _Bounded(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what is known of the connection."""
+        return self._stream.get_extra_info(info)
+
+
+async def _read(response: httpcore.Response, *, keeps_body: bool) -> AttemptEnd:
     """Return the status of an answer, and the first bytes of its body if these may be kept."""
     first = b""
-    if keeps_body:
-        async for chunk in response.aiter_raw():
-            first += chunk[: MOST_ANSWER_BYTES - len(first)]
-            if len(first) == MOST_ANSWER_BYTES:
-                break
-    return AttemptEnd(0, http_status=response.status_code, answer=first if keeps_body else None)
+    with suppress(_TooLong):
+        if keeps_body:
+            async for chunk in response.aiter_stream():
+                first += chunk[: MOST_ANSWER_BYTES - len(first)]
+                if len(first) == MOST_ANSWER_BYTES:
+                    break
+    return AttemptEnd(http_status=response.status, answer=first if keeps_body else None)

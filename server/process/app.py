@@ -19,7 +19,7 @@ from server.core.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings
 from server.core.errors import RegistryError
 from server.delivery.deliverer import STORAGE_THREADS as DELIVERY_CONNECTIONS
 from server.delivery.deliverer import Deliverer
-from server.delivery.sender import Sender
+from server.delivery.sender import WebhookSender
 from server.gateway.limits import HttpLimits
 from server.gateway.proxies import TrustedProxies
 from server.gateway.routes import routes_of
@@ -139,7 +139,7 @@ def build(
             repository,
             credentials.acting_for,
             secrets.unseal,
-            lambda: Sender(settings.webhooks),
+            lambda: WebhookSender(settings.webhooks),
             tried=observers.tried,
         ),
         private=private,

@@ -38,6 +38,7 @@ from server.core.errors import (
     WatcherTooSlow,
 )
 from server.rpc.held_streams import HeldStream
+from server.rpc.turns import Turns
 from server.rules.event_sight import EventSight
 from server.rules.events import filter_of, list_events, listing_of
 from server.storage.contract import EventFilter, KeptEvent, LogEnd, Reader, Repository
@@ -56,6 +57,8 @@ LIVE_BYTES = 2**20
 CATCH_UP_THREADS = 2
 CATCH_UP_PAGE = PageRequest(100)
 CATCH_UP_BYTES = LIVE_BYTES // 4
+# How many events are looked at for one of them before it is another one's turn.
+CATCH_UP_WALK = 10_000
 # How many connections to the database it takes: one for those who are live.
 CONNECTIONS = 1 + CATCH_UP_THREADS
 # How long a client may take for the last messages of a stream; at the end of the server, and otherwise.
@@ -134,6 +137,7 @@ class EventWatch:
         self._limits = limits
         self._sight = EventSight(repository)
         self._catching_up = ThreadPoolExecutor(CATCH_UP_THREADS, thread_name_prefix="catching-up")
+        self._turns = Turns(self._catching_up)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         # Guarded by the lock: the places that are taken, by principal; who watches, who of them is live, and who is to
@@ -328,7 +332,7 @@ class EventWatch:
                 self._send(watcher, message, one.event.cursor)
                 watcher.place = _Place.behind(one)
             else:
-                watcher.place = max(watcher.place, following)
+                watcher.place = max(watcher.place, following, key=lambda place: place.key)
 
     def _messages(self, caller: Caller, kept: Sequence[KeptEvent]) -> list[tuple[KeptEvent, bytes]]:
         seen = ((one, self._sight.told(caller, one)) for one in kept)
@@ -429,7 +433,7 @@ class EventWatch:
     def _catch_up_soon(self, watcher: _Watcher) -> None:
         # At the end of the process nobody catches up.
         with contextlib.suppress(RuntimeError):
-            self._catching_up.submit(Context().run, self._catch_up, watcher)
+            self._turns.add(watcher.caller.user, partial(Context().run, self._catch_up, watcher))
 
     def _catch_up(self, watcher: _Watcher) -> None:
         """Tell a watcher its next page, and then let it be live, or go on when others had their turn."""
@@ -453,7 +457,7 @@ class EventWatch:
         with self._lock:
             target = self._place
         if watcher.place.key < target.key:
-            page = self._page_for(watcher, target.end)
+            page, following = self._page_for(watcher, target.end)
             for one in page.items:
                 if watcher.stream.waiting_bytes > CATCH_UP_BYTES:
                     break
@@ -461,22 +465,27 @@ class EventWatch:
                 watcher.place = _Place.behind(one)
             else:
                 if page.next_position is None:
-                    watcher.place = target
+                    watcher.place = following
         watcher.bookmark_at = 0.0
         with self._lock:
             if self._join(watcher):
                 return
         watcher.stream.when_room(partial(self._catch_up_soon, watcher))
 
-    def _page_for(self, watcher: _Watcher, up_to: LogEnd) -> Page[KeptEvent]:
+    def _page_for(self, watcher: _Watcher, up_to: LogEnd) -> tuple[Page[KeptEvent], _Place]:
+        """Return what comes next, and the place to which that leads if there is no more of it."""
         watcher.listing.after_cursor = watcher.place.cursor
-        try:
-            return self._repository.read(
-                lambda reader: list_events(reader, watcher.caller, watcher.listing, up_to, CATCH_UP_PAGE)
-            )
-        except ModelNotFound:
-            # It is silent about what the caller may not see any more.
-            return Page([], None)
+
+        def read(reader: Reader) -> tuple[Page[KeptEvent], _Place]:
+            end = reader.event_further_on(watcher.place.key, up_to, CATCH_UP_WALK)
+            try:
+                page = list_events(reader, watcher.caller, watcher.listing, end, CATCH_UP_PAGE)
+            except ModelNotFound:
+                # It is silent about what the caller may not see any more.
+                page = Page([], None)
+            return page, _Place.at(end, reader)
+
+        return self._repository.read(read)
 
 
 def _message_of(event: Event) -> bytes:

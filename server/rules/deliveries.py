@@ -50,7 +50,7 @@ class Attempt(NamedTuple):
 def fan_out(tx: Transaction, settled: LogEnd) -> bool:
     """Queue events up to the settled one; return whether there are more. Raises StorageUnavailable if it is gone."""
     tx.require_event(settled)
-    return tx.fan_out(settled.key, MOST_FANNED_OUT)
+    return tx.fan_out_events(settled.key, MOST_FANNED_OUT)
 
 
 def take(
@@ -66,11 +66,13 @@ def take(
             return None
         created_by = delivery.subscription.created_by
         caller = acting_for(created_by)
-        kept = None if tx.is_disabled(created_by) else tx.find_event(delivery.event_key, caller)
+        is_disabled = tx.is_disabled(created_by)
+        kept = None if is_disabled else tx.find_event(delivery.event_key, caller)
         if kept is not None:
             hide(tx, caller, [kept])
             return Attempt(lease, tx.begin_attempt(lease, delivery, lifetime), kept.event)
-        tx.drop_delivery(delivery, f"{created_by} may not see the event, or it is no longer kept")
+        may_not = "is disabled" if is_disabled else "may not see the event, or it is no longer kept"
+        tx.drop_delivery(delivery, f"{created_by} {may_not}")
     tx.give_back(lease)
     return None
 
@@ -93,7 +95,7 @@ def finish(tx: Transaction, attempt: Attempt, end: AttemptEnd, retries: Retries)
         pause_ms = _pause_ms(now_ms - delivery.tried_since_ms, retries.first, retries.longest)
         tx.end_attempt(lease, delivery, end, DELIVERY_STATE_PENDING, now_ms + pause_ms)
     hold_ms = _pause_ms(now_ms - tx.failing_since(lease), retries.first, retries.longest_hold)
-    why = "the receiver has failed for as long as this was tried to be delivered"
+    why = "given up, since the receiver has kept failing"
     tx.hold_back(lease, now_ms + hold_ms, queued_before_ms, why)
     return False
 
@@ -101,12 +103,14 @@ def finish(tx: Transaction, attempt: Attempt, end: AttemptEnd, retries: Retries)
 def _disable(tx: Transaction, attempt: Attempt, end: AttemptEnd) -> None:
     """Record that a receiver is gone: nothing is sent there until an owner says so."""
     tx.lock_subscription(attempt.delivery.subscription.rid)
-    tx.end_attempt(attempt.lease, attempt.delivery, end, DELIVERY_STATE_DEAD)
     subscription = tx.find_subscription(attempt.delivery.subscription.rid)
-    # Its URL may have been changed meanwhile.
     if subscription is not None and subscription.url == attempt.delivery.subscription.url:
+        tx.end_attempt(attempt.lease, attempt.delivery, end, DELIVERY_STATE_DEAD)
         subscription.state = SUBSCRIPTION_STATE_DISABLED
         tx.change_subscription(subscription, "")
+    else:
+        # Its URL was changed meanwhile, and who is there was not asked yet.
+        tx.end_attempt(attempt.lease, attempt.delivery, end, DELIVERY_STATE_PENDING)
     tx.give_back(attempt.lease)
 
 

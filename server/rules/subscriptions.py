@@ -35,7 +35,7 @@ from server.core.errors import (
 )
 from server.core.webhooks import WebhookRules, new_secret, parse_url, secret_bytes
 from server.rules.grants import require_owner
-from server.rules.idempotency import claim
+from server.rules.idempotency import claim, replayed_results
 from server.storage.contract import LogEnd, Reader, Transaction
 from server.storage.paging import Page, PageRequest
 
@@ -142,8 +142,15 @@ def update_subscription(
 
 
 def delete_subscription(tx: Transaction, caller: Caller, subscription_rid: str) -> None:
-    """Forget a subscription, and all that is queued for it. Raises SubscriptionNotFound."""
-    tx.remove_subscription(_locked(tx, caller, subscription_rid), caller.user)
+    """Forget a subscription, and all that is queued for it. Raises SubscriptionNotFound.
+
+    Whoever made it may do so without being an owner any more, since it counts among that principal's.
+    """
+    tx.lock_subscription(subscription_rid)
+    subscription = tx.find_subscription(subscription_rid)
+    if subscription is None or subscription.created_by != caller.user:
+        subscription = find_subscription(tx, caller, subscription_rid)
+    tx.remove_subscription(subscription, caller.user)
 
 
 def rotate_secret(
@@ -185,18 +192,23 @@ def redeliver_events(
         sentence = "is required, or event_ids, and not both"
         raise InvalidArgument(violations=(FieldViolation("after_cursor", sentence),))
     subscription = _locked(tx, caller, request.subscription_rid)
-    if claim(tx, caller, request, [subscription.rid]) is not None:
-        return RedeliverEventsResponse()
+    # Whoever repeats a request waits for the lock, and finds it here when it was carried out.
+    earlier = replayed_results(tx, caller, request)
+    if earlier is not None:
+        return RedeliverEventsResponse(next_cursor=next(iter(earlier[1:]), None))
     if request.HasField("after_cursor"):
         after = tx.event_key(request.after_cursor)
         requeued = tx.requeue_behind(subscription.rid, range(after + 1, settled.key + 1), MOST_LOOKED_AT)
         following = None if requeued.last_key is None else tx.event_cursor(requeued.last_key)
-        return RedeliverEventsResponse(queued_count=requeued.queued, next_cursor=following)
-    wanted = {event_id.lower() for event_id in request.event_ids}
-    absent = tx.requeue(subscription.rid, wanted)
-    if absent:
-        raise DeliveryNotFound(subscription_rid=subscription.rid, event_id=absent[0])
-    return RedeliverEventsResponse(queued_count=len(wanted))
+        answer = RedeliverEventsResponse(queued_count=requeued.queued, next_cursor=following)
+    else:
+        wanted = {event_id.lower() for event_id in request.event_ids}
+        absent = tx.requeue(subscription.rid, wanted)
+        if absent:
+            raise DeliveryNotFound(subscription_rid=subscription.rid, event_id=absent[0])
+        answer = RedeliverEventsResponse(queued_count=len(wanted))
+    claim(tx, caller, request, [subscription.rid, *([answer.next_cursor] if answer.next_cursor else [])])
+    return answer
 
 
 def _locked(tx: Transaction, caller: Caller, subscription_rid: str) -> Subscription:

@@ -329,7 +329,7 @@ class Grantees(NamedTuple):
 
 
 class KeptEvent(NamedTuple):
-    """An event, complete but for its cursor, its key, and whether the caller is an owner of what it is about."""
+    """An event, its key, and whether the caller is an owner of what it is about."""
 
     key: int
     event: Event
@@ -377,12 +377,12 @@ class QueuedDelivery(NamedTuple):
 
 
 class AttemptEnd(NamedTuple):
-    """How an attempt ended: after how many ms, with which status and first bytes of an answer, or why without one."""
+    """How an attempt ended: with which status and first bytes of an answer, or why without one, and how long it took."""
 
-    duration_ms: int
     http_status: int | None = None
     answer: bytes | None = None
     error: str | None = None
+    duration_ms: int = 0
 
     @property
     def is_success(self) -> bool:
@@ -625,6 +625,9 @@ class Reader(Protocol):
         removed.
         """
 
+    def event_further_on(self, after: int, settled: LogEnd, count: int) -> LogEnd:
+        """Return the event so many behind a key, or the settled one if there are no more up to that."""
+
     def event_cursor(self, key: int) -> str:
         """Return a cursor for the event of a key, or for 0. No two are alike."""
 
@@ -655,7 +658,7 @@ class Reader(Protocol):
     def list_deliveries(
         self, subscription_rid: str, state: DeliveryState.ValueType | None, page: PageRequest
     ) -> Page[Delivery]:
-        """Return the deliveries of a subscription in a state, or in any: those that were added last come first.
+        """Return the deliveries of a subscription in a state, or in any: those of the newest events come first.
 
         A page ends early, but never empty, where it would not fit into one message. The position is opaque. Raises
         InvalidPageToken for what is no position; one that was made up may be taken for any place.
@@ -888,7 +891,8 @@ class Transaction(Reader, Protocol):
     def change_subscription(self, subscription: Subscription, changed_by: str) -> Subscription:
         """Store what a subscription, which must be locked, is now, and return it with `changed_time` now.
 
-        Of one that was not active and is, what is queued starts anew, as if it had been queued now.
+        Of one that was not active and is, or has another URL, what is queued starts anew, as if it had been queued now.
+        One that was disabled gets what happens from now on.
         """
 
     def set_secret(
@@ -902,7 +906,7 @@ class Transaction(Reader, Protocol):
     def remove_subscription(self, subscription: Subscription, removed_by: str) -> None:
         """Forget a subscription, which must be locked, and its deliveries."""
 
-    def fan_out(self, settled: int, count: int) -> bool:
+    def fan_out_events(self, settled: int, count: int) -> bool:
         """Queue events up to the settled one for the subscriptions that let them through, in order and each once.
 
         It goes on from where the last one ended, through `count` events at most, and returns whether there are more. Of
@@ -913,7 +917,7 @@ class Transaction(Reader, Protocol):
         """Lease queues that are due and that nobody has leased, `count` at most, those that are due longest first."""
 
     def next_delivery(self, lease: QueueLease) -> QueuedDelivery | None:
-        """Return the delivery of a leased queue that was queued first of those that are due.
+        """Return the delivery of a leased queue whose event is the oldest of those that are due.
 
         While its receiver fails, one that was not tried yet comes before all others: it may be these that are refused.
         None if none is, or the subscription is not active: then the lease is given back. None, too, if the lease was
@@ -959,9 +963,9 @@ class Transaction(Reader, Protocol):
         """
 
     def requeue_behind(self, subscription_rid: str, keys: range, count: int) -> Requeued:
-        """Queue the events with these keys that a subscription lets through, which must be locked.
+        """Queue the events with these keys that a subscription lets through; it looks at `count` of them at most.
 
-        It looks at `count` events at most.
+        The subscription must be locked.
         """
 
     def remove_old_deliveries(self, age: timedelta, count: int) -> int:

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from server.delivery.deliverer import Deliverer
-from server.delivery.sender import Sender
+from server.delivery.sender import WebhookSender
 from server.rules.deliveries import Retries
 from tests.delivery.receiver import Answer, Received, Receiver
 from tests.rpc.conftest import *  # noqa: F403 - the servers and callers are those of the RPCs
@@ -32,7 +32,9 @@ def deliver(registry: Registry) -> Iterator[Deliver]:
     started = []
 
     def new(
-        retries: Retries = SOON, sender: Callable[[], Sender] = lambda: Sender(WEBHOOKS), **options: object
+        retries: Retries = SOON,
+        sender: Callable[[], WebhookSender] = lambda: WebhookSender(WEBHOOKS),
+        **options: object,
     ) -> Deliverer:
         repository = options.pop("repository", registry.repository)
         deliverer = Deliverer(  # type: ignore[arg-type]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from server.core.addresses import Address, is_permitted, is_public
 from server.core.webhooks import WebhookRules
-from server.delivery.addresses import Address, is_permitted, is_public
-from server.delivery.sender import Sender
+from server.delivery.sender import WebhookSender
 from server.storage.contract import AttemptEnd
 from tests.certificates import Authority
 from tests.delivery.conftest import Receive
@@ -36,7 +36,7 @@ def send(
     url: str, allowed: WebhookRules = WEBHOOKS, headers: dict[str, str] | None = None, **options: object
 ) -> AttemptEnd:
     async def once() -> AttemptEnd:
-        sender = Sender(allowed, **options)  # type: ignore[arg-type]
+        sender = WebhookSender(allowed, **options)  # type: ignore[arg-type]
         try:
             return await sender.send(url, headers or {}, b"{}")
         finally:
@@ -151,7 +151,7 @@ def test_a_receiver_that_speaks_no_http_is_not_quoted() -> None:
         server = await asyncio.start_server(speak, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            return await Sender(WEBHOOKS).send(f"http://127.0.0.1:{port}/", {}, b"{}")
+            return await WebhookSender(WEBHOOKS).send(f"http://127.0.0.1:{port}/", {}, b"{}")
 
     end = asyncio.run(once())
     assert end.error == "the connection ended, or what was answered is not HTTP"
@@ -171,7 +171,7 @@ def test_a_receiver_that_drips_its_answer_is_given_up(monkeypatch: pytest.Monkey
     async def once() -> AttemptEnd:
         server = await asyncio.start_server(drip, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        end = await Sender(WEBHOOKS).send(f"http://127.0.0.1:{port}/", {}, b"{}")
+        end = await WebhookSender(WEBHOOKS).send(f"http://127.0.0.1:{port}/", {}, b"{}")
         server.close()
         return end
 

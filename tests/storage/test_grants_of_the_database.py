@@ -120,7 +120,7 @@ def test_a_server_can_deliver_events(server_url: str, open_repository: OpenRepos
         waiting = tx.next_delivery(lease)
         assert waiting is not None
         begun = tx.begin_attempt(lease, waiting, seconds)
-        tx.end_attempt(lease, begun, AttemptEnd(1, http_status=500), DELIVERY_STATE_PENDING, 0)
+        tx.end_attempt(lease, begun, AttemptEnd(http_status=500), DELIVERY_STATE_PENDING, 0)
         tx.hold_back(lease, 0, 0, "it fails")
         tx.lock_subscription(one.rid)
         tx.set_secret(one, b"other", seconds, ADMIN.user)

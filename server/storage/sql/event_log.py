@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Integer,
     Select,
     SmallInteger,
     and_,
@@ -120,6 +121,17 @@ def event_key(work: UnitOfWork, cursor: str) -> int:
     if key > known.removed_up_to and not EventCursors.is_of(part, _id_of(work, key)):
         raise CursorUnknown(cursor=cursor)
     return key
+
+
+def event_further_on(work: UnitOfWork, after: int, settled: LogEnd, count: int) -> LogEnd:
+    """See the contract."""
+    key = further_on(work.session, after, settled.key, count)
+    return settled if key == settled.key else LogEnd(key, _id_of(work, key))
+
+
+def further_on(session: Session, after: int, settled: int, count: int) -> int:
+    """Return the key of the event so many behind a key, or the settled key if there are no more up to that."""
+    return int(session.one(_further_on, {"after": after, "settled": settled, "count": count}).key or settled)
 
 
 def event_cursor(work: UnitOfWork, key: int) -> str:
@@ -472,6 +484,17 @@ def _bisected() -> Select[*AnyColumns]:
 _bisect = Statement(_bisected())
 _in_folder = Statement(
     select(models.c.id).where(models.c.parent_folder_rid == bindparam("folder")).limit(bindparam("count"))
+)
+_some = (
+    select(events.c.id)
+    .where(events.c.id > bindparam("after", type_=BigInteger), events.c.id <= bindparam("settled", type_=BigInteger))
+    .order_by(events.c.id)
+    .limit(bindparam("count"))
+    .subquery()
+)
+# NULL where there are fewer.
+_further_on = Statement(
+    select(case((func.count() == bindparam("count", type_=Integer), func.max(_some.c.id))).label("key"))
 )
 _newest = Statement(select(events.c.id, events.c.payload).order_by(events.c.id.desc()).limit(1))
 _secret = Statement(

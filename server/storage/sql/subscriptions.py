@@ -9,17 +9,18 @@ import hashlib
 from collections.abc import Iterable
 from datetime import timedelta
 
-from sqlalchemy import BigInteger, bindparam, delete, func, insert, literal_column, null, select, update
+from sqlalchemy import BigInteger, bindparam, delete, func, insert, null, select, update
 
 from modelregistry.v1.event_pb2 import Event, EventSubject
-from modelregistry.v1.subscription_pb2 import DELIVERY_STATE_PENDING, SUBSCRIPTION_STATE_ACTIVE, Subscription
+from modelregistry.v1.subscription_pb2 import SUBSCRIPTION_STATE_ACTIVE, SUBSCRIPTION_STATE_DISABLED, Subscription
 from server.core.event_types import BY_NAME, NAMES, EventType
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import Cursors
+from server.storage.sql.delivery_queues import queue_anew, start_queue, stop_queue
 from server.storage.sql.event_log import add_event
 from server.storage.sql.rows import AnyRow, timestamp
 from server.storage.sql.statements import Statement
-from server.storage.sql.tables import deliveries, delivery_queues, events, opaque_keys, subscriptions
+from server.storage.sql.tables import delivery_queues, events, opaque_keys, subscriptions
 from server.storage.sql.unit_of_work import UnitOfWork
 
 # Greater than every key: where the list begins, since the newest are first.
@@ -91,17 +92,18 @@ def lock_subscription(work: UnitOfWork, subscription_rid: str) -> None:
 def change_subscription(work: UnitOfWork, subscription: Subscription, changed_by: str) -> Subscription:
     """See the contract."""
     now_ms = work.clock_ms()
-    was_active = work.session.one(_one, {"rid": subscription.rid}).state == SUBSCRIPTION_STATE_ACTIVE
+    before = work.session.one(_one, {"rid": subscription.rid})
     stored = Subscription()
     stored.CopyFrom(subscription)
     stored.changed_time.CopyFrom(timestamp(now_ms))
-    of_it = {"rid": stored.rid, "now_ms": now_ms}
-    work.session.send(_change, _values(stored) | of_it)
+    work.session.send(_change, _values(stored) | {"rid": stored.rid, "now_ms": now_ms})
+    if before.state == SUBSCRIPTION_STATE_DISABLED != stored.state:
+        work.session.send(_begin_now, {"rid": stored.rid})
     if stored.state != SUBSCRIPTION_STATE_ACTIVE:
-        work.session.send(_stop_queue, of_it)
-    elif not was_active:
-        work.session.send(_queue_anew, of_it)
-        work.session.send(_start_queue, of_it)
+        stop_queue(work, before.id)
+    elif before.state != SUBSCRIPTION_STATE_ACTIVE or before.url != stored.url:
+        queue_anew(work, before.id)
+        start_queue(work, before.id)
     _tell(work, EventType.SUBSCRIPTION_CHANGED, stored, changed_by, now_ms)
     return stored
 
@@ -176,6 +178,7 @@ def _ms(duration: timedelta) -> int:
 _key = select(subscriptions.c.id).where(subscriptions.c.rid == bindparam("rid")).scalar_subquery()
 _now_ms = bindparam("now_ms", type_=BigInteger)
 _of_queue = delivery_queues.c.subscription_id == _key
+_newest_event = select(func.max(events.c.id)).scalar_subquery()
 
 _secret = Statement(select(opaque_keys.c.key))
 _one = Statement(select(subscriptions).where(subscriptions.c.rid == bindparam("rid")))
@@ -210,7 +213,7 @@ _add = Statement(
         description=bindparam("described"),
         created_by=bindparam("maker"),
         created_time=bindparam("now_ms"),
-        since_event=select(func.max(events.c.id)).scalar_subquery(),
+        since_event=_newest_event,
         secret=bindparam("sealed"),
     )
 )
@@ -227,15 +230,8 @@ _change = Statement(
         changed_time=_now_ms,
     )
 )
-_stop_queue = Statement(update(delivery_queues).where(_of_queue).values(due_time=null()))
-_start_queue = Statement(update(delivery_queues).where(_of_queue).values(due_time=_now_ms, failing_since=null()))
-_queue_anew = Statement(
-    update(deliveries)
-    .where(
-        deliveries.c.subscription_id == _key,
-        deliveries.c.state == literal_column(str(int(DELIVERY_STATE_PENDING))),
-    )
-    .values(queued_time=_now_ms, tried_since=null(), next_time=null())
+_begin_now = Statement(
+    update(subscriptions).where(subscriptions.c.rid == bindparam("rid")).values(since_event=_newest_event)
 )
 _rotate_secret = Statement(
     update(subscriptions)

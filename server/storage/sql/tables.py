@@ -494,8 +494,9 @@ delivery_queues = Table(
     Column("due_time", BigInteger),
     Column("lease", CodePointText),
     Column("leased_until", BigInteger),
-    # Since when no attempt has succeeded.
+    # Since when no attempt has succeeded, and until when the next one waits.
     Column("failing_since", BigInteger),
+    Column("held_until", BigInteger),
     Index("ix_delivery_queues_due_time", "due_time"),
 )
 
@@ -520,8 +521,8 @@ deliveries = Table(
     Column("error", CodePointText),
     Column("next_time", BigInteger),
     UniqueConstraint("subscription_id", "event_id"),
-    Index("ix_deliveries_subscription_id_state_id", "subscription_id", "state", "id"),
-    Index("ix_deliveries_subscription_id_id", "subscription_id", "id"),
+    Index("ix_deliveries_subscription_id_state_event_key", "subscription_id", "state", "event_key"),
+    Index("ix_deliveries_subscription_id_event_key", "subscription_id", "event_key"),
 )
 
 # One row, made by the migration: the key up to which events were queued for subscriptions.

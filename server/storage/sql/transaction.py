@@ -7,6 +7,7 @@ from server.storage.sql import (
     deliveries,
     event_expiry,
     event_log,
+    fan_out,
     files,
     folder_policies,
     grants,
@@ -68,6 +69,7 @@ class SqlReader(UnitOfWork):
     list_events = event_log.list_events
     find_event = event_log.find_event
     event_key = event_log.event_key
+    event_further_on = event_log.event_further_on
     event_cursor = event_log.event_cursor
     require_event = event_log.require_event
 
@@ -76,7 +78,7 @@ class SqlReader(UnitOfWork):
     list_subscriptions = subscriptions.list_subscriptions
     count_subscriptions = subscriptions.count_subscriptions
     list_deliveries = deliveries.list_deliveries
-    delivery_work = deliveries.delivery_work
+    delivery_work = fan_out.delivery_work
 
     get_role = grants.get_role
     owners = grants.owners
@@ -122,7 +124,7 @@ class SqlTransaction(SqlReader):
     change_subscription = subscriptions.change_subscription
     set_secret = subscriptions.set_secret
     remove_subscription = subscriptions.remove_subscription
-    fan_out = deliveries.fan_out
+    fan_out_events = fan_out.fan_out_events
     lease_queues = deliveries.lease_queues
     next_delivery = deliveries.next_delivery
     begin_attempt = deliveries.begin_attempt
@@ -131,8 +133,8 @@ class SqlTransaction(SqlReader):
     failing_since = deliveries.failing_since
     hold_back = deliveries.hold_back
     give_back = deliveries.give_back
-    requeue = deliveries.requeue
-    requeue_behind = deliveries.requeue_behind
+    requeue = fan_out.requeue
+    requeue_behind = fan_out.requeue_behind
     remove_old_deliveries = deliveries.remove_old_deliveries
 
     set_grant = grants.set_grant

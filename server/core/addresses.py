@@ -10,9 +10,8 @@ import ipaddress
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from server.core.webhooks import Network
-
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # What is public of IPv6 is in here, but for what is refused below. Everything else of the registry of special addresses
 # is outside: loopback, link-local, unique local, multicast, IPv4-compatible ones, NAT64 of one's own.
