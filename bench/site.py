@@ -117,9 +117,11 @@ class Site:
             self._user("CreateSubscription", resource_rid=model.rid, url=self._receiver.url).subscription
             for model in models
         ]
-        yield delivered
-        for subscription in subscribed:
-            self._user("DeleteSubscription", subscription_rid=subscription.rid)
+        try:
+            yield delivered
+        finally:
+            for subscription in subscribed:
+                self._user("DeleteSubscription", subscription_rid=subscription.rid)
         delivered.count(delays)
 
     def audit(self) -> None:

@@ -142,4 +142,5 @@ _SHOWN = {
     "promotionRequest": ("rid", "state"),
     "grantChange": ("principal", "role"),
     "principal": ("principal", "reason"),
+    "subscription": ("rid", "url", "state"),
 }

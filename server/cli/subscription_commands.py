@@ -20,19 +20,13 @@ from modelregistry.v1.subscription_service_pb2 import (
     UpdateSubscriptionRequest,
 )
 from modelregistry_client import Registry
+from server.cli.event_commands import OfBranch, Types, full_type
 from server.cli.options import PageSize, PageToken, RequestId, option
 
 Resource = Annotated[str, typer.Argument(help="The RID of the model or folder.")]
 SubscriptionRid = Annotated[str, typer.Argument(help="The RID of the subscription.")]
 Url = Annotated[str, typer.Argument(help="Where events are sent to.")]
 OtherUrl = Annotated[str | None, option("--url", "Where events are sent to from now on.", metavar="URL")]
-OfBranch = Annotated[str | None, option("--branch", "Only events about branches of this name.", metavar="NAME")]
-OfTypes = Annotated[
-    list[str] | None,
-    option(
-        "--type", "Only events of this type, like modelregistry.version.promoted.v1; may be repeated.", metavar="TYPE"
-    ),
-]
 Description = Annotated[str | None, option("--description", "What it is for.", metavar="TEXT")]
 # In a file, since all users of a machine see the options of its processes.
 SecretFile = Annotated[
@@ -50,16 +44,14 @@ OfState = Annotated[
     option("--state", "Only those of which this has become."),
 ]
 EventIds = Annotated[list[str] | None, typer.Argument(help="The ids of the events.")]
-AfterCursor = Annotated[
-    str | None, option("--after-cursor", "All events behind this cursor, in place of ids.", metavar="CURSOR")
-]
+After = Annotated[str | None, option("--after", "All events behind this cursor, in place of ids.", metavar="CURSOR")]
 
 
 def create_subscription(
     registry: Registry,
     resource_rid: Resource,
     url: Url,
-    type_: OfTypes = None,
+    types: Types = None,
     branch: OfBranch = None,
     description: Description = None,
     secret_file: SecretFile = None,
@@ -68,13 +60,13 @@ def create_subscription(
     """Have the events of a model, or of a folder and the models in it, sent to a URL. Prints the secret, once.
 
     [bold]modelregistry create-subscription ri.models.main.model.… https://hooks.example.com/models
-    --type modelregistry.version.promoted.v1[/bold]
+    --type version.promoted[/bold]
     """
     return registry.subscriptions.CreateSubscription(
         CreateSubscriptionRequest(
             resource_rid=resource_rid,
             url=url,
-            types=type_ or (),
+            types=map(full_type, types or ()),
             branch=branch,
             description=description,
             secret=_secret_in(secret_file),
@@ -107,7 +99,7 @@ def update_subscription(
     subscription_rid: SubscriptionRid,
     url: OtherUrl = None,
     paused: Paused = None,
-    type_: OfTypes = None,
+    types: Types = None,
     branch: OfBranch = None,
     description: Description = None,
     clear: ToClear = None,
@@ -121,7 +113,7 @@ def update_subscription(
             subscription_rid=subscription_rid,
             url=url,
             paused=paused,
-            types=type_ or (),
+            types=map(full_type, types or ()),
             branch=branch,
             description=description,
             clear_fields=clear or (),
@@ -136,7 +128,7 @@ def rotate_secret(
     revoke_previous: RevokePrevious = False,
     request_id: RequestId = None,
 ) -> Message:
-    """Give a subscription a new secret; the one before signs, too, for 24 hours.
+    """Give a subscription a new secret, which signs its webhooks; the one before signs, too, for 24 hours.
 
     [bold]modelregistry rotate-secret ri.models.main.subscription.…[/bold]
     """
@@ -183,10 +175,10 @@ def redeliver(
     registry: Registry,
     subscription_rid: SubscriptionRid,
     event_ids: EventIds = None,
-    after_cursor: AfterCursor = None,
+    after: After = None,
     request_id: RequestId = None,
 ) -> Message:
-    """Send events again, with the same ids.
+    """Send events to the URL of a subscription again, with the same ids.
 
     [bold]modelregistry redeliver ri.models.main.subscription.… 444e4fa0-385b-4e13-adf1-126247e226a4[/bold]
     """
@@ -194,7 +186,7 @@ def redeliver(
         RedeliverEventsRequest(
             subscription_rid=subscription_rid,
             event_ids=event_ids or (),
-            after_cursor=after_cursor,
+            after_cursor=after,
             request_id=request_id,
         )
     )

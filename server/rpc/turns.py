@@ -21,7 +21,7 @@ class Turns:
         self._to_do: dict[str, deque[Callable[[], None]]] = {}
 
     def add(self, whose: str, work: Callable[[], None]) -> None:
-        """Let something be done when it is its turn; it must not raise. Raises RuntimeError if the executor has ended."""
+        """Let something be done when it is its turn; it must not raise. Raises RuntimeError once that has ended."""
         with self._lock:
             to_do = self._to_do.setdefault(whose, deque())
             to_do.append(work)

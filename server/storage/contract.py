@@ -377,7 +377,7 @@ class QueuedDelivery(NamedTuple):
 
 
 class AttemptEnd(NamedTuple):
-    """How an attempt ended: with which status and first bytes of an answer, or why without one, and how long it took."""
+    """How an attempt ended: with what status and first bytes of an answer, or why without one, and how long it took."""
 
     http_status: int | None = None
     answer: bytes | None = None

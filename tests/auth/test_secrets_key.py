@@ -69,3 +69,12 @@ def test_a_file_that_is_named_is_not_made(tmp_path: Path) -> None:
         secrets.check()
     with pytest.raises(SecretsUnavailable):
         secrets.seal(b"a secret")
+
+
+def test_a_secret_that_was_altered_is_told_as_such(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    secrets = SecretsKey(tmp_path / "secrets.key", may_create=True)
+    sealed = bytearray(secrets.seal(b"secret"))
+    sealed[-1] ^= 1
+    with pytest.raises(SecretsUnavailable):
+        secrets.unseal(bytes(sealed))
+    assert "a secret cannot be decrypted: it was altered; see --secrets-key-file" in caplog.text

@@ -125,7 +125,7 @@ CLIENT_COMMANDS: dict[str, set[str]] = {
     "rotate-secret": {"--secret-file", "--revoke-previous", "--request-id"},
     "delete-subscription": set(),
     "deliveries": {"--state", *PAGE_OPTIONS},
-    "redeliver": {"--after-cursor", "--request-id"},
+    "redeliver": {"--after", "--request-id"},
     "request-promotion": {"--branch", *PROMOTION_OPTIONS},
     "review": {"--comment", "--expected-head", "--expected-revision", "--request-id"},
     "withdraw": {"--request-id"},

@@ -17,7 +17,7 @@ PROMOTED = "modelregistry.version.promoted.v1"
 def test_a_subscription_is_created_changed_and_deleted(stages: Stages, tmp_path: Path) -> None:
     server, file = stages.server, tmp_path / "secret"
     file.write_text("whsec_" + base64.b64encode(b"k" * 32).decode() + "\n")
-    command = ("create-subscription", stages.production, URL, "--type", PROMOTED, "--branch", "master")
+    command = ("create-subscription", stages.production, URL, "--type", "version.promoted", "--branch", "master")
     created = server.json(*command, "--secret-file", file)
     made = created["subscription"]
     assert "secret" not in created
@@ -28,6 +28,8 @@ def test_a_subscription_is_created_changed_and_deleted(stages: Stages, tmp_path:
     assert (paused["state"], paused["types"], "branch" in paused) == ("PAUSED", [], False)
     assert server.json("rotate-secret", made["rid"])["secret"].startswith("whsec_")
     assert server.json("update-subscription", made["rid"], "--active")["state"] == "ACTIVE"
+    shown = server.run("events", "--type", "subscription.changed", "--output", "table").stdout
+    assert f"rid={made['rid']} url={URL} state=ACTIVE" in shown
     assert server.json("deliveries", made["rid"], "--state", "dead") == {"data": []}
     server.json("delete-subscription", made["rid"])
     assert made["rid"] in failure(server.run("get-subscription", made["rid"]), NOT_FOUND)

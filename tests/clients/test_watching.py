@@ -185,6 +185,35 @@ def test_a_watch_that_was_closed_ends_its_iteration(restarted: Restarted) -> Non
         assert list(watch) == []
 
 
+def test_an_asynchronous_watch_that_was_closed_ends_even_while_it_pauses(
+    restarted: Restarted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def watch_and_close() -> list[Event]:
+        pauses = asyncio.Event()
+
+        def pause_after(*_: object) -> float:
+            pauses.set()
+            return 3600.0
+
+        monkeypatch.setattr(Progress, "pause_after", pause_after)
+        async with aio.connect(restarted.listen, restarted.token, plaintext=True) as registry:
+            watch = registry.watch_events(types=[PROMOTED])
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                rest = asyncio.create_task(_all(watch))
+                while watch.cursor is None:
+                    await asyncio.sleep(0.01)
+                await asyncio.to_thread(restarted.again, Server.stop)
+                await pauses.wait()
+                watch.close()
+                return await rest
+
+    assert asyncio.run(watch_and_close()) == []
+
+
+async def _all(watch: aio.Watch) -> list[Event]:
+    return [event async for event in watch]
+
+
 def failed(code: grpc.StatusCode) -> errors.RegistryError:
     """A failure with a code, as gRPC has it."""
     call = SimpleNamespace(

@@ -37,10 +37,11 @@ def deliver(registry: Registry) -> Iterator[Deliver]:
         **options: object,
     ) -> Deliverer:
         repository = options.pop("repository", registry.repository)
+        unseal = options.pop("unseal", registry.secrets.unseal)
         deliverer = Deliverer(  # type: ignore[arg-type]
             repository,
             registry.credentials.acting_for,
-            registry.secrets.unseal,
+            unseal,
             sender,
             retries,
             **options,

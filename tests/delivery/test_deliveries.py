@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import delete, select, update
 
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.subscription_pb2 import (
@@ -20,12 +22,19 @@ from modelregistry.v1.subscription_pb2 import (
     Delivery,
     Subscription,
 )
+from modelregistry.v1.subscription_service_pb2 import RedeliverEventsResponse
+from server.core.errors import SecretsUnavailable
+from server.core.webhooks import secret_bytes
 from server.observability.prometheus import Prometheus
+from server.storage.sql import tables
+from server.storage.sql.decisions import mark
+from server.storage.sql.transaction import SqlTransaction
 from tests.conftest import OpenRepository
 from tests.delivery.conftest import SOON, Deliver, Receive
 from tests.delivery.receiver import Answer, Received, Receiver
 from tests.processes import until
-from tests.rpc.harness import Registry, User
+from tests.rpc.harness import DEADLINE_SECONDS, Registry, User
+from tests.storage.inspection import open_engine
 
 PROMOTED = "modelregistry.version.promoted.v1"
 CREATED = "modelregistry.version.created.v1"
@@ -165,6 +174,105 @@ def test_events_that_a_receiver_refuses_hold_up_no_others(admin: User, deliver: 
     become(admin, subscription, *[DELIVERY_STATE_DELIVERED] * 3, *[DELIVERY_STATE_PENDING] * 2)
 
 
+# An event that is refused is tried again in an hour, and its receiver soon.
+IN_AN_HOUR = SOON._replace(first=timedelta(hours=1), longest=timedelta(hours=1))
+
+
+@pytest.mark.parametrize("is_working", [True, False])
+def test_what_happens_after_an_event_was_refused_does_not_wait_until_that_is_tried_again(
+    admin: User, deliver: Deliver, receive: Receive, is_working: bool
+) -> None:
+    model = admin.create_model("m")
+    first = admin.create_version(model).rid
+    poison = {"model_rid": model.rid, "model_version_rid": first, "scope": "YANK_SCOPE_VERSION", "reason": "bad"}
+    receiver = receive(lambda received: Answer(500 if first.encode() in received.body else 204))
+    subscription, secret = subscribe(admin, model.rid, receiver)
+    admin("YankVersion", **poison)
+    refused = [DELIVERY_STATE_PENDING]
+    if is_working:
+        admin.create_version(model)
+        refused = [DELIVERY_STATE_DELIVERED, *refused]
+    deliver(IN_AN_HOUR)
+    until(
+        lambda: [(each.state, each.attempts) for each in deliveries(admin, subscription)] == [(s, 1) for s in refused]
+    )
+    for _ in refused:
+        receiver.next()
+
+    for _ in range(2):
+        later = admin.create_version(model)
+        assert receiver.next().event(secret)["modelVersionRid"] == later.rid
+
+
+def test_a_new_url_is_tried_at_once(admin: User, deliver: Deliver, receive: Receive) -> None:
+    wrong, right, model = receive(lambda _: Answer(404)), receive(), admin.create_model("m")
+    subscription, secret = subscribe(admin, model.rid, wrong, types=[CREATED])
+    versions = [admin.create_version(model).rid for _ in range(2)]
+    deliver(IN_AN_HOUR._replace(longest_hold=timedelta(hours=1)))
+    wrong.next()
+    until(lambda: deliveries(admin, subscription)[-1].http_status == 404)
+
+    admin("UpdateSubscription", subscription_rid=subscription.rid, url=right.url)
+    assert [right.next().event(secret)["modelVersionRid"] for _ in versions] == versions
+
+
+def test_a_receiver_that_is_gone_takes_no_event_from_the_one_that_has_replaced_it(
+    admin: User, deliver: Deliver, receive: Receive
+) -> None:
+    right, model = receive(), admin.create_model("m")
+
+    def move(_: Received) -> Answer:
+        admin("UpdateSubscription", subscription_rid=subscription.rid, url=right.url)
+        return Answer(410)
+
+    subscription, secret = subscribe(admin, model.rid, receive(move), types=[CREATED])
+    version = admin.create_version(model)
+    deliver()
+    assert right.next().event(secret)["modelVersionRid"] == version.rid
+    become(admin, subscription, DELIVERY_STATE_DELIVERED)
+    assert admin("GetSubscription", subscription_rid=subscription.rid).state == SUBSCRIPTION_STATE_ACTIVE
+
+
+@pytest.mark.parametrize("backend", ["postgresql"])
+def test_what_is_due_again_waits_for_no_decision_of_others(
+    admin: User, deliver: Deliver, receive: Receive, open_repository: OpenRepository, migrated_url: str
+) -> None:
+    may_begin, has_begun, may_end = threading.Event(), threading.Event(), threading.Event()
+
+    def answer(_: Received) -> Answer:
+        if not has_begun.is_set():
+            may_begin.set()
+            has_begun.wait()
+            return Answer(500)
+        return Answer()
+
+    def decide(tx: SqlTransaction) -> None:
+        mark(tx)
+        # It is marked by what asks the database something.
+        tx.is_disabled("user:x")
+        has_begun.set()
+        may_end.wait(DEADLINE_SECONDS)
+
+    receiver, model = receive(answer), admin.create_model("m")
+    subscription, _ = subscribe(admin, model.rid, receiver, types=[CREATED])
+    deliver()
+    admin.create_version(model)
+    assert may_begin.wait(DEADLINE_SECONDS)
+    deciding = threading.Thread(target=lambda: open_repository(migrated_url).write(decide))
+    deciding.start()
+    try:
+        assert has_begun.wait(DEADLINE_SECONDS)
+        # So there is something to queue, which is not settled.
+        admin.create_version(model)
+        for _ in range(2):
+            receiver.next()
+        until(lambda: DELIVERY_STATE_DELIVERED in [each.state for each in deliveries(admin, subscription)])
+    finally:
+        may_end.set()
+        deciding.join()
+    become(admin, subscription, *[DELIVERY_STATE_DELIVERED] * 2)
+
+
 def test_a_redirect_is_a_failure_and_is_not_followed(admin: User, deliver: Deliver, receive: Receive) -> None:
     elsewhere = receive()
     receiver = receive(lambda _: Answer(302, {"location": elsewhere.url}))
@@ -206,6 +314,33 @@ def test_410_disables_the_subscription_until_an_owner_has_it_active_again(
     become(admin, subscription, *[DELIVERY_STATE_DELIVERED] * 2)
 
 
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_what_happens_while_a_subscription_is_disabled_is_never_sent(
+    admin: User, deliver: Deliver, receive: Receive, is_alone: bool
+) -> None:
+    receiver, model = receive(lambda _: Answer(410)), admin.create_model("m")
+    subscription, secret = subscribe(admin, model.rid, receiver, types=[CREATED])
+    if not is_alone:
+        other = receive()
+        subscribe(admin, model.rid, other, types=[CREATED])
+    admin.create_version(model)
+    deliver()
+    receiver.next()
+    become(admin, subscription, DELIVERY_STATE_DEAD)
+    for _ in range(2):
+        admin.create_version(model)
+    if not is_alone:
+        # So they were queued for the other one.
+        for _ in range(3):
+            other.next()
+
+    receiver.answer = lambda _: Answer()
+    admin("UpdateSubscription", subscription_rid=subscription.rid, paused=False)
+    version = admin.create_version(model)
+    assert receiver.next().event(secret)["modelVersionRid"] == version.rid
+    become(admin, subscription, DELIVERY_STATE_DELIVERED, DELIVERY_STATE_DEAD)
+
+
 def test_a_paused_subscription_gets_what_happened_once_it_is_active_again(
     admin: User, deliver: Deliver, receive: Receive
 ) -> None:
@@ -220,6 +355,28 @@ def test_a_paused_subscription_gets_what_happened_once_it_is_active_again(
 
     admin("UpdateSubscription", subscription_rid=subscription.rid, paused=False)
     assert receiver.next().event(secret)["modelVersionRid"] == version.rid
+
+
+def test_what_a_paused_subscription_waits_with_is_kept_as_long_as_its_event(
+    admin: User, deliver: Deliver, receive: Receive, registry: Registry, migrated_url: str
+) -> None:
+    model = admin.create_model("m")
+    subscription, _ = subscribe(admin, model.rid, receive(), types=[CREATED])
+    admin("UpdateSubscription", subscription_rid=subscription.rid, paused=True)
+    deliver()
+    for _ in range(2):
+        admin.create_version(model)
+    gone, _ = become(admin, subscription, *[DELIVERY_STATE_PENDING] * 2)
+    engine = open_engine(migrated_url)
+    with engine.begin() as connection:
+        connection.execute(update(tables.deliveries).values(queued_time=0))
+        key = select(tables.deliveries.c.event_key).where(tables.deliveries.c.event_id == gone.event_id)
+        connection.execute(delete(tables.events).where(tables.events.c.id == key.scalar_subquery()))
+    engine.dispose()
+
+    assert registry.repository.write(lambda tx: tx.remove_old_deliveries(timedelta(days=30), 10)) == 1
+    [kept] = become(admin, subscription, DELIVERY_STATE_PENDING)
+    assert kept.event_id != gone.event_id
 
 
 def test_a_dead_receiver_holds_up_neither_others_nor_promotions(
@@ -279,24 +436,49 @@ def test_what_was_tried_for_too_long_is_dead_and_can_be_delivered_again(
     become(admin, subscription, *[DELIVERY_STATE_DELIVERED] * 3)
 
 
-def test_events_behind_a_cursor_are_delivered_again_with_their_ids(
+def test_events_behind_a_cursor_are_delivered_again_in_order_with_their_ids(
     admin: User, deliver: Deliver, receive: Receive
 ) -> None:
     receiver, model = receive(), admin.create_model("m")
     beginning = admin("ListEvents", order="LIST_ORDER_OLDEST_FIRST", model_rid=model.rid).cursor
-    before = admin.create_version(model)
+    before = [admin.create_version(model).rid for _ in range(2)]
     subscription, secret = subscribe(admin, model.rid, receiver, types=[CREATED])
-    after = admin.create_version(model)
+    after = [admin.create_version(model).rid for _ in range(2)]
     deliver()
-    first = receiver.next()
-    assert first.event(secret)["modelVersionRid"] == after.rid
-    become(admin, subscription, DELIVERY_STATE_DELIVERED)
+    first = [receiver.next() for _ in after]
+    assert [each.event(secret)["modelVersionRid"] for each in first] == after
+    become(admin, subscription, *[DELIVERY_STATE_DELIVERED] * 2)
 
     again = admin("RedeliverEvents", subscription_rid=subscription.rid, after_cursor=beginning)
-    assert (again.queued_count, again.HasField("next_cursor")) == (2, False)
-    found = [receiver.next() for _ in range(2)]
-    assert {each.event(secret)["modelVersionRid"] for each in found} == {before.rid, after.rid}
-    assert first.id in {each.id for each in found}
+    assert (again.queued_count, again.HasField("next_cursor")) == (4, False)
+    found = [receiver.next() for _ in range(4)]
+    assert [each.event(secret)["modelVersionRid"] for each in found] == before + after
+    assert [each.id for each in found[2:]] == [each.id for each in first]
+    # Those of the newest events come first, however often they were queued.
+    listed = become(admin, subscription, *[DELIVERY_STATE_DELIVERED] * 4)
+    assert [each.event_id for each in listed] == [each.id for each in reversed(found)]
+
+
+def test_a_repeated_request_goes_on_where_it_went_on_before(
+    admin: User, receive: Receive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.rules.subscriptions.MOST_LOOKED_AT", 2)
+    model = admin.create_model("m")
+    subscription, _ = subscribe(admin, model.rid, receive(), types=[CREATED])
+    beginning = admin("ListEvents", order="LIST_ORDER_OLDEST_FIRST", model_rid=model.rid).cursor
+    for _ in range(3):
+        admin.create_version(model)
+
+    def redeliver(after: str, request_id: str) -> RedeliverEventsResponse:
+        fields = {"subscription_rid": subscription.rid, "after_cursor": after, "request_id": request_id}
+        first = admin("RedeliverEvents", **fields)
+        again = admin("RedeliverEvents", **fields)
+        assert (again.HasField("queued_count"), again.next_cursor) == (False, first.next_cursor)
+        return first
+
+    first = redeliver(beginning, str(uuid.uuid4()))
+    rest = redeliver(first.next_cursor, str(uuid.uuid4()))
+    assert (first.queued_count, rest.queued_count, rest.HasField("next_cursor")) == (2, 1, False)
 
 
 def test_what_its_maker_may_no_longer_see_falls_silent(
@@ -364,6 +546,26 @@ def test_two_secrets_sign_until_the_older_one_is_revoked(admin: User, deliver: D
     admin.create_version(model)
     received = receiver.next()
     received.event(newest)
+    assert len(received.headers["webhook-signature"].split()) == 1
+
+
+def test_a_secret_before_that_cannot_be_read_any_more_keeps_nothing_from_being_sent(
+    admin: User, deliver: Deliver, receive: Receive, registry: Registry
+) -> None:
+    receiver, model = receive(), admin.create_model("m")
+    subscription, first = subscribe(admin, model.rid, receiver, types=[CREATED])
+    rotated = admin("RotateSubscriptionSecret", subscription_rid=subscription.rid)
+
+    def unseal(sealed: bytes) -> bytes:
+        secret = registry.secrets.unseal(sealed)
+        if secret == secret_bytes(first):
+            raise SecretsUnavailable
+        return secret
+
+    deliver(unseal=unseal)
+    admin.create_version(model)
+    received = receiver.next()
+    received.event(rotated.secret)
     assert len(received.headers["webhook-signature"].split()) == 1
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
+import logging
+import socket
 import ssl
+import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server.core.addresses import Address, is_permitted, is_public
 from server.core.webhooks import WebhookRules
-from server.delivery.sender import WebhookSender
+from server.delivery.sender import LOOKUPS, WebhookSender
 from server.storage.contract import AttemptEnd
 from tests.certificates import Authority
 from tests.delivery.conftest import Receive
@@ -29,6 +35,7 @@ REFUSED = (
     *("64:ff9b::127.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "64:ff9b:1::8.8.8.8"),
     *("2002:7f00:1::", "2002:a9fe:a9fe::1", "2001:0:7f00:1::", "2001::f5ff:fffe"),
 )
+NOWHERE = "the name of its host stands for no address that webhooks may go to"
 PUBLIC = ("8.8.8.8", "93.184.215.14", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8")
 
 
@@ -41,6 +48,20 @@ def send(
             return await sender.send(url, headers or {}, b"{}")
         finally:
             sender.close()
+
+    return asyncio.run(once())
+
+
+def answered(speak: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AttemptEnd:
+    """Send something to a server that speaks so to whoever connects."""
+
+    async def once() -> AttemptEnd:
+        server = await asyncio.start_server(speak, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            return await WebhookSender(WEBHOOKS).send(f"http://127.0.0.1:{port}/", {}, b"{}")
+        finally:
+            server.close()
 
     return asyncio.run(once())
 
@@ -73,7 +94,7 @@ def test_nothing_is_sent_to_this_machine_unless_the_operator_permits_it(host: st
     receiver = receive()
     allowed = WebhookRules(allow_http=True, ports=frozenset({receiver.port}))
     end = send(f"http://{host}:{receiver.port}/", allowed)
-    assert end.error == "the name of its host stands for an address that webhooks may not go to"
+    assert end.error == NOWHERE if host == "localhost" else "which is not public" in (end.error or "")
     assert receiver.is_idle
 
 
@@ -147,14 +168,7 @@ def test_a_receiver_that_speaks_no_http_is_not_quoted() -> None:
         await writer.drain()
         writer.close()
 
-    async def once() -> AttemptEnd:
-        server = await asyncio.start_server(speak, "127.0.0.1", 0)
-        async with server:
-            port = server.sockets[0].getsockname()[1]
-            return await WebhookSender(WEBHOOKS).send(f"http://127.0.0.1:{port}/", {}, b"{}")
-
-    end = asyncio.run(once())
-    assert end.error == "the connection ended, or what was answered is not HTTP"
+    assert answered(speak).error == "the connection ended, or what was answered is not HTTP"
 
 
 def test_a_receiver_that_drips_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,21 +182,84 @@ def test_a_receiver_that_drips_its_answer_is_given_up(monkeypatch: pytest.Monkey
             await writer.drain()
             await asyncio.sleep(0.01)
 
-    async def once() -> AttemptEnd:
-        server = await asyncio.start_server(drip, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        end = await WebhookSender(WEBHOOKS).send(f"http://127.0.0.1:{port}/", {}, b"{}")
-        server.close()
-        return end
-
-    assert "no answer within" in (asyncio.run(once()).error or "")
+    assert "no answer within" in (answered(drip).error or "")
 
 
-def test_a_host_that_stands_for_nothing_is_told() -> None:
+def test_a_host_that_stands_for_nothing_is_told_as_one_that_stands_for_what_is_refused() -> None:
+    """Which names there are in a private network is not to be found out."""
+
     async def nothing(_: str) -> list[Address]:
         raise OSError("no such name")
 
-    assert send("https://nowhere.example/", resolve=nothing).error == "the name of its host stands for no address"
+    assert send("https://nowhere.example/", resolve=nothing).error == NOWHERE
+    assert send("https://inside.example/", resolve=resolving(["10.0.0.1"])).error == NOWHERE
+
+
+@pytest.mark.parametrize(
+    "forever",
+    [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"set-cookie: a=b\r\n" * 100],
+    ids=["100 Continue", "headers"],
+)
+def test_of_an_answer_without_end_only_so_much_is_read(forever: bytes) -> None:
+    sent = 0
+
+    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(forever)
+                sent += len(forever)
+                await writer.drain()
+        writer.close()
+
+    assert answered(speak).error == "what was answered is longer than 16 KiB"
+    # The rest is what the system takes before somebody reads.
+    assert sent < 2**24
+
+
+def test_a_redirect_that_leads_nowhere_is_told_by_its_status(receive: Receive) -> None:
+    receiver = receive(lambda _: Answer(302, {"location": "http://[::1"}))
+    assert send(receiver.url).http_status == 302
+
+
+def test_a_url_is_in_no_line_of_the_log(receive: Receive, caplog: pytest.LogCaptureFixture) -> None:
+    """There can be a secret in it."""
+    caplog.set_level(logging.INFO)
+    receiver = receive(lambda _: Answer(500))
+    assert send(f"{receiver.url}/T0/SECRET?key=SECRET").http_status == 500
+    assert receiver.next().path == "/hook/T0/SECRET?key=SECRET"
+    assert "SECRET" not in caplog.text
+
+
+def test_names_that_are_looked_up_for_long_leave_room_for_those_of_others(
+    receive: Receive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, may_end = socket.getaddrinfo, threading.Event()
+
+    def slow(host: Any, *arguments: Any, **options: Any) -> Any:
+        if str(host).endswith(".slow.example"):
+            may_end.wait()
+            raise OSError
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    receiver = receive()
+
+    async def beside() -> AttemptEnd:
+        sender = WebhookSender(WEBHOOKS)
+        try:
+            slowly = (sender.send(f"https://{n}.slow.example/", {}, b"{}", "user:slow") for n in range(LOOKUPS))
+            waiting.extend(map(asyncio.create_task, slowly))
+            await asyncio.sleep(0)
+            return await sender.send(f"http://localhost:{receiver.port}/", {}, b"{}", "user:quick")
+        finally:
+            may_end.set()
+            for task in waiting:
+                task.cancel()
+            sender.close()
+
+    waiting: list[asyncio.Task[AttemptEnd]] = []
+    assert asyncio.run(beside()).http_status == 204
 
 
 def test_what_the_operator_has_forbidden_since_is_not_sent(receive: Receive) -> None:

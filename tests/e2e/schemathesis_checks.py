@@ -20,6 +20,7 @@ UNSAYABLE = (
     "must name a host",
     "must name one of the ports",
     "must be a URL: ",
+    "must not lead to",
 )
 
 

@@ -141,6 +141,18 @@ def test_a_resource_has_no_more_than_so_many(admin: User) -> None:
     create(admin, model.rid)
 
 
+def test_whoever_made_one_deletes_it_without_being_an_owner_any_more(admin: User, jane: User) -> None:
+    model = admin.create_model("m")
+    admin("GrantRole", resource_rid=model.rid, principal="user:jane", role=ROLE_OWNER)
+    made, other = create(jane, model.rid), create(admin, model.rid)
+    admin("RevokeRole", resource_rid=model.rid, principal="user:jane")
+    for rid in (made.rid, other.rid):
+        assert jane.failure("GetSubscription", subscription_rid=rid).name == "SubscriptionNotFound"
+    assert jane.failure("DeleteSubscription", subscription_rid=other.rid).name == "SubscriptionNotFound"
+    jane("DeleteSubscription", subscription_rid=made.rid)
+    assert list(admin("ListSubscriptions", resource_rid=model.rid).subscriptions) == [other]
+
+
 def test_what_is_redelivered_is_named_once_and_known(admin: User) -> None:
     model = admin.create_model("m")
     made = create(admin, model.rid)
@@ -157,6 +169,8 @@ def test_what_is_redelivered_is_named_once_and_known(admin: User) -> None:
     ("field", "value"),
     [
         *(("url", url) for url in ("", "ftp://a.example/", "https://user@a.example/", "https://127.1/", "x" * 3000)),
+        # What is not public, and what looks like an address.
+        *(("url", f"https://{host}/") for host in ("10.0.0.1", "[::1]", "[::ffff:10.0.0.1]", "[v1.a]", "a[::1]:8443")),
         *(("secret", secret) for secret in ("", "whsec_", "whsec_c2hvcnQ=")),
         ("types", ["modelregistry.unknown.v1"]),
         ("description", "\0"),

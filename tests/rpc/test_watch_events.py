@@ -187,6 +187,23 @@ def test_more_than_may_wait_is_told_to_a_client_that_takes_it(
 # Bookmarks
 
 
+def test_what_is_wanted_is_told_however_much_lies_between(
+    admin: User, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.rpc.event_watch.CATCH_UP_WALK", 3)
+    beginning = admin("ListEvents", order=LIST_ORDER_OLDEST_FIRST, model_rid=model.rid).cursor
+    wanted = []
+    for _ in range(3):
+        wanted.append(admin.create_version(model, branch="wanted").rid)
+        for _ in range(10):
+            admin.create_version(model)
+    with watching(admin, after_cursor=beginning, branch="wanted", model_rid=model.rid) as watch:
+        assert [watch.next_event().model_version_rid for _ in wanted] == wanted
+        assert watch.bookmark()
+        version = admin.create_version(model, branch="wanted")
+        assert watch.next_event().model_version_rid == version.rid
+
+
 def test_a_silent_stream_has_bookmarks_that_are_never_alike_and_lead_on(
     registry: Registry, admin: User, model: Model
 ) -> None:

@@ -157,7 +157,7 @@ class Watch:
         self._open = open_stream
         self._progress = Progress(request)
         self._stream: Any = None
-        self._is_closed = False
+        self._closed = asyncio.Event()
 
     @property
     def cursor(self) -> str | None:
@@ -168,18 +168,18 @@ class Watch:
         return self
 
     async def __anext__(self) -> Event:
-        while not self._is_closed:
+        while not self._closed.is_set():
             if self._stream is None:
                 self._stream = self._open(self._progress.request)
             try:
                 message = await self._stream.read()
             except RegistryError as error:
-                if self._is_closed:
+                if self._closed.is_set():
                     break
                 pause = self._progress.pause_after(error)
             except asyncio.CancelledError:
                 # gRPC ends a call that was cancelled with this, whoever did it.
-                if self._is_closed:
+                if self._closed.is_set():
                     break
                 raise
             else:
@@ -190,12 +190,13 @@ class Watch:
                     continue
                 pause = self._progress.pause_after(None)
             self._stream = None
-            await asyncio.sleep(pause)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), pause)
         raise StopAsyncIteration
 
     def close(self) -> None:
         """End it."""
-        self._is_closed = True
+        self._closed.set()
         if self._stream is not None:
             self._stream.cancel()
 
