@@ -5,6 +5,8 @@ No cluster is needed for it: what differs is who starts the process, and where i
 
 from __future__ import annotations
 
+import base64
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,6 +63,8 @@ def deployed(new_database: NewDatabase, tmp_path: Path) -> Iterator[Deployed]:
     volumes = {"tmp": tmp_path / "t", "data": tmp_path / "data"}
     for folder in volumes.values():
         folder.mkdir()
+    keys = tmp_path / "secrets.key"
+    keys.write_bytes(base64.b64encode(os.urandom(32)))
     with Site() as site, object_store() as objects, DatabaseProxy(url) as proxy:
         site.document = jwks(issuer)
         threading.Thread(target=site.serve_forever, args=(0.01,), daemon=True).start()
@@ -74,6 +78,7 @@ def deployed(new_database: NewDatabase, tmp_path: Path) -> Iterator[Deployed]:
             "TMPDIR": str(volumes["tmp"]),
             "HOME": str(tmp_path / "nobody"),
             "MODELREGISTRY_DATA_DIR": str(volumes["data"]),
+            "MODELREGISTRY_SECRETS_KEY_FILE": str(keys),
             # Its own port may be taken here.
             "MODELREGISTRY_METRICS_LISTEN": "127.0.0.1:0",
         }
@@ -94,6 +99,8 @@ def test_the_server_of_the_example_serves_and_writes_nothing_that_it_would_miss(
         version = admin.create_version_with_files(source, b"weights" * 2**18)
         promoted = admin.promote(version, target)
         assert admin.download(promoted) == b"weights" * 2**18
+        # Its secret is encrypted, under a key that is not made here.
+        admin("CreateSubscription", resource_rid=target.rid, url="https://hooks.example.com/models")
         assert deployed.user(channel, sub="jane").failure("GetModel", model_rid=target.rid).name == "ModelNotFound"
 
     assert list(deployed.volumes["data"].iterdir()) == []

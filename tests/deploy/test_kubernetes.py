@@ -105,7 +105,7 @@ def test_the_example_says_all_that_servers_away_from_a_trial_need() -> None:
 def test_secrets_are_referred_to_and_never_spelled(folder: Path, kind: str) -> None:
     assert not [each for each in objects(folder) if each["kind"] == "Secret"]
     for name, value in environment_of(folder, only(folder, kind)).items():
-        if SECRET_NAME.search(name):
+        if SECRET_NAME.search(name) and not name.endswith("_FILE"):
             assert set(value) == {"secretKeyRef"}, name
         else:
             assert isinstance(value, str), name
@@ -273,8 +273,23 @@ def test_what_is_written_lies_in_a_volume() -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in container_of(workload)["volumeMounts"]}
     volumes: list[Manifest] = pod_of(workload)["spec"]["volumes"]
     assert {volume["name"] for volume in volumes} == mounts.keys()
-    assert all(volume.keys() == {"name", "emptyDir"} for volume in volumes)
-    assert set(mounts.values()) == {"/tmp", *arguments_of("VOLUME")}
+    written = {volume["name"] for volume in volumes if volume.keys() == {"name", "emptyDir"}}
+    assert {mounts[name] for name in written} == {"/tmp", *arguments_of("VOLUME")}
+    others = {
+        mount["name"]: mount["readOnly"] for mount in container_of(workload)["volumeMounts"] if "readOnly" in mount
+    }
+    assert others == dict.fromkeys(mounts.keys() - written, True)
+
+
+def test_the_keys_for_webhooks_are_those_of_a_secret_that_the_group_of_the_pod_reads() -> None:
+    workload = only(BASE, "Deployment")
+    mounts = {mount["mountPath"]: mount["name"] for mount in container_of(workload)["volumeMounts"]}
+    file = Path(environment_of(BASE, workload)["MODELREGISTRY_SECRETS_KEY_FILE"])
+    [volume] = [each for each in pod_of(workload)["spec"]["volumes"] if each["name"] == mounts[str(file.parent)]]
+    assert volume["secret"] == {"secretName": "modelregistry-webhooks", "defaultMode": 0o440}
+    assert pod_of(workload)["spec"]["securityContext"]["fsGroup"]
+    made = f"create secret generic modelregistry-webhooks --from-file={file.name}="
+    assert made in (KUBERNETES / "README.md").read_text()
 
 
 def test_the_servers_and_their_migration_are_of_one_release() -> None:

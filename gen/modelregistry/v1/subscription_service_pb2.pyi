@@ -458,7 +458,7 @@ class RedeliverEventsRequest(_message.Message):
     subscription_rid: _builtins.str
     """Required. The RID of the subscription."""
     after_cursor: _builtins.str
-    """Optional. A cursor of EventService: the events behind it, in order, from before the subscription was made, too.
+    """Optional. A cursor of EventService: the events after it, in order, from before the subscription was made, too.
     Required without `event_ids`.
     """
     request_id: _builtins.str
@@ -506,7 +506,7 @@ class RedeliverEventsResponse(_message.Message):
     """
     next_cursor: _builtins.str
     """Output only. With `after_cursor`, the cursor to go on with; unset if there are no more events. One call looks through
-    1,000.
+    1,000. If the same request was carried out before, as it was then.
     """
     def __init__(
         self,

@@ -31,7 +31,7 @@ class SubscriptionServiceStub:
 
     Each event is sent until the receiver answers with a status of 200 to 299 within 10 seconds; then after pauses that
     grow, for 3 days. It can arrive more than once, always with the same `webhook-id`, which is the id of the event. Events
-    arrive in order as far as they are answered so. A redirect counts as a failure.
+    arrive in order, but for one that fails: it is tried again later, and those after it go on. A redirect counts as a failure.
 
     The failures common to every RPC are those of ModelService. Subscriptions are for owners of their model or folder: to
     others they do not exist.
@@ -90,7 +90,7 @@ class SubscriptionServiceServicer:
 
     Each event is sent until the receiver answers with a status of 200 to 299 within 10 seconds; then after pauses that
     grow, for 3 days. It can arrive more than once, always with the same `webhook-id`, which is the id of the event. Events
-    arrive in order as far as they are answered so. A redirect counts as a failure.
+    arrive in order, but for one that fails: it is tried again later, and those after it go on. A redirect counts as a failure.
 
     The failures common to every RPC are those of ModelService. Subscriptions are for owners of their model or folder: to
     others they do not exist.
@@ -130,9 +130,11 @@ class SubscriptionServiceServicer:
     def UpdateSubscription(self, request, context):
         """Changes a subscription: what is given is set, everything else stays. Nothing is recorded if nothing changes.
 
-        Scope api:models-write; owner on the model or folder, and nobody but the principal for whom it acts gives it another
-        URL. Fails, in this order, with INVALID_ARGUMENT (InvalidArgument, InvalidBranchName), NOT_FOUND
-        (SubscriptionNotFound) and PERMISSION_DENIED (SubscriptionPermissionDenied).
+        Another URL is sent at once what waits, and only the principal for whom the subscription acts, or an administrator,
+        gives it one.
+
+        Scope api:models-write; owner on the model or folder. Fails, in this order, with INVALID_ARGUMENT (InvalidArgument,
+        InvalidBranchName), NOT_FOUND (SubscriptionNotFound) and PERMISSION_DENIED (SubscriptionPermissionDenied).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,7 +143,8 @@ class SubscriptionServiceServicer:
     def DeleteSubscription(self, request, context):
         """Deletes a subscription with all that is queued for it, and what is told of its deliveries.
 
-        Scope api:models-write; owner on the model or folder. Fails with NOT_FOUND (SubscriptionNotFound).
+        Scope api:models-write; owner on the model or folder, or the principal who made it. Fails with NOT_FOUND
+        (SubscriptionNotFound).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,8 +153,8 @@ class SubscriptionServiceServicer:
     def RotateSubscriptionSecret(self, request, context):
         """Gives a subscription a new secret. The one before signs, too, for 24 hours; an older one does no longer.
 
-        Scope api:models-write; owner on the model or folder, and the principal for whom it acts. Fails, in this order, with
-        INVALID_ARGUMENT (InvalidArgument), NOT_FOUND (SubscriptionNotFound), PERMISSION_DENIED
+        Scope api:models-write; owner on the model or folder, and the principal for whom it acts or an administrator. Fails,
+        in this order, with INVALID_ARGUMENT (InvalidArgument), NOT_FOUND (SubscriptionNotFound), PERMISSION_DENIED
         (SubscriptionPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed) and UNAVAILABLE (SecretsUnavailable).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -159,7 +162,8 @@ class SubscriptionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDeliveries(self, request, context):
-        """Lists the deliveries of a subscription, those that were queued last first. They are kept for 30 days.
+        """Lists the deliveries of a subscription, those of the newest events first. They are kept for 30 days; one that waits,
+        as long as its event.
 
         Scope api:models-read; owner on the model or folder. Fails with INVALID_ARGUMENT (InvalidPageSize,
         InvalidPageToken) and NOT_FOUND (SubscriptionNotFound).
@@ -236,7 +240,7 @@ class SubscriptionService:
 
     Each event is sent until the receiver answers with a status of 200 to 299 within 10 seconds; then after pauses that
     grow, for 3 days. It can arrive more than once, always with the same `webhook-id`, which is the id of the event. Events
-    arrive in order as far as they are answered so. A redirect counts as a failure.
+    arrive in order, but for one that fails: it is tried again later, and those after it go on. A redirect counts as a failure.
 
     The failures common to every RPC are those of ModelService. Subscriptions are for owners of their model or folder: to
     others they do not exist.

@@ -33,7 +33,7 @@ class _SubscriptionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sub
     SUBSCRIPTION_STATE_PAUSED: _SubscriptionState.ValueType  # 2
     """Events are queued, and are sent once it is active again."""
     SUBSCRIPTION_STATE_DISABLED: _SubscriptionState.ValueType  # 3
-    """The receiver answered 410 Gone. No further events are queued; those that are, are sent once it is active again."""
+    """The receiver answered 410 Gone. What happens meanwhile is never sent; what is queued, once it is active again."""
 
 class SubscriptionState(_SubscriptionState, metaclass=_SubscriptionStateEnumTypeWrapper):
     """Whether the events of a subscription are sent."""
@@ -45,7 +45,7 @@ SUBSCRIPTION_STATE_ACTIVE: SubscriptionState.ValueType  # 1
 SUBSCRIPTION_STATE_PAUSED: SubscriptionState.ValueType  # 2
 """Events are queued, and are sent once it is active again."""
 SUBSCRIPTION_STATE_DISABLED: SubscriptionState.ValueType  # 3
-"""The receiver answered 410 Gone. No further events are queued; those that are, are sent once it is active again."""
+"""The receiver answered 410 Gone. What happens meanwhile is never sent; what is queued, once it is active again."""
 Global___SubscriptionState: _TypeAlias = SubscriptionState  # noqa: Y015
 
 class _DeliveryState:
@@ -199,7 +199,7 @@ class Delivery(_message.Message):
     was none, or if it came from an address that is not public.
     """
     error: _builtins.str
-    """Output only. Why there is no answer, or why the event was not sent; unset if it was answered."""
+    """Output only. Why there is no answer, why the event was not sent, or why it was given up."""
     @_builtins.property
     def queued_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When it was queued, in whole milliseconds; of one that was queued again, that time."""

@@ -32,7 +32,7 @@ class SubscriptionServiceStub:
 
     Each event is sent until the receiver answers with a status of 200 to 299 within 10 seconds; then after pauses that
     grow, for 3 days. It can arrive more than once, always with the same `webhook-id`, which is the id of the event. Events
-    arrive in order as far as they are answered so. A redirect counts as a failure.
+    arrive in order, but for one that fails: it is tried again later, and those after it go on. A redirect counts as a failure.
 
     The failures common to every RPC are those of ModelService. Subscriptions are for owners of their model or folder: to
     others they do not exist.
@@ -64,24 +64,28 @@ class SubscriptionServiceStub:
     UpdateSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.UpdateSubscriptionRequest, _subscription_pb2.Subscription]
     """Changes a subscription: what is given is set, everything else stays. Nothing is recorded if nothing changes.
 
-    Scope api:models-write; owner on the model or folder, and nobody but the principal for whom it acts gives it another
-    URL. Fails, in this order, with INVALID_ARGUMENT (InvalidArgument, InvalidBranchName), NOT_FOUND
-    (SubscriptionNotFound) and PERMISSION_DENIED (SubscriptionPermissionDenied).
+    Another URL is sent at once what waits, and only the principal for whom the subscription acts, or an administrator,
+    gives it one.
+
+    Scope api:models-write; owner on the model or folder. Fails, in this order, with INVALID_ARGUMENT (InvalidArgument,
+    InvalidBranchName), NOT_FOUND (SubscriptionNotFound) and PERMISSION_DENIED (SubscriptionPermissionDenied).
     """
     DeleteSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.DeleteSubscriptionRequest, _subscription_service_pb2.DeleteSubscriptionResponse]
     """Deletes a subscription with all that is queued for it, and what is told of its deliveries.
 
-    Scope api:models-write; owner on the model or folder. Fails with NOT_FOUND (SubscriptionNotFound).
+    Scope api:models-write; owner on the model or folder, or the principal who made it. Fails with NOT_FOUND
+    (SubscriptionNotFound).
     """
     RotateSubscriptionSecret: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.RotateSubscriptionSecretRequest, _subscription_service_pb2.RotateSubscriptionSecretResponse]
     """Gives a subscription a new secret. The one before signs, too, for 24 hours; an older one does no longer.
 
-    Scope api:models-write; owner on the model or folder, and the principal for whom it acts. Fails, in this order, with
-    INVALID_ARGUMENT (InvalidArgument), NOT_FOUND (SubscriptionNotFound), PERMISSION_DENIED
+    Scope api:models-write; owner on the model or folder, and the principal for whom it acts or an administrator. Fails,
+    in this order, with INVALID_ARGUMENT (InvalidArgument), NOT_FOUND (SubscriptionNotFound), PERMISSION_DENIED
     (SubscriptionPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed) and UNAVAILABLE (SecretsUnavailable).
     """
     ListDeliveries: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.ListDeliveriesRequest, _subscription_service_pb2.ListDeliveriesResponse]
-    """Lists the deliveries of a subscription, those that were queued last first. They are kept for 30 days.
+    """Lists the deliveries of a subscription, those of the newest events first. They are kept for 30 days; one that waits,
+    as long as its event.
 
     Scope api:models-read; owner on the model or folder. Fails with INVALID_ARGUMENT (InvalidPageSize,
     InvalidPageToken) and NOT_FOUND (SubscriptionNotFound).
@@ -101,7 +105,7 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
 
     Each event is sent until the receiver answers with a status of 200 to 299 within 10 seconds; then after pauses that
     grow, for 3 days. It can arrive more than once, always with the same `webhook-id`, which is the id of the event. Events
-    arrive in order as far as they are answered so. A redirect counts as a failure.
+    arrive in order, but for one that fails: it is tried again later, and those after it go on. A redirect counts as a failure.
 
     The failures common to every RPC are those of ModelService. Subscriptions are for owners of their model or folder: to
     others they do not exist.
@@ -130,24 +134,28 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     UpdateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.UpdateSubscriptionRequest, _subscription_pb2.Subscription]  # type: ignore[assignment]
     """Changes a subscription: what is given is set, everything else stays. Nothing is recorded if nothing changes.
 
-    Scope api:models-write; owner on the model or folder, and nobody but the principal for whom it acts gives it another
-    URL. Fails, in this order, with INVALID_ARGUMENT (InvalidArgument, InvalidBranchName), NOT_FOUND
-    (SubscriptionNotFound) and PERMISSION_DENIED (SubscriptionPermissionDenied).
+    Another URL is sent at once what waits, and only the principal for whom the subscription acts, or an administrator,
+    gives it one.
+
+    Scope api:models-write; owner on the model or folder. Fails, in this order, with INVALID_ARGUMENT (InvalidArgument,
+    InvalidBranchName), NOT_FOUND (SubscriptionNotFound) and PERMISSION_DENIED (SubscriptionPermissionDenied).
     """
     DeleteSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.DeleteSubscriptionRequest, _subscription_service_pb2.DeleteSubscriptionResponse]  # type: ignore[assignment]
     """Deletes a subscription with all that is queued for it, and what is told of its deliveries.
 
-    Scope api:models-write; owner on the model or folder. Fails with NOT_FOUND (SubscriptionNotFound).
+    Scope api:models-write; owner on the model or folder, or the principal who made it. Fails with NOT_FOUND
+    (SubscriptionNotFound).
     """
     RotateSubscriptionSecret: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.RotateSubscriptionSecretRequest, _subscription_service_pb2.RotateSubscriptionSecretResponse]  # type: ignore[assignment]
     """Gives a subscription a new secret. The one before signs, too, for 24 hours; an older one does no longer.
 
-    Scope api:models-write; owner on the model or folder, and the principal for whom it acts. Fails, in this order, with
-    INVALID_ARGUMENT (InvalidArgument), NOT_FOUND (SubscriptionNotFound), PERMISSION_DENIED
+    Scope api:models-write; owner on the model or folder, and the principal for whom it acts or an administrator. Fails,
+    in this order, with INVALID_ARGUMENT (InvalidArgument), NOT_FOUND (SubscriptionNotFound), PERMISSION_DENIED
     (SubscriptionPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed) and UNAVAILABLE (SecretsUnavailable).
     """
     ListDeliveries: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ListDeliveriesRequest, _subscription_service_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
-    """Lists the deliveries of a subscription, those that were queued last first. They are kept for 30 days.
+    """Lists the deliveries of a subscription, those of the newest events first. They are kept for 30 days; one that waits,
+    as long as its event.
 
     Scope api:models-read; owner on the model or folder. Fails with INVALID_ARGUMENT (InvalidPageSize,
     InvalidPageToken) and NOT_FOUND (SubscriptionNotFound).
@@ -166,7 +174,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Each event is sent until the receiver answers with a status of 200 to 299 within 10 seconds; then after pauses that
     grow, for 3 days. It can arrive more than once, always with the same `webhook-id`, which is the id of the event. Events
-    arrive in order as far as they are answered so. A redirect counts as a failure.
+    arrive in order, but for one that fails: it is tried again later, and those after it go on. A redirect counts as a failure.
 
     The failures common to every RPC are those of ModelService. Subscriptions are for owners of their model or folder: to
     others they do not exist.
@@ -217,9 +225,11 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_subscription_pb2.Subscription, _abc.Awaitable[_subscription_pb2.Subscription]]:
         """Changes a subscription: what is given is set, everything else stays. Nothing is recorded if nothing changes.
 
-        Scope api:models-write; owner on the model or folder, and nobody but the principal for whom it acts gives it another
-        URL. Fails, in this order, with INVALID_ARGUMENT (InvalidArgument, InvalidBranchName), NOT_FOUND
-        (SubscriptionNotFound) and PERMISSION_DENIED (SubscriptionPermissionDenied).
+        Another URL is sent at once what waits, and only the principal for whom the subscription acts, or an administrator,
+        gives it one.
+
+        Scope api:models-write; owner on the model or folder. Fails, in this order, with INVALID_ARGUMENT (InvalidArgument,
+        InvalidBranchName), NOT_FOUND (SubscriptionNotFound) and PERMISSION_DENIED (SubscriptionPermissionDenied).
         """
 
     @_abc_1.abstractmethod
@@ -230,7 +240,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_subscription_service_pb2.DeleteSubscriptionResponse, _abc.Awaitable[_subscription_service_pb2.DeleteSubscriptionResponse]]:
         """Deletes a subscription with all that is queued for it, and what is told of its deliveries.
 
-        Scope api:models-write; owner on the model or folder. Fails with NOT_FOUND (SubscriptionNotFound).
+        Scope api:models-write; owner on the model or folder, or the principal who made it. Fails with NOT_FOUND
+        (SubscriptionNotFound).
         """
 
     @_abc_1.abstractmethod
@@ -241,8 +252,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_subscription_service_pb2.RotateSubscriptionSecretResponse, _abc.Awaitable[_subscription_service_pb2.RotateSubscriptionSecretResponse]]:
         """Gives a subscription a new secret. The one before signs, too, for 24 hours; an older one does no longer.
 
-        Scope api:models-write; owner on the model or folder, and the principal for whom it acts. Fails, in this order, with
-        INVALID_ARGUMENT (InvalidArgument), NOT_FOUND (SubscriptionNotFound), PERMISSION_DENIED
+        Scope api:models-write; owner on the model or folder, and the principal for whom it acts or an administrator. Fails,
+        in this order, with INVALID_ARGUMENT (InvalidArgument), NOT_FOUND (SubscriptionNotFound), PERMISSION_DENIED
         (SubscriptionPermissionDenied), ALREADY_EXISTS (RequestIdAlreadyUsed) and UNAVAILABLE (SecretsUnavailable).
         """
 
@@ -252,7 +263,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_service_pb2.ListDeliveriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_service_pb2.ListDeliveriesResponse, _abc.Awaitable[_subscription_service_pb2.ListDeliveriesResponse]]:
-        """Lists the deliveries of a subscription, those that were queued last first. They are kept for 30 days.
+        """Lists the deliveries of a subscription, those of the newest events first. They are kept for 30 days; one that waits,
+        as long as its event.
 
         Scope api:models-read; owner on the model or folder. Fails with INVALID_ARGUMENT (InvalidPageSize,
         InvalidPageToken) and NOT_FOUND (SubscriptionNotFound).
