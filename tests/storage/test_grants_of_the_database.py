@@ -115,7 +115,7 @@ def test_a_server_can_deliver_events(server_url: str, open_repository: OpenRepos
 
     def deliver(tx: Transaction) -> None:
         tx.lock_subscriptions(model.rid, ADMIN.user)
-        tx.fan_out(settled.key, 10)
+        tx.fan_out_events(settled.key, 10)
         [lease] = tx.lease_queues(10, seconds)
         waiting = tx.next_delivery(lease)
         assert waiting is not None
