@@ -91,7 +91,7 @@ def deliver(repository: SqlRepository, model: Model) -> None:
     """Queue an event for the subscriptions that there are."""
     append(repository, builders.version(model.rid, "told"))
     settled = repository.settled_event()
-    repository.write(lambda tx: tx.fan_out(settled.key, 10))
+    repository.write(lambda tx: tx.fan_out_events(settled.key, 10))
 
 
 def test_a_change_that_raises_leaves_every_table_as_it_was(repository: SqlRepository, migrated_url: str) -> None:
