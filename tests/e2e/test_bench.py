@@ -178,7 +178,8 @@ def found(ratio: float, tail: float, refusal: float, times: float) -> dict[str, 
     alike |= dict.fromkeys(("asked_per_second", "stored_per_second", "recovered_milliseconds", "ours"), 1.0)
     refusals = {"refused": 1, "refused_p50": 1.0, "refused_p99": refusal}
     told = {"told": 1, "told_p50": 1.0, "told_p99": DELIVERY.bound * tail / 4.0}
-    result = {**alike, **refusals, **told, "ratio": ratio, "p99": tail, "times": times}
+    delivered = {"delivered": 1, "delivered_p50": 1.0, "delivered_p99": 1.0}
+    result = {**alike, **refusals, **told, **delivered, "ratio": ratio, "p99": tail, "times": times}
     names = (*BY_NAME, *TITLES)
     return {"rounds": [{kind: dict.fromkeys(names, result) for kind in KINDS}]}
 
