@@ -127,10 +127,10 @@ class WebhookSender:
             except (OSError, UnicodeError):
                 addresses = []
         refused = [address for address in addresses if not is_permitted(address, self._allowed.networks)]
+        if refused:
+            log.warning("a webhook to %s was not sent, since that is %s: see --webhook-allow", host, refused[0])
         if refused or not addresses:
             # Which it is only the operator learns: names of a private network are no business of others.
-            found = f"that is {refused[0]}: see --webhook-allow" if refused else "there is no such name"
-            log.warning("a webhook to %s was not sent, since %s", host, found)
             raise _NotSent("the name of its host stands for no address that webhooks may go to")
         return addresses
 

@@ -198,7 +198,8 @@ class _Form(NamedTuple):
     @property
     def has_checks(self) -> bool:
         """Whether not every event that is met is wanted."""
-        return any(self[2:])
+        others = (self.by_branch, self.by_actor, self.in_folder, self.is_since, self.is_until, self.by_sight)
+        return self.type_count > 0 or any(others)
 
 
 class _Walk(NamedTuple):
