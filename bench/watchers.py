@@ -79,8 +79,8 @@ async def _watch_all(address: str, token: str, model_rids: Sequence[str], count:
             if is_first:
                 is_first = False
                 begun.release()
-            if message.HasField("event"):
-                delays.append(time.time() * 1000 - message.event.time.ToMilliseconds())
+            now = time.time() * 1000
+            delays.extend(now - event.time.ToMilliseconds() for event in message.events)
 
     watchers = [asyncio.create_task(watch(channel, rid)) for channel, rid in zip(channels, itertools.cycle(model_rids))]
     for _ in watchers:

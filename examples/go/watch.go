@@ -67,10 +67,10 @@ func follow(ctx context.Context, client registry.EventServiceClient, request *re
 			log.Printf("watches %s", request.GetModelRid())
 			began = true
 		}
-		// Without an event it is a bookmark: a place, and a sign of life.
-		if event := message.GetEvent(); event != nil {
+		// Without events it is a bookmark: a place, and a sign of life.
+		for _, event := range message.GetEvents() {
 			promotion := event.GetSubject().GetPromotion()
-			fmt.Println(event.GetBranch(), promotion.GetVersionNumber(), event.GetModelVersionRid(), message.GetCursor())
+			fmt.Println(event.GetBranch(), promotion.GetVersionNumber(), event.GetModelVersionRid(), event.GetCursor())
 		}
 		request.AfterCursor = proto.String(message.GetCursor())
 	}

@@ -50,14 +50,16 @@ async function follow(
   let began = false;
   try {
     // No deadline: it lasts as long as it can.
-    for await (const { event, cursor } of client.watchEvents(request, { timeoutMs: 0 })) {
+    for await (const { events, cursor } of client.watchEvents(request, { timeoutMs: 0 })) {
       if (!began) {
         console.error(`watches ${request.modelRid}`);
         began = true;
       }
-      // Without an event it is a bookmark: a place, and a sign of life.
-      if (event?.subject?.type.case === "promotion") {
-        console.log(event.branch, event.subject.type.value.versionNumber, event.modelVersionRid, cursor);
+      // Without events it is a bookmark: a place, and a sign of life.
+      for (const event of events) {
+        if (event.subject?.type.case === "promotion") {
+          console.log(event.branch, event.subject.type.value.versionNumber, event.modelVersionRid, event.cursor);
+        }
       }
       request.afterCursor = cursor;
     }

@@ -88,11 +88,11 @@ async def _parts(answers: AnswerStream, first: Any, request_id: str) -> AsyncIte
 
 
 def _part_of(answer: Any) -> bytes:
-    """Return an event, or a bookmark, as it is sent. No JSON and no cursor has a line break in it."""
-    if not answer.HasField("event"):
+    """Return events, or a bookmark, as they are sent. No JSON and no cursor has a line break in it."""
+    if not answer.events:
         return f": bookmark\nid: {answer.cursor}\n\n".encode()
-    event = answer.event
-    return f"id: {answer.cursor}\nevent: {event.type}\ndata: {dumps(event)}\n\n".encode()
+    parts = (f"id: {event.cursor}\nevent: {event.type}\ndata: {dumps(event)}\n\n" for event in answer.events)
+    return "".join(parts).encode()
 
 
 def _end(body: dict[str, object]) -> bytes:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import threading
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,12 @@ from server.storage.paging import Page, PageRequest
 # How often it is looked for new events; and for streams that end, or want a bookmark.
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 0.25
+# How much later for each event that was found: where many come, a message has several, since it is by the message that
+# a watcher costs something.
+PAUSE_FOR_EACH = 0.005
+LONGEST_POLL_SECONDS = 0.25
+# How large a message becomes that has several events.
+MESSAGE_BYTES = 2**16
 # How soon after a failure it is tried again.
 AGAIN_SECONDS = 1.0
 # How many events are read at once for all who are live; a page is no larger than a message.
@@ -107,6 +114,20 @@ class _Place(NamedTuple):
         return LogEnd(self.key, self.event_id)
 
 
+class _Told(NamedTuple):
+    """An event as a watcher is told it, and the place behind it."""
+
+    place: _Place
+    event: Event
+
+
+class _Message(NamedTuple):
+    """A message, and the place behind it."""
+
+    place: _Place
+    data: bytes
+
+
 class _Watcher:
     """Whoever watches: the stream, what is wanted, and the place up to which everything was told."""
 
@@ -148,7 +169,9 @@ class EventWatch:
         self._later: list[_Watcher] = []
         self._place = _Place(0, "")
         self._thread: threading.Thread | None = None
+        # The thread's own: when it has looked at all streams, and how many events it has found since it paused.
         self._looked_at = 0.0
+        self._found = 0
 
     def watch(self, stream: HeldStream, request: WatchEventsRequest) -> None:
         """Tell a stream what it asks for, until it ends; returns as soon as that has begun.
@@ -251,9 +274,10 @@ class EventWatch:
 
     def _run(self) -> None:
         while True:
-            pause = POLL_SECONDS
             try:
                 self._go_on()
+                pause = min(max(POLL_SECONDS, self._found * PAUSE_FOR_EACH), LONGEST_POLL_SECONDS)
+                self._found = 0
             except (StorageUnavailable, Overloaded) as error:
                 log.info("watchers are told nothing for now: %s", error.__cause__ or error)
                 pause = AGAIN_SECONDS
@@ -301,6 +325,7 @@ class EventWatch:
             # Not the log of which these were told. They all end, and nothing is told to whoever comes meanwhile.
             self._end_lost(error)
             return False
+        self._found += len(page.items)
         self._sight.look_at(page.items)
         with self._lock:
             self._place = following
@@ -311,37 +336,38 @@ class EventWatch:
 
     def _tell(self, kept: Sequence[KeptEvent], live: Iterable[_Watcher], following: _Place) -> None:
         # What is found out for one caller, and for one who wants the same, holds for the others.
-        told: dict[Caller, list[tuple[KeptEvent, bytes]]] = {}
-        wanted: dict[tuple[Caller, EventFilter], list[tuple[KeptEvent, bytes]]] = {}
+        told: dict[Caller, list[_Told]] = {}
+        wanted: dict[tuple[Caller, EventFilter], list[_Told]] = {}
+        packed: dict[tuple[Caller, EventFilter, int], list[_Message]] = {}
         for watcher in live:
-            alike = (watcher.caller, watcher.wanted)
-            if watcher.caller not in told:
-                told[watcher.caller] = self._messages(watcher.caller, kept)
-            if alike not in wanted:
-                wanted[alike] = [
-                    (one, message)
-                    for one, message in told[watcher.caller]
-                    if self._sight.is_wanted(one.event, watcher.wanted)
-                ]
-            for one, message in wanted[alike]:
-                if one.key <= watcher.place.key:
-                    continue
-                if watcher.stream.waiting_bytes > LIVE_BYTES:
-                    self._let_catch_up(watcher)
-                    break
-                self._send(watcher, message, one.event.cursor)
-                watcher.place = _Place.behind(one)
-            else:
+            caller, filter_ = watcher.caller, watcher.wanted
+            if caller not in told:
+                seen = ((_Place.behind(one), self._sight.told(caller, one)) for one in kept)
+                told[caller] = [_Told(place, event) for place, event in seen if event is not None]
+            if (caller, filter_) not in wanted:
+                wanted[caller, filter_] = [one for one in told[caller] if self._sight.is_wanted(one.event, filter_)]
+            ahead = wanted[caller, filter_]
+            first = bisect_right(ahead, watcher.place.key, key=lambda one: one.place.key)
+            if (caller, filter_, first) not in packed:
+                packed[caller, filter_, first] = _packed(ahead[first:])
+            if self._send_all(watcher, packed[caller, filter_, first], LIVE_BYTES):
                 watcher.place = max(watcher.place, following, key=lambda place: place.key)
-
-    def _messages(self, caller: Caller, kept: Sequence[KeptEvent]) -> list[tuple[KeptEvent, bytes]]:
-        seen = ((one, self._sight.told(caller, one)) for one in kept)
-        return [(one, _message_of(event)) for one, event in seen if event is not None]
+            else:
+                self._let_catch_up(watcher)
 
     def _let_catch_up(self, watcher: _Watcher) -> None:
         with self._lock:
             self._live.pop(watcher.stream, None)
         watcher.stream.when_room(partial(self._catch_up_soon, watcher))
+
+    def _send_all(self, watcher: _Watcher, messages: Iterable[_Message], most_bytes: int) -> bool:
+        """Send messages to a watcher as long as no more than so many bytes wait; return whether that were all."""
+        for message in messages:
+            if watcher.stream.waiting_bytes > most_bytes:
+                return False
+            self._send(watcher, message.data, message.place.cursor)
+            watcher.place = message.place
+        return True
 
     def _send(self, watcher: _Watcher, message: bytes, cursor: str) -> None:
         watcher.stream.send(message, cursor)
@@ -458,14 +484,9 @@ class EventWatch:
             target = self._place
         if watcher.place.key < target.key:
             page, following = self._page_for(watcher, target.end)
-            for one in page.items:
-                if watcher.stream.waiting_bytes > CATCH_UP_BYTES:
-                    break
-                self._send(watcher, _message_of(one.event), one.event.cursor)
-                watcher.place = _Place.behind(one)
-            else:
-                if page.next_position is None:
-                    watcher.place = following
+            messages = _packed([_Told(_Place.behind(one), one.event) for one in page.items])
+            if self._send_all(watcher, messages, CATCH_UP_BYTES) and page.next_position is None:
+                watcher.place = following
         watcher.bookmark_at = 0.0
         with self._lock:
             if self._join(watcher):
@@ -488,8 +509,27 @@ class EventWatch:
         return self._repository.read(read)
 
 
-def _message_of(event: Event) -> bytes:
-    return WatchEventsResponse(event=event, cursor=event.cursor).SerializeToString()
+def _packed(told: Iterable[_Told]) -> list[_Message]:
+    """Return events in messages of some MESSAGE_BYTES, a larger one in one of its own."""
+    messages: list[_Message] = []
+    together: list[_Told] = []
+    size = 0
+    for one in told:
+        if together and size + one.event.ByteSize() > MESSAGE_BYTES:
+            messages.append(_message_of(together))
+            together, size = [], 0
+        together.append(one)
+        size += one.event.ByteSize()
+    if together:
+        messages.append(_message_of(together))
+    return messages
+
+
+def _message_of(told: Sequence[_Told]) -> _Message:
+    place = told[-1].place
+    return _Message(
+        place, WatchEventsResponse(events=[one.event for one in told], cursor=place.cursor).SerializeToString()
+    )
 
 
 def _bookmark(cursor: str) -> bytes:

@@ -232,7 +232,8 @@ def test_pauses_grow_with_failures_in_a_row_and_begin_anew_behind_a_message() ->
         longest = [FIRST_SECONDS * 2**number for number in range(10)]
         for most in longest:
             assert 0 <= progress.pause_after(unavailable) <= min(most, LAST_SECONDS)
-        assert progress.took(WatchEventsResponse(cursor="d")) is None
+        progress.took(WatchEventsResponse(cursor="d"))
+        assert progress.next_event() is None
     assert progress.cursor == "d"
     ended = failed(grpc.StatusCode.UNAUTHENTICATED)
     progress.pause_after(ended)

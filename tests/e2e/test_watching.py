@@ -142,7 +142,7 @@ def test_whoever_goes_on_after_a_crash_misses_nothing_and_is_told_nothing_twice(
         server.kill()
         promoters.stop()
         rest, failure = watch.rest()
-        told += [each.event for each in rest if each.HasField("event")]
+        told += [event for each in rest for event in each.events]
         assert failure.code == grpc.StatusCode.UNAVAILABLE
         cursor = watch.cursor
     with Server(folder, "--database-url", url) as server, calling(server) as admin:
@@ -211,7 +211,7 @@ def test_a_server_that_is_stopped_waits_for_no_watcher_and_each_goes_on_with_ano
             server.stop()
             assert time.monotonic() - began < DRAIN_SECONDS
             [last], failure = watch.rest()
-            assert not last.HasField("event")
+            assert not last.events
             assert (failure.code, failure.name) == (grpc.StatusCode.UNAVAILABLE, "ServerStopping")
         version = there.create_version(model)
         with watching(there, model_rid=model.rid, after_cursor=last.cursor) as watch:
@@ -242,7 +242,7 @@ def test_a_thousand_watchers_who_wait_take_no_thread_and_no_connection(new_datab
         # And each is told what happens.
         version = admin.create_version(model)
         for call in calls:
-            assert next(each for each in call if each.HasField("event")).event.model_version_rid == version.rid
+            assert next(each for each in call if each.events).events[0].model_version_rid == version.rid
 
 
 def open_streams(server: Server, stack: ExitStack, count: int, name: str) -> list[grpc.Call]:
@@ -255,7 +255,7 @@ def open_streams(server: Server, stack: ExitStack, count: int, name: str) -> lis
         call = EventServiceStub(channel).WatchEvents(
             WatchEventsRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=DEADLINE_SECONDS
         )
-        assert not next(call).HasField("event")
+        assert not next(call).events
         calls.append(call)
     return calls
 

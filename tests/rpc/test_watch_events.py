@@ -26,7 +26,7 @@ from server.core.errors import RegistryError
 from server.core.event_types import NAMES, EventType
 from server.core.permissions import SCOPES
 from server.rpc import event_watch
-from server.rpc.event_watch import WatchLimits
+from server.rpc.event_watch import MESSAGE_BYTES, WatchLimits
 from server.rpc.held_streams import HeldStream
 from server.rpc.telemetry import CallRecord
 from tests.auth.forge import claims
@@ -70,11 +70,11 @@ def test_what_happens_is_told_as_it_is_listed(admin: User, model: Model) -> None
         watch.bookmark()
         version = admin.create_version(model)
         told = watch.next()
-        assert (told.event.type, told.event.model_version_rid) == (CREATED, version.rid)
-        assert told.cursor == told.event.cursor
+        assert (told.events[0].type, told.events[0].model_version_rid) == (CREATED, version.rid)
+        assert told.cursor == told.events[0].cursor
         [listed] = admin("ListEvents", model_rid=model.rid, page_size=1).events
         listed.cursor = told.cursor
-        assert told.event == listed
+        assert told.events[0] == listed
 
 
 def test_what_has_happened_before_is_told_behind_a_cursor_and_only_then(admin: User, model: Model) -> None:
@@ -185,6 +185,46 @@ def test_more_than_may_wait_is_told_to_a_client_that_takes_it(
 
 
 # Bookmarks
+
+
+def test_what_happened_together_comes_together_and_in_order(admin: User, model: Model) -> None:
+    beginning = admin("ListEvents", order=LIST_ORDER_OLDEST_FIRST, model_rid=model.rid).cursor
+    versions = [admin.create_version(model).rid for _ in range(20)]
+    call = EventServiceStub(admin.channel).WatchEvents(
+        WatchEventsRequest(model_rid=model.rid, after_cursor=beginning),
+        metadata=admin.metadata,
+        timeout=DEADLINE_SECONDS,
+    )
+    told: list[str] = []
+    count = 0
+    for message in call:
+        count += bool(message.events)
+        told.extend(event.model_version_rid for event in message.events)
+        assert not message.events or message.cursor == message.events[-1].cursor
+        if len(told) == len(versions):
+            call.cancel()
+            break
+    assert told == versions
+    # All that had happened when the watcher came, and what was not known to be settled by then.
+    assert count < len(versions) / 2
+
+
+def test_messages_stay_small_whatever_happened_together(admin: User, model: Model) -> None:
+    beginning = admin("ListEvents", order=LIST_ORDER_OLDEST_FIRST, model_rid=model.rid).cursor
+    for _ in range(20):
+        admin("LockBranch", model_rid=model.rid, reason="l" * 4000)
+        admin("UnlockBranch", model_rid=model.rid)
+    call = EventServiceStub(admin.channel).WatchEvents(
+        WatchEventsRequest(model_rid=model.rid, after_cursor=beginning),
+        metadata=admin.metadata,
+        timeout=DEADLINE_SECONDS,
+    )
+    messages = list(itertools.takewhile(lambda each: each.events, call))
+    call.cancel()
+    assert len(messages) > 1
+    assert max(each.ByteSize() for each in messages) <= MESSAGE_BYTES * 1.1
+    revisions = [event.subject.branch_policy.revision for each in messages for event in each.events]
+    assert revisions == list(range(1, 41))
 
 
 def test_what_is_wanted_is_told_however_much_lies_between(
@@ -476,7 +516,7 @@ def test_streams_end_when_the_server_stops_and_go_on_elsewhere(registry: Registr
 
 def assert_last_is_a_bookmark(told: list[WatchEventsResponse], *others: str) -> None:
     assert told
-    assert not told[-1].HasField("event")
+    assert not told[-1].events
     cursors = [each.cursor for each in told]
     assert len({*cursors, *others}) == len(cursors) + len(others)
 
@@ -512,7 +552,7 @@ def test_a_client_that_does_not_read_is_given_up_and_costs_the_others_nothing(
             first.extend(slow)
         failure = failure_of(ended.value)
         assert (failure.code, failure.name) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "WatcherTooSlow")
-        revisions = [each.event.subject.branch_policy.revision for each in first if each.HasField("event")]
+        revisions = [event.subject.branch_policy.revision for each in first for event in each.events]
         assert 0 < len(revisions) < count
         assert revisions == list(range(1, len(revisions) + 1))
         assert failure.parameters == {"cursor": first[-1].cursor}

@@ -40,14 +40,14 @@ class Watching:
 
     def next_event(self) -> Event:
         """The next event, past bookmarks. Raises grpc.RpcError."""
-        while not (told := self.next()).HasField("event"):
+        while not (told := self.next()).events:
             pass
-        return told.event
+        return told.events[0]
 
     def bookmark(self) -> str:
         """The cursor of the next message, which must be a bookmark."""
         told = self.next()
-        assert not told.HasField("event"), told
+        assert not told.events, told
         return told.cursor
 
     def until(self, is_last: Callable[[Event], bool]) -> list[Event]:
@@ -73,7 +73,11 @@ class Watching:
     def _read(self) -> None:
         try:
             for told in self.call:
-                self._told.put(told)
+                # Each event of a message alone, as one that had come by itself.
+                for event in told.events:
+                    self._told.put(WatchEventsResponse(events=[event], cursor=event.cursor))
+                if not told.events:
+                    self._told.put(told)
         except grpc.RpcError as error:
             self._told.put(error)
         else:

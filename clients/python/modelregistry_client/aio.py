@@ -169,6 +169,9 @@ class Watch:
 
     async def __anext__(self) -> Event:
         while not self._closed.is_set():
+            event = self._progress.next_event()
+            if event is not None:
+                return event
             if self._stream is None:
                 self._stream = self._open(self._progress.request)
             try:
@@ -184,9 +187,7 @@ class Watch:
                 raise
             else:
                 if message is not grpc.aio.EOF:
-                    event = self._progress.took(message)
-                    if event is not None:
-                        return event
+                    self._progress.took(message)
                     continue
                 pause = self._progress.pause_after(None)
             self._stream = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -51,17 +52,27 @@ class Progress:
         self.request = request
         self._has_begun = False
         self._failures = 0
+        self._waiting: deque[Event] = deque()
 
     @property
     def cursor(self) -> str | None:
-        """Where to go on behind all that came; None before anything did, unless a cursor was given."""
+        """Where to go on behind all that was handed on; None before anything was, unless a cursor was given."""
         return self.request.after_cursor if self.request.HasField("after_cursor") else None
 
-    def took(self, message: WatchEventsResponse) -> Event | None:
-        """Take note of a message, and return its event if it has one."""
+    def took(self, message: WatchEventsResponse) -> None:
+        """Take note of a message; its events are handed on one by one."""
         self._has_begun, self._failures = True, 0
-        self.request.after_cursor = message.cursor
-        return message.event if message.HasField("event") else None
+        self._waiting.extend(message.events)
+        if not message.events:
+            self.request.after_cursor = message.cursor
+
+    def next_event(self) -> Event | None:
+        """Hand on the event that came first of those that wait; None if none does."""
+        if not self._waiting:
+            return None
+        event = self._waiting.popleft()
+        self.request.after_cursor = event.cursor
+        return event
 
     def pause_after(self, error: RegistryError | None) -> float:
         """Return for how many seconds to wait before it goes on after a failure, or after an end without one.
@@ -100,8 +111,11 @@ class Watch:
 
     def __next__(self) -> Event:
         while not self._closing.is_set():
+            event = self._progress.next_event()
+            if event is not None:
+                return event
             try:
-                event = self._next()
+                self._read()
             except StopIteration:
                 pause = self._progress.pause_after(None)
             except RegistryError as error:
@@ -109,8 +123,6 @@ class Watch:
                     break
                 pause = self._progress.pause_after(error)
             else:
-                if event is not None:
-                    return event
                 continue
             self._stream = None
             self._closing.wait(pause)
@@ -129,10 +141,10 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _next(self) -> Event | None:
+    def _read(self) -> None:
         if self._stream is None:
             self._stream = self._open(self._progress.request)
             # Whoever has closed it meanwhile did not see the stream.
             if self._closing.is_set():
                 self._stream.cancel()
-        return self._progress.took(next(self._stream))
+        self._progress.took(next(self._stream))
