@@ -165,7 +165,7 @@ def test_files_are_kept_in_an_object_store_and_shared_by_servers(tmp_path: Path,
         collected = run("gc", *options, **objects.environment)
         assert (
             collected.stderr
-            == "removed 0 files of 0 bytes, 0 leftovers, 0 expired uploads, 0 comparisons and 0 events\n"
+            == "removed 0 files of 0 bytes, 0 leftovers, 0 expired uploads, 0 comparisons, 0 events and 0 deliveries\n"
         )
 
 
