@@ -50,8 +50,8 @@ POLL_SECONDS = 0.05
 LOOK_SECONDS = 0.25
 # How much later for each event that was found: where many come, a message has several, since it is by the message that
 # a watcher costs something.
-PAUSE_FOR_EACH = 0.005
-LONGEST_POLL_SECONDS = 0.25
+PAUSE_FOR_EACH = 0.002
+LONGEST_POLL_SECONDS = 0.1
 # How large a message becomes that has several events.
 MESSAGE_BYTES = 2**16
 # How soon after a failure it is tried again.
