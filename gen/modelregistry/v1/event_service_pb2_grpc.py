@@ -78,7 +78,7 @@ class EventServiceServicer:
         """Tells events as they happen, in the order in which it is safe to go on, for as long as the client wants: from now on,
         or first those behind a cursor. None is told twice, nor left out.
 
-        Each message has a cursor; one without an event is a bookmark. There is one at the beginning of a stream without
+        Each message has a cursor; one without events is a bookmark. There is one at the beginning of a stream without
         `after_cursor`, one when all is told that happened before the stream began, and one whenever nothing else was sent
         for 15 s. A client that goes on behind the last cursor it has got, on any server, misses nothing. Whether the caller
         may see what an event is about is asked again while the stream lasts: within 5 s of a change it falls silent, or
