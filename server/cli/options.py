@@ -154,7 +154,7 @@ ExpectedHead = Annotated[
 Reason = Annotated[str | None, option("--reason", "Why; it stays in the record of the promotion.", metavar="TEXT")]
 RequiredReason = Annotated[str, option("--reason", "Why; it stays on record.", metavar="TEXT")]
 PageSize = Annotated[int, option("--page-size", "How many to print at most, 1 to 1000; 0 means 100.")]
-OldestFirst = Annotated[bool, option("--oldest-first", "In the order in which whoever goes on later misses nothing.")]
+OldestFirst = Annotated[bool, option("--oldest-first", "In the order in which a reader that goes on misses nothing.")]
 PageToken = Annotated[str | None, option("--page-token", "The nextPageToken of the page before.", metavar="TOKEN")]
 
 # Whose tokens `serve` trusts, and where these say what.

@@ -403,7 +403,7 @@ def list_promotions(
 
     [bold]modelregistry list-promotions --model ri.models.main.model.… --since 2026-11-25 --output table[/bold]
 
-    With [bold]--oldest-first[/bold], whoever goes on from the last page token later misses none.
+    With [bold]--oldest-first[/bold], a reader that goes on from the last page token misses none.
     """
     request = ListPromotionsRequest(
         model_rid=model,

@@ -31,7 +31,7 @@ CONNECT_SECONDS = 4.0
 # What is read of an answer, with all that comes before its status, and what is kept of its body.
 MOST_READ_BYTES = 2**14
 MOST_ANSWER_BYTES = 1024
-# A look-up cannot be broken off, and goes on when nobody waits for it any more. So each principal has some of them.
+# A look-up cannot be broken off, and goes on when its attempt is over. So each principal has some of them.
 LOOKUPS = 64
 LOOKUPS_OF_EACH = 16
 
@@ -142,7 +142,7 @@ class WebhookSender:
         def end(ended: asyncio.Future[list[Address]]) -> None:
             free.release()
             if not ended.cancelled():
-                # Perhaps nobody waits for it any more.
+                # Its attempt may be over.
                 ended.exception()
 
         looking_up.add_done_callback(end)
@@ -166,7 +166,7 @@ class _TooLong(Exception):
 
 
 class _Addresses(httpcore.AsyncNetworkBackend):
-    """Connects to the first of some addresses where somebody listens, whatever name is asked for."""
+    """Connects to the first of some addresses that accepts a connection, whatever name is asked for."""
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._addresses = addresses

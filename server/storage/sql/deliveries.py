@@ -42,7 +42,7 @@ from server.storage.sql.delivery_queues import is_due, number
 from server.storage.sql.pages import messages_that_fit
 from server.storage.sql.rows import AnyColumns, AnyRow, timestamp
 from server.storage.sql.statements import Statement, forms
-from server.storage.sql.subscriptions import to_subscription
+from server.storage.sql.subscriptions import subscription_key, to_subscription
 from server.storage.sql.tables import deliveries, delivery_queues, events, opaque_keys, subscriptions
 from server.storage.sql.unit_of_work import UnitOfWork
 
@@ -209,7 +209,8 @@ def _list(has_state: bool) -> Select[*AnyColumns]:
     query = (
         select(deliveries)
         .where(
-            deliveries.c.subscription_id == _key_of_rid, deliveries.c.event_key < bindparam("before", type_=BigInteger)
+            deliveries.c.subscription_id == subscription_key,
+            deliveries.c.event_key < bindparam("before", type_=BigInteger),
         )
         .order_by(deliveries.c.event_key.desc())
         .limit(bindparam("count"))
@@ -221,7 +222,6 @@ _secret = Statement(select(opaque_keys.c.key))
 _now_ms = bindparam("now_ms", type_=BigInteger)
 _key = bindparam("key", type_=BigInteger)
 _pending = deliveries.c.state == number(DELIVERY_STATE_PENDING)
-_key_of_rid = select(subscriptions.c.id).where(subscriptions.c.rid == bindparam("rid")).scalar_subquery()
 _is_leased = and_(delivery_queues.c.subscription_id == _key, delivery_queues.c.lease == bindparam("lease_name"))
 
 _due = Statement(

@@ -51,8 +51,9 @@ def queue_anew(work: UnitOfWork, key: int) -> None:
 
 
 _now_ms = bindparam("now_ms", type_=BigInteger)
-_is_it = delivery_queues.c.subscription_id == bindparam("key", type_=BigInteger)
-_state = select(subscriptions.c.state).where(subscriptions.c.id == bindparam("key", type_=BigInteger)).scalar_subquery()
+_key = bindparam("key", type_=BigInteger)
+_is_it = delivery_queues.c.subscription_id == _key
+_state = select(subscriptions.c.state).where(subscriptions.c.id == _key).scalar_subquery()
 # Not before the time to which a receiver is held back that fails. What is due for an event that is tried again later is
 # no such time.
 _soon = case((delivery_queues.c.held_until > _now_ms, delivery_queues.c.held_until), else_=_now_ms)
@@ -79,7 +80,7 @@ _be_due = Statement(
 _anew = Statement(
     update(deliveries)
     .where(
-        deliveries.c.subscription_id == bindparam("key", type_=BigInteger),
+        deliveries.c.subscription_id == _key,
         deliveries.c.state == number(DELIVERY_STATE_PENDING),
     )
     .values(ANEW)

@@ -21,6 +21,7 @@ from server.storage.sql.delivery_queues import ANEW, be_due, is_due, number, sta
 from server.storage.sql.event_log import further_on
 from server.storage.sql.rows import AnyColumns, AnyRow
 from server.storage.sql.statements import Statement, forms, numbered, padded, several, upsert
+from server.storage.sql.subscriptions import subscription_key
 from server.storage.sql.tables import deliveries, delivery_queues, event_fan_out, events, models, subscriptions
 from server.storage.sql.unit_of_work import UnitOfWork
 
@@ -52,8 +53,6 @@ def requeue_behind(work: UnitOfWork, subscription_rid: str, keys: range, count: 
     until = further_on(work.session, after, settled, count)
     found = work.session.all(_matches_of_one, {"after": after, "until": until, "rid": subscription_rid})
     queued = _queue_events(work, found, anew=True)
-    if queued:
-        start_queue(work, found[0].subscription_id)
     return Requeued(queued, until if until < settled else None)
 
 
@@ -72,7 +71,7 @@ def requeue(work: UnitOfWork, subscription_rid: str, event_ids: Collection[str])
 def _queue_events(work: UnitOfWork, found: Sequence[AnyRow], *, anew: bool) -> int:
     """Queue rows of events with their subscriptions, in order; return how many of those subscriptions are there.
 
-    What is queued already, or was delivered, begins anew if that is wanted.
+    If that is wanted, what is queued already, or was delivered, begins anew, and its queue is due at once.
     """
     if not found:
         return 0
@@ -95,7 +94,7 @@ def _queue_events(work: UnitOfWork, found: Sequence[AnyRow], *, anew: bool) -> i
         )
     for key, is_active in active.items():
         if is_active:
-            be_due(work, key)
+            (start_queue if anew else be_due)(work, key)
     return len(queued)
 
 
@@ -135,7 +134,7 @@ def _lock_queues(count: int) -> Select[*AnyColumns]:
 def _by_ids(count: int) -> Select[*AnyColumns]:
     return (
         select(deliveries.c.id, deliveries.c.event_id, deliveries.c.subscription_id)
-        .where(deliveries.c.subscription_id == _key_of_rid, deliveries.c.event_id.in_(several("event", count)))
+        .where(deliveries.c.subscription_id == subscription_key, deliveries.c.event_id.in_(several("event", count)))
         .order_by(deliveries.c.id)
     )
 
@@ -156,9 +155,7 @@ def _queue_statement(dialect: Any, anew: bool) -> Any:
     return statement.on_conflict_do_update(index_elements=place, set_=ANEW)
 
 
-_now_ms = bindparam("now_ms", type_=BigInteger)
 _key = bindparam("key", type_=BigInteger)
-_key_of_rid = select(subscriptions.c.id).where(subscriptions.c.rid == bindparam("rid")).scalar_subquery()
 _is_fed = subscriptions.c.state != number(SUBSCRIPTION_STATE_DISABLED)
 
 _since = select(func.min(subscriptions.c.since_event)).where(_is_fed).scalar_subquery()

@@ -175,9 +175,10 @@ def _ms(duration: timedelta) -> int:
     return duration // timedelta(milliseconds=1)
 
 
-_key = select(subscriptions.c.id).where(subscriptions.c.rid == bindparam("rid")).scalar_subquery()
+# The key of the subscription with the RID `rid`.
+subscription_key = select(subscriptions.c.id).where(subscriptions.c.rid == bindparam("rid")).scalar_subquery()
 _now_ms = bindparam("now_ms", type_=BigInteger)
-_of_queue = delivery_queues.c.subscription_id == _key
+_of_queue = delivery_queues.c.subscription_id == subscription_key
 _newest_event = select(func.max(events.c.id)).scalar_subquery()
 
 _secret = Statement(select(opaque_keys.c.key))
@@ -217,7 +218,7 @@ _add = Statement(
         secret=bindparam("sealed"),
     )
 )
-_add_queue = Statement(insert(delivery_queues).values(subscription_id=_key))
+_add_queue = Statement(insert(delivery_queues).values(subscription_id=subscription_key))
 _change = Statement(
     update(subscriptions)
     .where(subscriptions.c.rid == bindparam("rid"))
