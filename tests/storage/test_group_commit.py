@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import gc
+import itertools
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -25,12 +27,13 @@ from server.storage.sql import postgres as postgres_driver
 from server.storage.sql import writer_queue
 from server.storage.sql.repository import SqlRepository
 from server.storage.sql.sqlite import SqliteSession
+from server.storage.sql.tables import contents
 from tests import builders
 from tests.builders import add_model, append
 from tests.conftest import NewDatabase, OpenRepository
 from tests.processes import until
 from tests.storage.conftest import GivenUp, Held
-from tests.storage.inspection import at_commit, break_connection, waiting
+from tests.storage.inspection import at_commit, break_connection, rows, waiting
 
 WRITERS = 12
 
@@ -227,6 +230,53 @@ def test_changes_of_one_branch_go_together_and_those_of_another_on_their_own(
         assert sorted(each.result(60).version_number for each in extended) == [*range(3, 11)]
     assert len(commits) == 2
     assert numbers_of(repository, hot.rid) == [*range(10, 0, -1)]
+
+
+def waits_between(tx: Any, model_rid: str, label: str) -> None:
+    tx.put_content(builders.version(model_rid, label=label))
+    builders.branch_end(tx, model_rid)
+    tx.put_content(builders.version(model_rid, label=f"{label} again"))
+
+
+def waits_last(tx: Any, model_rid: str, label: str) -> None:
+    tx.put_content(builders.version(model_rid, label=label))
+    builders.branch_end(tx, model_rid)
+
+
+def waits_first(tx: Any, model_rid: str, label: str) -> None:
+    end, version = builders.branch_end(tx, model_rid), builders.version(model_rid, label=label)
+    tx.append_version(version, tx.put_content(version), branch=end)
+
+
+def test_a_change_of_a_group_that_fails_is_undone_however_much_of_it_was_sent(
+    postgres: str, open_repository: OpenRepository
+) -> None:
+    repository = open_repository(postgres)
+    model = add_model(repository)
+    append(repository, builders.version(model.rid))
+    held, running = Held(), {}
+
+    def change(tx: Any, do: Callable[[Any, str, str], None], label: str) -> None:
+        builders.lock(tx, model.rid)
+        do(tx, model.rid, label)
+        if "fails" in label:
+            raise GivenUp
+
+    with ThreadPoolExecutor(WRITERS + 1) as threads:
+        first = threads.submit(extend, repository, model.rid, held)
+        held.wait_until_begun()
+        for do, end in itertools.product((waits_between, waits_last, waits_first), ("fails", "ends", "fails again")):
+            label = f"{do.__name__} and {end}"
+            run = partial(change, do=do, label=label)
+            running[label] = threads.submit(repository.write, run, branch=(model.rid, "master"))
+        until(lambda: waiting(repository) == len(running))
+        held.go_on()
+        first.result(60)
+        failed = {label for label, each in running.items() if isinstance(each.exception(60), GivenUp)}
+    assert failed == {label for label in running if "fails" in label}
+    stored = b"".join(row.payload for row in rows(postgres, contents))
+    assert {label for label in running if label.encode() in stored} == running.keys() - failed
+    assert numbers_of(repository, model.rid) == [3, 2, 1]
 
 
 @pytest.mark.parametrize(("extends", "locks"), [(True, 1), (False, 2)], ids=["that extends it", "that does not"])

@@ -87,7 +87,7 @@ def test_it_waits_for_each_transaction_that_decides_whether_it_has_locked_a_bran
         settling = threads.submit(replica.settle)
         assert is_waiting(settling)
     settling.result(60)
-    assert deciding.transaction.done()
+    deciding.transaction.result(60)
 
 
 def test_what_was_being_decided_is_there_or_will_never_be_when_it_returns(

@@ -154,15 +154,15 @@ class _Job(Generic[T]):
             self._error = CallOver()
             return
         self.is_running = True
-        session.run("SAVEPOINT change", wait=False)
+        session.set_savepoint()
         try:
             self._returned = self._context.run(self.change, session)
         except errors:
             raise
         except BaseException as error:
             self._error = error
-            session.run("ROLLBACK TO change", wait=False)
-        session.run("RELEASE change", wait=False)
+            session.roll_back_to_savepoint()
+        session.release_savepoint()
         self.is_running = False
 
     def fail(self, error: BaseException) -> None:

@@ -87,6 +87,11 @@ class PostgresSession(Session):
         self._escaping = pq.Escaping(self._pg)
         # Of a transaction: what goes to the database with the next statement that is waited for.
         self._unsent: list[bytes] | None = None
+        # Where among what is not sent a savepoint was wanted that is not set; it is before something has to be sent.
+        self._savepoint: int | None = None
+        self._has_savepoint = False
+        # Whether something has been changed since it was wanted.
+        self._has_changed = False
         self._was_warned = False
         driver.add_notice_handler(self._note)
         _require_unicode(driver)
@@ -143,8 +148,31 @@ class PostgresSession(Session):
 
     def roll_back(self) -> None:
         """Roll back, if there is a transaction."""
-        self._unsent = None
+        self._unsent = self._savepoint = None
         super().roll_back()
+
+    def set_savepoint(self) -> None:
+        """Let what is changed from now on be undone by itself, until `release_savepoint`.
+
+        What was not sent is undone by not sending it. So the database has a savepoint only if a change waits for
+        something once it has changed something: without, promotions in a group take a thirtieth less time.
+        """
+        assert self._unsent is not None
+        self._savepoint, self._has_savepoint, self._has_changed = len(self._unsent), False, False
+
+    def roll_back_to_savepoint(self) -> None:
+        """Undo what was changed since the savepoint, which stays."""
+        assert self._unsent is not None
+        if self._has_savepoint:
+            super().roll_back_to_savepoint()
+        else:
+            del self._unsent[self._savepoint :]
+
+    def release_savepoint(self) -> None:
+        """Let what was changed since the savepoint belong to the transaction."""
+        if self._has_savepoint:
+            super().release_savepoint()
+        self._savepoint, self._has_savepoint = None, False
 
     @property
     def has_transaction(self) -> bool:
@@ -176,7 +204,9 @@ class PostgresSession(Session):
     ) -> tuple[Sequence[Sequence[Any]], int]:
         if self._unsent is None:
             result = self._execute_alone(text, compiled, values)
-        elif wait:
+            return self._rows(compiled, result), result.command_tuples or 0
+        self._has_changed |= compiled is not None and compiled.is_change
+        if wait:
             result = self._send(self._command(text, compiled, values))
         else:
             self._unsent.append(self._command(text, compiled, values))
@@ -210,6 +240,11 @@ class PostgresSession(Session):
     def _send(self, command: bytes) -> pq.abc.PGresult:
         """Run what was not sent yet and then a command, in one round trip, and return the result of that."""
         assert self._unsent is not None
+        if self._savepoint is not None and self._has_changed:
+            self._unsent.insert(self._savepoint, b"SAVEPOINT change")
+            self._savepoint, self._has_savepoint = None, True
+        elif self._savepoint is not None:
+            self._savepoint = 0
         commands = b";".join([*self._unsent, command])
         self._unsent = []
         return _checked(self._pg.exec_(commands))

@@ -120,6 +120,18 @@ class Session(ABC):
     def commit(self) -> None:
         """Commit."""
 
+    def set_savepoint(self) -> None:
+        """Let what is changed from now on be undone by itself, until `release_savepoint`."""
+        self.run("SAVEPOINT change", wait=False)
+
+    def roll_back_to_savepoint(self) -> None:
+        """Undo what was changed since the savepoint, which stays."""
+        self.run("ROLLBACK TO change", wait=False)
+
+    def release_savepoint(self) -> None:
+        """Let what was changed since the savepoint belong to the transaction."""
+        self.run("RELEASE change", wait=False)
+
     def roll_back(self) -> None:
         """Roll back, if there is a transaction."""
         if self.has_transaction:

@@ -41,6 +41,8 @@ class Compiled:
         self.name = f"s{next(_serial)}".encode()
         # Whether the best plan depends on the values. Of a page it does: on `count`, how long the page is.
         self.is_page = "count" in self.names
+        # Whether it changes something that would have to be undone; a lock does not.
+        self.is_change = not statement.is_select
         # Values that are part of the statement.
         self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
         columns = [column.key for column in statement.exported_columns]
