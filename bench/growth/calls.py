@@ -32,7 +32,7 @@ from server.rpc.services.events import paging_of as events_paging
 from server.rules.promotion_records import filter_of
 from server.rules.promotion_requests import wanted_by
 from server.storage.paging import Paging
-from server.storage.sql.cursors import Cursors, PromotionCursors
+from server.storage.sql.cursors import Cursors, LineageCursors, LineagePlace, PromotionCursors
 
 # The smallest registry has fewer models and branches than fill a usual page.
 FEW = 5
@@ -154,7 +154,7 @@ def _newest_in_order(filled: Filled, **wanted: Any) -> dict[str, Any]:
 def _newest_events(filled: Filled, _: random.Random) -> dict[str, Any]:
     wanted = {"model_rid": filled.deep_model, "order": LIST_ORDER_OLDEST_FIRST}
     # Those of grants come first, on each model and on two folders.
-    key = len(filled.models) + 2 + filled.before_last_of_lineage[0]
+    key = len(filled.models) + 2 + filled.newest_deep - DEPTH
     paging = events_paging(ListEventsRequest(**wanted))
     return {**wanted, "page_token": paging.token(Cursors(filled.secret).position(0, key))}
 
@@ -176,9 +176,9 @@ def _last_requests(filled: Filled, _: random.Random) -> dict[str, Any]:
     return {"page_token": paging.token(Cursors(filled.secret).position(0, filled.before_last_request))}
 
 
-def _last_of_lineage(filled: Filled, _: random.Random) -> dict[str, Any]:
-    position = Cursors(filled.secret).position(*filled.before_last_of_lineage)
-    return {"model_version_rid": filled.hub, "page_token": Paging(str, "GetLineage", filled.hub).token(position)}
+def _last_of_lineage(filled: Filled, rid: str, key: int, place: LineagePlace) -> dict[str, Any]:
+    position = LineageCursors(filled.secret, key).position(place)
+    return {"model_version_rid": rid, "page_token": Paging(str, "GetLineage", rid).token(position)}
 
 
 def _listings() -> list[Call]:
@@ -227,9 +227,12 @@ CALLS = (
     *_listings(),
     Call("GetLineage", "GetLineage", lambda f, c: {"model_version_rid": c.choice(f.promoted)}),
     Call("GetLineage of the version promoted N times, first page", "GetLineage",
-         lambda f, _: {"model_version_rid": f.hub}, goal=False),
-    Call("GetLineage of the version promoted N times, last page", "GetLineage", _last_of_lineage,
-         is_last_page=True, goal=False),
+         lambda f, _: {"model_version_rid": f.hub}),
+    Call("GetLineage of the version promoted N times, near the end", "GetLineage",
+         lambda f, _: _last_of_lineage(f, f.hub, f.hub_key, f.before_last_of_hub)),
+    Call("GetLineage of a chain, first page", "GetLineage", lambda f, _: {"model_version_rid": f.chain}),
+    Call("GetLineage of a chain, last page", "GetLineage",
+         lambda f, _: _last_of_lineage(f, f.chain, f.chain_key, f.before_last_of_chain), is_last_page=True),
     Call("CheckPromotion", "CheckPromotion", _some_preview),
     Call("CheckPromotion, deep", "CheckPromotion", _deep_promotion),
     Call("CheckPromotion, deep, ENFORCE_TRANSITIVE", "CheckPromotion", _held_promotion),

@@ -1,7 +1,8 @@
 """Fills an empty database fast, with rows such as years of use leave there.
 
 A registry of size N holds N versions in branches of 100, half of them registered and half promoted from the other half;
-N promotions of one version into one deep branch; a branch with N versions that holds to the Model APIs of all its
+N promotions of one version into one deep branch; a chain of N / 10 versions, each promoted to be the next one, and then
+elsewhere; a branch with N versions that holds to the Model APIs of all its
 heads, of which there are some; a model with N / 100 branches; and a request id and a request for promotion for every
 tenth version. Keys are counted here as the database will count them.
 """
@@ -35,7 +36,7 @@ from sqlalchemy import (
     update,
 )
 
-from bench.growth.writing import Row, Writer
+from bench.growth.writing import Pending, Row, Writer
 from bench.stock import CALLER, FOLDER, api_of
 from modelregistry.v1.access_service_pb2 import ROLE_OWNER, ROLE_VIEWER
 from modelregistry.v1.compatibility_pb2 import COMPATIBILITY_MODE_ENFORCE_TRANSITIVE, COMPATIBILITY_MODE_WARN
@@ -64,6 +65,7 @@ from modelregistry.v1.subscription_pb2 import (
 from server.core.event_types import EventType
 from server.rules.compatibility import RULES_VERSION
 from server.rules.policy_changes import canonical_change
+from server.storage.sql.cursors import LineagePlace
 from server.storage.sql.rows import Content, content_of
 from server.storage.sql.tables import (
     branch_model_apis,
@@ -91,6 +93,7 @@ from server.storage.sql.tables import (
 
 HELD_APIS = 16  # Model APIs that heads of the branch have had which holds to all of them
 DEPTH = 100  # of the branches that are not deep
+CHAIN_SHARE = 10  # how many times fewer versions the chain has than others are promoted once
 BRANCH = "master"
 # Branches of this name want approvals, and have no versions.
 ASKED = "asked"
@@ -128,7 +131,12 @@ class Filled:
     before_last_promotions: tuple[int, int]
     before_last_deep_promotions: tuple[int, int]
     before_newest_promotions: tuple[int, str]  # key and RID of one with DEPTH behind it, in the order of keys
-    before_last_of_lineage: tuple[int, int]  # and the newest key
+    hub_key: int
+    before_last_of_hub: LineagePlace
+    newest_deep: int  # the key of the newest version of the deep model
+    chain: str  # the first version of a chain, each of which was promoted to be the next one, and then elsewhere
+    chain_key: int
+    before_last_of_chain: LineagePlace
     reviewed: str  # an open request, which the caller may approve
     open_requests: list[str]  # some others; which of them were withdrawn, is for the caller to remember
     subscription: str  # one with many deliveries
@@ -166,12 +174,13 @@ class _Filler:
         self._contents = [_content(number) for number in range(self._pairs)]
         self._versions = itertools.count(1)  # the keys that come next
         self._promotion_key = 0
+        self._deep_from = size  # the number of promotions before those into the deep branch
         self._positions: dict[int, tuple[int, int]] = {}  # of some promotions, by the number of older ones
         self._before_newest: tuple[int, str]
 
     def fill(self) -> Filled:
         """Put all in."""
-        rids = {name: self._rid("model") for name in ("hub", "deep", "held", "wide")}
+        rids = {name: self._rid("model") for name in ("hub", "deep", "held", "wide", "chain")}
         spread = [self._rid("model") for _ in range(2 * self._pairs)]
         hub = self._rid("model-version")
         wide = self._size // DEPTH
@@ -180,6 +189,8 @@ class _Filler:
         self._writer.insert(branches, (_branch(key, BRANCH, count) for key, count in enumerate(counts, start=1)))
         held_key, wide_key = len(spread) + 3, len(spread) + 4
         self._writer.insert(branches, (_branch(wide_key, f"branch-{number:07}", 1) for number in range(wide)))
+        chain = self._size // CHAIN_SHARE
+        self._writer.insert(branches, (_branch(wide_key + 1, name, chain) for name in (BRANCH, "elsewhere")))
         self._writer.insert(contents, ({**c._asdict(), "size": len(c.payload)} for c in self._contents))
         self._writer.insert(verdicts, map(_verdict, self._contents))
         self._writer.insert(branch_policies, [self._policy(len(spread) + 2, spread[0])])
@@ -214,7 +225,7 @@ class _Filler:
             wide_model=rids["wide"],
             branches=wide,
             before_last_promotions=self._positions[DEPTH],
-            before_last_deep_promotions=self._positions[self._size // 2 + DEPTH],
+            before_last_deep_promotions=self._positions[self._deep_from + DEPTH],
             before_newest_promotions=self._before_newest,
             reviewed=reviewed["rid"],
             open_requests=[row["rid"] for row in waiting],
@@ -246,15 +257,18 @@ class _Filler:
                     promoted.append(rid)
                     records.append(promotion["rid"])
         hub_key, deep_key = len(spread) + 1, len(spread) + 2
+        chained = self._add_chain(rids["chain"], len(spread) + 5, deep_key + 2 + wide, version_rows, promotion_rows)
+        self._deep_from = self._promotion_key
         content, source = self._contents[0], _source(rids["hub"], hub)
-        version_rows.add(self._version(hub, hub_key, 1, content, _SDK, hub)[0])
+        row, key_of_hub = self._version(hub, hub_key, 1, content, _SDK, hub)
+        version_rows.add(row)
         key = 0
         for number in range(1, self._size + 1):
             row, key = self._version(self._rid("model-version"), deep_key, number, content, source, hub)
             version_rows.add(row)
             promotion = self._promotion(key, deep_key, rids["hub"], hub, 1, number)
             promotion_rows.add(promotion)
-        before_last = (key - DEPTH, key)
+        newest_deep = key
         for number in range(1, self._size + 1):
             rid = self._rid("model-version")
             version_rows.add(self._version(rid, deep_key + 1, number, content, _SDK, rid)[0])
@@ -271,8 +285,40 @@ class _Filler:
         self._writer.insert(versions, [{**row, "created_by": _OTHER}])
         samples = {"registered": registered, "promoted": promoted, "promotions": records}
         samples["yanks"] = [yank["rid"] for yank in yanked]
-        told = {"before_last_of_lineage": before_last, "others": others}
+        told = {
+            "hub_key": key_of_hub,
+            "before_last_of_hub": LineagePlace(newest_deep - DEPTH, depth=1),
+            "newest_deep": newest_deep,
+            "others": others,
+            **chained,
+        }
         return {**{name: tuple(each) for name, each in samples.items()}, **told}
+
+    def _add_chain(
+        self, model_rid: str, model_key: int, branch_key: int, version_rows: Pending, promotion_rows: Pending
+    ) -> dict[str, Any]:
+        """Put in a chain, in a branch, and one promotion more of each of its versions, in the next branch."""
+        length, content = self._size // CHAIN_SHARE, self._contents[0]
+        first = self._rid("model-version")
+        row, first_key = self._version(first, branch_key, 1, content, _SDK, first)
+        version_rows.add(row)
+        made = [first]
+        for number in range(2, length + 1):
+            made.append(self._rid("model-version"))
+            source = _source(model_rid, made[-2])
+            row, key = self._version(made[-1], branch_key, number, content, source, first)
+            version_rows.add(row)
+            promotion_rows.add(self._promotion(key, model_key, model_rid, made[-2], 1, number))
+        leaves = []
+        for number, rid in enumerate(made, start=1):
+            source = _source(model_rid, rid)
+            row, key = self._version(self._rid("model-version"), branch_key + 1, number, content, source, first)
+            version_rows.add(row)
+            promotion_rows.add(self._promotion(key, model_key, model_rid, rid, 1, number))
+            leaves.append(key)
+        # They are told when the chain is, the one of its end first.
+        last = LineagePlace(leaves[DEPTH - 1], depth=DEPTH, is_last=False)
+        return {"chain": first, "chain_key": first_key, "before_last_of_chain": last}
 
     def _add_events(self) -> None:
         """Put in what the versions and the grants were told as, each with the same words."""
@@ -322,11 +368,11 @@ class _Filler:
 
     def _promotion(self, version_key: int, model_key: int, source_model: str, source: str, verdict: int, n: int) -> Row:
         created_ms = self._start_ms + version_key
-        if self._promotion_key in (DEPTH, self._size // 2 + DEPTH):
+        if self._promotion_key in (DEPTH, self._deep_from + DEPTH):
             self._positions[self._promotion_key] = (created_ms, self._promotion_key + 1)
         self._promotion_key += 1
         rid = self._rid("promotion")
-        if self._promotion_key == self._size // 2 + self._size - DEPTH:
+        if self._promotion_key == self._deep_from + self._size - DEPTH:
             self._before_newest = self._promotion_key, rid
         return {
             "rid": rid,

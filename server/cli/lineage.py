@@ -1,7 +1,8 @@
 """A lineage as text: for terminals, for Graphviz, for Mermaid, for programs.
 
 Each function takes the nodes as they arrive, page by page, and the id of the one that was traced; it yields lines.
-A lineage that was imported may have nodes before those that they were promoted from, and may be a circle.
+Those that the traced version came from come before what they were promoted from themselves. A lineage that was imported
+may be a circle.
 """
 
 from __future__ import annotations

@@ -531,13 +531,15 @@ class Reader(Protocol):
         """
 
     def get_lineage(self, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
-        """Return a version, its predecessors and all its descendants, in the order in which they were stored.
+        """Return a version, its predecessors, nearest first, and all its descendants, in preorder.
 
-        Of what the caller may not see, only node_id and previous_node_id are set. A version that is stored while pages
-        are read may be missing, and never comes before the one that it was promoted from. The position is opaque. A
-        page ends early, but never empty, where its nodes would not fit into one message. Raises ModelVersionNotFound if
-        the version is absent or the caller may not see its model, and InvalidPageToken for what is no position; one
-        that was made up may be taken for any place.
+        Those that were promoted from the same version are in the order of their times. Of what the caller may not see,
+        only node_id, previous_node_id and depth are set. A version that is stored while pages are read may be missing;
+        all others are there once, each descendant behind the one that it was promoted from. A page is short where its
+        nodes would not fit into one message, and may be empty where it is far to the next one. Of a circle, which only
+        an import can make, each version is told once if a page has room for it, and otherwise thrice at most. Raises
+        ModelVersionNotFound if the version is absent or the caller may not see its model, and InvalidPageToken for what
+        is no position in this lineage.
         """
 
     def find_yank(self, yank_rid: str, caller: Caller) -> Yank | None:

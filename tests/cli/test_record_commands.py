@@ -105,11 +105,11 @@ def test_a_lineage_is_a_tree_unless_something_else_is_wanted(stages: Stages) -> 
 def test_a_lineage_is_drawn_by_other_programs(stages: Stages) -> None:
     run = partial(stages.server.run, "lineage", stages.live, "--output")
     dot, mermaid = (run(output).stdout.splitlines() for output in ("dot", "mermaid"))
-    assert (dot[0], dot[-2:]) == ("digraph lineage {", ["  n0 -> n1;", "}"])
-    assert (mermaid[0], mermaid[-1]) == ("flowchart TD", "  n0 --> n1")
+    assert (dot[0], dot[-2:]) == ("digraph lineage {", ["  n1 -> n0;", "}"])
+    assert (mermaid[0], mermaid[-1]) == ("flowchart TD", "  n1 --> n0")
     document = stages.server.json("lineage", stages.live, "--output", "json")
-    assert [node["modelVersionRid"] for node in document["data"]] == [stages.first, stages.live]
-    assert document["tracedNodeId"] == document["data"][1]["nodeId"]
+    assert [node["modelVersionRid"] for node in document["data"]] == [stages.live, stages.first]
+    assert document["tracedNodeId"] == document["data"][0]["nodeId"]
 
 
 def test_a_lineage_of_several_pages_is_one_drawing(stages: Stages) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any
 from urllib.parse import urlencode
 
@@ -146,8 +147,9 @@ def test_a_lineage_is_traced_from_any_of_its_versions(registry: Registry) -> Non
     ]
 
     for traced, lineage in enumerate(lineages):
-        root, one, two = lineage["data"]
-        assert lineage["tracedNodeId"] == lineage["data"][traced]["nodeId"]
+        assert lineage["tracedNodeId"] == lineage["data"][0]["nodeId"]
+        assert [each["depth"] for each in lineage["data"]] == [*range(0, -traced - 1, -1), *range(1, 3 - traced)]
+        root, one, two = sorted(lineage["data"], key=itemgetter("depth"))
         assert [each["modelVersionRid"] for each in (root, one, two)] == [
             registry.source.rid,
             first["rid"],

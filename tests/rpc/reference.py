@@ -675,24 +675,27 @@ class Reference:
         traced = request.model_version_rid
         if self._seen_version(person, traced) is None:
             raise Refused("ModelVersionNotFound", modelRid="", modelVersionRid=traced)
-        related = {traced}
+        depths = {traced: 0}
         predecessor = traced
         while predecessor in self.promotions:
             predecessor = self.promotions[predecessor].source_model_version_rid
-            related.add(predecessor)
-        # A version is made of an older one, so one pass in their order finds descendants of any distance.
-        descendants = {traced}
-        for rid, promotion in self.promotions.items():
-            if promotion.source_model_version_rid in descendants:
-                descendants.add(rid)
-        rids = [rid for rid in self.versions if rid in related | descendants]
+            depths[predecessor] = -len(depths)
+
+        def add_below(rid: str) -> None:
+            for made, promotion in self.promotions.items():
+                if promotion.source_model_version_rid == rid:
+                    depths[made] = depths[rid] + 1
+                    add_below(made)
+
+        add_below(traced)
+        rids = [*depths]
         return GetLineageResponse(
-            nodes=[self._node(person, rid, rids) for rid in rids], traced_node_id=str(rids.index(traced))
+            nodes=[self._node(person, rid, depth, rids) for rid, depth in depths.items()], traced_node_id="0"
         )
 
-    def _node(self, person: Person, rid: str, rids: list[str]) -> LineageNode:
+    def _node(self, person: Person, rid: str, depth: int, rids: list[str]) -> LineageNode:
         version, promotion = self.versions[rid], self.promotions.get(rid)
-        node = LineageNode(node_id=str(rids.index(rid)))
+        node = LineageNode(node_id=str(rids.index(rid)), depth=depth)
         if promotion is not None:
             node.previous_node_id = str(rids.index(promotion.source_model_version_rid))
         if self._sees(person, version.model_rid):

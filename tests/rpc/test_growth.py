@@ -35,7 +35,7 @@ MOST_ROWS = 1_000
 SMALL_TABLE = 1_000
 CHANGES = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
 VERBS = {"SELECT", "WITH", "INSERT", "UPDATE", "DELETE"}
-# Those that are here for a lineage that grows by its nature are not among them.
+# What counts all copies of a version that are live is not among them.
 BOUNDED = [call for call in CALLS if call.goal]
 STREAMS = {"UploadModelFiles", "DownloadModelFiles", "WatchEvents"}
 

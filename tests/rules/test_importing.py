@@ -211,9 +211,9 @@ def test_a_promoted_version_has_a_record_of_its_promotion_and_a_lineage(reposito
     assert (promotion.created_by, promotion.created_time) == ("user:jane", copy.created_time)
     assert (promotion.source_model_rid, promotion.source_model_version_rid) == (FRAUD, version_rid("origin"))
     first, second = lineage.page.items
-    assert [first.model_version_rid, second.model_version_rid] == [version_rid("copy"), version_rid("origin")]
-    assert first.previous_node_id == second.node_id
-    assert not second.HasField("previous_node_id")
+    assert [first.model_version_rid, second.model_version_rid] == [version_rid("origin"), version_rid("copy")]
+    assert second.previous_node_id == first.node_id
+    assert not first.HasField("previous_node_id")
 
 
 def test_a_promoted_version_may_name_its_root(repository: Repository) -> None:

@@ -552,7 +552,7 @@ class GetLineageResponse(_message.Message):
     """Output only. Where the next page begins; absent on the last page."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_promotion_pb2.LineageNode]:
-        """Output only. The versions, in the order in which the registry stored them: the root first."""
+        """Output only. The versions, in the order that GetLineage tells."""
 
     def __init__(
         self,

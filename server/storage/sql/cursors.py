@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import os
 import struct
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -24,36 +25,53 @@ from server.storage.paging import Position
 
 # Times before 1970 are negative.
 _PAIR = struct.Struct(">qQ")
+_LINEAGE_PLACE = struct.Struct(">qqq???")
 # Keys are smaller. Set in positions and not in names, so that no name is taken for a position, and told whose it is.
 _IS_POSITION = 2**63
 # As AES-GCM has it.
 _NONCE_BYTES = 12
 
 
-class _LogCursors:
-    """Places in a table that is read in the order of its keys: a key, and a part of what the row of it is called.
+class _Sealed:
+    """Cursors that cannot be made up, each for one purpose.
 
-    No two cursors are alike, so that those of pages and bookmarks do not tell whether there was anything in between.
+    No two are alike, so that those of pages and bookmarks do not tell whether there was anything in between.
     """
 
-    def __init__(self, secret: bytes, table: bytes):
+    def __init__(self, secret: bytes, purpose: bytes, form: struct.Struct):
         # A key of its own, so that what was made with another one means nothing here.
-        self._cipher = AESGCM(hashlib.sha256(table + secret).digest())
+        self._cipher = AESGCM(hashlib.sha256(purpose + secret).digest())
+        self._form = form
+
+    def seal(self, *values: int) -> str:
+        """Return the cursor that has these values."""
+        nonce = os.urandom(_NONCE_BYTES)
+        block = self._cipher.encrypt(nonce, self._form.pack(*values), None)
+        return base64.urlsafe_b64encode(nonce + block).decode().rstrip("=")
+
+    def open(self, cursor: str) -> tuple[int, ...] | None:
+        """Return the values in a cursor; None if it was not made with this secret for this purpose."""
+        try:
+            block = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+            return self._form.unpack(self._cipher.decrypt(block[:_NONCE_BYTES], block[_NONCE_BYTES:], None))
+        except (ValueError, binascii.Error, InvalidTag):
+            return None
+
+
+class _LogCursors:
+    """Places in a table that is read in the order of its keys: a key, and a part of what the row of it is called."""
+
+    def __init__(self, secret: bytes, table: bytes):
+        self._sealed = _Sealed(secret, table, _PAIR)
 
     def cursor(self, key: int, name: str) -> str:
         """Return the cursor of a row, whose name ends with a UUID; without a name, of the place before all."""
-        nonce = os.urandom(_NONCE_BYTES)
-        block = self._cipher.encrypt(nonce, _PAIR.pack(key, _part_of(name)), None)
-        return base64.urlsafe_b64encode(nonce + block).decode().rstrip("=")
+        return self._sealed.seal(key, _part_of(name))
 
     def _place(self, cursor: str) -> tuple[int, int] | None:
         """Return the key in a cursor, and the part of the name; None if it was not made with this secret."""
-        try:
-            block = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-            key, part = _PAIR.unpack(self._cipher.decrypt(block[:_NONCE_BYTES], block[_NONCE_BYTES:], None))
-        except (ValueError, binascii.Error, InvalidTag):
-            return None
-        return key, part
+        values = self._sealed.open(cursor)
+        return None if values is None else (values[0], values[1])
 
     @staticmethod
     def is_of(part: int, name: str) -> bool:
@@ -87,6 +105,40 @@ class PromotionCursors(_LogCursors):
         if place is None:
             raise InvalidPageToken(page_token=str(position))
         return place
+
+
+class LineagePlace(NamedTuple):
+    """A version in a lineage behind which a page can begin, by its key; `depth` promotions below the traced version.
+
+    `is_up` is whether it is a predecessor, or the traced version before those; then `landmark` is the key of one of
+    those, or 0. Of others, `is_below_told` is whether all below it is told, and `is_last` whether nothing follows once
+    that is told, and what was promoted from the same version.
+    """
+
+    key: int
+    depth: int = 0
+    landmark: int = 0
+    is_up: bool = False
+    is_below_told: bool = False
+    is_last: bool = True
+
+
+class LineageCursors:
+    """Places in the lineage of one version, by its key; those of another one mean nothing here."""
+
+    def __init__(self, secret: bytes, traced: int):
+        self._sealed = _Sealed(secret, b"lineage of %d" % traced, _LINEAGE_PLACE)
+
+    def position(self, place: LineagePlace) -> str:
+        """Return a place as a position."""
+        return self._sealed.seal(*place)
+
+    def place(self, position: Position) -> LineagePlace:
+        """Return the place of a position. Raises InvalidPageToken."""
+        values = self._sealed.open(str(position))
+        if values is None:
+            raise InvalidPageToken(page_token=str(position))
+        return LineagePlace(*values)  # type: ignore[arg-type]
 
 
 def _part_of(name: str) -> int:

@@ -490,6 +490,7 @@ class LineageNode(_message.Message):
     PROMOTION_RID_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATED_TIME_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """Output only. What the version is called in lineages of the version that is traced, and nowhere else: opaque, and
     always the same.
@@ -512,6 +513,10 @@ class LineageNode(_message.Message):
     """Output only. The RID of the promotion that made it; unset for the root."""
     created_by: _builtins.str
     """Output only. The principal who created or promoted it."""
+    depth: _builtins.int
+    """Output only. How many promotions there are between the version that is traced and this one: negative for what that
+    came from, positive for what came from it, 0 for the traced version itself.
+    """
     @_builtins.property
     def created_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When it was created or promoted, in whole milliseconds."""
@@ -530,10 +535,11 @@ class LineageNode(_message.Message):
         promotion_rid: _builtins.str | None = ...,
         created_by: _builtins.str | None = ...,
         created_time: _timestamp_pb2.Timestamp | None = ...,
+        depth: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_created_by", b"_created_by", "_is_head", b"_is_head", "_model_name", b"_model_name", "_model_rid", b"_model_rid", "_model_version_rid", b"_model_version_rid", "_previous_node_id", b"_previous_node_id", "_promotion_rid", b"_promotion_rid", "_version_number", b"_version_number", "branch", b"branch", "created_by", b"created_by", "created_time", b"created_time", "is_head", b"is_head", "model_name", b"model_name", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "previous_node_id", b"previous_node_id", "promotion_rid", b"promotion_rid", "version_number", b"version_number"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_created_by", b"_created_by", "_is_head", b"_is_head", "_model_name", b"_model_name", "_model_rid", b"_model_rid", "_model_version_rid", b"_model_version_rid", "_previous_node_id", b"_previous_node_id", "_promotion_rid", b"_promotion_rid", "_version_number", b"_version_number", "branch", b"branch", "created_by", b"created_by", "created_time", b"created_time", "is_head", b"is_head", "model_name", b"model_name", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "node_id", b"node_id", "previous_node_id", b"previous_node_id", "promotion_rid", b"promotion_rid", "version_number", b"version_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch", b"_branch", "_created_by", b"_created_by", "_is_head", b"_is_head", "_model_name", b"_model_name", "_model_rid", b"_model_rid", "_model_version_rid", b"_model_version_rid", "_previous_node_id", b"_previous_node_id", "_promotion_rid", b"_promotion_rid", "_version_number", b"_version_number", "branch", b"branch", "created_by", b"created_by", "created_time", b"created_time", "depth", b"depth", "is_head", b"is_head", "model_name", b"model_name", "model_rid", b"model_rid", "model_version_rid", b"model_version_rid", "node_id", b"node_id", "previous_node_id", b"previous_node_id", "promotion_rid", b"promotion_rid", "version_number", b"version_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
     _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015

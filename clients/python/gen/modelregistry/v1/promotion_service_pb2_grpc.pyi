@@ -90,8 +90,13 @@ class PromotionServiceStub:
     GetLineage: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.GetLineageRequest, _promotion_service_pb2.GetLineageResponse]
     """Traces a version: what it was made of, back to the root, and all that was made of it.
 
-    A version that the caller may not see is a blank: its place in the lineage and nothing else. The pages together are
-    the lineage as it was when the first one was read; what is promoted meanwhile may be missing.
+    First comes the version itself, then what it came from, nearest first; and then what was promoted from it, each
+    version before what was promoted from that in turn, and before the next one that was promoted from the same. So a
+    tree can be drawn as it comes, and a page takes as long however large the tree is.
+
+    A version that the caller may not see is a blank: its place in the lineage and nothing else. The pages together have
+    all that was there when the first one was read, once each; what is promoted meanwhile may be there or missing. A page
+    may be shorter than asked for, even empty, where others follow.
 
     Scope api:models-read; viewer on the version's model. Fails with INVALID_ARGUMENT (InvalidPageSize,
     InvalidPageToken) and NOT_FOUND (ModelVersionNotFound).
@@ -212,8 +217,13 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     GetLineage: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.GetLineageRequest, _promotion_service_pb2.GetLineageResponse]  # type: ignore[assignment]
     """Traces a version: what it was made of, back to the root, and all that was made of it.
 
-    A version that the caller may not see is a blank: its place in the lineage and nothing else. The pages together are
-    the lineage as it was when the first one was read; what is promoted meanwhile may be missing.
+    First comes the version itself, then what it came from, nearest first; and then what was promoted from it, each
+    version before what was promoted from that in turn, and before the next one that was promoted from the same. So a
+    tree can be drawn as it comes, and a page takes as long however large the tree is.
+
+    A version that the caller may not see is a blank: its place in the lineage and nothing else. The pages together have
+    all that was there when the first one was read, once each; what is promoted meanwhile may be there or missing. A page
+    may be shorter than asked for, even empty, where others follow.
 
     Scope api:models-read; viewer on the version's model. Fails with INVALID_ARGUMENT (InvalidPageSize,
     InvalidPageToken) and NOT_FOUND (ModelVersionNotFound).
@@ -367,8 +377,13 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_promotion_service_pb2.GetLineageResponse, _abc.Awaitable[_promotion_service_pb2.GetLineageResponse]]:
         """Traces a version: what it was made of, back to the root, and all that was made of it.
 
-        A version that the caller may not see is a blank: its place in the lineage and nothing else. The pages together are
-        the lineage as it was when the first one was read; what is promoted meanwhile may be missing.
+        First comes the version itself, then what it came from, nearest first; and then what was promoted from it, each
+        version before what was promoted from that in turn, and before the next one that was promoted from the same. So a
+        tree can be drawn as it comes, and a page takes as long however large the tree is.
+
+        A version that the caller may not see is a blank: its place in the lineage and nothing else. The pages together have
+        all that was there when the first one was read, once each; what is promoted meanwhile may be there or missing. A page
+        may be shorter than asked for, even empty, where others follow.
 
         Scope api:models-read; viewer on the version's model. Fails with INVALID_ARGUMENT (InvalidPageSize,
         InvalidPageToken) and NOT_FOUND (ModelVersionNotFound).
