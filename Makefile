@@ -22,7 +22,7 @@ CLIENT_GEN := clients/python/gen
 
 PARALLEL = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-e2e test-ha test-interop test-pooler test-packaging test-siege check bench bench-growth gen released lock wheel clean
+.PHONY: demo test test-e2e test-ha test-interop test-pooler test-packaging test-siege check bench bench-quick bench-growth gen released lock wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)
@@ -58,6 +58,10 @@ test-ha: $(TEST) $(INSTALLED)-ha
 bench: $(TEST)
 	$(BIN)/python -m bench --readme
 	$(BIN)/python -m bench.http_against_grpc
+
+# What is not committed yet beside the last commit, in two minutes: SINCE=COMMIT puts it beside another one.
+bench-quick: $(TEST)
+	$(BIN)/python -m bench.quick --since $(or $(SINCE),HEAD)
 
 bench-growth: $(TEST)
 	$(BIN)/python -m bench.growth --readme

@@ -114,7 +114,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--only", type=_names, help=f"some of these, separated by commas: {', '.join(NAMES)}")
     parser.add_argument("--database", choices=KINDS)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each scenario in each round")
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="without MLflow")
     parser.add_argument("--readme", action="store_true", help="put tables and plot into bench/README.md")

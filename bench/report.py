@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bench.databases import SQLITE
-from bench.goals import DELIVERY, PEERS, RATIOS, REFUSALS, RULES, TAILS, WATCHED, WORKERS
+from bench.goals import COSTS, DELIVERY, PEERS, RATIOS, REFUSALS, RULES, TAILS, WATCHED, WORKERS
 from bench.peer import TITLES
 from bench.scenarios import BY_NAME, CEILING
 
+# What machines are counted by.
+COUNTED = ("get_version", "get_branch", "promote_many", "promote_hot")
 KIND_TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 Result = dict[str, Any]
@@ -29,7 +31,7 @@ def capacity(measured: dict[str, Any]) -> str:
     Nothing if not all of it was measured.
     """
     kinds = list(measured["rounds"][0])
-    if not all(series(measured, kind, name) for kind in kinds for name in RATIOS):
+    if not all(series(measured, kind, name) for kind in kinds for name in COUNTED):
         return ""
 
     def row(title: str, name: str, value: Callable[[Result], float], decimals: str, own: str = "") -> list[str]:
@@ -83,6 +85,9 @@ def _ceiling(measured: dict[str, Any]) -> str:
         "a second",
         "beside the ceiling",
         "goal",
+        "server's CPU a call",
+        "beyond an empty call",
+        "goal",
         "p50 ms",
         "p99 ms",
         "p99.9 ms",
@@ -93,11 +98,17 @@ def _ceiling(measured: dict[str, Any]) -> str:
     ]
 
     def row(kind: str, name: str, results: list[Result]) -> list[str]:
-        goal = RATIOS.get(name, {}).get(kind)
+        goal, ratio = COSTS.get(name, {}).get(kind), RATIOS.get(name, {}).get(kind)
+        costs = [result["server_microseconds"] for result in results]
+        empty = [result["server_microseconds"] for result in series(measured, kind, CEILING)]
+        beyond = statistics.median(cost - ceiling for cost, ceiling in zip(costs, empty, strict=True))
         tail = statistics.median(result["p99"] / result["p50"] for result in results)
         return [
             *_rate_and_ratio(results),
-            goal.judged(_median(results, "ratio")) if goal else "",
+            ratio.judged(_median(results, "ratio")) if ratio else "",
+            f"{statistics.median(costs):.0f} µs",
+            "" if name == CEILING else f"**{beyond:.0f} µs**",
+            goal.judged(beyond) if goal else "",
             *_latencies(results),
             f"{tail:.1f}",
             TAILS[name].judged(tail) if name in TAILS else "",

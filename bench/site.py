@@ -83,6 +83,7 @@ class Site:
             "sampled": sample.codes,
             "generator_share": measured.processor_share,
             "server_share": (server_after - server_before) / elapsed,
+            "server_microseconds": (server_after - server_before) / measured.calls * 1_000_000,
             "database_seconds": (database_after - database_before) / measured.calls,
             "machine_share": _busy(machine_before),
         }
@@ -191,20 +192,20 @@ def _spent(processes: Iterable[psutil.Process], name: str | None = None) -> floa
 
 
 @contextmanager
-def site(tool: Tool, folder: Path, database_url: str | None, workers: int) -> Iterator[Site]:
-    """Serve a database, with what is to be read in it already there."""
+def site(tool: Tool, folder: Path, database_url: str | None, workers: int, **variables: str) -> Iterator[Site]:
+    """Serve a database, with what is to be read in it already there; the server has these environment variables."""
     folder.mkdir()
     arguments = ["--workers", str(workers)]
     if database_url is not None:
         arguments += ["--database-url", database_url]
-        migrated = run("migrate", "--database-url", database_url)
+        migrated = run("migrate", "--database-url", database_url, **variables)
         if migrated.returncode:
             raise RuntimeError(migrated.stderr)
     # A worker as it is where there are as many as processors, and none is in the way of those who call.
     with Receiver() as receiver:
         webhooks = ("--webhook-allow", "127.0.0.1/32", "--webhook-allow-http", "--webhook-ports", str(receiver.port))
         with on_processors(None, workers):
-            server = Server(folder / "server", *arguments, *webhooks)
+            server = Server(folder / "server", *arguments, *webhooks, makes_database=True, **variables)
         with server:
             open_site = Site(server, receiver, tool, folder, workers)
             try:

@@ -1,6 +1,7 @@
 """How fast the registry is as it fills: p50 and p99 of each unary RPC at 10³ to 10⁶ versions, in turns.
 
-    python -m bench.growth [--sizes N,…] [--database sqlite|postgresql] [--rounds N] [--calls N] [--readme]
+    python -m bench.growth [--sizes N,…] [--database sqlite|postgresql] [--only PART OF A NAME] [--rounds N] [--calls N]
+                           [--readme]
 
 A server for each size and kind of database runs all the time. A round makes the same calls at each size, in turns, and
 takes the ratio to the smallest size within the round; the tables show the median of the rounds. Any call that fails,
@@ -88,6 +89,7 @@ class Registry:
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     kinds = KINDS if options.database is None else (options.database,)
+    calls = [call for call in CALLS if options.only in call.name]
     latencies: dict[str, dict[str, dict[int, list[list[float]]]]] = {}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelregistry-growth-")))
@@ -100,10 +102,10 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
                     stack.enter_context(_registry(kind, folder / f"{kind}-{size}", url, size, options.starts))
                 )
         for registry in registries:  # what is cold at first is not measured
-            for call in CALLS:
+            for call in calls:
                 registry.ask(call)
         for number in range(options.rounds):
-            for call in CALLS:
+            for call in calls:
                 for registry, found in zip(registries, _in_turns(registries, call, options.calls), strict=True):
                     by_size = latencies.setdefault(registry.kind, {}).setdefault(call.name, {})
                     by_size.setdefault(registry.filled.size, []).append(found)
@@ -193,6 +195,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--sizes", type=_sizes, default=SIZES)
     parser.add_argument("--database", choices=KINDS)
+    parser.add_argument("--only", default="", help="calls whose names have this in them")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=50, help="of each RPC at each size in each round")
     parser.add_argument("--starts", type=int, default=3, help="of each server, of which the median is shown")

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.growth.calls import CALLS
+from bench.growth.calls import CALLS, Call
 from bench.machine import described
 from bench.readme import README, new_figure, put_between
 from bench.report import KIND_TITLES, markdown
@@ -18,7 +18,7 @@ _MEBIBYTE = 2**20
 
 
 def tables(measured: dict[str, Any]) -> str:
-    """p50 and p99 of each call at each size, and what the servers took."""
+    """p50 and p99 of each call that was made, at each size, and what the servers took."""
     return "\n\n".join([*(_calls(measured, kind) for kind in measured["results"]), _servers(measured)])
 
 
@@ -36,7 +36,7 @@ def _calls(measured: dict[str, Any], kind: str) -> str:
     head = [KIND_TITLES[kind], *(f"{_power(size)}: p50, p99 ms" for size in sizes)]
     head += [f"p50 at {_power(sizes[-1])} / {_power(sizes[0])}", "the worst size"]
     rows = []
-    for call in CALLS:
+    for call in _made(results):
         by_size = {int(size): found for size, found in results[call.name].items()}
         cells = [f"{by_size[size]['p50']:.1f}, {by_size[size]['p99']:.1f}" for size in sizes]
         largest = by_size[sizes[-1]]
@@ -71,7 +71,7 @@ def _plot(measured: dict[str, Any]) -> Figure:
     panels: list[Axes] = list(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0])
     sizes = _sizes(measured)
     for axes, kind in zip(panels, kinds, strict=True):
-        for number, call in enumerate(CALLS):
+        for number, call in enumerate(_made(measured["results"][kind])):
             by_size = {int(size): found for size, found in measured["results"][kind][call.name].items()}
             style = ("-", "--", ":", "-.")[number // 10 % 4]
             axes.plot(sizes, [by_size[size]["ratio"] for size in sizes], style, label=call.name, linewidth=1.2)
@@ -80,6 +80,10 @@ def _plot(measured: dict[str, Any]) -> Figure:
     panels[0].set_ylabel(f"p50 beside that at {_power(sizes[0])} versions (black: the goal)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
     return figure
+
+
+def _made(results: dict[str, Any]) -> list[Call]:
+    return [call for call in CALLS if call.name in results]
 
 
 def _sizes(measured: dict[str, Any]) -> list[int]:

@@ -35,9 +35,10 @@ NESTING_TOO_DEEP = _broken("NESTING_TOO_DEEP", f"must be nested at most {MAX_DAT
 def name(value: str) -> Iterable[Broken]:
     """The name of an input, an output or a column, which is that of the data."""
     if not value:
-        yield EMPTY_NAME
-    for broken in text_on_lines(value):
-        yield _broken("INVALID_NAME", f"{broken.sentence}; rename it in the data, too")
+        return (EMPTY_NAME,)
+    return [
+        _broken("INVALID_NAME", f"{broken.sentence}; rename it in the data, too") for broken in text_on_lines(value)
+    ]
 
 
 def bounded(api: ModelApi) -> Iterable[Broken]:
@@ -50,6 +51,8 @@ def bounded(api: ModelApi) -> Iterable[Broken]:
 
 def unique_columns(columns: Sequence[Column]) -> Iterable[Broken]:
     """Columns that can be told apart."""
+    if len({column.name for column in columns}) == len(columns):
+        return ()
     return _unique(columns, lambda column: ("name", column.name))
 
 

@@ -24,9 +24,16 @@ MAX_VIOLATIONS = 1000
 
 def find_broken(message: Message) -> list[tuple[str, Broken]]:
     """Return what is broken, each with the path of its field, in the order of the fields; at most MAX_VIOLATIONS."""
-    walk = _Walk()
+    step = _step_for(message.DESCRIPTOR)
+    # Of most messages nothing is broken: then to make a path for each part would take a fifth of the time.
+    if not _found_by(step, message, _Walk(tells_paths=False)):
+        return []
+    return _found_by(step, message, _Walk(tells_paths=True))
+
+
+def _found_by(step: _Step, message: Message, walk: _Walk) -> list[tuple[str, Broken]]:
     try:  # noqa: SIM105 - a context manager takes longer than most messages do
-        _step_for(message.DESCRIPTOR)(message, "", walk)
+        step(message, "", walk)
     except _Enough:
         pass
     return walk.found
@@ -59,9 +66,10 @@ class _Enough(Exception):
 
 
 class _Walk:
-    """The state of one walk through one message."""
+    """The state of one walk through one message. Without paths, it ends at the first thing that is broken."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tells_paths: bool) -> None:
+        self.tells_paths = tells_paths
         self.found: list[tuple[str, Broken]] = []
         self.data_type_depth = 0
         self.too_deep = False
@@ -71,7 +79,7 @@ class _Walk:
         before = len(self.found)
         for one in broken:
             self.found.append((path + one.below, one))
-            if len(self.found) == MAX_VIOLATIONS:
+            if len(self.found) == MAX_VIOLATIONS or not self.tells_paths:
                 raise _Enough
         return len(self.found) > before
 
@@ -189,7 +197,7 @@ def _submessage(name: str, rule: Rule | None, required: Broken | None, inside: _
             value = getattr(message, name)
             # What should not be there at all is not looked into.
             if rule is None or not walk.report(prefix + name, rule(value)):
-                inside(value, f"{prefix}{name}.", walk)
+                inside(value, f"{prefix}{name}." if walk.tells_paths else "", walk)
         elif required is not None:
             walk.report(prefix + name, (required,))
 
@@ -202,6 +210,6 @@ def _submessages(name: str, rule: Rule | None, inside: _Step) -> _Step:
         if rule is not None:
             walk.report(prefix + name, rule(values))
         for index, value in enumerate(values):
-            inside(value, f"{prefix}{name}[{index}].", walk)
+            inside(value, f"{prefix}{name}[{index}]." if walk.tells_paths else "", walk)
 
     return step

@@ -168,7 +168,7 @@ def test_promotions_of_before_records_get_theirs(
         created_time=timestamp(2),
     )
     lineage = repository.read(lambda reader: reader.get_lineage(promoted.rid, ADMIN, PageRequest(10)))
-    assert [node.model_version_rid for node in lineage.page.items] == [old.rid, promoted.rid]
+    assert [node.model_version_rid for node in lineage.page.items] == [promoted.rid, old.rid]
 
 
 # A version that someone created, and the record that makes one a promotion, as the release before quotas stored them.

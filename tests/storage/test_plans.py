@@ -148,7 +148,7 @@ def test_a_page_of_branches_is_not_sorted_where_most_models_have_few(new_databas
         with statements() as executed:
             page = repository.read(lambda reader: reader.list_branches(model.rid, ADMIN, PageRequest(PAGE_SIZE)))
         assert len(page.items) == PAGE_SIZE
-        [listing] = executed
+        listing, _ = executed  # and then their contents
         for calls in (1, 10):
             for node in plan_on_postgresql(engine, listing, calls):
                 if node.get("Relation Name") == "branches":

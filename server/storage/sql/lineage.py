@@ -247,8 +247,8 @@ def _next_sibling(version_key: ColumnElement[int]) -> ScalarSelect[int]:
         return select(column).where(own.c.version_id == version_key).correlate_except(own).scalar_subquery()
 
     source, time_ms, key = map(of_own, _in_order(own))
-    # A range of the index's own columns in the index's own order. A sum has no affinity; SQLite walks the index for none
-    # but that of its column.
+    # A range of the index's own columns in the index's own order. A sum has no affinity; of another one than that of a
+    # column, SQLite makes no use of its index.
     is_behind = (tuple_(*_in_order(made)) > tuple_(source, time_ms + 0, key + 0), made.c.source_rid <= source)
     query = select(made.c.version_id).where(*is_behind, made.c.version_id != _traced_key)
     return query.order_by(*_in_order(made)).limit(1).correlate_except(made).scalar_subquery()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, insert, select, true, tuple_, update
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, insert, select, true, tuple_, update
 from sqlalchemy.engine import Dialect
 
 from modelregistry.v1.event_pb2 import Event
@@ -24,10 +24,10 @@ from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import Cursors
 from server.storage.sql.decisions import mark
 from server.storage.sql.origins import version_is_visible, visible_key
-from server.storage.sql.pages import that_fit, with_payloads
-from server.storage.sql.rows import MAX_BYTES_A_CHARACTER, AnyRow
+from server.storage.sql.pages import payloads, that_fit
+from server.storage.sql.rows import AnyRow
 from server.storage.sql.session import Session
-from server.storage.sql.statements import Statement, for_callers, numbered, padded, principals, several
+from server.storage.sql.statements import Statement, for_callers, forms, numbered, padded, principals, several
 from server.storage.sql.tables import branches, models, opaque_keys, promotions, verdicts, versions
 from server.storage.sql.unit_of_work import UnitOfWork
 from server.storage.sql.versions import append_row, as_parameters, next_place, placed, tell_of_version
@@ -35,11 +35,6 @@ from server.storage.sql.visibility import MAX_NAMED, first_of_each, model_is_vis
 from server.storage.sql.walks import first_wanted
 
 _replaced = versions.alias("replaced")
-
-# What the fields add to the bytes of their values, and the fields of a fixed size, at most.
-_OVERHEAD_BYTES = 190
-# The most that the RIDs of the replaced version and of a request take: cheaper than to ask for their lengths.
-_OTHER_RIDS_BYTES = 2 * 255
 
 
 # Where a walk through promotions is: behind one with this time and key.
@@ -128,7 +123,11 @@ def _event_of(promotion: Promotion, stored: ModelVersion, branch: BranchEnd | No
 def find_promotion(work: UnitOfWork, promotion_rid: str, caller: Caller) -> Promotion | None:
     """See the contract."""
     row = work.session.one_or_none(_one(caller), {"promotion_rid": promotion_rid} | principals(caller))
-    return None if row is None else to_promotion(row)
+    if row is None:
+        return None
+    promotion = _to_promotion(row)
+    promotion.MergeFromString(row.payload or b"")
+    return promotion
 
 
 def get_promotion_rid(work: UnitOfWork, model_version_rid: str) -> str:
@@ -149,12 +148,22 @@ def list_promotions(work: UnitOfWork, caller: Caller, wanted: PromotionFilter, p
     if not chosen:
         return Page([], None)
     keys = padded([row.id for row in chosen[: page.size]])
-    rows = work.session.all(
-        _several(caller, len(keys)), {"most_bytes": work.fitting_bytes} | numbered("key", keys) | principals(caller)
-    )
-    listed = that_fit(rows)
-    following = cursors.position(listed[-1].created_time, listed[-1].id) if len(listed) < len(chosen) else None
-    return Page([to_promotion(row) for row in listed], following)
+    rows = work.session.all(_several(caller, len(keys)), numbered("key", keys) | principals(caller))
+    listed = promotions_that_fit(work, rows)
+    end = rows[len(listed) - 1]
+    return Page(listed, cursors.position(end.created_time, end.id) if len(listed) < len(chosen) else None)
+
+
+def promotions_that_fit(work: UnitOfWork, rows: Sequence[AnyRow]) -> list[Promotion]:
+    """Return the promotions of the first rows of `promotions_of_keys`, as many as fit into a message together."""
+    listed = [_to_promotion(row) for row in rows]
+    sizes = (promotion.ByteSize() + (row.size or 0) for promotion, row in zip(listed, rows, strict=True))
+    kept = [*that_fit(listed, sizes, work.fitting_bytes)]
+    found = payloads(work.session, _verdicts, (row.verdict_id for row in rows[: len(kept)]))
+    for promotion, row in zip(kept, rows, strict=False):
+        if row.verdict_id is not None:
+            promotion.MergeFromString(found[row.verdict_id].payload)
+    return kept
 
 
 class _Form(NamedTuple):
@@ -343,15 +352,21 @@ def _one(caller: Caller) -> Select[Any]:
 
 @for_callers
 def _several(caller: Caller, count: int) -> Select[Any]:
-    """Promotions by their keys, newest first, with the findings of as many as fit into a message."""
-    return promotions_of_keys(caller, count, lambda row: (row.created_time.desc(), row.id.desc()))
+    """Promotions by their keys, newest first, with the size of the findings of each."""
+    return promotions_of_keys(caller, count).order_by(promotions.c.created_time.desc(), promotions.c.id.desc())
 
 
-def promotions_of_keys(caller: Caller, count: int, order: Callable[[Any], Sequence[ColumnElement[Any]]]) -> Select[Any]:
-    """The query for promotions by their keys, in an order, with the findings of as many as fit into a message."""
-    query = _promotions(caller).add_columns(promotions.c.id, _promotion_bytes().label("size"))
-    query = query.where(promotions.c.id.in_(several("key", count)))
-    return with_payloads(query, verdicts, "verdict_id", order)
+def promotions_of_keys(caller: Caller, count: int) -> Select[Any]:
+    """The query for promotions by their keys, with the size of the findings of each."""
+    # Like the payload, not by a join.
+    size = select(verdicts.c.size).where(verdicts.c.id == promotions.c.verdict_id).scalar_subquery()
+    query = _promotions(caller).add_columns(promotions.c.id, size.label("size"))
+    return query.where(promotions.c.id.in_(several("key", count)))
+
+
+@forms
+def _verdicts(count: int) -> Select[Any]:
+    return select(verdicts.c.id, verdicts.c.payload).where(verdicts.c.id.in_(several("key", count)))
 
 
 _given = {
@@ -433,26 +448,9 @@ def _promotions(caller: Caller) -> Select[Any]:
     )
 
 
-def _promotion_bytes() -> ColumnElement[int]:
-    """The size at most, as a message, of a promotion."""
-    rids = (promotions.c.rid, promotions.c.source_model_rid, promotions.c.source_rid, models.c.rid, versions.c.rid)
-    # Like the payload, for the same reason not by a join.
-    findings = select(verdicts.c.size).where(verdicts.c.id == promotions.c.verdict_id).scalar_subquery()
-    names = (branches.c.name, promotions.c.created_by, func.coalesce(promotions.c.reason, ""))
-    return (
-        sum(func.length(rid) for rid in rids)
-        + _OTHER_RIDS_BYTES
-        + sum(MAX_BYTES_A_CHARACTER * func.length(name) for name in names)
-        + func.coalesce(findings, 0)
-        + _OVERHEAD_BYTES
-    )
-
-
-def to_promotion(row: AnyRow) -> Promotion:
-    """Return the promotion of a row that has its columns and its findings."""
-    promotion = Promotion() if row.payload is None else Promotion.FromString(row.payload)
-    promotion.rid = row.rid
-    promotion.kind = row.kind
+def _to_promotion(row: AnyRow) -> Promotion:
+    """Return the promotion of a row, without its findings."""
+    promotion = Promotion(rid=row.rid, kind=row.kind)
     if row.source_is_visible:
         promotion.source_model_rid = row.source_model_rid
         promotion.source_model_version_rid = row.source_rid

@@ -22,13 +22,12 @@ from server.core.errors import InvalidPageToken, StorageUnavailable
 from server.storage.contract import LogEnd, PromotionFilter
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.cursors import PromotionCursors
-from server.storage.sql.pages import that_fit
 from server.storage.sql.promotion_records import (
     can_pass,
     checks_of_each,
     known_keys,
     promotions_of_keys,
-    to_promotion,
+    promotions_that_fit,
 )
 from server.storage.sql.rows import AnyRow
 from server.storage.sql.session import Session
@@ -59,17 +58,17 @@ def list_promotions_in_order(
     chosen: Sequence[AnyRow] = ()
     if can_pass(wanted, known):
         chosen = _choose(session, caller, _walk_of(caller, wanted, known, settled.key), after, page.size + 1)
-    listed: Sequence[AnyRow] = ()
+    listed: list[Promotion] = []
     if chosen:
         keys = padded([row.id for row in chosen[: page.size]])
-        parameters = {"most_bytes": work.fitting_bytes} | numbered("key", keys) | principals(caller)
-        listed = that_fit(session.all(_several(caller, len(keys)), parameters))
+        rows = session.all(_several(caller, len(keys)), numbered("key", keys) | principals(caller))
+        listed = promotions_that_fit(work, rows)
     if len(listed) < len(chosen):
-        end, rid = listed[-1].id, listed[-1].rid
+        end, rid = chosen[len(listed) - 1].id, listed[-1].rid
     else:
         end = max(after, settled.key)
         rid = _rid_of(session, end)
-    return Page([to_promotion(row) for row in listed], cursors.cursor(end, rid))
+    return Page(listed, cursors.cursor(end, rid))
 
 
 class _Form(NamedTuple):
@@ -217,7 +216,7 @@ def _checks(caller: Caller, form: _Form) -> list[ColumnElement[bool]]:
 
 @for_callers
 def _several(caller: Caller, count: int) -> Select[Any]:
-    return promotions_of_keys(caller, count, lambda row: (row.id,))
+    return promotions_of_keys(caller, count).order_by(promotions.c.id)
 
 
 _newest = Statement(select(promotions.c.id, promotions.c.rid).order_by(promotions.c.id.desc()).limit(1))

@@ -7,16 +7,16 @@ from typing import Any, NamedTuple, TypeAlias
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy import ColumnElement, Row, func
+from sqlalchemy import Row
 
 from modelregistry.v1.model_pb2 import Branch, Model, ModelVersion
 from server.core.errors import StorageUnavailable
 from server.core.integrity import content_digest
 from server.storage.contract import StoredVersion
-from server.storage.sql.tables import contents, versions
+from server.storage.sql.tables import versions
 from server.storage.unavailable import DatabaseUnsuitable
 
-# What `to_version` reads of a row, beside `model_rid`, `branch`, and the content's `payload` and `file_digest`.
+# What `to_own_fields` reads of a row, beside `model_rid` and `branch`.
 VERSION_COLUMNS = (
     versions.c.rid,
     versions.c.version_number,
@@ -34,12 +34,6 @@ CONTENT_FIELDS = frozenset({"model_api", "conda_requirements", "backing_reposito
 
 AnyColumns: TypeAlias = tuple[Any, ...]
 AnyRow = Row[*AnyColumns]
-
-
-# Of UTF-8; databases count characters.
-MAX_BYTES_A_CHARACTER = 4
-# What a field adds to the bytes of its value, and what the fields of a fixed size take, in a message at most.
-_OVERHEAD_BYTES = 98
 
 
 class Content(NamedTuple):
@@ -64,14 +58,6 @@ def content_of(version: ModelVersion, file_digest: bytes | None = None) -> Conte
     return Content(content_digest(payload, file_digest), payload)
 
 
-def version_bytes(model_rid: ColumnElement[str], branch_bytes: ColumnElement[int]) -> ColumnElement[int]:
-    """Return the size at most, as a message, of a version of `versions` with its content in `contents`."""
-    texts = func.length(versions.c.rid) + func.length(versions.c.root_rid) + func.length(model_rid)
-    creator = MAX_BYTES_A_CHARACTER * func.length(versions.c.created_by)
-    source = func.coalesce(func.length(versions.c.source), 0)
-    return contents.c.size + texts + creator + source + branch_bytes + _OVERHEAD_BYTES
-
-
 def to_model(row: AnyRow) -> Model:
     """Return the model of a row of `models`."""
     return Model(
@@ -83,37 +69,44 @@ def to_model(row: AnyRow) -> Model:
     )
 
 
-def verified_content(row: AnyRow) -> ModelVersion:
-    """Return the content of a row with `content_digest`, `payload` and `file_digest`.
+def verified_payload(row: AnyRow) -> bytes:
+    """Return the content of a row with `content_digest`, `payload` and `file_digest`, serialized.
 
     Raises StorageUnavailable if it is not the one that was stored: then it is of no use to any caller.
     """
-    if content_digest(row.payload, row.file_digest) != row.content_digest:
+    payload: bytes = row.payload
+    if content_digest(payload, row.file_digest) != row.content_digest:
         raise StorageUnavailable(retry_after=None) from DatabaseUnsuitable(
             f"the content {row.content_digest.hex()} was altered: it does not fit its digest. Restore it from a backup;"
             " `modelregistry fsck` says what else is wrong"
         )
-    return ModelVersion.FromString(row.payload)
+    return payload
 
 
-def to_version(row: AnyRow) -> ModelVersion:
-    """Return the version of a row with VERSION_COLUMNS and its names and content. Raises StorageUnavailable."""
-    version = verified_content(row)
-    version.rid = row.rid
-    version.model_rid = row.model_rid
-    version.branch = row.branch
-    version.version_number = row.version_number
+def to_own_fields(row: AnyRow) -> ModelVersion:
+    """Return the version of a row with VERSION_COLUMNS and its names, without its content."""
+    version = ModelVersion(
+        rid=row.rid,
+        model_rid=row.model_rid,
+        branch=row.branch,
+        version_number=row.version_number,
+        root_model_version_rid=row.root_rid,
+        created_by=row.created_by,
+    )
     if row.source is not None:
         version.source.ParseFromString(row.source)
-    version.root_model_version_rid = row.root_rid
     version.created_time.FromMilliseconds(row.created_time)
-    version.created_by = row.created_by
     return version
 
 
 def to_stored_version(row: AnyRow) -> StoredVersion:
-    """Return the version of a row with how it is stored, for any caller."""
-    return StoredVersion(to_version(row), row.content_digest, row.legacy_source)
+    """Return the version of a row with VERSION_COLUMNS and its names and content, for any caller.
+
+    Raises StorageUnavailable as verified_payload does.
+    """
+    version = to_own_fields(row)
+    version.MergeFromString(verified_payload(row))
+    return StoredVersion(version, row.content_digest, row.legacy_source)
 
 
 def for_caller(stored: StoredVersion, row: AnyRow, yanked: Container[int]) -> StoredVersion:
@@ -126,14 +119,9 @@ def for_caller(stored: StoredVersion, row: AnyRow, yanked: Container[int]) -> St
     )
 
 
-def to_seen_version(row: AnyRow, yanked: Container[int]) -> ModelVersion:
-    """Return the version of a row as the row's caller may see it."""
-    return for_caller(to_stored_version(row), row, yanked).as_seen()
-
-
-def to_branch(row: AnyRow, yanked: Container[int]) -> Branch:
-    """Return the branch whose head is the version of the row."""
-    return Branch(name=row.branch, head=to_seen_version(row, yanked), version_count=row.version_number)
+def to_branch(row: AnyRow, head: ModelVersion) -> Branch:
+    """Return the branch of a row, with its head."""
+    return Branch(name=row.branch, head=head, version_count=row.version_number)
 
 
 def timestamp(milliseconds: int) -> Timestamp:

@@ -12,7 +12,6 @@ from sqlalchemy import (
     Subquery,
     and_,
     bindparam,
-    func,
     insert,
     select,
     tuple_,
@@ -30,23 +29,21 @@ from server.storage.contract import BranchEnd, StoredVersion
 from server.storage.paging import Page, PageRequest
 from server.storage.sql.event_log import add_event
 from server.storage.sql.origins import hidden_origins, visible_key
-from server.storage.sql.pages import page_of, that_fit, with_payloads
+from server.storage.sql.pages import listed_behind, page_of, payloads, that_fit
 from server.storage.sql.recalls import suspect, yanked_keys
 from server.storage.sql.rows import (
-    MAX_BYTES_A_CHARACTER,
     VERSION_COLUMNS,
     AnyColumns,
     AnyRow,
     content_of,
     for_caller,
     to_branch,
-    to_seen_version,
+    to_own_fields,
     to_stored_version,
-    verified_content,
-    version_bytes,
+    verified_payload,
 )
 from server.storage.sql.session import Conflict
-from server.storage.sql.statements import Statement, for_callers, principals, upsert
+from server.storage.sql.statements import Statement, for_callers, forms, principals, several, upsert
 from server.storage.sql.tables import branch_id, branches, contents, is_head, model_id, models, versions
 from server.storage.sql.unit_of_work import UnitOfWork
 from server.storage.sql.visibility import model_is_visible
@@ -56,8 +53,8 @@ T = TypeVar("T")
 # Greater than every number of a version: where a list without a position begins, since the newest are first.
 AFTER_ALL = 2**31 - 1
 
-_model_rid: BindParameter[str] = bindparam("model_rid")
-_branch_name: BindParameter[str] = bindparam("branch")
+_model_rid: BindParameter[str] = bindparam("model_rid", type_=models.c.rid.type)
+_branch_name: BindParameter[str] = bindparam("branch", type_=branches.c.name.type)
 _version_rid: BindParameter[str] = bindparam("version_rid")
 
 
@@ -102,7 +99,8 @@ def get_branch(work: UnitOfWork, model_rid: str, branch: str, caller: Caller) ->
 def list_branches(work: UnitOfWork, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
     """See the contract."""
     rows = _listed(work, _branches_of_model, model_rid, caller, page, after=page.after or "")
-    return _page_of(work, rows, page, "branch", to_branch)
+    heads = _versions_that_fit(work, rows[: page.size], lambda row: len(row.branch.encode()))
+    return page_of(rows, rows[: len(heads)], "branch", lambda row: to_branch(row, heads[row.rid]))
 
 
 def list_versions(
@@ -111,12 +109,14 @@ def list_versions(
     """See the contract."""
     before = AFTER_ALL if page.after is None else page.after
     rows = _listed(work, _versions_of_branch, model_rid, caller, page, branch=branch, before=before)
-    return _page_of(work, rows, page, "version_number", to_seen_version)
+    found = _versions_that_fit(work, rows[: page.size])
+    return page_of(rows, rows[: len(found)], "version_number", lambda row: found[row.rid])
 
 
 def get_model_api(work: UnitOfWork, content_digest: bytes) -> ModelApi:
     """See the contract."""
-    return verified_content(work.session.one(_content, {"digest": content_digest})).model_api
+    found = payloads(work.session, _contents_of, [content_digest])
+    return ModelVersion.FromString(verified_payload(found[content_digest])).model_api
 
 
 def require_fitting(work: UnitOfWork, version: ModelVersion) -> None:
@@ -265,20 +265,31 @@ def _listed(
     **parameters: object,
 ) -> Sequence[AnyRow]:
     """Return the rows of a list in a model, one more than a page has if there are so many. Raises ModelNotFound."""
-    parameters |= {"model_rid": model_rid, "count": page.size + 1, "most_bytes": work.fitting_bytes}
+    parameters |= {"model_rid": model_rid, "count": page.size + 1}
     rows = work.session.all(statement(caller), parameters | principals(caller))
     if not rows:
         raise ModelNotFound(model_rid=model_rid)
     return [row for row in rows if row.rid is not None]
 
 
-def _page_of(
-    work: UnitOfWork, rows: Sequence[AnyRow], page: PageRequest, position: str, to_item: Callable[[AnyRow, set[int]], T]
-) -> Page[T]:
-    """Make a page of as many rows as fit into one message."""
-    kept = that_fit(rows[: page.size])
+def _versions_that_fit(
+    work: UnitOfWork, rows: Sequence[AnyRow], other_bytes: Callable[[AnyRow], int] = lambda row: 0
+) -> dict[str, ModelVersion]:
+    """Return the versions of the first rows as their caller may see them, as many as fit into a message together."""
+    versions_of_rows = [to_own_fields(row) for row in rows]
+    sizes = (
+        version.ByteSize() + row.size + other_bytes(row) for version, row in zip(versions_of_rows, rows, strict=True)
+    )
+    kept = that_fit(rows, sizes, work.fitting_bytes)
+    contents_found = payloads(work.session, _contents_of, (row.content_digest for row in kept))
+    verified = {digest: verified_payload(row) for digest, row in contents_found.items()}
     yanked = yanked_keys(work, [row.suspect for row in kept])
-    return page_of(rows, kept, position, lambda row: to_item(row, yanked))
+    found = {}
+    for row, version in zip(kept, versions_of_rows, strict=False):
+        version.MergeFromString(verified[row.content_digest])
+        stored = StoredVersion(version, row.content_digest, row.legacy_source)
+        found[row.rid] = for_caller(stored, row, yanked).as_seen()
+    return found
 
 
 def _told_anew(caller: Caller) -> tuple[ColumnElement[Any], ...]:
@@ -342,8 +353,7 @@ def _versions_of_branch(caller: Caller) -> Select[*AnyColumns]:
             *VERSION_COLUMNS,
             _model_rid.label("model_rid"),
             _branch_name.label("branch"),
-            version_bytes(_model_rid, MAX_BYTES_A_CHARACTER * func.length(_branch_name)).label("size"),
-            contents.c.file_digest,
+            contents.c.size,
             *_told_anew(caller),
         )
         .join_from(versions, contents, contents.c.digest == versions.c.content_digest)
@@ -354,24 +364,19 @@ def _versions_of_branch(caller: Caller) -> Select[*AnyColumns]:
         .order_by(versions.c.version_number.desc())
         .limit(bindparam("count"))
     )
-    return with_payloads(
-        query, contents, "content_digest", lambda row: (row.version_number.desc(),), _visible_model(caller)
-    )
+    return listed_behind(query, lambda row: (row.version_number.desc(),), _visible_model(caller))
 
 
 @for_callers
 def _branches_of_model(caller: Caller) -> Select[*AnyColumns]:
     """The branches behind the name `after`, with their heads, at most `count`; no row without a visible model."""
-    # A branch and its head both hold the name.
     key = model_id(_model_rid)
-    names: ColumnElement[int] = 2 * MAX_BYTES_A_CHARACTER * func.length(branches.c.name)
     query = (
         select(
             *VERSION_COLUMNS,
             _model_rid.label("model_rid"),
             branches.c.name.label("branch"),
-            version_bytes(_model_rid, names).label("size"),
-            contents.c.file_digest,
+            contents.c.size,
             *_told_anew(caller),
         )
         .join_from(branches, versions, is_head)
@@ -384,19 +389,20 @@ def _branches_of_model(caller: Caller) -> Select[*AnyColumns]:
         .order_by(branches.c.model_id, branches.c.name)
         .limit(bindparam("count"))
     )
-    return with_payloads(query, contents, "content_digest", lambda row: (row.branch,), _visible_model(caller))
+    return listed_behind(query, lambda row: (row.branch,), _visible_model(caller))
 
 
 def _visible_model(caller: Caller) -> Subquery:
     return select(models.c.id).where(models.c.rid == _model_rid, model_is_visible(caller)).subquery("visible")
 
 
+@forms
+def _contents_of(count: int) -> Select[*AnyColumns]:
+    columns = (contents.c.digest.label("content_digest"), contents.c.payload, contents.c.file_digest)
+    return select(*columns).where(contents.c.digest.in_(several("key", count)))
+
+
 _by_key = Statement(_with_contents().where(versions.c.id == bindparam("version_key")))
-_content = Statement(
-    select(contents.c.digest.label("content_digest"), contents.c.payload, contents.c.file_digest).where(
-        contents.c.digest == bindparam("digest")
-    )
-)
 _created_time = Statement(
     select(versions.c.created_time).where(
         versions.c.branch_id == bindparam("branch_key"), versions.c.version_number == bindparam("number")
