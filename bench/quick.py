@@ -118,7 +118,7 @@ def _options() -> argparse.Namespace:
         "--only", type=lambda names: names.split(","), default=NAMES, help=f"some of {', '.join(BY_NAME)}"
     )
     parser.add_argument("--database", choices=KINDS)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each load")
     parser.add_argument("--out", type=Path, default=BUILD / "quick.json")
     parser.set_defaults(readme=False)
