@@ -185,9 +185,10 @@ def _spent(processes: Iterable[psutil.Process], name: str | None = None) -> floa
     for process in processes:
         # A database ends some of its own meanwhile.
         with suppress(psutil.NoSuchProcess):
-            if name is None or process.name() == name:
+            if name is None or process.name().startswith(name):
                 times = process.cpu_times()
-                seconds += times.user + times.system
+                # With what those took that it has seen end.
+                seconds += times.user + times.system + times.children_user + times.children_system
     return seconds
 
 

@@ -82,9 +82,9 @@ class Registry:
             raise Void(f"{self.filled.size + self.added} versions were put into the deep branch, {stored} are stored")
 
     def memory(self) -> int:
-        """What the server's processes hold of memory, in bytes."""
+        """What the server's processes hold of memory, in bytes: what they share is counted once."""
         server = psutil.Process(self.server.process.pid)
-        return sum(each.memory_info().rss for each in (server, *server.children(recursive=True)))
+        return sum(each.memory_full_info().pss for each in (server, *server.children(recursive=True)))
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:

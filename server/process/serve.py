@@ -52,6 +52,8 @@ def run_server(settings: Settings, ports: Ports, workers: int, announce: Callabl
             nonlocal file
             file = database_file(settings)
 
+        # What is loaded by now is shared with the workers, as long as none looks for garbage in it: 16 MiB of each.
+        _freeze_garbage_collector()
         Supervisor(workers, work).run(announce, ports.close, remember_database)
 
 

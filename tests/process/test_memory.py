@@ -1,11 +1,14 @@
-"""Memory that was in use for a while goes back to the system."""
+"""Memory that was in use for a while goes back to the system, and what all workers have is there once."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.processes import Server
 
 MIB = 2**20
 
@@ -35,3 +38,12 @@ def test_what_was_in_use_while_the_process_looked_goes_back_later() -> None:
     before, most, afterwards = map(int, run.stdout.split())
     assert most > before + 128 * MIB
     assert afterwards <= before + 32 * MIB
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not tell whose memory is whose")
+def test_workers_share_what_was_loaded_before_they_were_forked(tmp_path: Path) -> None:
+    with Server(tmp_path / "cwd", "--workers", "2") as server:
+        for worker in server.workers():
+            memory = worker.memory_full_info()
+            # Where garbage is looked for in what is loaded, half of it is each worker's own soon.
+            assert memory.uss < 0.42 * memory.rss
