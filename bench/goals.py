@@ -58,7 +58,5 @@ RULES = {"promote_protected": _ratio(0.80)}
 # The same with watchers of the branches, and how long it takes until 99 % of the events are with them.
 WATCHED = {"promote_watched": _ratio(0.90)}
 DELIVERY = Goal("≤", 500, unit=" ms")
-# The p99 of a refusal beside the p50 of an empty call.
-REFUSALS = {"overload": Goal("<", 10)}
 # Ours beside the peer's, calls a second.
 PEERS = {COPY: Goal("≥", 60, unit="×"), GET: Goal("≥", 25, unit="×")}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bench.databases import SQLITE
-from bench.goals import COSTS, DELIVERY, PEERS, RATIOS, REFUSALS, RULES, TAILS, WATCHED, WORKERS
+from bench.goals import COSTS, DELIVERY, PEERS, RATIOS, RULES, TAILS, WATCHED, WORKERS
 from bench.peer import TITLES
 from bench.scenarios import BY_NAME, CEILING
 
@@ -189,28 +189,21 @@ def _workers(measured: dict[str, Any]) -> str:
 def _overload(measured: dict[str, Any]) -> str:
     def row(kind: str, name: str, results: list[Result]) -> list[str]:
         refusals = [result for result in results if result["refused"]]
-        empty = _median(series(measured, kind, CEILING), "p50")
-        p99 = _median(refusals, "refused_p99") if refusals else None
+        without = _median(series(measured, kind, BY_NAME[name].beside), "per_second")
+        promoted = _median(results, "stored_per_second")
         return [
             f"{_median(results, 'asked_per_second'):.0f}",
             f"{_median(results, 'per_second'):.0f}",
-            f"{_median(results, 'stored_per_second'):.0f}",
-            "none refused" if p99 is None else f"{_median(refusals, 'refused_p50'):.1f}",
-            "" if p99 is None else f"{p99:.1f}",
-            "" if p99 is None else f"**{p99 / empty:.1f}**",
-            f"{REFUSALS[name]}: nothing refused" if p99 is None else REFUSALS[name].judged(p99 / empty),
+            f"{promoted:.0f}",
+            f"**{promoted / without:.2f}**",
+            f"{_median(refusals, 'refused_p50'):.0f}" if refusals else "none refused",
+            f"{_median(refusals, 'refused_p99'):.0f}" if refusals else "",
             f"{_median(results, 'recovered_milliseconds'):.0f}",
         ]
 
     names = [name for name, each in BY_NAME.items() if each.overloads]
-    head = ["overload", "database", "asked a second", "answered a second", "promoted a second"]
-    head += [
-        "refusal p50 ms",
-        "refusal p99 ms",
-        "refusal p99 / empty call's p50",
-        "goal",
-        "first call afterwards ms",
-    ]
+    head = ["overload", "database", "asked a second", "answered a second", "promoted a second", "beside no overload"]
+    head += ["refusal p50 ms", "refusal p99 ms", "first call afterwards ms"]
     return _table(head, measured, names, row)
 
 
