@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.command import carry_out
-from bench.databases import KINDS, databases
+from bench.databases import KINDS, SQLITE, databases
 from bench.machine import machine
 from bench.peer import OURS, VERSION, Peer, peer
 from bench.readme import write_readme
 from bench.report import tables
-from bench.scenarios import BY_NAME, CEILING, Scenario, selected
+from bench.scenarios import BY_NAME, CEILING, Fleet, Scenario, selected
 from bench.site import Site, site
 from bench.tools import BUILD, Tool, find_h2load
 
@@ -62,7 +62,7 @@ class Field:
     """All that is measured on one kind of database."""
 
     kind: str
-    sites: dict[int, Site]  # by the number of workers
+    sites: dict[Fleet, Site]
     rival: Peer | None
     scenarios: list[Scenario]
     peers: list[str]
@@ -73,7 +73,7 @@ class Field:
         for scenario in self.scenarios:
             beside = results.get(scenario.beside)
             rate = scenario.share * beside["per_second"] if scenario.share and beside else None
-            result = self.sites[scenario.workers].measure(scenario, seconds, rate)
+            result = self.sites[scenario.fleet].measure(scenario, seconds, rate)
             result["ratio"] = result["per_second"] / beside["per_second"] if beside else 1.0
             results[scenario.name] = result
             self._tell(scenario.name, result)
@@ -98,11 +98,12 @@ class Field:
 
 @contextlib.contextmanager
 def _field(tool: Tool, folder: Path, kind: str, scenarios: list[Scenario], peers: list[str]) -> Iterator[Field]:
+    scenarios = [scenario for scenario in scenarios if kind != SQLITE or scenario.fleet.servers == 1]
     with contextlib.ExitStack() as stack:
         new_database = stack.enter_context(databases(kind))
         sites = {
-            workers: stack.enter_context(site(tool, folder / f"{kind}-{workers}", new_database(), workers))
-            for workers in sorted({scenario.workers for scenario in scenarios})
+            fleet: stack.enter_context(site(tool, folder / f"{kind}-{number}", new_database(), fleet))
+            for number, fleet in enumerate(sorted({scenario.fleet for scenario in scenarios}))
         }
         rival = stack.enter_context(peer(folder / f"{kind}-mlflow", new_database())) if peers else None
         yield Field(kind, sites, rival, scenarios, peers)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.peer import COPY, GET
+from bench.scenarios import BY_NAME
 
 _HOLDS: dict[str, Callable[[float, float], bool]] = {"≥": operator.ge, "≤": operator.le, "<": operator.lt}
 
@@ -50,9 +51,9 @@ COSTS = {
 # The p99 beside the p50, with 32 callers.
 _TAIL = Goal("≤", 4)
 TAILS = {"promote_many": _TAIL, "promote_hot": _TAIL}
-# Calls a second of two workers beside those of one.
-_TWO_WORKERS = Goal("≥", 1.7, decimals=1)
-WORKERS = {"get_version_two_workers": _TWO_WORKERS, "get_branch_two_workers": _TWO_WORKERS}
+# What a call takes of the processors of a fleet, and of the database, beside what it takes of one worker. On a machine
+# whose processors the load and the database share, calls a second would say nothing of it.
+SHARES = {name: Goal("≤", 1.1, decimals=1) for name, each in BY_NAME.items() if each.fleet.size > 1}
 # Calls a second into branches with every rule, but approvals, beside those into branches without a policy.
 RULES = {"promote_protected": _ratio(0.80)}
 # The same with watchers of the branches, and how long it takes until 99 % of the events are with them.

@@ -11,6 +11,7 @@ import resource
 import struct
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -78,13 +79,14 @@ class Generator:
         self._folder = folder
         self._token = token
 
-    def run(self, address: str, load: Load, seconds: float) -> Measured:
-        """Put a load on a server for so long. Raises RuntimeError if calls failed below gRPC."""
+    def run(self, addresses: Sequence[str], load: Load, seconds: float) -> Measured:
+        """Put a load on servers for so long, who share the callers. Raises RuntimeError if calls failed below gRPC."""
         spent = -_processor_seconds_of_children()
         processes: list[subprocess.Popen[str]] = []
         started: list[float] = []
         try:
             for number, request in enumerate(load.requests):
+                address = addresses[number % len(addresses)]
                 processes.append(self._start(address, load, number, request, seconds))
                 started.append(time.time() * 1_000_000)
             deadline = time.monotonic() + seconds + _TIME_TO_SPARE

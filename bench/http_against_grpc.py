@@ -67,7 +67,7 @@ class Measured:
 def main() -> None:
     """Measure, check and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each load in each round")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder) / "server") as server:

@@ -26,7 +26,7 @@ from bench.command import carry_out
 from bench.databases import KINDS, databases
 from bench.machine import machine
 from bench.report import KIND_TITLES, markdown, spread
-from bench.scenarios import BY_NAME
+from bench.scenarios import BY_NAME, ONE_WORKER
 from bench.site import Site, site
 from bench.tools import BUILD, Tool, find_h2load
 
@@ -104,7 +104,7 @@ def _sites(tool: Tool, folder: Path, kind: str, trees: dict[str, Path]) -> Itera
         sites = {}
         for name, tree in trees.items():
             path = os.pathsep.join(str(tree / part) for part in (".", "gen", "clients/python"))
-            opened = site(tool, folder / f"{kind}-{name}", new_database(), 1, PYTHONPATH=path)
+            opened = site(tool, folder / f"{kind}-{name}", new_database(), ONE_WORKER, PYTHONPATH=path)
             sites[name] = stack.enter_context(opened)
         yield sites
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bench.databases import SQLITE
-from bench.goals import COSTS, DELIVERY, PEERS, RATIOS, RULES, TAILS, WATCHED, WORKERS
+from bench.goals import COSTS, DELIVERY, PEERS, RATIOS, RULES, SHARES, TAILS, WATCHED
 from bench.peer import TITLES
 from bench.scenarios import BY_NAME, CEILING
 
@@ -20,7 +20,7 @@ Result = dict[str, Any]
 
 def tables(measured: dict[str, Any]) -> str:
     """All tables of a run; those alone that it measured something for."""
-    parts = (_ceiling, _rules, _watched, _fixed, _workers, _overload, _peer)
+    parts = (_ceiling, _rules, _watched, _fixed, _fleets, _overload, _peer)
     said = [part(measured) for part in parts]
     return "\n\n".join(filter(None, said))
 
@@ -168,22 +168,23 @@ def _watched(measured: dict[str, Any]) -> str:
     return _table(head, measured, list(WATCHED), row)
 
 
-def _workers(measured: dict[str, Any]) -> str:
+def _fleets(measured: dict[str, Any]) -> str:
     def row(kind: str, name: str, results: list[Result]) -> list[str]:
-        return [*_rate_and_ratio(results), WORKERS[name].judged(_median(results, "ratio")), *_latencies(results)]
+        beside = series(measured, kind, BY_NAME[name].beside)
+        cells = [f"{_median(results, 'per_second'):.0f}"]
+        for cost, unit in (("server_microseconds", 1), ("database_seconds", 1e6)):
+            ratios = [result[cost] / one[cost] for result, one in zip(results, beside, strict=True) if one[cost] > 0]
+            if kind == SQLITE and cost == "database_seconds":
+                cells += ["", "", ""]
+                continue
+            median, lowest, highest = spread(ratios)
+            cells += [f"{_median(results, cost) * unit:.0f} µs", f"**{median:.2f}** ({lowest:.2f} to {highest:.2f})"]
+            cells.append(SHARES[name].judged(median))
+        return cells
 
-    names = [name for name, each in BY_NAME.items() if each.workers > 1]
-    head = [
-        "two workers",
-        "database",
-        "a second",
-        "beside one worker",
-        "goal",
-        "p50 ms",
-        "p99 ms",
-        "p99.9 ms",
-    ]
-    return _table(head, measured, names, row)
+    head = ["several workers", "database", "a second", "servers' CPU a call", "beside one worker", "goal"]
+    head += ["PostgreSQL's CPU a call", "beside one worker", "goal"]
+    return _table(head, measured, list(SHARES), row)
 
 
 def _overload(measured: dict[str, Any]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 from grpc_health.v1.health_pb2 import HealthCheckRequest
@@ -27,14 +27,29 @@ COLUMNS = (10, 2000)
 WATCHERS = 100
 
 
+class Fleet(NamedTuple):
+    """How many servers there are on one database, and how many workers each has."""
+
+    servers: int = 1
+    workers: int = 1
+
+    @property
+    def size(self) -> int:
+        """How many workers there are."""
+        return self.servers * self.workers
+
+
+ONE_WORKER = Fleet()
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One line of the table.
 
     `share` makes the callers ask at a fixed rate: that share of what the scenario `beside` reached in the same round.
     Without it, each asks again as soon as it is answered, and the rate is put beside that of the other scenario.
-    Meanwhile, so many `watchers` follow the models that are written to, and the events of so many of these are sent to
-    `webhooks`.
+    Of a `fleet`, what a call takes of the processors is put beside that of one worker. Meanwhile, so many `watchers`
+    follow the models that are written to, and the events of so many of these are sent to `webhooks`.
     """
 
     name: str
@@ -44,7 +59,7 @@ class Scenario:
     writes_to: Callable[[Stock], Iterable[Model]] | None = None
     beside: str = CEILING
     share: float | None = None
-    workers: int = 1
+    fleet: Fleet = ONE_WORKER
     overloads: bool = False
     watchers: int = 0
     webhooks: int = 0
@@ -114,7 +129,7 @@ def _creation(columns: int) -> Scenario:
     )
 
 
-SCENARIOS = (
+ALONE = (
     Scenario(CEILING, "Health/Check: the ceiling", HEALTH, lambda _: [HealthCheckRequest()]),
     _read("get_version", "GetModelVersion", "GetModelVersion", _get_version),
     _read("get_branch", "GetBranch", "GetBranch", _get_branch),
@@ -154,15 +169,21 @@ SCENARIOS = (
     _promotion(
         "overload", "PromoteVersion into 32 targets at 400 %", _many, beside="promote_many", share=4, overloads=True
     ),
-    _read(
-        "get_version_two_workers",
-        "GetModelVersion, two workers",
-        "GetModelVersion",
-        _get_version,
-        beside="get_version",
-        workers=2,
+)
+# SQLite has one machine, and so one server.
+FLEETS = {
+    "two_workers": ("two workers", Fleet(workers=2)),
+    "four_workers": ("four workers", Fleet(workers=4)),
+    "two_servers": ("two servers", Fleet(servers=2)),
+}
+SCENARIOS = (
+    *ALONE,
+    *(
+        replace(each, name=f"{each.name}_{suffix}", title=f"{each.title}, {words}", beside=each.name, fleet=fleet)
+        for each in ALONE
+        if each.name in ("get_version", "promote_many")
+        for suffix, (words, fleet) in FLEETS.items()
     ),
-    _read("get_branch_two_workers", "GetBranch, two workers", "GetBranch", _get_branch, beside="get_branch", workers=2),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 

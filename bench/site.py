@@ -1,7 +1,8 @@
-"""A registry that is measured: a server process on a database, what it holds, and whether it all adds up."""
+"""A registry that is measured: servers on a database, what that holds, and whether it all adds up."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import time
@@ -17,7 +18,7 @@ import psutil
 from bench.h2load import Generator, Load
 from bench.machine import on_processors
 from bench.sampler import Sample, ask_once, sampling
-from bench.scenarios import CALLERS, Scenario
+from bench.scenarios import CALLERS, Fleet, Scenario
 from bench.stock import CALLER, Stock
 from bench.tools import Tool
 from bench.void import Void, check
@@ -35,16 +36,18 @@ _STREAMS_OF_OVERLOAD = 8
 
 
 class Site:
-    """One server on one database, with its stock."""
+    """Servers on one database, with its stock. What is asked beside the load is asked of the first of them."""
 
-    def __init__(self, server: Server, receiver: Receiver, tool: Tool, folder: Path, workers: int):
+    def __init__(self, servers: list[Server], receiver: Receiver, tool: Tool, folder: Path, fleet: Fleet):
+        server = servers[0]
+        self._servers = servers
         self._server = server
         self._receiver = receiver
         self._token = server.token(CALLER)
         self._channel = grpc.insecure_channel(server.address)
         self._user = server.user(self._channel, CALLER)
         self._generator = Generator(tool, folder, self._token)
-        self.workers = workers
+        self.fleet = fleet
         self._stock = Stock(server.user(self._channel), self._user)
         self._written: dict[str, Model] = {}
 
@@ -55,6 +58,8 @@ class Site:
     def measure(self, scenario: Scenario, seconds: float, rate: float | None) -> dict[str, Any]:
         """Return what a scenario comes to. Raises Void if it does not count."""
         requests = tuple(request.SerializeToString() for request in scenario.requests(self._stock))
+        if len(self._servers) > 1 and len(requests) == 1:
+            requests *= len(self._servers)
         if rate is not None:
             # In one process, callers at a fixed rate would ask all at the same moment, and wait for each other.
             requests = tuple(itertools.islice(itertools.cycle(requests), CALLERS))
@@ -67,11 +72,11 @@ class Site:
         side = _SIDE_OF_OVERLOAD if scenario.overloads else _SIDE
         with (
             sampling(self._server.address, scenario.path, requests, self._token, **side) as sample,
-            on_processors(self.workers),
+            on_processors(self.fleet.size),
             watching(self._server.address, self._token, [model.rid for model in models], scenario.watchers) as seen,
             self._subscribed(models[: scenario.webhooks]) as delivered,
         ):
-            measured = self._generator.run(self._server.address, load, seconds)
+            measured = self._generator.run([server.address for server in self._servers], load, seconds)
         elapsed = time.monotonic() - begin
         server_after, database_after = self._processor_seconds()
         result: dict[str, Any] = {
@@ -173,10 +178,11 @@ class Site:
         return stored
 
     def _processor_seconds(self) -> tuple[float, float]:
-        """What the server has taken of the processors by now, and what PostgreSQL has, which nobody else uses."""
-        server = psutil.Process(self._server.process.pid)
+        """What the servers have taken of the processors by now, and what PostgreSQL has, which nobody else uses."""
+        servers = [psutil.Process(server.process.pid) for server in self._servers]
         ours = psutil.Process().children(recursive=True)
-        return _spent([server, *server.children(recursive=True)]), _spent(ours, "postgres")
+        workers = [child for server in servers for child in server.children(recursive=True)]
+        return _spent([*servers, *workers]), _spent(ours, "postgres")
 
 
 def _spent(processes: Iterable[psutil.Process], name: str | None = None) -> float:
@@ -193,10 +199,10 @@ def _spent(processes: Iterable[psutil.Process], name: str | None = None) -> floa
 
 
 @contextmanager
-def site(tool: Tool, folder: Path, database_url: str | None, workers: int, **variables: str) -> Iterator[Site]:
+def site(tool: Tool, folder: Path, database_url: str | None, fleet: Fleet, **variables: str) -> Iterator[Site]:
     """Serve a database, with what is to be read in it already there; the server has these environment variables."""
     folder.mkdir()
-    arguments = ["--workers", str(workers)]
+    arguments = ["--workers", str(fleet.workers)]
     if database_url is not None:
         arguments += ["--database-url", database_url]
         migrated = run("migrate", "--database-url", database_url, **variables)
@@ -205,14 +211,17 @@ def site(tool: Tool, folder: Path, database_url: str | None, workers: int, **var
     # A worker as it is where there are as many as processors, and none is in the way of those who call.
     with Receiver() as receiver:
         webhooks = ("--webhook-allow", "127.0.0.1/32", "--webhook-allow-http", "--webhook-ports", str(receiver.port))
-        with on_processors(None, workers):
-            server = Server(folder / "server", *arguments, *webhooks, makes_database=True, **variables)
-        with server:
-            open_site = Site(server, receiver, tool, folder, workers)
-            try:
-                yield open_site
-            finally:
-                open_site.close()
+        with contextlib.ExitStack() as stack:
+            servers = []
+            for _ in range(fleet.servers):
+                with on_processors(None, fleet.size):
+                    # In one folder, for the keys by which tokens are signed.
+                    given = (*arguments, *webhooks)
+                    server = Server(folder / "server", *given, makes_database=True, **variables)
+                servers.append(stack.enter_context(server))
+            open_site = Site(servers, receiver, tool, folder, fleet)
+            stack.callback(open_site.close)
+            yield open_site
 
 
 def _refusals(sample: Sample) -> dict[str, Any]:
