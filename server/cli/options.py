@@ -47,17 +47,19 @@ def url_option(flag: str, help_text: str) -> Any:
     return option(flag, help_text, metavar="URL", callback=_unwrapped)
 
 
-def database_url_of(url: str | None, in_file: str | None) -> str | None:
-    """Return the URL that --database-url or the file of --database-url-file gives; None if neither is given.
+def database_url_of(url: str | None, in_file: str | None, flag: str = "--database-url") -> str | None:
+    """Return the URL that an option like --database-url or the file of --database-url-file gives; None if neither does.
 
     A password that others can read is warned of. Raises ConfigError if both are given.
     """
     if url is not None and in_file is not None:
-        raise ConfigError("give --database-url or --database-url-file, not both")
+        raise ConfigError(f"give {flag} or {flag}-file, not both")
     if url is not None and _PASSWORD.search(url) and any(url in word for word in sys.argv):
         log.warning(
-            "the password in --database-url can be read by all users of this machine, who see its processes: put the"
-            " URL into a file for --database-url-file, or the password into one that PGPASSFILE names"
+            "the password in %s can be read by all users of this machine, who see its processes: put the URL into a"
+            " file for %s-file, or the password into one that PGPASSFILE names",
+            flag,
+            flag,
         )
     return url if in_file is None else in_file
 
@@ -104,6 +106,34 @@ DatabaseUrlFile = Annotated[
         "A file with what would else be given to --database-url, such as a mounted secret.",
         metavar="FILE",
         callback=_url_in,
+    ),
+]
+ReadDatabaseUrl = Annotated[
+    str | None,
+    url_option(
+        "--read-database-url",
+        "A standby of a PostgreSQL --database-url, which GetModelVersion and GetBranch are read from while it is new"
+        " enough.",
+    ),
+]
+ReadDatabaseUrlFile = Annotated[
+    str | None,
+    option(
+        "--read-database-url-file",
+        "A file with what would else be given to --read-database-url.",
+        metavar="FILE",
+        callback=_url_in,
+    ),
+]
+ReadMaxLag = Annotated[
+    float,
+    option(
+        "--read-max-lag",
+        "For how long what is read there may be out of date, revoked roles too; of what a caller has changed, it never"
+        " is.",
+        min=0.1,
+        max=60,
+        metavar="SECONDS",
     ),
 ]
 FilesUrl = Annotated[

@@ -20,6 +20,7 @@ NOWHERE = "none"
 TRACES = "traces"
 METRICS = "metrics"
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20
+DEFAULT_READ_MAX_LAG_SECONDS = 1.0
 DEFAULT_DISK_RESERVE = 64 * 2**20
 # For how long events are kept, unless the operator says otherwise.
 EVENT_RETENTION_DAYS = 90
@@ -86,6 +87,9 @@ class Settings:
     metrics_listen: str = NOWHERE
     data_dir: Path = DEFAULT_DATA_DIR
     database_url: str | None = None
+    # A standby of that database, for some reads, and for how many seconds it may lag behind.
+    read_database_url: str | None = None
+    read_max_lag_seconds: float = DEFAULT_READ_MAX_LAG_SECONDS
     files_url: str | None = None
     admins: frozenset[str] = field(default_factory=frozenset)
     jwks_file: Path | None = None
@@ -122,6 +126,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         exposed = self.exposed
+        if self.read_database_url is not None and self.database_url is None:
+            raise ConfigError(
+                "--read-database-url is a standby of the database of --database-url, which is needed, too"
+            )
         if self.serves_metrics:
             # Metrics are no secrets, so they may be read from other machines.
             host_of(self.metrics_listen)

@@ -161,8 +161,11 @@ class _RpcHandler:
         request.state.is_repeatable |= has_id(message)
         # Told by the events of what is changed.
         client = self._authenticator.address_of(request) if self._route.changes_something else ""
-        answer = await unless_gone(request, self._stub.call(message, request.headers, request_id, seconds, client))
-        return _json(200, dumps(answer))
+        calling = self._stub.call(message, request.headers, request_id, seconds, client)
+        answer, told = await unless_gone(request, calling)
+        response = _json(200, dumps(answer))
+        response.headers.update(told)
+        return response
 
     def _keys_of(self, request: Request) -> list[str]:
         return request.headers.getlist(HEADER) if takes_key(self._route.method.input_type) else []

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 
 from server.auth.credentials import joined
 from server.core.errors import FieldViolation, Internal, InvalidArgument, Overloaded, RegistryError, RequestTooLarge
+from server.core.freshness import POSITION
 from server.core.origin import CLIENT_ADDRESS
 from server.gateway.errors import Cancelled, DeadlineExceeded, RequestHeadersTooLarge, ServiceUnavailable
 from server.gateway.routes import Route
@@ -30,7 +31,7 @@ MAX_FORWARDED_BYTES = 15 * 2**10
 # scope, and changes nothing.
 _UNPARSEABLE = b"\xff"
 
-_FORWARDED = ("authorization", "traceparent", "tracestate")
+_FORWARDED = ("authorization", "traceparent", "tracestate", POSITION)
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _UNPRINTABLE = re.compile(r"[^ -~]")
@@ -64,13 +65,13 @@ class RouteStub:
 
     async def call(
         self, request: Message, headers: Headers, request_id: str, seconds: float, client: str = ""
-    ) -> Message:
-        """Return the answer to a request, for which there are so many seconds.
+    ) -> tuple[Message, dict[str, str]]:
+        """Return the answer to a request, for which there are so many seconds, and the headers that go with it.
 
         Raises RpcFailed with what the server says, and a RegistryError where it says nothing.
         """
-        answer = await self._send(request.SerializeToString(), headers, request_id, seconds, client)
-        return self._route.response_type.FromString(answer)
+        answer, told = await self._send(request.SerializeToString(), headers, request_id, seconds, client)
+        return self._route.response_type.FromString(answer), told
 
     def stream(self, request: Message, headers: Headers, request_id: str, seconds: float | None) -> AnswerStream:
         """Return the answers to a request, which last for so many seconds; None means for as long as they come.
@@ -91,12 +92,16 @@ class RouteStub:
             if grpc.StatusCode.INVALID_ARGUMENT.value[0] != error.status.code:
                 raise
 
-    async def _send(self, request: bytes, headers: Headers, request_id: str, seconds: float, client: str = "") -> bytes:
+    async def _send(
+        self, request: bytes, headers: Headers, request_id: str, seconds: float, client: str = ""
+    ) -> tuple[bytes, dict[str, str]]:
+        call = self._call(request, metadata=_metadata(headers, request_id, client), timeout=seconds)
         try:
-            answer: bytes = await self._call(request, metadata=_metadata(headers, request_id, client), timeout=seconds)
+            answer: bytes = await call
         except grpc.aio.AioRpcError as error:
             raise _failed(error, self._route, len(request)) from error
-        return answer
+        told: Any = await call.trailing_metadata() or ()
+        return answer, {key: value for key, value in told if key == POSITION}
 
 
 class AnswerStream:

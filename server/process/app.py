@@ -15,7 +15,7 @@ from server.auth import local_keys, secrets_key
 from server.auth.credentials import Credentials
 from server.auth.keys import JwksKeySet, jwks_file, jwks_url
 from server.auth.tokens import TokenVerifier
-from server.core.config import DEFAULT_MAX_MESSAGE_BYTES, ConfigError, Settings
+from server.core.config import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_READ_MAX_LAG_SECONDS, ConfigError, Settings
 from server.core.errors import RegistryError
 from server.delivery.deliverer import STORAGE_THREADS as DELIVERY_CONNECTIONS
 from server.delivery.deliverer import Deliverer
@@ -84,9 +84,24 @@ def build(
     limits = dataclasses.replace(
         settings.limits, max_connections=min(settings.limits.max_connections, share_of_files())
     )
-    chain = Chain(credentials, observers.of_calls, settings.threads, limits.receive_timeout, settings.max_message_bytes)
+    chain = Chain(
+        credentials,
+        observers.of_calls,
+        settings.threads,
+        limits.receive_timeout,
+        settings.max_message_bytes,
+        tells_positions=settings.read_database_url is not None,
+    )
+    with _explained():
+        standby = _standby_of(database, settings.read_database_url)
     repository = _open_repository(
-        database, settings.threads, settings.max_message_bytes, observers, settings.disk_reserve
+        database,
+        settings.threads,
+        settings.max_message_bytes,
+        observers,
+        settings.disk_reserve,
+        standby=standby,
+        max_lag_seconds=settings.read_max_lag_seconds,
     )
     try:
         files = open_files(repository, settings.files_url, settings.data_dir, FREE_PER_RESERVE * settings.disk_reserve)
@@ -169,7 +184,14 @@ def database_file(settings: Settings) -> FileIdentity | None:
 
 
 def _open_repository(
-    database: Database, threads: int, max_message_bytes: int, observers: Observers, disk_reserve: int | None = None
+    database: Database,
+    threads: int,
+    max_message_bytes: int,
+    observers: Observers,
+    disk_reserve: int | None = None,
+    *,
+    standby: Database | None = None,
+    max_lag_seconds: float = DEFAULT_READ_MAX_LAG_SECONDS,
 ) -> Repository:
     with _explained():
         # One connection for each thread that reads, writes, creates versions or compares, for those that tell watchers
@@ -191,6 +213,8 @@ def _open_repository(
             promoted=observers.promoted,
             observer=observers.statements_of(database.url.get_backend_name()),
             disk_reserve=disk_reserve,
+            read_database=standby,
+            max_lag_seconds=max_lag_seconds,
         )
         repository.ping()
     return repository
@@ -258,6 +282,16 @@ def _database(database_url: str | None, data_dir: Path, identity: FileIdentity |
             database.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_writable(database.file)
     return database
+
+
+def _standby_of(database: Database, url: str | None) -> Database | None:
+    """Return the standby that reads go to; whether it is one is seen later. Raises ConfigError and ValueError."""
+    if url is None:
+        return None
+    standby = database_of(url)
+    if database.file is not None or standby.file is not None:
+        raise ConfigError("--read-database-url is for PostgreSQL: a standby of the database of --database-url")
+    return standby
 
 
 def _database_of(database_url: str | None, data_dir: Path, identity: FileIdentity | None = None) -> Database:

@@ -28,10 +28,11 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from server.auth.credentials import Credentials
-from server.core import cancellation, origin
+from server.core import cancellation, freshness, origin
 from server.core.caller import Caller
 from server.core.cancellation import Call, CallOver
 from server.core.errors import ApiFeaturePreviewUsageOnly, FieldViolation, Internal, InvalidArgument, RegistryError
+from server.core.freshness import Freshness
 from server.core.origin import Origin
 from server.core.permissions import MODELS_WRITE, RPC_SCOPES, is_open
 from server.rpc.admission import Admission, Handler, authentication, authorization_of
@@ -93,8 +94,12 @@ class Chain(grpc.ServerInterceptor):
         threads: int,
         receive_timeout_seconds: float,
         max_message_bytes: int,
+        *,
+        tells_positions: bool = False,
     ):
+        """With `tells_positions`, calls are told where what they change is stored, and may bring such a position."""
         self._credentials = credentials
+        self._tells_positions = tells_positions
         self.disabled = credentials.disabled
         # Returns why a caller may not go on with what is under way; None if nothing speaks against it.
         self.withdrawn = credentials.withdrawn
@@ -185,7 +190,7 @@ class Chain(grpc.ServerInterceptor):
         assert handler.request_deserializer is not None
         parse_one = _parser(method, handler.request_deserializer)
 
-        authenticate = _authenticator(method, self._credentials)
+        authenticate = _authenticator(method, self._credentials, self._tells_positions)
         probe = is_open(method)
         # Streams end by themselves with their clients, and clear up what they leave.
         follows = not handler.request_streaming
@@ -210,7 +215,10 @@ class Chain(grpc.ServerInterceptor):
                 if follows:
                     _follow(context)
                 authenticate(record, context)
-                return behaviour(parse(request), context)
+                answer = behaviour(parse(request), context)
+                if self._tells_positions:
+                    _tell_position(context)
+                return answer
             except CallOver as over:
                 withdrawn = None if record.caller is None else self._credentials.withdrawn(record.caller)
                 _answer(withdrawn or over, context, record)
@@ -325,7 +333,16 @@ def _follow(context: grpc.ServicerContext) -> None:
     cancellation.begin(call)
 
 
-def _authenticator(method: str, credentials: Credentials) -> Callable[[CallRecord, grpc.ServicerContext], None]:
+def _tell_position(context: grpc.ServicerContext) -> None:
+    """Tell where what the call has changed is stored, if it has changed anything."""
+    told = freshness.current_freshness()
+    if told is not None and told.stored_at is not None:
+        context.set_trailing_metadata(((freshness.POSITION, told.stored_at),))
+
+
+def _authenticator(
+    method: str, credentials: Credentials, tells_positions: bool
+) -> Callable[[CallRecord, grpc.ServicerContext], None]:
     """Return the function that sets the caller of a call of this method, or raises the error that refuses the call."""
     needs_none = is_open(method)
     changes = RPC_SCOPES.get(method) == MODELS_WRITE
@@ -345,6 +362,9 @@ def _authenticator(method: str, credentials: Credentials) -> Callable[[CallRecor
         if judged.caller is not None:
             # Each call runs in a context of its own, so this ends with it.
             _caller.set(judged.caller)
+            if tells_positions:
+                brought = dict(context.invocation_metadata()).get(freshness.POSITION)
+                freshness.begin(Freshness(judged.caller.user, None if brought is None else str(brought)))
             if changes:
                 origin.begin(Origin(record.request_id, address_of(context)))
             call = cancellation.current_call()

@@ -1195,6 +1195,14 @@ class Repository(Protocol):
     def read(self, query: Callable[[Reader], T]) -> T:
         """Run a query; each of its questions sees the newest committed state."""
 
+    def read_recent(self, query: Callable[[Reader], T]) -> T:
+        """Run a query that a standby may answer, if there is one, and it lags no longer than it may.
+
+        It sees all that the caller of the current call has changed through this repository, and all up to the position
+        that the call brings (`server.core.freshness`). A standby is not why it raises anything: then the newest
+        committed state is asked, as `read` does.
+        """
+
     def write(
         self,
         change: Callable[[Transaction], T],

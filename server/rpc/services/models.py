@@ -88,12 +88,14 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def GetModelVersion(self, request: GetModelVersionRequest, context: grpc.ServicerContext) -> ModelVersion:
         """Return a version of a model."""
         caller = self._caller()
-        return self._repository.read(lambda reader: get_model_version(reader, caller, request))
+        return self._repository.read_recent(lambda reader: get_model_version(reader, caller, request))
 
     def GetBranch(self, request: GetBranchRequest, context: grpc.ServicerContext) -> Branch:
         """Return a branch with its head."""
         caller = self._caller()
-        return self._repository.read(lambda reader: reader.get_branch(request.model_rid, branch_of(request), caller))
+        return self._repository.read_recent(
+            lambda reader: reader.get_branch(request.model_rid, branch_of(request), caller)
+        )
 
     def ListBranches(self, request: ListBranchesRequest, context: grpc.ServicerContext) -> ListBranchesResponse:
         """Return a page of a model's branches."""

@@ -25,6 +25,7 @@ from server.storage.paging import Position
 
 # Times before 1970 are negative.
 _PAIR = struct.Struct(">qQ")
+_PLACE = struct.Struct(">Q")
 _LINEAGE_PLACE = struct.Struct(">qqq???")
 # Keys are smaller. Set in positions and not in names, so that no name is taken for a position, and told whose it is.
 _IS_POSITION = 2**63
@@ -144,6 +145,22 @@ class LineageCursors:
 def _part_of(name: str) -> int:
     """Return the last 64 bits of the UUID at the end of a name; 0 of none."""
     return int(name.replace("-", "")[-16:] or "0", 16)
+
+
+class WritePositions:
+    """Where changes are stored in the log of the database, which tells how much all write, as callers bring it."""
+
+    def __init__(self, secret: bytes):
+        self._sealed = _Sealed(secret, b"write positions", _PLACE)
+
+    def position(self, place: int) -> str:
+        """Return a place as a position."""
+        return self._sealed.seal(place)
+
+    def place(self, position: str) -> int | None:
+        """Return the place of a position; None of what is none of this registry."""
+        values = self._sealed.open(position)
+        return None if values is None else values[0]
 
 
 class Cursors:

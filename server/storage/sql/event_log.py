@@ -106,6 +106,12 @@ def newest_event(session: Session) -> LogEnd:
     return LogEnd() if newest is None else LogEnd(newest.id, Event.FromString(newest.payload).id)
 
 
+def is_there(session: Session, end: LogEnd) -> bool:
+    """Whether a database has an event that another one has told of, or there is none that it could have."""
+    row = session.one_or_none(_payload, {"key": end.key})
+    return not end.key or (row is not None and Event.FromString(row.payload).id == end.name)
+
+
 def require_event(work: UnitOfWork, end: LogEnd) -> None:
     """See the contract."""
     if _id_of(work, end.key) != end.name and end.key > work.session.one(_secret).removed_up_to:

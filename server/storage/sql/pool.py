@@ -39,13 +39,22 @@ class OutcomeUnknown(Exception):
 class Pool:
     """Lends sessions of one database, at most `size` at a time; safe to share between threads."""
 
-    def __init__(self, database: Database, size: int, observer: StatementObserver | None = None):
+    def __init__(
+        self,
+        database: Database,
+        size: int,
+        observer: StatementObserver | None = None,
+        *,
+        tells_positions: bool = False,
+    ):
+        """With `tells_positions`, sessions tell where what they have committed is stored."""
         # What statements raise, and what that means.
         self.errors = database.errors
         self.failure_of = database.failure_of
         self._database = database
         self._size = size
         self._observer = observer
+        self._tells_positions = tells_positions
         # The one that came back last is lent next.
         self._idle: deque[Session] = deque()
         self._free = threading.Semaphore(size)
@@ -143,7 +152,9 @@ class Pool:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._database.open(self._observer)
+            session = self._database.open(self._observer)
+            session.tells_position = self._tells_positions
+            return session
 
     def _close_idle(self) -> None:
         with contextlib.suppress(IndexError):

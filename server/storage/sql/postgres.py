@@ -143,7 +143,9 @@ class PostgresSession(Session):
     def commit(self) -> None:
         """Commit, and wait until what was sent has been done."""
         self._was_warned = False
-        self.run("COMMIT")
+        # In one round trip. What comes behind the COMMIT is stored later than what it commits.
+        told = self.run("COMMIT;SELECT pg_current_wal_insert_lsn()" if self.tells_position else "COMMIT")
+        self.position = told[0][0] if told else None
         self._unsent = None
 
     def roll_back(self) -> None:

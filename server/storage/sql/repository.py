@@ -15,6 +15,7 @@ from sqlalchemy import bindparam, select
 from modelregistry.v1.promotion_pb2 import PromotionKind
 from server.core.cancellation import LOOK_SECONDS, CallOver, require_wanted, within
 from server.core.errors import Overloaded, RegistryError, StorageUnavailable
+from server.core.freshness import current_freshness
 from server.core.observers import unfailing
 from server.storage.contract import ConnectionUse, LogEnd, Reader, StatementObserver, Transaction
 from server.storage.sql.clock import SteadyClock
@@ -26,6 +27,7 @@ from server.storage.sql.group_commit import GroupCommit
 from server.storage.sql.pool import ConnectionLost, OutcomeUnknown, Pool
 from server.storage.sql.principals import disabled_principals
 from server.storage.sql.promotions_in_order import newest_promotion
+from server.storage.sql.replica import Replica
 from server.storage.sql.session import Conflict, Failure, Session
 from server.storage.sql.settling_events import SettlingEvents
 from server.storage.sql.statements import Statement
@@ -73,16 +75,22 @@ class SqlRepository:
         promoted: Callable[[PromotionKind.ValueType], None] | None = None,
         observer: StatementObserver | None = None,
         disk_reserve: int | None = None,
+        read_database: Database | None = None,
+        max_lag_seconds: float = 1.0,
     ):
         """Open at most `pool_size` connections, when they are first used.
 
         `clock_ms` may go back: `SteadyClock`. `promoted` is told of each promotion once it is committed, `observer` of
         each statement. Of a database that is a file, `disk_reserve` bytes are held beside it; None leaves what is held
-        as it is. Raises OSError.
+        as it is. `read_database` is a standby that may answer `read_recent`, and lag so long. Raises OSError.
         """
         self._database = database
         self._promoted = promoted
-        self._pool = Pool(database, pool_size, unfailing(observer) if observer else None)
+        self._observer = unfailing(observer) if observer else None
+        self._pool = Pool(database, pool_size, self._observer, tells_positions=read_database is not None)
+        self._replica: Replica | None = None
+        if read_database is not None:
+            self._replica = Replica(self._pool, Pool(read_database, pool_size, self._observer), max_lag_seconds)
         self._versions = VersionCache()
         self._max_message_bytes = max_message_bytes
         self._clock_ms = SteadyClock(clock_ms)
@@ -99,6 +107,18 @@ class SqlRepository:
     def read(self, query: Callable[[Reader], T]) -> T:
         """See the contract."""
         return self._with_retries(lambda: self._read(query))
+
+    def read_recent(self, query: Callable[[Reader], T]) -> T:
+        """See the contract."""
+        replica = self._replica
+        if replica is None or not replica.can_answer(current_freshness()):
+            return self.read(query)
+        try:
+            return self._run_query(replica.read, query)
+        except (RegistryError, ConnectionLost, self._database.errors) as error:
+            # What is missing or forbidden there may be so no more.
+            log.debug("asking the primary after %s", error)
+            return self.read(query)
 
     def write(
         self,
@@ -199,6 +219,8 @@ class SqlRepository:
 
     def close(self) -> None:
         """See the contract."""
+        if self._replica is not None:
+            self._replica.close()
         if self._queue is not None:
             self._queue.close()
         self._pool.close()
@@ -214,6 +236,9 @@ class SqlRepository:
         self._with_retries(lambda: self._write(_leave_a_mark, None, False))
 
     def _read(self, query: Callable[[Reader], T]) -> T:
+        return self._run_query(self._pool.read, query)
+
+    def _run_query(self, run_on: Callable[[Callable[[Session], T]], T], query: Callable[[Reader], T]) -> T:
         def run(session: Session) -> T:
             reader = SqlReader(session, self._max_message_bytes, self._versions, self._clock_ms)
             try:
@@ -221,7 +246,7 @@ class SqlRepository:
             finally:
                 self._versions.put(reader.versions_read)
 
-        return self._pool.read(run)
+        return run_on(run)
 
     def _write(self, change: Callable[[SqlTransaction], T], branch: tuple[str, str] | None, may_use_reserve: bool) -> T:
         def run(session: Session) -> tuple[T, SqlTransaction]:
@@ -239,10 +264,18 @@ class SqlRepository:
             # Where there is one writer at a time, all changes are one line.
             result, transaction = self._group_commit.run(run, branch if self._queue is None else None)
         self._versions.put(transaction.versions_read)
+        self._note_position(transaction.session)
         # Of a COMMIT whose answer was lost nothing is told, even if it turns out later that it was applied.
         self._clock_ms.not_before(transaction.promoted_ms)
         self._tell(transaction.promoted)
         return result
+
+    def _note_position(self, session: Session) -> None:
+        """Let what its caller reads from now on be as new as what the call has changed."""
+        freshness = current_freshness()
+        # Another change may have been committed on the session since then, which is later still.
+        if self._replica is not None and freshness is not None and session.position is not None:
+            self._replica.note_change(freshness, session.position)
 
     def _tell(self, promoted: Iterable[PromotionKind.ValueType]) -> None:
         if self._promoted is None:

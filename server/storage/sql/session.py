@@ -56,6 +56,9 @@ class Session(ABC):
         self.is_closed = False
         # The branches that the changes of the transaction have extended, which has them locked until its end.
         self.extended: set[tuple[str, str]] = set()
+        # Whether to ask where the next changes are stored, and where the last ones are: see `server.core.freshness`.
+        self.tells_position = False
+        self.position: str | None = None
         # Whether one of them has marked it as one that decides: see `decisions`.
         self.is_marked = False
         self._observer = observer
