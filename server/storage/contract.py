@@ -536,8 +536,8 @@ class Reader(Protocol):
         Those that were promoted from the same version are in the order of their times. Of what the caller may not see,
         only node_id, previous_node_id and depth are set. A version that is stored while pages are read may be missing;
         all others are there once, each descendant behind the one that it was promoted from. A page is short where its
-        nodes would not fit into one message, and may be empty where it is far to the next one. Of a circle, which only
-        an import can make, each version is told once if a page has room for it, and otherwise thrice at most. Raises
+        nodes would not fit into one message, and may be empty where it is far to the next one, or to the end. Of a
+        circle, which only an import can make, versions may be told again, and with several depths. Raises
         ModelVersionNotFound if the version is absent or the caller may not see its model, and InvalidPageToken for what
         is no position in this lineage.
         """

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import delete, insert, update
 
 from server.core.errors import StorageUnavailable
-from server.storage.contract import Reader
+from server.storage.contract import PromotionFilter, Reader
 from server.storage.paging import PageRequest
 from server.storage.sql.repository import SqlRepository
-from server.storage.sql.tables import contents, files
+from server.storage.sql.tables import contents, files, verdicts
 from tests import builders
 from tests.builders import ADMIN, add_model, append, promote
 from tests.conftest import OpenRepository
@@ -63,3 +63,25 @@ def test_an_altered_content_is_neither_served_nor_promoted(
     assert row_counts(migrated_url) == before
     # And everything else goes on.
     assert promote(fresh, other, model.rid, branch="third").version_number == 1
+
+
+def test_what_was_found_and_is_missing_is_not_left_out(repository: SqlRepository, migrated_url: str) -> None:
+    source, model = add_model(repository), add_model(repository)
+    # The second one is compared with the first.
+    for label in ("churn", "fraud"):
+        version = append(repository, builders.version(source.rid, label=label))
+        promoted = promote(repository, version, model.rid)
+    alter(migrated_url, delete(verdicts))
+
+    settled = repository.settled_promotion()
+    rid = repository.read(lambda reader: reader.get_promotion_rid(promoted.rid))
+    questions: list[Callable[[Reader], object]] = [
+        lambda reader: reader.find_promotion(rid, ADMIN),
+        lambda reader: reader.list_promotions(ADMIN, PromotionFilter(), PAGE),
+        lambda reader: reader.list_promotions_in_order(ADMIN, PromotionFilter(), settled, PAGE),
+    ]
+    for question in questions:
+        with pytest.raises(StorageUnavailable) as raised:
+            repository.read(question)
+        assert raised.value.retry_after is None
+        assert "is missing" in str(raised.value.__cause__)

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine, insert, update
 
 from modelregistry.v1.access_service_pb2 import ROLE_VIEWER
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource
@@ -26,7 +26,7 @@ from tests import builders
 from tests.builders import ADMIN, ALL, add_model, append, caller, promote
 from tests.conftest import OpenRepository
 from tests.storage.conftest import NOW_MS
-from tests.storage.inspection import opened, rows, statements
+from tests.storage.inspection import alter, opened, rows, statements
 
 JANE = caller("user:jane")
 LENGTH = 10_000
@@ -149,13 +149,24 @@ def test_a_name_in_a_lineage_tells_nothing_and_means_nothing_elsewhere(repositor
     opaque = [*names[0], *names[1], *positions]
     assert len({name[:8] for name in opaque}) == len(opaque)
     # Nothing of them, such as their length, tells how many versions there are.
-    assert [{len(name) for name in kind} for kind in (*names, positions)] == [{22}, {22}, {74}]
+    assert [{len(name) for name in kind} for kind in (*names, positions)] == [{22}, {22}, {84}]
 
 
-@pytest.mark.parametrize("position", ["", "1", "A" * 21, "A" * 74, "?" * 22, "ä"])
+@pytest.mark.parametrize("position", ["", "1", "A" * 21, "A" * 84, "?" * 22, "ä"])
 def test_a_position_at_which_no_page_ended_is_refused(repository: SqlRepository, position: str) -> None:
     with pytest.raises(InvalidPageToken):
         page_of(repository, Tree(repository).dev, page=PageRequest(2, position))
+
+
+def test_a_position_in_a_copy_where_another_version_has_got_the_key_is_refused(
+    repository: SqlRepository, migrated_url: str
+) -> None:
+    tree = Tree(repository)
+    page = page_of(repository, tree.dev, page=PageRequest(2)).page
+    last = page.items[-1].model_version_rid
+    alter(migrated_url, update(versions).where(versions.c.rid == last).values(rid=rids.new_model_version_rid()))
+    with pytest.raises(InvalidPageToken):
+        page_of(repository, tree.dev, page=PageRequest(2, page.next_position))
 
 
 def test_the_position_of_another_lineage_and_the_name_of_a_version_are_refused(repository: SqlRepository) -> None:
@@ -398,5 +409,15 @@ def test_a_page_of_a_lineage_of_ten_thousand_takes_four_statements_at_most(migra
                 if (after := page.next_position) is None:
                     break
             assert links(found) == [(root.rid, None), *zip(made, previous, strict=True)]
+        # Beside a chain there is nothing more, once that has been told from its end on.
+        beside = promote(repository, large.root, add_model(repository).rid)
+        sizes: list[int] = []
+        after = None
+        while not sizes or after is not None:
+            page, _ = page_of(repository, large.root, page=PageRequest(1000, after))
+            sizes.append(len(page.items))
+            after = page.next_position
+        assert (sum(sizes), traced_rid(page_of(repository, beside))) == (LENGTH + 2, beside.rid)
+        assert sizes[-1] > 0
         for last in (large.chain[-1], large.fan_out[-1]):
             assert traced_rid(page_of(repository, last, page=PageRequest(2 * LENGTH))) == last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import Table, update
 
 from modelregistry.v1.model_pb2 import Branch, CodeRepositorySource, ModelVersion, ModelVersionSource, PromotedSource
 from modelregistry.v1.model_service_pb2 import ListBranchesResponse, ListModelVersionsResponse
@@ -11,12 +12,16 @@ from server.core.errors import RequestTooLarge
 from server.storage.contract import Transaction
 from server.storage.paging import PageRequest, Position
 from server.storage.sql.repository import SqlRepository
+from server.storage.sql.tables import branches, versions
 from tests import builders
 from tests.builders import ADMIN, ALL, add_model, append
 from tests.conftest import OpenRepository
-from tests.storage.inspection import row_counts
+from tests.storage.inspection import alter, row_counts
 
 MESSAGE_BYTES = 64 * 2**10
+# That of a branch with the longest name.
+MOST_BYTES_OF_TOKEN = 1_400
+NUMBERS: tuple[tuple[Table, str], ...] = ((branches, "version_count"), (versions, "version_number"))
 
 
 @pytest.fixture
@@ -196,3 +201,21 @@ def test_the_largest_content_fits_into_one_message_with_the_longest_of_names(sma
     assert ListModelVersionsResponse(model_versions=page.items, next_page_token=token).ByteSize() <= MESSAGE_BYTES
     branches = small.read(lambda reader: reader.list_branches(model_rid, ADMIN, PageRequest(ALL)))
     assert ListBranchesResponse(branches=branches.items, next_page_token=token * 3).ByteSize() <= MESSAGE_BYTES
+
+
+def test_a_page_of_a_thousand_branches_has_room_for_what_is_told_beside_the_heads(
+    migrated_url: str, open_repository: OpenRepository
+) -> None:
+    repository = open_repository(migrated_url)
+    model = add_model(repository)
+    new = [builders.version(model.rid, f"{number:05}") for number in range(ALL)]
+    repository.write(lambda tx: [tx.append_version(each, tx.put_content(each)) for each in new])
+    # The larger a number is, the more bytes it takes.
+    alter(migrated_url, *(update(table).values({name: 3_000_000}) for table, name in NUMBERS))
+    one = repository.read(lambda reader: reader.list_branches(model.rid, ADMIN, PageRequest(1))).items
+    for message_bytes in range(ALL * one[0].ByteSize() - 60_000, ALL * one[0].ByteSize(), 10_000):
+        page = open_repository(migrated_url, max_message_bytes=message_bytes).read(
+            lambda reader: reader.list_branches(model.rid, ADMIN, PageRequest(ALL))
+        )
+        answer = ListBranchesResponse(branches=page.items, next_page_token="x" * MOST_BYTES_OF_TOKEN)
+        assert message_bytes - 20_000 < answer.ByteSize() <= message_bytes

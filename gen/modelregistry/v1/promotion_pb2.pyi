@@ -496,7 +496,9 @@ class LineageNode(_message.Message):
     always the same.
     """
     previous_node_id: _builtins.str
-    """Output only. The node_id of the version that this one was promoted from; unset for the root."""
+    """Output only. The node_id of the version that this one was promoted from; unset for the root. Of the version that is
+    traced, and of what it came from, it is that of a node that comes later.
+    """
     model_version_rid: _builtins.str
     """Output only. The RID of the version."""
     model_rid: _builtins.str

@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import os
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -26,7 +27,7 @@ from server.storage.paging import Position
 # Times before 1970 are negative.
 _PAIR = struct.Struct(">qQ")
 _PLACE = struct.Struct(">Q")
-_LINEAGE_PLACE = struct.Struct(">qqq???")
+_LINEAGE_PLACE = struct.Struct(">qqq???Q")
 # Keys are smaller. Set in positions and not in names, so that no name is taken for a position, and told whose it is.
 _IS_POSITION = 2**63
 # As AES-GCM has it.
@@ -112,8 +113,8 @@ class LineagePlace(NamedTuple):
     """A version in a lineage behind which a page can begin, by its key; `depth` promotions below the traced version.
 
     `is_up` is whether it is a predecessor, or the traced version before those; then `landmark` is the key of one of
-    those, or 0. Of others, `is_below_told` is whether all below it is told, and `is_last` whether nothing follows once
-    that is told, and what was promoted from the same version.
+    those, or 0. Of others, `is_below_told` is whether all below it is told, and with `is_last` it is known that nothing
+    follows once that is told, and what was promoted from the same version.
     """
 
     key: int
@@ -125,21 +126,24 @@ class LineagePlace(NamedTuple):
 
 
 class LineageCursors:
-    """Places in the lineage of one version, by its key; those of another one mean nothing here."""
+    """Places in the lineage of one version, by its RID; those of another one mean nothing here."""
 
-    def __init__(self, secret: bytes, traced: int):
-        self._sealed = _Sealed(secret, b"lineage of %d" % traced, _LINEAGE_PLACE)
+    def __init__(self, secret: bytes, traced_rid: str):
+        self._sealed = _Sealed(secret, b"lineage of " + traced_rid.encode(), _LINEAGE_PLACE)
 
-    def position(self, place: LineagePlace) -> str:
-        """Return a place as a position."""
-        return self._sealed.seal(*place)
+    def position(self, place: LineagePlace, rid: str) -> str:
+        """Return a place, whose version has that RID, as a position."""
+        return self._sealed.seal(*place, _part_of(rid))
 
-    def place(self, position: Position) -> LineagePlace:
-        """Return the place of a position. Raises InvalidPageToken."""
+    def place(self, position: Position, rid_of: Callable[[int], str]) -> LineagePlace:
+        """Return the place of a position; `rid_of` is asked for the RID that a key has now, or nothing.
+
+        Raises InvalidPageToken, also where another version has got the key, as in a copy that was restored.
+        """
         values = self._sealed.open(str(position))
-        if values is None:
+        if values is None or values[-1] != _part_of(rid_of(values[0])):
             raise InvalidPageToken(page_token=str(position))
-        return LineagePlace(*values)  # type: ignore[arg-type]
+        return LineagePlace(*values[:-1])  # type: ignore[arg-type]
 
 
 def _part_of(name: str) -> int:

@@ -47,7 +47,7 @@ from server.storage.sql.visibility import model_is_visible
 
 # How many versions back those are looked for who had a part in one.
 MAX_STEPS = 1000
-# How many versions a page passes by on its way back up the tree, at most, beside those that it tells.
+# How many steps the walk for a page takes back up the tree, at most, beside as many as it tells versions.
 MAX_PASSED = 1000
 
 _source = versions.alias("source")
@@ -64,8 +64,13 @@ class _Walked(NamedTuple):
 def get_lineage(work: UnitOfWork, model_version_rid: str, caller: Caller, page: PageRequest) -> Lineage:
     """See the contract."""
     known = _trace(work, model_version_rid, caller)
-    names, positions = Cursors(known.secret), LineageCursors(known.secret, known.id)
-    place = None if page.after is None else positions.place(page.after)
+    names, positions = Cursors(known.secret), LineageCursors(known.secret, model_version_rid)
+
+    def rid_of(key: int) -> str:
+        row = work.session.one_or_none(_rid, {"key": key})
+        return "" if row is None else row.rid
+
+    place = None if page.after is None else positions.place(page.after, rid_of)
     # One more than a page has tells whether another page follows.
     told, following = _walked(work, known.id, place, page.size + 1)
     keys = padded([each.key for each in told[: page.size]])
@@ -74,7 +79,11 @@ def get_lineage(work: UnitOfWork, model_version_rid: str, caller: Caller, page: 
     nodes = [_to_node(by_key[each.key], each, partial(names.name, known.id)) for each in told[: page.size]]
     nodes = messages_that_fit(nodes, work.fitting_bytes)
     end = told[len(nodes) - 1] if len(nodes) < len(told) else following
-    return Lineage(Page(nodes, end and positions.position(end)), names.name(known.id, known.id))
+    if end is None:
+        return Lineage(Page(nodes, None), names.name(known.id, known.id))
+    rid = by_key[end.key].rid if end.key in by_key else rid_of(end.key)
+    position = positions.position(end, rid)
+    return Lineage(Page(nodes, position), names.name(known.id, known.id))
 
 
 def trace(work: UnitOfWork, model_version_rid: str, caller: Caller) -> tuple[int, Cursors]:
@@ -137,8 +146,9 @@ def _walked(work: UnitOfWork, traced: int, behind: LineagePlace | None, most: in
 def _predecessors(work: UnitOfWork, traced: int, behind: LineagePlace, most: int) -> list[LineagePlace]:
     """Return the first predecessors behind one.
 
-    A circle, which only an import can make, ends where it is back at a version that was told, if that is on this page
-    or is the landmark of an earlier one. A circle through the traced version is all told among what came of that.
+    A circle, which only an import can make, ends where it is back at one that is on this page, or that the page before
+    ended with, or at the landmark of an earlier page; a longer one may so be told again. If it is back at the traced
+    version on the first page, it is all told among what came of that.
     """
     keys = [row.id for row in work.session.all(_way_up, {"from": behind.key, "most": most})]
     if traced in keys and behind.key == traced:
@@ -218,7 +228,12 @@ def _down() -> Select[*AnyColumns]:
             _next_sibling(func.coalesce(forward, back)),
             walk.c.depth + case((has_child, one), (has_sibling, zero), else_=-one),
             case((forward.is_not(None), one), else_=zero),
-            case((and_(has_child, has_sibling), zero), else_=walk.c.is_last),
+            case(
+                (and_(has_child, has_sibling), zero),
+                # Behind the last one that was promoted from the traced version itself, whatever there was before.
+                (and_(has_child, walk.c.depth == one), one),
+                else_=walk.c.is_last,
+            ),
             walk.c.told + case((forward.is_not(None), one), else_=zero),
             walk.c.step + one,
         ).where(
@@ -322,6 +337,7 @@ def _authors_of() -> CompoundSelect[*AnyColumns]:
     return union(on_the_way, of_root)
 
 
+_rid = Statement(select(versions.c.rid).where(versions.c.id == bindparam("key")))
 _way_up = Statement(_up())
 _way_down = Statement(_down())
 _authors = Statement(_authors_of())

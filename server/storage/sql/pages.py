@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from sqlalchemy import ColumnElement, FromClause, Select, select, true
 
+from server.core.errors import StorageUnavailable
 from server.storage.paging import Page
 from server.storage.sql.rows import AnyRow
 from server.storage.sql.session import Session
 from server.storage.sql.statements import Statement, numbered, padded
+from server.storage.unavailable import DatabaseUnsuitable
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -38,14 +40,21 @@ def that_fit(items: Sequence[T], sizes: Iterable[int], fitting_bytes: int) -> Se
 def payloads(session: Session, statement: Callable[[int], Statement], keys: Iterable[Any]) -> dict[Any, AnyRow]:
     """Return the rows of payloads that others refer to, by their keys: each is read once, whatever refers to it.
 
-    `statement` is the one for so many of them, whose first column is the key. Only what fits into a message is read: a
-    thousand payloads can be larger than memory.
+    `statement` is the one for so many of them, whose first column is the key. Only what fits into a message is asked
+    for: a thousand payloads can be larger than memory. Raises StorageUnavailable if one is not there.
     """
     named = [*dict.fromkeys(key for key in keys if key is not None)]
     if not named:
         return {}
+    count = len(named)
     named = padded(named)
-    return {row[0]: row for row in session.all(statement(len(named)), numbered("key", named))}
+    found = {row[0]: row for row in session.all(statement(len(named)), numbered("key", named))}
+    if len(found) < count:
+        raise StorageUnavailable(retry_after=None) from DatabaseUnsuitable(
+            "a row is missing that others refer to: restore it from a backup; `modelregistry fsck` says what else is"
+            " wrong"
+        )
+    return found
 
 
 def messages_that_fit(messages: list[M], fitting_bytes: int) -> list[M]:

@@ -151,6 +151,7 @@ class PostgresSession(Session):
     def roll_back(self) -> None:
         """Roll back, if there is a transaction."""
         self._unsent = self._savepoint = None
+        self._has_savepoint = False
         super().roll_back()
 
     def set_savepoint(self) -> None:
@@ -163,7 +164,7 @@ class PostgresSession(Session):
         self._savepoint, self._has_savepoint, self._has_changed = len(self._unsent), False, False
 
     def roll_back_to_savepoint(self) -> None:
-        """Undo what was changed since the savepoint, which stays."""
+        """Undo what was changed since the savepoint, which stays; what was locked stays locked without one."""
         assert self._unsent is not None
         if self._has_savepoint:
             super().roll_back_to_savepoint()
@@ -207,7 +208,7 @@ class PostgresSession(Session):
         if self._unsent is None:
             result = self._execute_alone(text, compiled, values)
             return self._rows(compiled, result), result.command_tuples or 0
-        self._has_changed |= compiled is not None and compiled.is_change
+        self._has_changed |= compiled is None or compiled.is_change
         if wait:
             result = self._send(self._command(text, compiled, values))
         else:

@@ -123,11 +123,7 @@ def _event_of(promotion: Promotion, stored: ModelVersion, branch: BranchEnd | No
 def find_promotion(work: UnitOfWork, promotion_rid: str, caller: Caller) -> Promotion | None:
     """See the contract."""
     row = work.session.one_or_none(_one(caller), {"promotion_rid": promotion_rid} | principals(caller))
-    if row is None:
-        return None
-    promotion = _to_promotion(row)
-    promotion.MergeFromString(row.payload or b"")
-    return promotion
+    return None if row is None else _with_findings(work, [_to_promotion(row)], [row])[0]
 
 
 def get_promotion_rid(work: UnitOfWork, model_version_rid: str) -> str:
@@ -158,12 +154,17 @@ def promotions_that_fit(work: UnitOfWork, rows: Sequence[AnyRow]) -> list[Promot
     """Return the promotions of the first rows of `promotions_of_keys`, as many as fit into a message together."""
     listed = [_to_promotion(row) for row in rows]
     sizes = (promotion.ByteSize() + (row.size or 0) for promotion, row in zip(listed, rows, strict=True))
-    kept = [*that_fit(listed, sizes, work.fitting_bytes)]
-    found = payloads(work.session, _verdicts, (row.verdict_id for row in rows[: len(kept)]))
-    for promotion, row in zip(kept, rows, strict=False):
+    kept = that_fit(listed, sizes, work.fitting_bytes)
+    return _with_findings(work, kept, rows[: len(kept)])
+
+
+def _with_findings(work: UnitOfWork, listed: Sequence[Promotion], rows: Sequence[AnyRow]) -> list[Promotion]:
+    """Return promotions, which are changed, with the findings that their rows refer to."""
+    found = payloads(work.session, _verdicts, (row.verdict_id for row in rows))
+    for promotion, row in zip(listed, rows, strict=True):
         if row.verdict_id is not None:
             promotion.MergeFromString(found[row.verdict_id].payload)
-    return kept
+    return [*listed]
 
 
 class _Form(NamedTuple):
@@ -345,9 +346,7 @@ def _walked(form: _Form, along: ColumnElement[Any] | None = None) -> Select[Any]
 
 @for_callers
 def _one(caller: Caller) -> Select[Any]:
-    query = _promotions(caller).add_columns(verdicts.c.payload)
-    query = query.outerjoin(verdicts, verdicts.c.id == promotions.c.verdict_id)
-    return query.where(promotions.c.rid == bindparam("promotion_rid"), model_is_visible(caller))
+    return _promotions(caller).where(promotions.c.rid == bindparam("promotion_rid"), model_is_visible(caller))
 
 
 @for_callers

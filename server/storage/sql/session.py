@@ -128,7 +128,7 @@ class Session(ABC):
         self.run("SAVEPOINT change", wait=False)
 
     def roll_back_to_savepoint(self) -> None:
-        """Undo what was changed since the savepoint, which stays."""
+        """Undo what was changed since the savepoint, which stays; what was locked may stay locked, too."""
         self.run("ROLLBACK TO change", wait=False)
 
     def release_savepoint(self) -> None:

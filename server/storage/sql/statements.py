@@ -41,7 +41,7 @@ class Compiled:
         self.name = f"s{next(_serial)}".encode()
         # Whether the best plan depends on the values. Of a page it does: on `count`, how long the page is.
         self.is_page = "count" in self.names
-        # Whether it changes something that would have to be undone; a lock does not.
+        # Whether it changes something that has to be undone; a lock may stay until the end of the transaction.
         self.is_change = not statement.is_select
         # Values that are part of the statement.
         self._fixed = {name: value for name, value in compiled.params.items() if value is not None}

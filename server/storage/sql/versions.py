@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from google.protobuf.message import Message
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
@@ -50,6 +51,8 @@ from server.storage.sql.visibility import model_is_visible
 
 T = TypeVar("T")
 
+# By how much what is told of a version grows beside its content: by whether it is yanked, and by what has its length.
+_GROWTH_BYTES = 8
 # Greater than every number of a version: where a list without a position begins, since the newest are first.
 AFTER_ALL = 2**31 - 1
 
@@ -99,7 +102,7 @@ def get_branch(work: UnitOfWork, model_rid: str, branch: str, caller: Caller) ->
 def list_branches(work: UnitOfWork, model_rid: str, caller: Caller, page: PageRequest) -> Page[Branch]:
     """See the contract."""
     rows = _listed(work, _branches_of_model, model_rid, caller, page, after=page.after or "")
-    heads = _versions_that_fit(work, rows[: page.size], lambda row: len(row.branch.encode()))
+    heads = _versions_that_fit(work, rows[: page.size], to_branch)
     return page_of(rows, rows[: len(heads)], "branch", lambda row: to_branch(row, heads[row.rid]))
 
 
@@ -273,12 +276,18 @@ def _listed(
 
 
 def _versions_that_fit(
-    work: UnitOfWork, rows: Sequence[AnyRow], other_bytes: Callable[[AnyRow], int] = lambda row: 0
+    work: UnitOfWork,
+    rows: Sequence[AnyRow],
+    told: Callable[[AnyRow, ModelVersion], Message] = lambda _, version: version,
 ) -> dict[str, ModelVersion]:
-    """Return the versions of the first rows as their caller may see them, as many as fit into a message together."""
+    """Return the versions of the first rows as their caller may see them, as many as fit into a message together.
+
+    `told` makes what is told of a row of its version.
+    """
     versions_of_rows = [to_own_fields(row) for row in rows]
     sizes = (
-        version.ByteSize() + row.size + other_bytes(row) for version, row in zip(versions_of_rows, rows, strict=True)
+        told(row, version).ByteSize() + row.size + _GROWTH_BYTES
+        for version, row in zip(versions_of_rows, rows, strict=True)
     )
     kept = that_fit(rows, sizes, work.fitting_bytes)
     contents_found = payloads(work.session, _contents_of, (row.content_digest for row in kept))
