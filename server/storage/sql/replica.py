@@ -30,6 +30,8 @@ T = TypeVar("T")
 # How often it is asked how far the standby is; more often if it may lag no longer than that.
 LOOK_SECONDS = 0.25
 
+CLOSE_SECONDS = 1.0
+
 log = logging.getLogger(__name__)
 
 
@@ -51,7 +53,7 @@ class Replica:
         self._primary = primary
         self._standby = standby
         self._max_lag = max_lag_seconds
-        self._written: WritePositions | None = None
+        self._positions: WritePositions | None = None
         self._seen: _Seen | None = None
         # Where what each caller changed lately is stored, as far as the standby may not have it.
         self._changed: dict[str, int] = {}
@@ -66,7 +68,8 @@ class Replica:
         number = _number(place)
         with self._changing:
             self._changed[freshness.caller] = max(number, self._changed.get(freshness.caller, 0))
-        freshness.stored_at = self._positions().position(number)
+        if self._positions is not None:
+            freshness.stored_at = self._positions.position(number)
 
     def can_answer(self, freshness: Freshness | None) -> bool:
         """Whether a call may read here: it lags no more than it may, and has all that the call must see."""
@@ -76,7 +79,7 @@ class Replica:
         if freshness is None:
             return True
         if freshness.at_least is not None:
-            brought = self._positions().place(freshness.at_least)
+            brought = None if self._positions is None else self._positions.place(freshness.at_least)
             # Of what is no position of this registry, nobody knows what it is to see.
             if brought is None or brought > seen.place:
                 return False
@@ -92,16 +95,17 @@ class Replica:
             self._seen = None
             raise
 
+    def prepare(self) -> None:
+        """Get ready to tell positions, which must not fail once something is committed. Raises the driver's errors."""
+        if self._positions is None:
+            self._positions = WritePositions(self._primary.read(lambda session: session.one(_secret)).key)
+
     def close(self) -> None:
         """Close the connections, and look no more."""
         self._closed.set()
-        self._thread.join()
+        # It may wait for a standby that hangs.
+        self._thread.join(CLOSE_SECONDS)
         self._standby.close()
-
-    def _positions(self) -> WritePositions:
-        if self._written is None:
-            self._written = WritePositions(self._primary.read(lambda session: session.one(_secret)).key)
-        return self._written
 
     def _look_now_and_then(self) -> None:
         while not self._closed.wait(min(LOOK_SECONDS, self._max_lag / 4)):
@@ -114,7 +118,8 @@ class Replica:
     def _look(self) -> None:
         at = time.monotonic()
         newest, flushed = self._primary.read(lambda session: (newest_event(session), _flushed(session)))
-        has_newest, replayed = self._standby.read(lambda session: (is_there(session, newest), _replayed(session)))
+        # In this order: as far as each is, it has what was asked for before.
+        replayed, has_newest = self._standby.read(lambda session: (_replayed(session), is_there(session, newest)))
         if replayed is None:
             self._seen = None
             self._tell("it is no standby")
@@ -124,8 +129,12 @@ class Replica:
         elif replayed >= flushed:
             self._seen = _Seen(at, replayed)
             self._tell(None)
-            with self._changing:
-                self._changed = {caller: place for caller, place in self._changed.items() if place > replayed}
+        elif self._seen is not None and at - self._seen.at > self._max_lag:
+            self._seen = None
+        # What will be seen whenever the standby is read again.
+        certain = flushed if self._seen is None else self._seen.place
+        with self._changing:
+            self._changed = {caller: place for caller, place in self._changed.items() if place > certain}
 
     def _tell(self, why: str | None) -> None:
         """Write to the log that the standby is of no use, and why; or that it is again."""

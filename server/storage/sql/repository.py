@@ -203,6 +203,8 @@ class SqlRepository:
     def ping(self) -> None:
         """See the contract."""
         self._with_retries(lambda: self._pool.read(self._set_clock))
+        if self._replica is not None:
+            self._with_retries(self._replica.prepare)
 
     def require_writable(self) -> None:
         """See the contract."""
