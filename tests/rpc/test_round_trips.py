@@ -51,8 +51,9 @@ STATEMENTS: dict[str, tuple[dict[str, Any], int, int]] = {
     "GetModelVersion": ({"model_rid": "source", "model_version_rid": "version"}, 1, 1),
     "GetBranch": ({"model_rid": "target"}, 1, 1),
     "ListModels": ({}, 1, 1),
-    "ListBranches": ({"model_rid": "target"}, 1, 1),
-    "ListModelVersions": ({"model_rid": "target"}, 1, 1),
+    # The contents come behind the rows, each once: to ask for all at once takes a fifth more of the processors.
+    "ListBranches": ({"model_rid": "target"}, 2, 2),
+    "ListModelVersions": ({"model_rid": "target"}, 2, 2),
     "GetBranchPolicy": ({"model_rid": "target"}, 3, 3),
     "ListGrants": ({"resource_rid": "target"}, 2, 2),
     "ListGrantChanges": ({"resource_rid": "target"}, 3, 3),
