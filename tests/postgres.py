@@ -104,6 +104,20 @@ class PostgresServer:
             assert time.monotonic() < deadline, "a backend outlives SIGKILL"
             time.sleep(0.01)
 
+    def freeze(self) -> None:
+        """SIGSTOP every process of the server: its connections stay, and nothing answers."""
+        assert self._process is not None
+        postmaster = psutil.Process(self._process.pid)
+        for process in (postmaster, *postmaster.children(recursive=True)):
+            process.suspend()
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        postmaster = psutil.Process(self._process.pid)
+        for process in (*postmaster.children(recursive=True), postmaster):
+            process.resume()
+
     def remove(self) -> None:
         """Stop the server and delete its folder."""
         try:

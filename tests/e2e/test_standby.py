@@ -128,6 +128,10 @@ class Followed:
     def kill_standby(self) -> None:
         self._standby.kill()
 
+    def freeze_standby(self) -> None:
+        self._standby.freeze()
+        self._stack.callback(self._standby.thaw)
+
     def _ask_standby(self, text: LiteralString) -> Any:
         with psycopg.connect(self._standby.url(), autocommit=True) as database:
             return database.execute(text).fetchone()[0]  # type: ignore[index]
@@ -229,7 +233,7 @@ def test_a_read_over_http_brings_the_position_of_a_change(followed: Followed) ->
     assert json.load(refused.value)["errorName"] == "ModelVersionNotFound"
 
 
-@pytest.mark.parametrize("end", ["stop_following", "kill_standby", "take_over"])
+@pytest.mark.parametrize("end", ["stop_following", "kill_standby", "freeze_standby", "take_over"])
 def test_reads_go_on_and_are_new_enough_when_the_standby_is_of_no_use_any_more(followed: Followed, end: str) -> None:
     here = followed.server(0.5)
     admin, john = followed.caller(here, "admin"), followed.caller(here, "john")

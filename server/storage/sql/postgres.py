@@ -11,7 +11,10 @@ of the worker's time, and holds the interpreter's lock while it sends.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -201,6 +204,15 @@ class PostgresSession(Session):
     def interrupt(self) -> None:
         """Have what the connection does for another thread fail, soon, if it does anything."""
         self.driver.cancel_safe(timeout=CONNECT_SECONDS)
+
+    def break_off(self) -> None:
+        """Have what the connection does for another thread fail now, though the database may not answer at all."""
+        # As if the other end had closed it.
+        with (
+            contextlib.suppress(OSError, Error),
+            socket.socket(fileno=os.dup(self._pg.socket)) as connection,
+        ):
+            connection.shutdown(socket.SHUT_RDWR)
 
     def _execute(
         self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool

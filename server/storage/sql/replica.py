@@ -30,6 +30,8 @@ T = TypeVar("T")
 # How often it is asked how far the standby is; more often if it may lag no longer than that.
 LOOK_SECONDS = 0.25
 
+# After what time without an answer to that it hangs, and reads that wait for it are broken off.
+HANG_SECONDS = 2.0
 CLOSE_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -60,8 +62,13 @@ class Replica:
         self._changing = threading.Lock()
         self._is_away = False
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._look_now_and_then, name="replica", daemon=True)
-        self._thread.start()
+        self._asked_at: float | None = None
+        self._threads = [
+            threading.Thread(target=work, name="replica", daemon=True)
+            for work in (self._look_now_and_then, self._break_off_if_it_hangs)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def note_change(self, freshness: Freshness, place: str) -> None:
         """Let its caller see what a call has changed, which is stored at a log sequence number."""
@@ -103,8 +110,9 @@ class Replica:
     def close(self) -> None:
         """Close the connections, and look no more."""
         self._closed.set()
-        # It may wait for a standby that hangs.
-        self._thread.join(CLOSE_SECONDS)
+        # One may wait for a standby that hangs.
+        for thread in self._threads:
+            thread.join(CLOSE_SECONDS)
         self._standby.close()
 
     def _look_now_and_then(self) -> None:
@@ -114,10 +122,19 @@ class Replica:
             except Exception as error:
                 self._seen = None
                 self._tell(f"it does not answer: {error}")
+            finally:
+                self._asked_at = None
+
+    def _break_off_if_it_hangs(self) -> None:
+        while not self._closed.wait(LOOK_SECONDS):
+            asked_at = self._asked_at
+            if asked_at is not None and time.monotonic() - asked_at > HANG_SECONDS:
+                self._standby.break_off()
 
     def _look(self) -> None:
         at = time.monotonic()
         newest, flushed = self._primary.read(lambda session: (newest_event(session), _flushed(session)))
+        self._asked_at = time.monotonic()
         # In this order: as far as each is, it has what was asked for before.
         replayed, has_newest = self._standby.read(lambda session: (_replayed(session), is_there(session, newest)))
         if replayed is None:

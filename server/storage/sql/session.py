@@ -169,6 +169,10 @@ class Session(ABC):
     def interrupt(self) -> None:
         """Have what the connection does for another thread fail, soon, if it does anything."""
 
+    @abstractmethod
+    def break_off(self) -> None:
+        """Have what the connection does for another thread fail now, though the database may not answer at all."""
+
     def is_lost(self, error: Exception) -> bool:
         """Whether the connection is of no use any more, now that this error was raised."""
         return False

@@ -81,6 +81,9 @@ class SqliteSession(Session):
         """Have what the connection does for another thread fail, if it does anything."""
         self.driver.interrupt()
 
+    def break_off(self) -> None:
+        """There is nothing at the other end."""
+
     def _execute(
         self, text: str, compiled: Compiled | None, values: Sequence[Any], wait: bool
     ) -> tuple[Sequence[Sequence[Any]], int]:
