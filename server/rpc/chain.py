@@ -363,8 +363,9 @@ def _authenticator(
             # Each call runs in a context of its own, so this ends with it.
             _caller.set(judged.caller)
             if tells_positions:
-                brought = dict(context.invocation_metadata()).get(freshness.POSITION)
-                freshness.begin(Freshness(judged.caller.user, None if brought is None else str(brought)))
+                brought = [str(value) for key, value in context.invocation_metadata() if key == freshness.POSITION]
+                # Of several, none is the one that counts: then the primary is read.
+                freshness.begin(Freshness(judged.caller.user, ",".join(brought) if brought else None))
             if changes:
                 origin.begin(Origin(record.request_id, address_of(context)))
             call = cancellation.current_call()

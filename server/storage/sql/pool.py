@@ -114,11 +114,6 @@ class Pool:
         """Return how many connections are lent, how many are idle, and how many there may be."""
         return ConnectionUse(len(self._lent), len(self._idle), self._size)
 
-    def break_off(self) -> None:
-        """Break the connections that are lent off, because the database does not answer."""
-        for session in tuple(self._lent):
-            session.break_off()
-
     def close(self) -> None:
         """Close the connections that are not lent."""
         self._close_idle()

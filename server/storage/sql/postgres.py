@@ -146,8 +146,7 @@ class PostgresSession(Session):
     def commit(self) -> None:
         """Commit, and wait until what was sent has been done."""
         self._was_warned = False
-        # In one round trip. What comes behind the COMMIT is stored later than what it commits.
-        told = self.run("COMMIT;SELECT pg_current_wal_insert_lsn()" if self.tells_position else "COMMIT")
+        told = self.run("COMMIT")
         self.position = told[0][0] if told else None
         self._unsent = None
 
@@ -221,6 +220,8 @@ class PostgresSession(Session):
             result = self._execute_alone(text, compiled, values)
             return self._rows(compiled, result), result.command_tuples or 0
         self._has_changed |= compiled is None or compiled.is_change
+        if self.tells_position and text == "COMMIT":
+            return self._commit_and_locate(), 0
         if wait:
             result = self._send(self._command(text, compiled, values))
         else:
@@ -263,6 +264,24 @@ class PostgresSession(Session):
         commands = b";".join([*self._unsent, command])
         self._unsent = []
         return _checked(self._pg.exec_(commands))
+
+    def _commit_and_locate(self) -> Sequence[Sequence[Any]]:
+        """Commit, and return a row with where that is stored, if it could be asked for in the same round trip.
+
+        Whether it is committed is for the result of the COMMIT alone to say.
+        """
+        assert self._unsent is not None
+        # Nothing is shown to others before it is flushed, so by then this is.
+        commands = [*self._unsent, b"COMMIT", b"SELECT pg_current_wal_flush_lsn()"]
+        self._unsent = []
+        self._pg.send_query(b";".join(commands))
+        results = list(iter(self._pg.get_result, None))
+        if all(result.command_status != b"COMMIT" for result in results):
+            for result in results:
+                _checked(result)
+            raise psycopg.OperationalError("the transaction has ended without a COMMIT")
+        last = results[-1]
+        return self._rows(None, last) if last.status == pq.ExecStatus.TUPLES_OK else ()
 
     def _command(self, text: str, compiled: Compiled | None, values: Sequence[Any]) -> bytes:
         """Return a statement with its values in it."""

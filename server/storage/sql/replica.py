@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from sqlalchemy import select
 
-from server.core.cancellation import CallOver
-from server.core.errors import RegistryError
 from server.core.freshness import Freshness
+from server.storage.contract import LogEnd
 from server.storage.sql.cursors import WritePositions
 from server.storage.sql.event_log import is_there, newest_event
-from server.storage.sql.pool import Pool
+from server.storage.sql.pool import ConnectionLost, Pool
 from server.storage.sql.session import Session
 from server.storage.sql.statements import Statement
 from server.storage.sql.tables import opaque_keys
@@ -30,8 +30,10 @@ T = TypeVar("T")
 # How often it is asked how far the standby is; more often if it may lag no longer than that.
 LOOK_SECONDS = 0.25
 
-# After what time without an answer to that it hangs, and reads that wait for it are broken off.
+# After what time without an answer a read is broken off, since the standby hangs.
 HANG_SECONDS = 2.0
+# For how long a caller reads at the primary after a change of whose COMMIT the outcome is unknown: it may come late.
+UNCERTAIN_SECONDS = 60.0
 CLOSE_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -44,10 +46,18 @@ class _Seen(NamedTuple):
     place: int
 
 
+class _Told(NamedTuple):
+    """What the primary has told: when it was asked, its newest event, and how far its log was on its disk."""
+
+    at: float
+    newest: LogEnd
+    flushed: int
+
+
 class Replica:
     """Lends sessions on a standby; safe to share between threads.
 
-    It never is why a read fails: what it cannot answer, the primary is asked.
+    What it does not answer, the primary is asked, after HANG_SECONDS if the standby hangs.
     """
 
     def __init__(self, primary: Pool, standby: Pool, max_lag_seconds: float):
@@ -59,10 +69,14 @@ class Replica:
         self._seen: _Seen | None = None
         # Where what each caller changed lately is stored, as far as the standby may not have it.
         self._changed: dict[str, int] = {}
+        # Until when callers read at the primary, of whose changes it is not known where they are, or whether.
+        self._uncertain: dict[str, float] = {}
         self._changing = threading.Lock()
+        self._told: deque[_Told] = deque()
         self._is_away = False
         self._closed = threading.Event()
-        self._asked_at: float | None = None
+        # Since when a session waits for an answer, or works with one.
+        self._asked: dict[Session, float] = {}
         self._threads = [
             threading.Thread(target=work, name="replica", daemon=True)
             for work in (self._look_now_and_then, self._break_off_if_it_hangs)
@@ -70,8 +84,16 @@ class Replica:
         for thread in self._threads:
             thread.start()
 
-    def note_change(self, freshness: Freshness, place: str) -> None:
-        """Let its caller see what a call has changed, which is stored at a log sequence number."""
+    def note_change(self, freshness: Freshness, place: str | None) -> None:
+        """Let its caller see what a call has changed, which is stored at a log sequence number.
+
+        None is of what may have been changed, or is stored somewhere: then the caller reads at the primary for a while.
+        Raises nothing.
+        """
+        if place is None:
+            with self._changing:
+                self._uncertain[freshness.caller] = time.monotonic() + UNCERTAIN_SECONDS
+            return
         number = _number(place)
         with self._changing:
             self._changed[freshness.caller] = max(number, self._changed.get(freshness.caller, 0))
@@ -90,15 +112,23 @@ class Replica:
             # Of what is no position of this registry, nobody knows what it is to see.
             if brought is None or brought > seen.place:
                 return False
+        if time.monotonic() < self._uncertain.get(freshness.caller, 0):
+            return False
         return self._changed.get(freshness.caller, 0) <= seen.place
 
     def read(self, query: Callable[[Session], T]) -> T:
-        """Run a query. Raises what the pool raises; then others are not run until the standby was asked again."""
+        """Run a query. Raises what the pool raises; ConnectionLost if the standby does not answer for HANG_SECONDS."""
+
+        def run(session: Session) -> T:
+            self._asked[session] = time.monotonic()
+            try:
+                return query(session)
+            finally:
+                del self._asked[session]
+
         try:
-            return self._standby.read(query)
-        except (RegistryError, CallOver):
-            raise
-        except Exception:
+            return self._standby.read(run)
+        except ConnectionLost:
             self._seen = None
             raise
 
@@ -117,41 +147,58 @@ class Replica:
 
     def _look_now_and_then(self) -> None:
         while not self._closed.wait(min(LOOK_SECONDS, self._max_lag / 4)):
+            at = time.monotonic()
             try:
-                self._look()
+                told = self._primary.read(lambda session: (newest_event(session), _flushed(session)))
+            except Exception as error:
+                # It is no standby's fault, and what is known of that is out of date soon.
+                log.debug("it is not known how far the primary is: %s", error)
+                continue
+            self._told.append(_Told(at, *told))
+            try:
+                self.read(self._look)
             except Exception as error:
                 self._seen = None
                 self._tell(f"it does not answer: {error}")
-            finally:
-                self._asked_at = None
+            self._forget()
 
     def _break_off_if_it_hangs(self) -> None:
         while not self._closed.wait(LOOK_SECONDS):
-            asked_at = self._asked_at
-            if asked_at is not None and time.monotonic() - asked_at > HANG_SECONDS:
-                self._standby.break_off()
+            for session, asked_at in self._asked.copy().items():
+                if time.monotonic() - asked_at > HANG_SECONDS:
+                    session.break_off()
 
-    def _look(self) -> None:
-        at = time.monotonic()
-        newest, flushed = self._primary.read(lambda session: (newest_event(session), _flushed(session)))
-        self._asked_at = time.monotonic()
-        # In this order: as far as each is, it has what was asked for before.
-        replayed, has_newest = self._standby.read(lambda session: (_replayed(session), is_there(session, newest)))
+    def _look(self, session: Session) -> None:
+        """Take note of how far the standby is."""
+        replayed = _replayed(session)
         if replayed is None:
             self._seen = None
             self._tell("it is no standby")
-        elif replayed >= flushed and not has_newest:
+            return
+        # The latest that the primary has told and that the standby has by now, however little it always lags.
+        reached = [told for told in self._told if told.flushed <= replayed]
+        if not reached:
+            if self._told[-1].at - self._told[0].at > self._max_lag:
+                self._seen = None
+                self._tell(f"it lags by more than {self._max_lag:g} s")
+        # Asked behind how far it is: as far as that is, it has what was asked for before.
+        elif is_there(session, reached[-1].newest):
+            self._seen = _Seen(reached[-1].at, replayed)
+            self._tell(None)
+        else:
             self._seen = None
             self._tell("it has not what its primary has: it is of another registry, or went another way")
-        elif replayed >= flushed:
-            self._seen = _Seen(at, replayed)
-            self._tell(None)
-        elif self._seen is not None and at - self._seen.at > self._max_lag:
-            self._seen = None
+
+    def _forget(self) -> None:
+        """Let go of what nothing depends on any more."""
+        now = time.monotonic()
+        while len(self._told) > 1 and now - self._told[1].at > self._max_lag:
+            self._told.popleft()
         # What will be seen whenever the standby is read again.
-        certain = flushed if self._seen is None else self._seen.place
+        certain = self._told[-1].flushed if self._seen is None else self._seen.place
         with self._changing:
             self._changed = {caller: place for caller, place in self._changed.items() if place > certain}
+            self._uncertain = {caller: until for caller, until in self._uncertain.items() if until > now}
 
     def _tell(self, why: str | None) -> None:
         """Write to the log that the standby is of no use, and why; or that it is again."""

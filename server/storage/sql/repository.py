@@ -87,6 +87,8 @@ class SqlRepository:
         self._database = database
         self._promoted = promoted
         self._observer = unfailing(observer) if observer else None
+        # One connection of each more, to ask how far both are.
+        pool_size += read_database is not None
         self._pool = Pool(database, pool_size, self._observer, tells_positions=read_database is not None)
         self._replica: Replica | None = None
         if read_database is not None:
@@ -272,12 +274,12 @@ class SqlRepository:
         self._tell(transaction.promoted)
         return result
 
-    def _note_position(self, session: Session) -> None:
-        """Let what its caller reads from now on be as new as what the call has changed."""
+    def _note_position(self, session: Session | None) -> None:
+        """Let what its caller reads from now on be as new as what the call has changed; None if that is not known."""
         freshness = current_freshness()
         # Another change may have been committed on the session since then, which is later still.
-        if self._replica is not None and freshness is not None and session.position is not None:
-            self._replica.note_change(freshness, session.position)
+        if self._replica is not None and freshness is not None:
+            self._replica.note_change(freshness, None if session is None else session.position)
 
     def _tell(self, promoted: Iterable[PromotionKind.ValueType]) -> None:
         if self._promoted is None:
@@ -302,6 +304,7 @@ class SqlRepository:
             except DatabaseUnsuitable as error:
                 raise StorageUnavailable(retry_after=None) from error
             except OutcomeUnknown as error:
+                self._note_position(None)
                 if not repeatable:
                     raise StorageUnavailable(retry_after=None) from error.__cause__
                 if attempt == ATTEMPTS:
