@@ -176,8 +176,8 @@ def _last_requests(filled: Filled, _: random.Random) -> dict[str, Any]:
     return {"page_token": paging.token(Cursors(filled.secret).position(0, filled.before_last_request))}
 
 
-def _last_of_lineage(filled: Filled, rid: str, key: int, place: LineagePlace) -> dict[str, Any]:
-    position = LineageCursors(filled.secret, key).position(place)
+def _last_of_lineage(filled: Filled, rid: str, behind: tuple[LineagePlace, str]) -> dict[str, Any]:
+    position = LineageCursors(filled.secret, rid).position(*behind)
     return {"model_version_rid": rid, "page_token": Paging(str, "GetLineage", rid).token(position)}
 
 
@@ -229,10 +229,10 @@ CALLS = (
     Call("GetLineage of the version promoted N times, first page", "GetLineage",
          lambda f, _: {"model_version_rid": f.hub}),
     Call("GetLineage of the version promoted N times, near the end", "GetLineage",
-         lambda f, _: _last_of_lineage(f, f.hub, f.hub_key, f.before_last_of_hub)),
+         lambda f, _: _last_of_lineage(f, f.hub, f.before_last_of_hub)),
     Call("GetLineage of a chain, first page", "GetLineage", lambda f, _: {"model_version_rid": f.chain}),
     Call("GetLineage of a chain, last page", "GetLineage",
-         lambda f, _: _last_of_lineage(f, f.chain, f.chain_key, f.before_last_of_chain), is_last_page=True),
+         lambda f, _: _last_of_lineage(f, f.chain, f.before_last_of_chain), is_last_page=True),
     Call("CheckPromotion", "CheckPromotion", _some_preview),
     Call("CheckPromotion, deep", "CheckPromotion", _deep_promotion),
     Call("CheckPromotion, deep, ENFORCE_TRANSITIVE", "CheckPromotion", _held_promotion),

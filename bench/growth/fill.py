@@ -131,12 +131,10 @@ class Filled:
     before_last_promotions: tuple[int, int]
     before_last_deep_promotions: tuple[int, int]
     before_newest_promotions: tuple[int, str]  # key and RID of one with DEPTH behind it, in the order of keys
-    hub_key: int
-    before_last_of_hub: LineagePlace
+    before_last_of_hub: tuple[LineagePlace, str]  # and the RID of the version there
     newest_deep: int  # the key of the newest version of the deep model
     chain: str  # the first version of a chain, each of which was promoted to be the next one, and then elsewhere
-    chain_key: int
-    before_last_of_chain: LineagePlace
+    before_last_of_chain: tuple[LineagePlace, str]
     reviewed: str  # an open request, which the caller may approve
     open_requests: list[str]  # some others; which of them were withdrawn, is for the caller to remember
     subscription: str  # one with many deliveries
@@ -260,14 +258,16 @@ class _Filler:
         chained = self._add_chain(rids["chain"], len(spread) + 5, deep_key + 2 + wide, version_rows, promotion_rows)
         self._deep_from = self._promotion_key
         content, source = self._contents[0], _source(rids["hub"], hub)
-        row, key_of_hub = self._version(hub, hub_key, 1, content, _SDK, hub)
-        version_rows.add(row)
+        version_rows.add(self._version(hub, hub_key, 1, content, _SDK, hub)[0])
         key = 0
         for number in range(1, self._size + 1):
-            row, key = self._version(self._rid("model-version"), deep_key, number, content, source, hub)
+            rid = self._rid("model-version")
+            row, key = self._version(rid, deep_key, number, content, source, hub)
             version_rows.add(row)
             promotion = self._promotion(key, deep_key, rids["hub"], hub, 1, number)
             promotion_rows.add(promotion)
+            if number == self._size - DEPTH:
+                before_last = LineagePlace(key, depth=1), rid
         newest_deep = key
         for number in range(1, self._size + 1):
             rid = self._rid("model-version")
@@ -286,8 +286,7 @@ class _Filler:
         samples = {"registered": registered, "promoted": promoted, "promotions": records}
         samples["yanks"] = [yank["rid"] for yank in yanked]
         told = {
-            "hub_key": key_of_hub,
-            "before_last_of_hub": LineagePlace(newest_deep - DEPTH, depth=1),
+            "before_last_of_hub": before_last,
             "newest_deep": newest_deep,
             "others": others,
             **chained,
@@ -300,8 +299,7 @@ class _Filler:
         """Put in a chain, in a branch, and one promotion more of each of its versions, in the next branch."""
         length, content = self._size // CHAIN_SHARE, self._contents[0]
         first = self._rid("model-version")
-        row, first_key = self._version(first, branch_key, 1, content, _SDK, first)
-        version_rows.add(row)
+        version_rows.add(self._version(first, branch_key, 1, content, _SDK, first)[0])
         made = [first]
         for number in range(2, length + 1):
             made.append(self._rid("model-version"))
@@ -310,15 +308,15 @@ class _Filler:
             version_rows.add(row)
             promotion_rows.add(self._promotion(key, model_key, model_rid, made[-2], 1, number))
         leaves = []
-        for number, rid in enumerate(made, start=1):
-            source = _source(model_rid, rid)
-            row, key = self._version(self._rid("model-version"), branch_key + 1, number, content, source, first)
+        for number, source_rid in enumerate(made, start=1):
+            source, rid = _source(model_rid, source_rid), self._rid("model-version")
+            row, key = self._version(rid, branch_key + 1, number, content, source, first)
             version_rows.add(row)
-            promotion_rows.add(self._promotion(key, model_key, model_rid, rid, 1, number))
-            leaves.append(key)
+            promotion_rows.add(self._promotion(key, model_key, model_rid, source_rid, 1, number))
+            leaves.append((key, rid))
         # They are told when the chain is, the one of its end first.
-        last = LineagePlace(leaves[DEPTH - 1], depth=DEPTH, is_last=False)
-        return {"chain": first, "chain_key": first_key, "before_last_of_chain": last}
+        key, rid = leaves[DEPTH - 1]
+        return {"chain": first, "before_last_of_chain": (LineagePlace(key, depth=DEPTH, is_last=False), rid)}
 
     def _add_events(self) -> None:
         """Put in what the versions and the grants were told as, each with the same words."""
