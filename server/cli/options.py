@@ -129,8 +129,8 @@ ReadMaxLag = Annotated[
     float,
     option(
         "--read-max-lag",
-        "For how long what is read there may be out of date, revoked roles too; of what a caller has changed, it never"
-        " is.",
+        "For how long what is read there may be out of date, revoked roles too; what its caller has changed at the same"
+        " process is always there.",
         min=0.1,
         max=60,
         metavar="SECONDS",
