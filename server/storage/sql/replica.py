@@ -1,8 +1,8 @@
 """A standby that answers reads, as long as it is known to be new enough for them.
 
-Every so often the newest place in the primary's log is asked for, and then how far the standby has come: if it is
-there, it shows all that was committed when the primary was asked. Log sequence numbers alone would not tell it from one
-that has gone another way in a failover, so it must have the newest event of the primary, too.
+Every so often the newest place in the primary's log is asked for, and then how far the standby has come: it shows all
+that was committed when the primary was last at a place that it has passed. Log sequence numbers alone would not tell it
+from one that has gone another way in a failover, so it must have the event that was the newest then, too.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ LOOK_SECONDS = 0.25
 HANG_SECONDS = 2.0
 # For how long a caller reads at the primary after a change of whose COMMIT the outcome is unknown: it may come late.
 UNCERTAIN_SECONDS = 60.0
+# Of so many callers it is known where what they changed is stored; of more, only where the last of it is.
+MOST_CALLERS = 10_000
 CLOSE_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,8 @@ class Replica:
         self._seen: _Seen | None = None
         # Where what each caller changed lately is stored, as far as the standby may not have it.
         self._changed: dict[str, int] = {}
+        # And of those of whom it is not known any more.
+        self._changed_by_others = 0
         # Until when callers read at the primary, of whose changes it is not known where they are, or whether.
         self._uncertain: dict[str, float] = {}
         self._changing = threading.Lock()
@@ -103,7 +107,7 @@ class Replica:
     def can_answer(self, freshness: Freshness | None) -> bool:
         """Whether a call may read here: it lags no more than it may, and has all that the call must see."""
         seen = self._seen
-        if seen is None or time.monotonic() - seen.at > self._max_lag:
+        if seen is None or time.monotonic() - seen.at > self._max_lag or seen.place < self._changed_by_others:
             return False
         if freshness is None:
             return True
@@ -155,12 +159,15 @@ class Replica:
                 log.debug("it is not known how far the primary is: %s", error)
                 continue
             self._told.append(_Told(at, *told))
+            while len(self._told) > 1 and at - self._told[0].at > self._max_lag:
+                self._told.popleft()
+            replayed = 0
             try:
-                self.read(self._look)
+                replayed = self.read(self._look)
             except Exception as error:
                 self._seen = None
                 self._tell(f"it does not answer: {error}")
-            self._forget()
+            self._forget(replayed)
 
     def _break_off_if_it_hangs(self) -> None:
         while not self._closed.wait(LOOK_SECONDS):
@@ -168,19 +175,20 @@ class Replica:
                 if time.monotonic() - asked_at > HANG_SECONDS:
                     session.break_off()
 
-    def _look(self, session: Session) -> None:
-        """Take note of how far the standby is."""
+    def _look(self, session: Session) -> int:
+        """Take note of how far the standby is, and return that; 0 of what is none."""
         replayed = _replayed(session)
         if replayed is None:
             self._seen = None
             self._tell("it is no standby")
-            return
+            return 0
         # The latest that the primary has told and that the standby has by now, however little it always lags.
         reached = [told for told in self._told if told.flushed <= replayed]
         if not reached:
-            if self._told[-1].at - self._told[0].at > self._max_lag:
-                self._seen = None
-                self._tell(f"it lags by more than {self._max_lag:g} s")
+            lag = self._told[-1].at - self._told[0].at
+            # At first, nothing is known of how far the primary was before.
+            if lag > self._max_lag / 2:
+                self._tell(f"it lags by {lag:.1f} s or more, and may by {self._max_lag:g} s")
         # Asked behind how far it is: as far as that is, it has what was asked for before.
         elif is_there(session, reached[-1].newest):
             self._seen = _Seen(reached[-1].at, replayed)
@@ -188,17 +196,17 @@ class Replica:
         else:
             self._seen = None
             self._tell("it has not what its primary has: it is of another registry, or went another way")
+        return replayed
 
-    def _forget(self) -> None:
-        """Let go of what nothing depends on any more."""
+    def _forget(self, replayed: int) -> None:
+        """Let go of what the standby has by now, wherever it is read from."""
         now = time.monotonic()
-        while len(self._told) > 1 and now - self._told[1].at > self._max_lag:
-            self._told.popleft()
-        # What will be seen whenever the standby is read again.
-        certain = self._told[-1].flushed if self._seen is None else self._seen.place
         with self._changing:
-            self._changed = {caller: place for caller, place in self._changed.items() if place > certain}
+            self._changed = {caller: place for caller, place in self._changed.items() if place > replayed}
             self._uncertain = {caller: until for caller, until in self._uncertain.items() if until > now}
+            if len(self._changed) > MOST_CALLERS:
+                self._changed_by_others = max(self._changed.values())
+                self._changed.clear()
 
     def _tell(self, why: str | None) -> None:
         """Write to the log that the standby is of no use, and why; or that it is again."""
