@@ -173,10 +173,10 @@ def _fleets(measured: dict[str, Any]) -> str:
         beside = series(measured, kind, BY_NAME[name].beside)
         cells = [f"{_median(results, 'per_second'):.0f}"]
         for cost, unit in (("server_microseconds", 1), ("database_seconds", 1e6)):
-            ratios = [result[cost] / one[cost] for result, one in zip(results, beside, strict=True) if one[cost] > 0]
             if kind == SQLITE and cost == "database_seconds":
                 cells += ["", "", ""]
                 continue
+            ratios = [result[cost] / one[cost] for result, one in zip(results, beside, strict=True) if one[cost] > 0]
             median, lowest, highest = spread(ratios)
             cells += [f"{_median(results, cost) * unit:.0f} µs", f"**{median:.2f}** ({lowest:.2f} to {highest:.2f})"]
             cells.append(SHARES[name].judged(median))

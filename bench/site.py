@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,8 @@ class Site:
     """Servers on one database, with its stock. What is asked beside the load is asked of the first of them."""
 
     def __init__(self, servers: list[Server], receiver: Receiver, tool: Tool, folder: Path, fleet: Fleet):
-        server = servers[0]
         self._servers = servers
-        self._server = server
+        self._server = server = servers[0]
         self._receiver = receiver
         self._token = server.token(CALLER)
         self._channel = grpc.insecure_channel(server.address)
@@ -178,7 +176,7 @@ class Site:
         return stored
 
     def _processor_seconds(self) -> tuple[float, float]:
-        """What the servers have taken of the processors by now, and what PostgreSQL has, which nobody else uses."""
+        """What the servers have taken of the processors by now, and what PostgreSQL has, which serves no other."""
         servers = [psutil.Process(server.process.pid) for server in self._servers]
         ours = psutil.Process().children(recursive=True)
         workers = [child for server in servers for child in server.children(recursive=True)]
@@ -211,7 +209,7 @@ def site(tool: Tool, folder: Path, database_url: str | None, fleet: Fleet, **var
     # A worker as it is where there are as many as processors, and none is in the way of those who call.
     with Receiver() as receiver:
         webhooks = ("--webhook-allow", "127.0.0.1/32", "--webhook-allow-http", "--webhook-ports", str(receiver.port))
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             servers = []
             for _ in range(fleet.servers):
                 with on_processors(None, fleet.size):

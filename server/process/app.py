@@ -293,7 +293,7 @@ def _standby_of(database: Database, url: str | None) -> Database | None:
         raise ConfigError("--read-database-url is for PostgreSQL: a standby of the database of --database-url")
     if "," in (standby.url.host or "") or "host" in standby.url.query:
         raise ConfigError("--read-database-url names one standby: how far another one is, would not be known")
-    # Whoever waits for it is answered by the primary, the sooner the better.
+    # The caller that waits for it is answered by the primary, the sooner the better.
     quick = {"connect_timeout": "2", "tcp_user_timeout": "2000"}
     return database_of(standby.url.update_query_dict({**quick, **standby.url.query}))
 

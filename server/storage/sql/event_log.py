@@ -108,13 +108,12 @@ def newest_event(session: Session) -> LogEnd:
 
 def is_there(session: Session, end: LogEnd) -> bool:
     """Whether a database has an event that another one has told of, or there is none that it could have."""
-    row = session.one_or_none(_payload, {"key": end.key})
-    return not end.key or (row is not None and Event.FromString(row.payload).id == end.name)
+    return _id_of(session, end.key) == end.name
 
 
 def require_event(work: UnitOfWork, end: LogEnd) -> None:
     """See the contract."""
-    if _id_of(work, end.key) != end.name and end.key > work.session.one(_secret).removed_up_to:
+    if not is_there(work.session, end) and end.key > work.session.one(_secret).removed_up_to:
         raise StorageUnavailable
 
 
@@ -124,7 +123,7 @@ def event_key(work: UnitOfWork, cursor: str) -> int:
     key, part = EventCursors(known.key).place(cursor)
     if key < known.removed_up_to:
         raise CursorExpired(cursor=cursor)
-    if key > known.removed_up_to and not EventCursors.is_of(part, _id_of(work, key)):
+    if key > known.removed_up_to and not EventCursors.is_of(part, _id_of(work.session, key)):
         raise CursorUnknown(cursor=cursor)
     return key
 
@@ -132,7 +131,7 @@ def event_key(work: UnitOfWork, cursor: str) -> int:
 def event_further_on(work: UnitOfWork, after: int, settled: LogEnd, count: int) -> LogEnd:
     """See the contract."""
     key = further_on(work.session, after, settled.key, count)
-    return settled if key == settled.key else LogEnd(key, _id_of(work, key))
+    return settled if key == settled.key else LogEnd(key, _id_of(work.session, key))
 
 
 def further_on(session: Session, after: int, settled: int, count: int) -> int:
@@ -142,7 +141,7 @@ def further_on(session: Session, after: int, settled: int, count: int) -> int:
 
 def event_cursor(work: UnitOfWork, key: int) -> str:
     """See the contract."""
-    return EventCursors(work.session.one(_secret).key).cursor(key, _id_of(work, key))
+    return EventCursors(work.session.one(_secret).key).cursor(key, _id_of(work.session, key))
 
 
 def list_events(
@@ -316,8 +315,8 @@ def _last_before(session: Session, time_ms: int, otherwise: int) -> int:
     return otherwise if found is None else found
 
 
-def _id_of(work: UnitOfWork, key: int) -> str:
-    row = work.session.one_or_none(_payload, {"key": key})
+def _id_of(session: Session, key: int) -> str:
+    row = session.one_or_none(_payload, {"key": key})
     return "" if row is None else Event.FromString(row.payload).id
 
 

@@ -78,11 +78,9 @@ def get_lineage(work: UnitOfWork, model_version_rid: str, caller: Caller, page: 
     by_key = {row.id: row for row in rows}
     nodes = [_to_node(by_key[each.key], each, partial(names.name, known.id)) for each in told[: page.size]]
     nodes = messages_that_fit(nodes, work.fitting_bytes)
-    end = told[len(nodes) - 1] if len(nodes) < len(told) else following
-    if end is None:
-        return Lineage(Page(nodes, None), names.name(known.id, known.id))
-    rid = by_key[end.key].rid if end.key in by_key else rid_of(end.key)
-    position = positions.position(end, rid)
+    end, position = told[len(nodes) - 1] if len(nodes) < len(told) else following, None
+    if end is not None:
+        position = positions.position(end, by_key[end.key].rid if end.key in by_key else rid_of(end.key))
     return Lineage(Page(nodes, position), names.name(known.id, known.id))
 
 

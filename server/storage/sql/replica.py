@@ -113,7 +113,7 @@ class Replica:
             return True
         if freshness.at_least is not None:
             brought = None if self._positions is None else self._positions.place(freshness.at_least)
-            # Of what is no position of this registry, nobody knows what it is to see.
+            # What is no position of this registry does not tell what the caller must see.
             if brought is None or brought > seen.place:
                 return False
         if time.monotonic() < self._uncertain.get(freshness.caller, 0):
