@@ -40,6 +40,9 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 
 LISTENING = "listening on "
 
+# Several tests run on one machine at a time.
+FREE_PORTS = {"MODELREGISTRY_LISTEN": "127.0.0.1:0", "MODELREGISTRY_HTTP_LISTEN": "127.0.0.1:0"}
+
 # What says where a server's database is.
 _DATABASES = {"--data-dir", "--database-url", "MODELREGISTRY_DATA_DIR", "MODELREGISTRY_DATABASE_URL"}
 
@@ -48,10 +51,10 @@ _calling = threading.Lock()
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The environment of these tests without the command's own variables, and with the given ones."""
+    """The environment of these tests without the command's own variables, on free ports, and with the given ones."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MODELREGISTRY_")}
     path = f"{COMMAND.parent}{os.pathsep}{kept.get('PATH', os.defpath)}"
-    return {**kept, "PATH": path, "COLUMNS": "300", "NO_COLOR": "1", **variables}
+    return {**kept, "PATH": path, "COLUMNS": "300", "NO_COLOR": "1", **FREE_PORTS, **variables}
 
 
 def run(
@@ -155,7 +158,6 @@ class Server:
                 env=environment(
                     **{
                         "MODELREGISTRY_LISTEN": listen,
-                        "MODELREGISTRY_HTTP_LISTEN": "127.0.0.1:0",
                         # More take longer to start; the tests that are about them, or about crashes, say how many.
                         "MODELREGISTRY_WORKERS": "1",
                         # So that hundreds of servers take up no disk.

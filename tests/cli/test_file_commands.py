@@ -182,7 +182,7 @@ def test_garbage_is_collected_where_there_is_a_database_alone(tmp_path: Path) ->
 def test_a_place_that_has_none_of_the_files_is_not_the_right_one(server: Server, created: Any, tmp_path: Path) -> None:
     for command in ("gc", "serve"):
         options = ("--data-dir", server.data_dir, "--files-url", f"file://{tmp_path}/wrong")
-        problem = failure(run(command, *options, MODELREGISTRY_LISTEN="127.0.0.1:0"))
+        problem = failure(run(command, *options))
         assert problem == "the store of model files has none of those that the database knows: see --files-url"
 
 
@@ -190,6 +190,6 @@ def test_a_place_that_has_none_of_the_files_is_not_the_right_one(server: Server,
 def test_a_place_for_files_that_nobody_knows_is_named(tmp_path: Path, url: str) -> None:
     assert run("migrate", "--data-dir", tmp_path).returncode == 0
     for command in ("gc", "serve"):
-        problem = failure(run(command, "--data-dir", tmp_path, "--files-url", url, MODELREGISTRY_LISTEN="127.0.0.1:0"))
+        problem = failure(run(command, "--data-dir", tmp_path, "--files-url", url))
         assert problem.startswith("the store of model files: ")
         assert url.partition(":")[0] in problem

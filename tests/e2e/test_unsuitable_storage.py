@@ -21,7 +21,7 @@ from tests.conftest import NewDatabase, OpenRepository
 from tests.postgres import create_database, database_name, drop_database
 from tests.processes import COMMAND, Server, failure, run
 
-SERVE = ("serve", "--listen", "127.0.0.1:0", "--http-listen", "none", "--workers", "1")
+SERVE = ("serve", "--workers", "1")
 MIGRATE = ("migrate",)
 NAME = "каса 🏦"
 

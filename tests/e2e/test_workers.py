@@ -123,10 +123,6 @@ def test_a_server_whose_workers_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "no-database").write_text("this is no database, but it is long enough to look like one" * 100)
     result = run(
         "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--http-listen",
-        "none",
         "--workers",
         "2",
         "--database-url",
