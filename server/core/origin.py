@@ -5,9 +5,6 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import NamedTuple
 
-# What the gateway says whose call it passes on, as metadata.
-CLIENT_ADDRESS = "x-modelregistry-client-address"
-
 
 class Origin(NamedTuple):
     """A call: the id that its line in the log has, and the address that it came from.

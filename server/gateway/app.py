@@ -1,6 +1,6 @@
-"""The HTTP application: requests become calls of the server behind it, and answers become JSON.
+"""The HTTP application: requests become calls of the server's RPCs, and answers become JSON.
 
-The server decides what is asked. The gateway refuses what it cannot make a call of, and what is beyond its `limits`.
+These decide what is asked. The gateway refuses what it cannot make a call of, and what is beyond its `limits`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from server.gateway.limits import HttpLimits
 from server.gateway.requests import request_of, wants_preview
 from server.gateway.routes import Route, stream_of
 from server.rpc.health import LIVENESS, NAMES, SERVING, Health
+from server.rpc.local_calls import LocalCalls
 
 LARGE_BODY_BYTES = 64 * 2**10
 
@@ -44,23 +45,20 @@ Handler = Callable[[Request, str], Awaitable[Response]]
 
 def build_app(
     routes: Sequence[Route],
-    channel: grpc.aio.Channel,
+    calls: LocalCalls,
     streams: grpc.aio.Channel,
     health: Health,
     authenticator: Authenticator,
     limits: HttpLimits,
 ) -> ASGIApp:
-    """Return the application that serves these routes, and tells the health.
-
-    It makes calls over a channel, and those of streams over another one.
-    """
+    """Return the application that serves these routes with calls, and over a channel streams, and tells the health."""
     handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
     handlers["/openapi.json"]["GET"] = _always(files("modelregistry.v1").joinpath("openapi.json").read_bytes())
     for path, service in PROBES.items():
         handlers[path]["GET"] = _probe(health, service)
     bodies = Bodies(limits)
     for route in routes:
-        handler: Handler = _RpcHandler(route, channel, authenticator, bodies)
+        handler: Handler = _RpcHandler(route, calls, authenticator, bodies)
         if (stream := stream_of(route)) is not None:
             handler = _by_accept(handler, StreamHandler(stream, streams, authenticator))
         handlers[route.path][route.http_method] = handler
@@ -120,9 +118,9 @@ class _Resource:
 class _RpcHandler:
     """Answers the requests of one route with calls of its RPC."""
 
-    def __init__(self, route: Route, channel: grpc.aio.Channel, authenticator: Authenticator, bodies: Bodies):
+    def __init__(self, route: Route, calls: LocalCalls, authenticator: Authenticator, bodies: Bodies):
         self._route = route
-        self._stub = RouteStub(channel, route)
+        self._stub = RouteStub(calls, route)
         self._authenticator = authenticator
         self._bodies = bodies
 

@@ -1,10 +1,12 @@
-"""Calls of the server behind the gateway."""
+"""Calls for the requests of the gateway: of the chain in this process, and for streams, of the server over a socket."""
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
@@ -15,9 +17,9 @@ from starlette.datastructures import Headers
 from server.auth.credentials import joined
 from server.core.errors import FieldViolation, Internal, InvalidArgument, Overloaded, RegistryError, RequestTooLarge
 from server.core.freshness import POSITION
-from server.core.origin import CLIENT_ADDRESS
 from server.gateway.errors import Cancelled, DeadlineExceeded, RequestHeadersTooLarge, ServiceUnavailable
 from server.gateway.routes import Route
+from server.rpc.local_calls import LocalCalls, Metadata, Outcome
 
 # A call that has not been answered by then is given up, unless its client says otherwise.
 DEADLINE_SECONDS = 60.0
@@ -36,14 +38,12 @@ _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
-# No request of so many bytes is too large for any server.
-SMALL_BYTES = 64 * 2**10
-
-# What gRPC itself says where no handler was asked.
+# What is said where no handler was asked.
 _PLAIN: Mapping[grpc.StatusCode, type[RegistryError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: Cancelled,
     grpc.StatusCode.UNAVAILABLE: ServiceUnavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
 }
 
 
@@ -56,11 +56,10 @@ class RpcFailed(Exception):
 
 
 class RouteStub:
-    """Calls the RPC of one route."""
+    """Calls the RPC of one route, in this process."""
 
-    def __init__(self, channel: grpc.aio.Channel, route: Route):
-        self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(route.rpc)
-        self._stream_call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(route.rpc)
+    def __init__(self, calls: LocalCalls, route: Route):
+        self._calls = calls
         self._route = route
 
     async def call(
@@ -68,40 +67,59 @@ class RouteStub:
     ) -> tuple[Message, dict[str, str]]:
         """Return the answer to a request, for which there are so many seconds, and the headers that go with it.
 
-        Raises RpcFailed with what the server says, and a RegistryError where it says nothing.
+        It is a request of the client at this address; cancelled, it is given up. Raises RpcFailed with what the server
+        says, and a RegistryError where it says nothing.
         """
-        answer, told = await self._send(request.SerializeToString(), headers, request_id, seconds, client)
-        return self._route.response_type.FromString(answer), told
+        return await self._call(request.SerializeToString(), headers, request_id, seconds, client)
 
-    def stream(self, request: Message, headers: Headers, request_id: str, seconds: float | None) -> AnswerStream:
+    async def check_credentials(self, headers: Headers, request_id: str) -> None:
+        """Return if the caller may use the route at all, whatever is asked. Raises as `call` does."""
+        await _checked(self._call(_UNPARSEABLE, headers, request_id, DEADLINE_SECONDS, ""))
+
+    async def _call(
+        self, request: bytes, headers: Headers, request_id: str, seconds: float, client: str
+    ) -> tuple[Message, dict[str, str]]:
+        metadata = _metadata(headers, request_id)
+        if len(request) > self._calls.max_message_bytes:
+            raise RequestTooLarge
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[Outcome] = loop.create_future()
+
+        def end(outcome: Outcome) -> None:
+            loop.call_soon_threadsafe(_set, ended, outcome)
+
+        call = self._calls.begin(self._route.rpc, request, metadata, f"http:{quote(client)}:", seconds, end)
+        timer = loop.call_later(seconds, call.expire)
+        try:
+            outcome = await ended
+        finally:
+            timer.cancel()
+            call.cancel()
+        if outcome.code is not grpc.StatusCode.OK:
+            raise _failed(outcome.code, outcome.trailing_metadata, self._route)
+        return outcome.answer, {key: str(value) for key, value in outcome.trailing_metadata if key == POSITION}
+
+
+class StreamStub:
+    """Calls the RPC of one route that is answered with a stream, over a connection to the gRPC server."""
+
+    def __init__(self, channel: grpc.aio.Channel, route: Route):
+        self._call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(route.rpc)
+        self._route = route
+
+    def call(self, request: Message, headers: Headers, request_id: str, seconds: float | None) -> AnswerStream:
         """Return the answers to a request, which last for so many seconds; None means for as long as they come.
 
         Raises RequestHeadersTooLarge.
         """
-        metadata = _metadata(headers, request_id, "")
-        call = self._stream_call(request.SerializeToString(), metadata=metadata, timeout=seconds)
-        return AnswerStream(call, self._route)
+        return self._answers(request.SerializeToString(), headers, request_id, seconds)
 
     async def check_credentials(self, headers: Headers, request_id: str) -> None:
-        """Return if the caller may use the route at all, whatever is asked. Raises as `call` does."""
-        try:
-            await self._send(_UNPARSEABLE, headers, request_id, DEADLINE_SECONDS)
-        except Cancelled:
-            raise Overloaded from None  # By gRPC, where too many calls wait to be looked at; nothing was executed.
-        except RpcFailed as error:
-            if grpc.StatusCode.INVALID_ARGUMENT.value[0] != error.status.code:
-                raise
+        """Return if the caller may use the route at all. Raises what `AnswerStream.next` raises."""
+        await _checked(self._answers(_UNPARSEABLE, headers, request_id, DEADLINE_SECONDS).next())
 
-    async def _send(
-        self, request: bytes, headers: Headers, request_id: str, seconds: float, client: str = ""
-    ) -> tuple[bytes, dict[str, str]]:
-        call = self._call(request, metadata=_metadata(headers, request_id, client), timeout=seconds)
-        try:
-            answer: bytes = await call
-        except grpc.aio.AioRpcError as error:
-            raise _failed(error, self._route, len(request)) from error
-        told: Any = await call.trailing_metadata() or ()
-        return answer, {key: value for key, value in told if key == POSITION}
+    def _answers(self, request: bytes, headers: Headers, request_id: str, seconds: float | None) -> AnswerStream:
+        return AnswerStream(self._call(request, metadata=_metadata(headers, request_id), timeout=seconds), self._route)
 
 
 class AnswerStream:
@@ -116,7 +134,8 @@ class AnswerStream:
         try:
             answer: Any = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise _failed(error, self._route, 0) from error
+            metadata: Any = error.trailing_metadata() or ()
+            raise _failed(error.code(), metadata, self._route) from error
         if answer is grpc.aio.EOF:
             raise ServiceUnavailable
         return self._route.response_type.FromString(answer)
@@ -126,25 +145,38 @@ class AnswerStream:
         self._call.cancel()
 
 
-def _metadata(headers: Headers, request_id: str, client: str) -> list[tuple[str, str]]:
+async def _checked(answer: Awaitable[object]) -> None:
+    """Return if a call with unparseable bytes failed for nothing but them. Raises what it failed with otherwise."""
+    try:
+        await answer
+    except Cancelled:
+        raise Overloaded from None  # By gRPC, where too many calls wait to be looked at; nothing was executed.
+    except RpcFailed as error:
+        if grpc.StatusCode.INVALID_ARGUMENT.value[0] != error.status.code:
+            raise
+
+
+def _set(ended: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not ended.done():
+        ended.set_result(outcome)
+
+
+def _metadata(headers: Headers, request_id: str) -> Metadata:
     """Return what of a request goes with its call. Raises RequestHeadersTooLarge."""
     # gRPC takes printable ASCII alone; of a credential with anything else, the server shall say that it is invalid.
     sent = ((key, joined(headers.getlist(key))) for key in _FORWARDED)
     metadata = [(key, _UNPRINTABLE.sub("?", value)) for key, value in sent if value is not None]
     if sum(len(key) + len(value) for key, value in metadata) > MAX_FORWARDED_BYTES:
         raise RequestHeadersTooLarge
-    return [*metadata, ("x-request-id", request_id), (CLIENT_ADDRESS, client)]
+    return (*metadata, ("x-request-id", request_id))
 
 
-def _failed(error: grpc.aio.AioRpcError, route: Route, size: int) -> Exception:
-    """Return what a call of so many bytes has failed with."""
-    metadata: Any = error.trailing_metadata() or ()
+def _failed(code: grpc.StatusCode, metadata: Metadata, route: Route) -> Exception:
+    """Return what a call has failed with."""
     for key, value in metadata:
         if key == "grpc-status-details-bin":
             return RpcFailed(status_pb2.Status.FromString(value), route)
-    if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return RequestTooLarge() if size > SMALL_BYTES else Overloaded()
-    return _PLAIN.get(error.code(), Internal)()
+    return _PLAIN.get(code, Internal)()
 
 
 def timeout_of(headers: Headers) -> float:

@@ -19,7 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from server.codec.json_form import dumps
 from server.core.errors import InvalidArgument
 from server.gateway.admission import Authenticator
-from server.gateway.calls import AnswerStream, RouteStub, RpcFailed, timeout_of
+from server.gateway.calls import AnswerStream, RpcFailed, StreamStub, timeout_of
 from server.gateway.disconnects import unless_gone
 from server.gateway.errors import failure, refusal
 from server.gateway.requests import request_of
@@ -41,7 +41,7 @@ class StreamHandler:
 
     def __init__(self, route: Route, channel: grpc.aio.Channel, authenticator: Authenticator):
         self._route = route
-        self._stub = RouteStub(channel, route)
+        self._stub = StreamStub(channel, route)
         self._authenticator = authenticator
 
     async def __call__(self, request: Request, request_id: str) -> Response:
@@ -61,7 +61,7 @@ class StreamHandler:
         if last := request.headers.get(LAST_EVENT_ID):
             # It is newer than what the client began with.
             message.after_cursor = last
-        answers = self._stub.stream(message, request.headers, request_id, seconds)
+        answers = self._stub.call(message, request.headers, request_id, seconds)
         try:
             first = await unless_gone(request, answers.next())
         except BaseException:

@@ -21,18 +21,15 @@ from server.gateway.limits import HttpLimits
 from server.gateway.proxies import TrustedProxies
 from server.gateway.routes import Route
 from server.rpc.health import Health
+from server.rpc.local_calls import LocalCalls
 
-_CHANNEL_OPTIONS = (
+_STREAM_OPTIONS = (
     # The server bounds what it answers; what it has stored must not look like a failure.
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),
-    # All requests are calls over this channel, and a connection may have 250 of them by default: ten connections are
+    # All streams are calls over this channel, and a connection may have 250 of them by default: ten connections are
     # enough for as many HTTP connections as there may be.
     ("grpc.service_config", json.dumps({"connectionScaling": {"maxConnectionsPerSubchannel": 10}})),
-)
-_STREAM_OPTIONS = (
-    *_CHANNEL_OPTIONS,
-    # Streams have connections of their own, so that they take no places from other calls.
     ("grpc.use_local_subchannel_pool", 1),
     # How much waits here for a client that does not read. The library would let it be megabytes of each.
     ("grpc.http2.bdp_probe", 0),
@@ -43,12 +40,13 @@ _BACKLOG = 2048
 
 
 class HttpServer:
-    """Serves routes on a socket, with calls of the gRPC server at `target`."""
+    """Serves routes on a socket, with calls of this process, and streams of its gRPC server at `target`."""
 
     def __init__(
         self,
         listener: socket.socket,
         routes: Sequence[Route],
+        calls: LocalCalls,
         target: str,
         health: Health,
         credentials: Credentials,
@@ -59,6 +57,7 @@ class HttpServer:
     ):
         self._listener = listener
         self._routes = routes
+        self._calls = calls
         self._target = target
         self._health = health
         self._credentials = credentials
@@ -97,12 +96,9 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         limits = self._limits
         table = ConnectionTable(limits)
-        async with (
-            grpc.aio.insecure_channel(self._target, _CHANNEL_OPTIONS) as channel,
-            grpc.aio.insecure_channel(self._target, _STREAM_OPTIONS) as streams,
-        ):
+        async with grpc.aio.insecure_channel(self._target, _STREAM_OPTIONS) as streams:
             authenticator = Authenticator(self._credentials, self._proxies, limits)
-            app = build_app(self._routes, channel, streams, self._health, authenticator, limits)
+            app = build_app(self._routes, self._calls, streams, self._health, authenticator, limits)
             server = await loop.create_server(
                 lambda: Connection(app, table, limits, self._proxies, self._tls),
                 sock=self._listener,

@@ -111,7 +111,7 @@ def build(
     health = Health(SERVICES)
     try:
         with _explained():
-            server = build_server(
+            server, local = build_server(
                 repository,
                 files,
                 chain,
@@ -133,6 +133,7 @@ def build(
         gateway = HttpServer(
             ports.http,
             routes_of(SERVICES),
+            local,
             private.target,
             health,
             credentials,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -23,6 +25,7 @@ from server.core.webhooks import WebhookRules
 from server.rpc.chain import Chain, current_caller
 from server.rpc.event_watch import EventWatch, WatchLimits
 from server.rpc.health import Health
+from server.rpc.local_calls import LocalCalls
 from server.rpc.reflection import add_reflection
 from server.rpc.services.access import AccessService
 from server.rpc.services.events import EventService
@@ -66,8 +69,10 @@ def build_server(
     file_quota: FileQuota = NO_QUOTA,
     watch_limits: WatchLimits = WatchLimits(),  # noqa: B008, as it is frozen
     reflection: bool = True,
-) -> grpc.Server:
-    """Return a server that serves everything but has no port yet and is not started.
+) -> tuple[grpc.Server, LocalCalls]:
+    """Return a server that has no port yet and is not started, and what serves calls of this process itself.
+
+    Both serve the same services, the server health and reflection, too.
 
     Raises StorageUnavailable where it cannot be read who is disabled.
     """
@@ -109,29 +114,45 @@ def build_server(
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelService(repository, files, current_caller, file_quota, chain.compare), server
-    )
-    promotion_service_pb2_grpc.add_PromotionServiceServicer_to_server(
-        PromotionService(repository, current_caller, chain.compare), server
-    )
-    recall_service_pb2_grpc.add_RecallServiceServicer_to_server(
-        RecallService(repository, current_caller, chain.compare), server
-    )
-    promotion_request_service_pb2_grpc.add_PromotionRequestServiceServicer_to_server(
-        PromotionRequestService(repository, current_caller, chain.compare), server
-    )
     watch = EventWatch(repository, chain.withdrawn, watch_limits)
     chain.at_stop(watch.stop)
-    event_service_pb2_grpc.add_EventServiceServicer_to_server(EventService(repository, current_caller, watch), server)
-    subscription_service_pb2_grpc.add_SubscriptionServiceServicer_to_server(
-        SubscriptionService(repository, current_caller, webhooks, secrets), server
-    )
-    access_service_pb2_grpc.add_AccessServiceServicer_to_server(
-        AccessService(repository, current_caller, chain.disabled), server
-    )
+    # What generated code adds a service with, and the service.
+    services: list[tuple[Callable[..., Any], object]] = [
+        (
+            model_service_pb2_grpc.add_ModelServiceServicer_to_server,
+            ModelService(repository, files, current_caller, file_quota, chain.compare),
+        ),
+        (
+            promotion_service_pb2_grpc.add_PromotionServiceServicer_to_server,
+            PromotionService(repository, current_caller, chain.compare),
+        ),
+        (
+            recall_service_pb2_grpc.add_RecallServiceServicer_to_server,
+            RecallService(repository, current_caller, chain.compare),
+        ),
+        (
+            promotion_request_service_pb2_grpc.add_PromotionRequestServiceServicer_to_server,
+            PromotionRequestService(repository, current_caller, chain.compare),
+        ),
+        (
+            event_service_pb2_grpc.add_EventServiceServicer_to_server,
+            EventService(repository, current_caller, watch),
+        ),
+        (
+            subscription_service_pb2_grpc.add_SubscriptionServiceServicer_to_server,
+            SubscriptionService(repository, current_caller, webhooks, secrets),
+        ),
+        (
+            access_service_pb2_grpc.add_AccessServiceServicer_to_server,
+            AccessService(repository, current_caller, chain.disabled),
+        ),
+    ]
+    local = LocalCalls(chain, max_message_bytes)
+    for add_to_server, service in services:
+        add_to_server(service, server)
+        add_to_server(service, local)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     chain.self_check.add_to(server, check)
     if reflection:
         add_reflection(server, (*SERVICES, HEALTH))
-    return server
+    return server, local

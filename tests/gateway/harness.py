@@ -1,4 +1,4 @@
-"""The gateway on a loopback port, before a gRPC server that answers as a test likes and remembers what it was asked."""
+"""The gateway on a loopback port, before handlers that answer as a test likes and remember what they were asked."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -31,10 +32,12 @@ from server.gateway.proxies import Network, TrustedProxies
 from server.gateway.routes import routes_of
 from server.gateway.server import HttpServer
 from server.rpc.health import SERVING, Health
+from server.rpc.local_calls import LocalCalls
 from server.rpc.server import SERVICES
 from server.rpc.status import abort
 
 DEADLINE_SECONDS = 60
+MAX_MESSAGE_BYTES = 2**20
 MODEL = Model(rid="ri.models.main.model.some", name="some")
 
 Address = tuple[str, int]
@@ -62,13 +65,14 @@ class Backend(grpc.GenericRpcHandler):
     asked: queue.SimpleQueue[Asked] = field(default_factory=queue.SimpleQueue)
     over: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
     may_answer: threading.Event = field(default_factory=threading.Event)
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4))
     # What is streamed, and how much of it was.
     stream: Iterable[bytes] = ()
     sent: int = 0
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
 
-        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        def answer(request: bytes, context: grpc.ServicerContext) -> Model:
             metadata = {key: str(value) for key, value in context.invocation_metadata()}
             context.add_callback(lambda: self.over.put(details.method))
             self.asked.put(Asked(details.method, metadata, context.time_remaining()))
@@ -77,7 +81,7 @@ class Backend(grpc.GenericRpcHandler):
                 abort(context, self.refusal, metadata["x-request-id"])
             if self.failure is not None:
                 context.abort(self.failure, "")
-            return self.answer.SerializeToString()
+            return self.answer
 
         def stream(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
             context.add_callback(lambda: self.over.put(details.method))
@@ -88,7 +92,15 @@ class Backend(grpc.GenericRpcHandler):
 
         if details.method.endswith("/WatchEvents"):
             return grpc.unary_stream_rpc_method_handler(stream)
+        answer.experimental_thread_pool = self.threads  # type: ignore[attr-defined]
         return grpc.unary_unary_rpc_method_handler(answer)
+
+
+class Straight(grpc.ServerInterceptor):
+    """Lets each call through."""
+
+    def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return continuation(handler_call_details)
 
 
 @dataclass(frozen=True)
@@ -128,10 +140,9 @@ def gateway(
     monkeypatch: pytest.MonkeyPatch,
     tls: ssl.SSLContext | None = None,
     trusted_proxies: Sequence[Network] = (),
-    calls_per_connection: int = 250,
     **limits: float,
 ) -> Iterator[Gateway]:
-    """Run a gateway and the server behind it, with limits that are not the usual ones."""
+    """Run a gateway and what is behind it, with limits that are not the usual ones."""
     ended: queue.SimpleQueue[Address] = queue.SimpleQueue()
 
     class ObservedConnection(Connection):
@@ -148,8 +159,10 @@ def gateway(
     monkeypatch.setattr(gateway_server, "Connection", ObservedConnection)
     backend = Backend()
     backend.may_answer.set()
-    options = [("grpc.max_concurrent_streams", calls_per_connection), ("grpc.http.overload_protection", 0)]
-    server = grpc.server(ThreadPoolExecutor(4), handlers=[backend], options=options)
+    calls = LocalCalls(Straight(), MAX_MESSAGE_BYTES)
+    calls.add_generic_rpc_handlers([backend])
+    # For streams.
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[backend])
     target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     health = Health(SERVICES)
@@ -162,10 +175,11 @@ def gateway(
         http = HttpServer(
             listener,
             routes_of(SERVICES),
+            calls,
             target,
             health,
             Credentials(verifier),
-            limits=dataclasses.replace(HttpLimits(max_body_bytes=2**20), **limits),
+            limits=dataclasses.replace(HttpLimits(max_body_bytes=MAX_MESSAGE_BYTES), **limits),
             proxies=TrustedProxies(trusted_proxies),
             tls=tls,
         )
@@ -175,3 +189,5 @@ def gateway(
         finally:
             http.stop(1)
             server.stop(0).wait()
+            backend.may_answer.set()
+            backend.threads.shutdown()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import socket
@@ -17,7 +16,7 @@ import pytest
 from modelregistry.v1.model_pb2 import Model
 from server.gateway.limits import HttpLimits
 from tests.certificates import Authority
-from tests.gateway.harness import DEADLINE_SECONDS, Gateway, gateway
+from tests.gateway.harness import DEADLINE_SECONDS, MAX_MESSAGE_BYTES, Gateway, gateway
 
 PATH = "/api/v2/models/ri.models.main.model.some"
 GET = f"GET {PATH} HTTP/1.1\r\nHost: some\r\n\r\n".encode()
@@ -78,14 +77,16 @@ def test_so_it_is_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent
             running.wait_for_the_end_of(hoarder.getsockname())
 
 
-def test_more_requests_than_a_connection_to_the_server_may_have_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    with gateway(monkeypatch, calls_per_connection=1) as running, contextlib.ExitStack() as stack:
-        running.backend.may_answer.clear()
-        for _ in range(4):
-            stack.enter_context(running.connect()).sendall(GET_ONCE)
-        for _ in range(4):
-            running.backend.asked.get(timeout=DEADLINE_SECONDS)
-        running.backend.may_answer.set()
+def test_a_message_is_bounded_and_not_its_json_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with gateway(monkeypatch, max_body_bytes=2 * MAX_MESSAGE_BYTES) as running:
+        connection = connected(running)
+        headers = {"Authorization": f"Bearer {running.token()}", "Content-Type": "application/json"}
+        for size, status in ((MAX_MESSAGE_BYTES, 413), (MAX_MESSAGE_BYTES - 100, 200)):
+            connection.request("POST", "/api/v2/models", json.dumps({"name": "x" * size}), headers)
+            response = connection.getresponse()
+            assert (response.status, b"RequestTooLarge" in response.read()) == (status, status == 413)
+        connection.close()
+        assert running.backend.asked.qsize() == 1
 
 
 def test_others_go_on_meanwhile(running: Gateway) -> None:

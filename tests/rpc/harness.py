@@ -278,7 +278,7 @@ def _serving(
     verifier = TokenVerifier(key_set_of(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
     credentials = Credentials(verifier)
     chain = Chain(credentials, observers_of, THREADS, limits.receive_timeout, max_message_bytes)
-    server = build_server(
+    server, _ = build_server(
         repository,
         store,
         chain,

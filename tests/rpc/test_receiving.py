@@ -69,7 +69,7 @@ def test_a_caller_has_its_share_of_the_places_and_its_others_wait_in_order(recei
     calls = enter(receiving, "jane", PLACES_OF_EACH + WAITING + 1)
     assert [call.has_begun for call in calls] == [True] * PLACES_OF_EACH + [False] * (WAITING + 1)
     assert isinstance(calls[-1].error, Overloaded)
-    assert receiving.arrived(calls[3], 1)
+    assert receiving.arrived(calls[3])
     assert [call.has_begun for call in calls] == [True] * (PLACES_OF_EACH + 1) + [False] * WAITING
     # Another one's place is no matter of hers.
     [other] = enter(receiving, "joe", 1)
@@ -81,7 +81,7 @@ def test_places_that_become_free_go_round_those_who_wait(receiving: Receiving) -
     assert all(call.has_begun for calls in takers for call in calls)
     jane, joe = enter(receiving, "jane", 3), enter(receiving, "joe", 3)
     for call in takers[0][:4]:
-        receiving.arrived(call, 1)
+        receiving.arrived(call)
     assert [call.has_begun for call in jane] == [True, True, False]
     assert [call.has_begun for call in joe] == [True, True, False]
 
@@ -90,8 +90,8 @@ def test_the_oldest_stranger_makes_room_for_the_next(receiving: Receiving) -> No
     calls = enter(receiving, None, STRANGERS + 2)
     assert all(call.has_begun for call in calls)
     assert [call.is_dropped for call in calls] == [True] * 2 + [False] * STRANGERS
-    assert not receiving.arrived(calls[0], 1)
-    assert receiving.arrived(calls[2], 1)
+    assert not receiving.arrived(calls[0])
+    assert receiving.arrived(calls[2])
     assert enter(receiving, None, 1)[0].has_begun
     assert not calls[3].is_dropped
 
@@ -105,7 +105,7 @@ def test_of_young_strangers_those_on_the_connection_with_most_make_room(
     greedy = enter(receiving, None, 2 * STRANGERS)
     assert not slow.is_dropped
     assert sum(call.is_dropped for call in greedy) == STRANGERS + 1
-    assert receiving.arrived(slow, 1)
+    assert receiving.arrived(slow)
 
 
 def test_of_strangers_that_are_not_young_the_oldest_makes_room(
@@ -123,33 +123,40 @@ def test_of_strangers_that_are_not_young_the_oldest_makes_room(
 def test_large_messages_of_a_caller_are_bounded_together_until_they_are_done(receiving: Receiving) -> None:
     size = SHARE_OF_BYTES // 2
     first, second, third = enter(receiving, "jane", 3)
-    assert receiving.arrived(first, size)
-    assert receiving.arrived(second, size)
+    assert receiving.arrived(first)
+    receiving.take(first, size)
+    assert receiving.arrived(second)
+    receiving.take(second, size)
     with pytest.raises(Overloaded):
-        receiving.arrived(third, LARGE_BYTES)
+        receiving.take(third, LARGE_BYTES)
     # Small ones do not count, and those of others have room of their own.
     [small] = enter(receiving, "jane", 1)
-    assert receiving.arrived(small, LARGE_BYTES - 1)
+    assert receiving.arrived(small)
+    receiving.take(small, LARGE_BYTES - 1)
     [other] = enter(receiving, "joe", 1)
-    assert receiving.arrived(other, size)
+    assert receiving.arrived(other)
+    receiving.take(other, size)
     receiving.done(first, size)
     [fourth] = enter(receiving, "jane", 1)
-    assert receiving.arrived(fourth, size)
+    assert receiving.arrived(fourth)
+    receiving.take(fourth, size)
 
 
 def test_large_messages_of_all_are_bounded_together(receiving: Receiving) -> None:
     for number in range(MAX_BYTES // SHARE_OF_BYTES):
         [call] = enter(receiving, str(number), 1)
-        assert receiving.arrived(call, SHARE_OF_BYTES)
+        assert receiving.arrived(call)
+        receiving.take(call, SHARE_OF_BYTES)
     [call] = enter(receiving, "late", 1)
     with pytest.raises(Overloaded):
-        receiving.arrived(call, LARGE_BYTES)
+        receiving.take(call, LARGE_BYTES)
 
 
 def test_nothing_is_kept_of_callers_whose_calls_are_done(receiving: Receiving) -> None:
     calls = enter(receiving, "jane", PLACES_OF_EACH + 2)
     for call in calls:
-        receiving.arrived(call, LARGE_BYTES)
+        receiving.arrived(call)
+        receiving.take(call, LARGE_BYTES)
         receiving.done(call, LARGE_BYTES)
     assert (receiving._lines, receiving._with_waiting, receiving._due) == ({}, {}, {})
     assert (receiving._free, receiving._bytes, receiving._waiting) == (PLACES, 0, 0)
@@ -162,10 +169,10 @@ def test_time_is_up_for_those_that_receive_and_those_that_wait() -> None:
         for call in (*strangers, *calls):
             assert call.refused.wait(SECONDS)
             assert isinstance(call.error, RequestTimeout)
-            assert not receiving.arrived(call, 1)
+            assert not receiving.arrived(call)
         assert (receiving._lines, receiving._due, receiving._free) == ({}, {}, PLACES)
         [later] = enter(receiving, "jane", 1)
-        assert receiving.arrived(later, 1)
+        assert receiving.arrived(later)
     finally:
         receiving.close()
 
@@ -186,7 +193,7 @@ def test_clients_that_are_gone_leave_their_places_to_the_next(receiving: Receivi
         call.is_gone = True
         receiving.enter(call)
     [last] = enter(receiving, "jane", 1)
-    assert receiving.arrived(calls[0], 1)
+    assert receiving.arrived(calls[0])
     assert last.has_begun
     assert all(call.has_begun for call in gone)
 
@@ -195,7 +202,8 @@ def test_one_message_may_always_be_as_large_as_any() -> None:
     receiving = Receiving(SECONDS, 2 * MAX_BYTES)
     try:
         [call] = enter(receiving, "jane", 1)
-        assert receiving.arrived(call, 2 * MAX_BYTES)
+        assert receiving.arrived(call)
+        receiving.take(call, 2 * MAX_BYTES)
     finally:
         receiving.close()
 

@@ -22,6 +22,7 @@ from server.core.errors import FieldViolation, InvalidArgument, InvalidCredentia
 from server.rpc.admission.arrival import Arrival
 from server.rpc.admission.delayed_refusals import DelayedRefusals
 from server.rpc.admission.receiving import LARGE_BYTES, Receiving
+from server.rpc.local_calls import LocalArrival
 from server.rpc.threads import CallThreads
 
 # How many refusals may wait for their thread: what it does for one takes 0.3 ms.
@@ -113,8 +114,9 @@ class Admission:
     def threads_for(self, method: str, threads: CallThreads, *, is_open: bool, is_stream: bool) -> ThreadPoolExecutor:
         """Return the executor to which gRPC submits the calls of a method that were not refused."""
 
-        def enter(*submitted: Any) -> None:
-            call = _Call(Arrival(*submitted), self, threads, is_stream=is_stream)
+        def enter(submitted: Any, *more: Any) -> None:
+            arrival = submitted if isinstance(submitted, LocalArrival) else Arrival(submitted, *more)
+            call = _Call(arrival, self, threads, is_stream=is_stream)
             try:
                 if call.error is not None:
                     call.refuse(call.error)
@@ -166,7 +168,9 @@ def authorization_of(metadata: Any) -> str | None:
 class _Call:
     """A call on its way to a thread."""
 
-    def __init__(self, arrival: Arrival, admission: Admission, threads: CallThreads, *, is_stream: bool) -> None:
+    def __init__(
+        self, arrival: Arrival | LocalArrival, admission: Admission, threads: CallThreads, *, is_stream: bool
+    ) -> None:
         self._arrival = arrival
         self._admission = admission
         self._threads = threads
@@ -208,11 +212,15 @@ class _Call:
 
     def receive(self) -> None:
         """Let it have a thread when its message is there."""
-        self._admission.receiving.enter(self)
+        if isinstance(self._arrival, LocalArrival):
+            self._received(self._arrival.take_message())
+        else:
+            self._admission.receiving.enter(self)
 
     def begin(self) -> bool:
         """Let the message come in; False if the client is gone."""
-        return self._arrival.receive(self._received)
+        assert isinstance(self._arrival, Arrival)
+        return self._arrival.receive(self._arrived)
 
     def refuse(self, error: RegistryError) -> None:
         """Answer with an error; where too many are refused, with a status that says so, without details.
@@ -250,6 +258,15 @@ class _Call:
         log.exception("a call was lost on its way to a thread")
         self._arrival.cancel()
 
+    def _arrived(self, message: bytes | None) -> None:
+        try:
+            is_wanted = self._admission.receiving.arrived(self)
+        except Exception:
+            self.fail()
+        else:
+            if is_wanted:
+                self._received(message)
+
     def _received(self, message: bytes | None) -> None:
         self._is_complete = not self._is_stream
         try:
@@ -264,8 +281,7 @@ class _Call:
 
     def _take(self, message: bytes | None) -> None:
         size = 0 if message is None else len(message)
-        if not self._admission.receiving.arrived(self, size):
-            return
+        self._admission.receiving.take(self, size)
         self._size = size
         try:
             self._serve(message)
@@ -277,6 +293,7 @@ class _Call:
         if message is not None and not self._is_stream:
             serving = self._arrival.serving(message)
         elif self._is_stream:
+            assert isinstance(self._arrival, Arrival)
             serving = self._arrival.serving_stream(message)
         else:
             # If the client has gone, this is not sent.

@@ -126,30 +126,33 @@ class Receiving:
         elif is_refused:
             call.refuse(Overloaded())
 
-    def arrived(self, call: Incoming, size: int) -> bool:
-        """Count a message of so many bytes as here; False if the call has been answered meanwhile.
-
-        `done` has to give it up later. Raises Overloaded, and counts nothing, if its caller has too much here.
-        """
+    def arrived(self, call: Incoming) -> bool:
+        """Give the place of a call up, whose message is here; False if it has been answered meanwhile."""
         nexts: list[Incoming] = []
-        try:
-            with self._lock:
-                if self._due.pop(call, None) is None:
-                    return False
-                if call.caller is None:
-                    del self._strangers[call]
-                else:
-                    nexts = self._give_place_back(call.caller)
-                if size >= LARGE_BYTES:
-                    line = self._lines.get(call.caller) or _Line()
-                    if line.bytes + size > self._share_of_bytes or self._bytes + size > self._max_bytes:
-                        raise Overloaded
-                    line.bytes += size
-                    self._bytes += size
-                    self._lines[call.caller] = line
-            return True
-        finally:
-            self._begin(nexts)
+        with self._lock:
+            if self._due.pop(call, None) is None:
+                return False
+            if call.caller is None:
+                del self._strangers[call]
+            else:
+                nexts = self._give_place_back(call.caller)
+        self._begin(nexts)
+        return True
+
+    def take(self, call: Incoming, size: int) -> None:
+        """Count a message of so many bytes as here, which `done` has to give up later.
+
+        Raises Overloaded, and counts nothing, if its caller has too much here.
+        """
+        if size < LARGE_BYTES:
+            return
+        with self._lock:
+            line = self._lines.get(call.caller) or _Line()
+            if line.bytes + size > self._share_of_bytes or self._bytes + size > self._max_bytes:
+                raise Overloaded
+            line.bytes += size
+            self._bytes += size
+            self._lines[call.caller] = line
 
     def done(self, call: Incoming, size: int) -> None:
         """Count a message as gone."""
