@@ -57,7 +57,6 @@ test-ha: $(TEST) $(INSTALLED)-ha
 
 bench: $(TEST)
 	$(BIN)/python -m bench --readme
-	$(BIN)/python -m bench.http_against_grpc
 
 # What is not committed yet beside the last commit, in two minutes: SINCE=COMMIT puts it beside another one.
 bench-quick: $(TEST)

@@ -59,5 +59,7 @@ RULES = {"promote_protected": _ratio(0.80)}
 # The same with watchers of the branches, and how long it takes until 99 % of the events are with them.
 WATCHED = {"promote_watched": _ratio(0.90)}
 DELIVERY = Goal("≤", 500, unit=" ms")
+# Over HTTP beside over gRPC, calls a second.
+OVER_HTTP = {"get_version_http": _ratio(0.65), "promote_many_http": _ratio(0.65)}
 # Ours beside the peer's, calls a second.
 PEERS = {COPY: Goal("≥", 60, unit="×"), GET: Goal("≥", 25, unit="×")}

@@ -1,7 +1,8 @@
 """Load by h2load: callers who each wait for an answer before they ask again, or who ask at a fixed rate.
 
-h2load sends one body, so each body has a process of its own. It takes an error of gRPC for a success, because its HTTP
-status is 200; who calls this must look at what was stored, at how many bytes came back, and at answers of its own.
+h2load sends one body to one path, so each request has a process of its own. It takes an error of gRPC for a success,
+because its HTTP status is 200; who calls this must look at what was stored, at how many bytes came back, and at answers
+of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.scenarios import HttpRequest
 from bench.tools import Tool
 
 _TRAFFIC = re.compile(r"^traffic: .*\((\d+)\) data$", re.MULTILINE)
@@ -31,7 +33,7 @@ _AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Load:
-    """Calls of one RPC with these requests, in turn by different callers.
+    """Calls of one RPC with these requests, in turn by different callers; or requests of `http` instead.
 
     Each request has its share of the callers, and of the rate if there is one; with a rate, there are as many requests
     as callers. A caller has so many `streams`, which are calls under way at a time.
@@ -42,6 +44,7 @@ class Load:
     callers: int
     rate: float | None = None
     streams: int = 1
+    http: tuple[HttpRequest, ...] = ()
 
     @property
     def warm_up_seconds(self) -> float:
@@ -85,9 +88,9 @@ class Generator:
         processes: list[subprocess.Popen[str]] = []
         started: list[float] = []
         try:
-            for number, request in enumerate(load.requests):
+            for number in range(len(load.http or load.requests)):
                 address = addresses[number % len(addresses)]
-                processes.append(self._start(address, load, number, request, seconds))
+                processes.append(self._start(address, load, number, seconds))
                 started.append(time.time() * 1_000_000)
             deadline = time.monotonic() + seconds + _TIME_TO_SPARE
             said = [process.communicate(timeout=deadline - time.monotonic())[0] for process in processes]
@@ -121,31 +124,42 @@ class Generator:
             processor_share=spent / (seconds + load.warm_up_seconds),
         )
 
-    def _start(self, address: str, load: Load, number: int, request: bytes, seconds: float) -> subprocess.Popen[str]:
-        body = self._folder / f"body-{number}"
-        body.write_bytes(struct.pack(">BL", 0, len(request)) + request)
+    def _start(self, address: str, load: Load, number: int, seconds: float) -> subprocess.Popen[str]:
+        path, request = self._request(load, number)
         self._log(number).unlink(missing_ok=True)
-        share = max(1, load.callers // len(load.requests))
-        rate = () if load.rate is None else (f"--rps={load.rate / len(load.requests) / share:.3f}",)
+        count = len(load.http or load.requests)
+        share = max(1, load.callers // count)
+        rate = () if load.rate is None else (f"--rps={load.rate / count / share:.3f}",)
         options = [
             f"--clients={share}",
             f"--max-concurrent-streams={load.streams}",
             f"--duration={int((seconds + load.warm_up_seconds) * 1000)}ms",
             *rate,
-            f"--data={body}",
+            *request,
             f"--log-file={self._log(number)}",
-            "--header=content-type: application/grpc",
-            "--header=te: trailers",
             f"--header=authorization: Bearer {self._token}",
         ]
         return subprocess.Popen(
-            [self._tool.program, *options, f"http://{address}{load.path}"],
+            [self._tool.program, *options, f"http://{address}{path}"],
             env=self._tool.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def _request(self, load: Load, number: int) -> tuple[str, list[str]]:
+        """Return the path of one of the requests, and what tells h2load the rest of it."""
+        body = self._folder / f"body-{number}"
+        if not load.http:
+            message = load.requests[number]
+            body.write_bytes(struct.pack(">BL", 0, len(message)) + message)
+            return load.path, [f"--data={body}", "--header=content-type: application/grpc", "--header=te: trailers"]
+        path, json = load.http[number]
+        if json is None:
+            return path, ["--h1"]
+        body.write_bytes(json)
+        return path, ["--h1", f"--data={body}", "--header=content-type: application/json"]
 
     def _log(self, number: int) -> Path:
         """Where the calls with one of the requests are written down."""

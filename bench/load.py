@@ -1,16 +1,14 @@
-"""Load in a process of its own: callers who each wait for an answer before they ask again.
+"""Load over HTTP in a process of its own: callers who each wait for an answer before they ask again.
 
 Started by a benchmark as `python -m bench.load`, with a JSON object on standard input:
 
-    protocol   "grpc" or "http"
     address    HOST:PORT
-    token      the bearer token, if one is needed
     callers    what each of them asks, over a connection of its own: a list of calls, made one after the other and
                counted as one. A call is an object:
-                   method   the full name of the RPC, or for HTTP the method, such as POST
-                   path     for HTTP alone, the path with the query
-                   body     the serialized request, base64
-                   good     for HTTP alone, the status of a good answer, 200 by default
+                   method   such as POST
+                   path     with the query
+                   body     base64
+                   good     the status of a good answer, 200 by default
     seconds    for how long they ask
 
 It prints a JSON object: `calls` that were answered, `failures`, `warm_up` calls before the time began, and
@@ -29,7 +27,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import uvloop
 
 ROOT = Path(__file__).parent.parent
@@ -49,27 +46,7 @@ def base64_of(body: bytes) -> str:
     return base64.b64encode(body).decode()
 
 
-async def ask_grpc(load: dict[str, Any], calls: list[dict[str, Any]], number: int) -> Ask:
-    """Return what makes a caller's calls over a connection of its own."""
-    # Channels with equal arguments would share one.
-    channel = grpc.aio.insecure_channel(load["address"], [("grpc.enable_http_proxy", 0), ("bench.caller", number)])
-    prepared: list[tuple[Any, bytes]] = [
-        (channel.unary_unary(call["method"]), base64.b64decode(call["body"])) for call in calls
-    ]
-    metadata = (("authorization", f"Bearer {load['token']}"),)
-
-    async def ask() -> bool:
-        try:
-            for call, body in prepared:
-                await call(body, metadata=metadata)
-        except grpc.aio.AioRpcError:
-            return False
-        return True
-
-    return ask
-
-
-async def ask_http(load: dict[str, Any], calls: list[dict[str, Any]], _: int) -> Ask:
+async def ask_in_turn(load: dict[str, Any], calls: list[dict[str, Any]]) -> Ask:
     """Return what makes a caller's requests over its connection; no client library's work is measured with it."""
     host, _, port = load["address"].rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -93,7 +70,6 @@ def _http_request(load: dict[str, Any], call: dict[str, Any]) -> bytes:
     head = [
         f"{call['method']} {call['path']} HTTP/1.1",
         f"Host: {load['address']}",
-        *([f"Authorization: Bearer {load['token']}"] if "token" in load else []),
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
     ]
@@ -102,8 +78,7 @@ def _http_request(load: dict[str, Any], call: dict[str, Any]) -> bytes:
 
 async def measure(load: dict[str, Any]) -> dict[str, Any]:
     """Return what the callers got."""
-    connect = {"grpc": ask_grpc, "http": ask_http}[load["protocol"]]
-    callers = [await connect(load, calls, number) for number, calls in enumerate(load["callers"])]
+    callers = [await ask_in_turn(load, calls) for calls in load["callers"]]
     failures = sum([not await ask() for ask in callers])
     milliseconds: list[float] = []
     processor, start = time.process_time(), time.perf_counter()

@@ -57,7 +57,7 @@ class Peer:
         """Return what one of the loads comes to. Raises Void if it does not count."""
         load = {COPY: self._copies, GET: self._gets}[name]()
         before = self._stored()
-        measured = put({"protocol": "http", "address": self._address, "callers": load, "seconds": seconds})
+        measured = put({"address": self._address, "callers": load, "seconds": seconds})
         stored = self._stored() - before
         if measured["failures"]:
             raise Void(f"{name}: {measured['failures']} of {measured['calls']} calls failed")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bench.databases import SQLITE
-from bench.goals import COSTS, DELIVERY, PEERS, RATIOS, RULES, SHARES, TAILS, WATCHED
+from bench.goals import COSTS, DELIVERY, OVER_HTTP, PEERS, RATIOS, RULES, SHARES, TAILS, WATCHED
 from bench.peer import TITLES
 from bench.scenarios import BY_NAME, CEILING
 
@@ -20,7 +20,7 @@ Result = dict[str, Any]
 
 def tables(measured: dict[str, Any]) -> str:
     """All tables of a run; those alone that it measured something for."""
-    parts = (_ceiling, _rules, _watched, _fixed, _fleets, _overload, _peer)
+    parts = (_ceiling, _rules, _watched, _http, _fixed, _fleets, _overload, _peer)
     said = [part(measured) for part in parts]
     return "\n\n".join(filter(None, said))
 
@@ -118,6 +118,22 @@ def _ceiling(measured: dict[str, Any]) -> str:
 
     names = [name for name, each in BY_NAME.items() if each.beside == CEILING and each.share is None]
     return _table(head, measured, names, row)
+
+
+def _http(measured: dict[str, Any]) -> str:
+    def row(kind: str, name: str, results: list[Result]) -> list[str]:
+        goal = OVER_HTTP[name].judged(_median(results, "ratio"))
+        cost = f"{_median(results, 'server_microseconds'):.0f} µs"
+        return [
+            *_rate_and_ratio(results),
+            goal,
+            cost,
+            *_latencies(results),
+            f"{_median(results, 'generator_share'):.0%}",
+        ]
+
+    head = ["over HTTP", "database", "a second", "beside gRPC", "goal", "server's CPU a call"]
+    return _table([*head, "p50 ms", "p99 ms", "p99.9 ms", "load's CPU"], measured, list(OVER_HTTP), row)
 
 
 def _fixed(measured: dict[str, Any]) -> str:

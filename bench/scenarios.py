@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -42,6 +43,13 @@ class Fleet(NamedTuple):
 ONE_WORKER = Fleet()
 
 
+class HttpRequest(NamedTuple):
+    """A request of HTTP: its path with the query, and its JSON; None is a GET."""
+
+    path: str
+    body: bytes | None = None
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One line of the table.
@@ -49,7 +57,8 @@ class Scenario:
     `share` makes the callers ask at a fixed rate: that share of what the scenario `beside` reached in the same round.
     Without it, each asks again as soon as it is answered, and the rate is put beside that of the other scenario.
     Of a `fleet`, what a call takes of the processors is put beside that of one worker. Meanwhile, so many `watchers`
-    follow the models that are written to, and the events of so many of these are sent to `webhooks`.
+    follow the models that are written to, and the events of so many of these are sent to `webhooks`. With `over_http`,
+    the callers send what that makes of the requests.
     """
 
     name: str
@@ -63,6 +72,7 @@ class Scenario:
     overloads: bool = False
     watchers: int = 0
     webhooks: int = 0
+    over_http: Callable[[Any], HttpRequest] | None = None
 
     @property
     def writes(self) -> bool:
@@ -80,6 +90,15 @@ def _get_branch(stock: Stock) -> list[Message]:
 
 def _list_versions(stock: Stock) -> list[Message]:
     return [ListModelVersionsRequest(model_rid=stock.listed.rid, page_size=LISTED)]
+
+
+def _get_over_http(request: GetModelVersionRequest) -> HttpRequest:
+    return HttpRequest(f"/api/v2/models/{request.model_rid}/versions/{request.model_version_rid}")
+
+
+def _promote_over_http(request: PromoteVersionRequest) -> HttpRequest:
+    body = json.dumps({"sourceModelVersionRid": request.source_model_version_rid})
+    return HttpRequest(f"/api/v2/models/{request.model_rid}/promoteVersion?preview=true", body.encode())
 
 
 def _promote(stock: Stock, targets: Iterable[Model]) -> list[Message]:
@@ -146,6 +165,21 @@ ALONE = (
         beside="promote_many",
         watchers=WATCHERS,
         webhooks=1,
+    ),
+    _read(
+        "get_version_http",
+        "GetModelVersion over HTTP",
+        "GetModelVersion",
+        _get_version,
+        beside="get_version",
+        over_http=_get_over_http,
+    ),
+    _promotion(
+        "promote_many_http",
+        "PromoteVersion into 32 targets over HTTP",
+        _many,
+        beside="promote_many",
+        over_http=_promote_over_http,
     ),
     *map(_creation, COLUMNS),
     _read(

@@ -55,13 +55,16 @@ class Site:
 
     def measure(self, scenario: Scenario, seconds: float, rate: float | None) -> dict[str, Any]:
         """Return what a scenario comes to. Raises Void if it does not count."""
-        requests = tuple(request.SerializeToString() for request in scenario.requests(self._stock))
+        messages = tuple(scenario.requests(self._stock))
+        requests = tuple(message.SerializeToString() for message in messages)
         if len(self._servers) > 1 and len(requests) == 1:
             requests *= len(self._servers)
         if rate is not None:
             # In one process, callers at a fixed rate would ask all at the same moment, and wait for each other.
             requests = tuple(itertools.islice(itertools.cycle(requests), CALLERS))
-        load = Load(scenario.path, requests, CALLERS, rate, _STREAMS_OF_OVERLOAD if scenario.overloads else 1)
+        http = tuple(map(scenario.over_http, messages)) if scenario.over_http else ()
+        load = Load(scenario.path, requests, CALLERS, rate, _STREAMS_OF_OVERLOAD if scenario.overloads else 1, http)
+        addresses = [each.url.removeprefix("http://") if http else each.address for each in self._servers]
         models = tuple(scenario.writes_to(self._stock)) if scenario.writes_to else ()
         self._written |= {model.rid: model for model in models}
         before = self._stored(models)
@@ -74,7 +77,7 @@ class Site:
             watching(self._server.address, self._token, [model.rid for model in models], scenario.watchers) as seen,
             self._subscribed(models[: scenario.webhooks]) as delivered,
         ):
-            measured = self._generator.run([server.address for server in self._servers], load, seconds)
+            measured = self._generator.run(addresses, load, seconds)
         elapsed = time.monotonic() - begin
         server_after, database_after = self._processor_seconds()
         result: dict[str, Any] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import grpc
 import pytest
 
 from bench.databases import KINDS
-from bench.goals import COSTS, DELIVERY, PEERS, RATIOS, RULES, SHARES, TAILS, WATCHED
+from bench.goals import COSTS, DELIVERY, OVER_HTTP, PEERS, RATIOS, RULES, SHARES, TAILS, WATCHED
 from bench.growth.calls import CALLS
 from bench.growth.report import tables as growth_tables
 from bench.growth.report import write_readme as write_growth
@@ -46,13 +45,13 @@ def test_a_short_run_measures_reads_and_writes_on_both_databases_and_finds_store
     out, readme = tmp_path / "bench.json", tmp_path / "README.md"
     readme.write_text("before\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nafter\n")
 
-    printed = run("bench", "--seconds", "0.3", "--only", "get_version,promote_at_half", "--out", out)
+    printed = run("bench", "--seconds", "0.3", "--only", "get_version_http,promote_at_half", "--out", out)
 
     measured = json.loads(out.read_text())
     (only_round,) = measured["rounds"]
     assert list(only_round) == ["sqlite", "postgresql"]
     for results in only_round.values():
-        assert list(results) == ["ceiling", "get_version", "promote_many", "promote_at_half"]
+        assert list(results) == ["ceiling", "get_version", "promote_many", "get_version_http", "promote_at_half"]
         assert all(result["calls"] > 0 and result["sampled"]["OK"] > 0 for result in results.values())
         for name in ("promote_many", "promote_at_half"):
             assert results[name]["stored"] >= results[name]["calls"] + results[name]["sampled"]["OK"]
@@ -109,17 +108,6 @@ def test_a_short_run_puts_two_trees_side_by_side(tmp_path: Path) -> None:
 def test_growth_makes_each_unary_rpc() -> None:
     streaming = {name for name, method in METHODS.items() if method.client_streaming or method.server_streaming}
     assert {call.rpc for call in CALLS} == set(METHODS) - streaming
-
-
-def test_a_short_run_measures_both_interfaces_and_finds_every_promotion_stored() -> None:
-    printed = run("bench.http_against_grpc", "--seconds", "0.2")
-
-    rows = [line for line in printed.splitlines() if re.match(r"\| (get|promote) \|", line)]
-    assert len(rows) == 2
-    counted = re.search(r"(\d+) promotions acknowledged, (\d+) stored", printed)
-    assert counted is not None
-    assert counted[1] == counted[2]
-    assert int(counted[1]) > 2
 
 
 def judge(name: str, stored: int = 0, answered_bytes: int = 10_500, *answers: Answer, streams: int = 1) -> None:
@@ -208,19 +196,20 @@ def test_the_tables_say_of_each_goal_whether_it_is_met() -> None:
     bad = tables(found(ratio=0.36, beyond=381, share=1.11, tail=4.1, times=24.9))
 
     goals = sum(map(len, (*RATIOS.values(), *COSTS.values()))) + len(KINDS) * sum(
-        map(len, (TAILS, RULES, WATCHED, WATCHED, PEERS, SHARES))
+        map(len, (TAILS, RULES, WATCHED, WATCHED, OVER_HTTP, PEERS, SHARES))
     )
     # Of those with watchers, there are two goals; and of several workers, where the database is a process of its own.
     goals += len(SHARES)
-    assert goals == 40
+    assert goals == 44
     assert (good.count(": met"), good.count(": **missed**")) == (goals, 0)
     assert (bad.count(": met"), bad.count(": **missed**")) == (0, goals)
 
 
 def test_what_is_measured_is_what_the_goals_are_about() -> None:
-    assert {*RATIOS, *COSTS, *TAILS, *SHARES, *RULES, *WATCHED, *PEERS} <= {*BY_NAME, *TITLES}
+    assert {*RATIOS, *COSTS, *TAILS, *SHARES, *RULES, *WATCHED, *OVER_HTTP, *PEERS} <= {*BY_NAME, *TITLES}
     ceiling = BY_NAME[CEILING]
     assert (ceiling.path, ceiling.fleet.size, CALLERS) == ("/grpc.health.v1.Health/Check", 1, 32)
     assert {BY_NAME[name].beside for name in (*RATIOS, *COSTS, *TAILS)} == {CEILING}
     assert {BY_NAME[BY_NAME[name].beside].fleet.size for name in SHARES} == {1}
+    assert all(BY_NAME[name].over_http and BY_NAME[name].beside == name.removesuffix("_http") for name in OVER_HTTP)
     assert {OURS[COPY], OURS[GET]} == {"promote_many", "get_version"}
