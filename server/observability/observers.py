@@ -70,20 +70,39 @@ class Observers:
         for each in self._counting:
             each.tried("delivered" if is_success else "failed")
 
-    def start(self, connections: Callable[[], ConnectionUse], keys_loaded_at: Callable[[], float]) -> None:
+    @property
+    def answered(self) -> Callable[[bool], None] | None:
+        """What counts each read that a standby may answer, and is told whether it did, if anything does."""
+        if not (counting := self._counting):
+            return None
+
+        def answered(is_standbys: bool) -> None:
+            for each in counting:
+                each.answered("standby" if is_standbys else "primary")
+
+        return answered
+
+    def start(
+        self,
+        connections: Callable[[], ConnectionUse],
+        keys_loaded_at: Callable[[], float],
+        standby_seen_at: Callable[[], float | None],
+    ) -> None:
         """Begin to report, until `close`.
 
-        `connections` is asked how they are used, and the other when the keys that verify tokens were loaded, by
-        `time.monotonic`.
+        `connections` is asked how they are used, and the others, by `time.monotonic`, when the keys that verify tokens
+        were loaded, and when a standby was as far as its primary; None without one.
         """
         if self._otlp and self._otlp.metrics:
-            self._otlp.metrics.observe(connections, keys_loaded_at)
+            self._otlp.metrics.observe(connections, keys_loaded_at, standby_seen_at)
         if self._prometheus is not None and self._listener is not None:
             from server.observability.scrapes import MetricsServer
 
             prometheus = self._prometheus
             self._server = MetricsServer(
-                self._listener, prometheus.registry, lambda: prometheus.sample(connections(), keys_loaded_at())
+                self._listener,
+                prometheus.registry,
+                lambda: prometheus.sample(connections(), keys_loaded_at(), standby_seen_at()),
             )
             self._server.start()
 

@@ -42,8 +42,12 @@ class OtlpMetrics:
         self._attempts = meter.create_counter(
             "modelregistry.webhook.attempts", "{attempt}", "Attempts to deliver an event to a webhook."
         )
+        self._answers = meter.create_counter(
+            "modelregistry.standby.reads", "{read}", "Reads that a standby may answer."
+        )
         self._use: Callable[[], ConnectionUse] | None = None
         self._keys_loaded_at: Callable[[], float] | None = None
+        self._standby_seen_at: Callable[[], float | None] | None = None
         meter.create_observable_up_down_counter(
             "db.client.connection.count", [self._connections], "{connection}", "Connections to the database."
         )
@@ -52,6 +56,12 @@ class OtlpMetrics:
         )
         meter.create_observable_gauge(
             "modelregistry.jwks.age", [self._age_of_keys], "s", "How long ago the keys of the issuer were loaded."
+        )
+        meter.create_observable_gauge(
+            "modelregistry.standby.age",
+            [self._age_of_standby],
+            "s",
+            "How long ago the standby was as far as the primary.",
         )
         meter.create_observable_counter(
             "modelregistry.log.lines_dropped", [_dropped_lines], "{line}", "Lines of the log that were dropped."
@@ -85,10 +95,20 @@ class OtlpMetrics:
         """Count an attempt to deliver."""
         self._attempts.add(1, {"outcome": outcome})
 
-    def observe(self, use: Callable[[], ConnectionUse], keys_loaded_at: Callable[[], float]) -> None:
-        """Report how many connections there are, and how old the keys, from now on."""
+    def answered(self, by: str) -> None:
+        """Count a read that a standby may answer."""
+        self._answers.add(1, {"answered_by": by})
+
+    def observe(
+        self,
+        use: Callable[[], ConnectionUse],
+        keys_loaded_at: Callable[[], float],
+        standby_seen_at: Callable[[], float | None],
+    ) -> None:
+        """Report from now on what Observers.start is told."""
         self._use = use
         self._keys_loaded_at = keys_loaded_at
+        self._standby_seen_at = standby_seen_at
 
     def _connections(self, _: CallbackOptions) -> Iterable[Observation]:
         if self._use is not None:
@@ -103,6 +123,10 @@ class OtlpMetrics:
     def _age_of_keys(self, _: CallbackOptions) -> Iterator[Observation]:
         if self._keys_loaded_at is not None:
             yield Observation(time.monotonic() - self._keys_loaded_at())
+
+    def _age_of_standby(self, _: CallbackOptions) -> Iterator[Observation]:
+        if self._standby_seen_at is not None and (seen_at := self._standby_seen_at()) is not None:
+            yield Observation(time.monotonic() - seen_at)
 
 
 def _dropped_lines(_: CallbackOptions) -> Iterator[Observation]:

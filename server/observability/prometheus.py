@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: calls, errors, promotions, webhooks, connections to the database, keys' age, lost log lines.
+"""Numbers for Prometheus: calls, errors, promotions, webhooks, the database and its standby, keys, lost log lines.
 
 A call only leaves a note of itself, which costs it less than a counter of the library does; `sample` counts the notes a
 few times a second and before each answer, and shares the numbers with the other processes of the server.
@@ -37,12 +37,20 @@ _COUNTERS = {
     "modelregistry_errors": ("Calls that failed.", ("name",)),
     "modelregistry_promotions": ("Promotions that were committed.", ("kind",)),
     "modelregistry_webhook_attempts": ("Attempts to deliver an event to a webhook.", ("outcome",)),
+    "modelregistry_standby_reads": ("Reads that a standby may answer.", ("answered_by",)),
     "modelregistry_log_lines_dropped": ("Lines of the log that were dropped, as their reader had stalled.", ()),
 }
 _HISTOGRAM = "grpc_server_handling_seconds"
 _NANOSECONDS = f"{_HISTOGRAM}_sum"  # Whole ones, so that no sum loses what is small.
 # Of each process, by its number, when it loaded the issuer's keys, by the clock that all processes of a machine share.
 _KEYS_LOADED = "modelregistry_jwks_loaded_milliseconds"
+# And when the standby that it reads from was as far as the primary.
+_STANDBY_SEEN = "modelregistry_standby_seen_milliseconds"
+# What is told of such a time: how long ago it was, in the process where that is longest.
+_AGES = {
+    _KEYS_LOADED: ("modelregistry_jwks_age_seconds", "How long ago the keys that verify tokens were loaded"),
+    _STANDBY_SEEN: ("modelregistry_standby_age_seconds", "How long ago the standby was as far as the primary"),
+}
 # True only while their process lives, as that is.
 _GAUGES = {
     "grpc_server_in_flight": ("Calls that run.", _METHOD),
@@ -67,6 +75,7 @@ class Prometheus(Collector):
         self._calls: list[_Calls] = []
         self._promoted: deque[str] = deque()
         self._tried: deque[str] = deque()
+        self._answered: deque[str] = deque()
         self._use: ConnectionUse | None = None
         # For the numbers; what is noted meanwhile waits in the queues.
         self._counting = Lock()
@@ -74,7 +83,7 @@ class Prometheus(Collector):
         self._is_shared = True
         found = self._slot.read() if self._slot is not None else {}
         self._numbers: Numbers = {name: found.get(name, Counter()) for name in (*_COUNTERS, _HISTOGRAM, _NANOSECONDS)}
-        self._keys_loaded_at: float | None = None
+        self._times: dict[str, float | None] = {}
         # By the processes that had this slot before.
         self._dropped_before = self._numbers["modelregistry_log_lines_dropped"][()]
         for kind in kinds:
@@ -109,10 +118,16 @@ class Prometheus(Collector):
         """Count an attempt to deliver."""
         self._tried.append(outcome)
 
-    def sample(self, use: ConnectionUse, keys_loaded_at: float | None = None) -> None:
-        """Bring the numbers up to date, with how many connections there are, and when keys were loaded, if any were."""
+    def answered(self, by: str) -> None:
+        """Count a read that a standby may answer."""
+        self._answered.append(by)
+
+    def sample(
+        self, use: ConnectionUse, keys_loaded_at: float | None = None, standby_seen_at: float | None = None
+    ) -> None:
+        """Bring the numbers up to date, with how many connections there are, and what Observers.start is told."""
         self._use = use
-        self._keys_loaded_at = keys_loaded_at
+        self._times = {_KEYS_LOADED: keys_loaded_at, _STANDBY_SEEN: standby_seen_at}
         self.count()
 
     def count(self) -> None:
@@ -124,6 +139,8 @@ class Prometheus(Collector):
                 self._numbers["modelregistry_promotions"][kind,] += 1
             for outcome in _drained(self._tried):
                 self._numbers["modelregistry_webhook_attempts"][outcome,] += 1
+            for by in _drained(self._answered):
+                self._numbers["modelregistry_standby_reads"][by,] += 1
             self._numbers["modelregistry_log_lines_dropped"][()] = self._dropped_before + dropped_lines()
             snapshot = {name: counted.copy() for name, counted in self._numbers.items()} | self._gauges()
             if snapshot != self._snapshot:
@@ -136,7 +153,7 @@ class Prometheus(Collector):
         total = {name: counted.copy() for name, counted in self._snapshot.items()}
         for numbers, lives in self._slot.read_others() if self._slot is not None else ():
             for name, counted in numbers.items():
-                if lives or name not in (*_GAUGES, _KEYS_LOADED):
+                if lives or name not in (*_GAUGES, *_AGES):
                     total.setdefault(name, Counter()).update(counted)
         for name, (text, labels) in _COUNTERS.items():
             counter = CounterMetricFamily(name, text, labels=labels)
@@ -153,21 +170,22 @@ class Prometheus(Collector):
             for values, value in sorted(total[name].items()):
                 gauge.add_metric(values, value)
             yield gauge
-        if loaded := total[_KEYS_LOADED]:
-            text = "How long ago the keys that verify tokens were loaded, in the process where they are the oldest."
-            age = time.monotonic() - min(loaded.values()) / 1000
-            yield GaugeMetricFamily("modelregistry_jwks_age_seconds", text, value=age)
+        for name, (age_name, text) in _AGES.items():
+            if times := total[name]:
+                age = time.monotonic() - min(times.values()) / 1000
+                yield GaugeMetricFamily(age_name, f"{text}, in the process where that is longest.", value=age)
 
     def _gauges(self) -> Numbers:
-        gauges: Numbers = {name: Counter() for name in (*_GAUGES, _KEYS_LOADED)}
+        gauges: Numbers = {name: Counter() for name in (*_GAUGES, *_AGES)}
         for calls in tuple(self._calls):
             gauges["grpc_server_in_flight"][calls.method] = len(calls.running)
         if self._use is not None:
             gauges["modelregistry_database_connections"]["in_use",] = self._use.in_use
             gauges["modelregistry_database_connections"]["idle",] = self._use.idle
             gauges["modelregistry_database_connections_limit"][()] = self._use.limit
-        if self._keys_loaded_at is not None:
-            gauges[_KEYS_LOADED][str(os.getpid()),] = int(self._keys_loaded_at * 1000)
+        for name, at in self._times.items():
+            if at is not None:
+                gauges[name][str(os.getpid()),] = int(at * 1000)
         return gauges
 
     def _share(self, slot: Slot) -> None:

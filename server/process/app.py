@@ -216,6 +216,7 @@ def _open_repository(
             disk_reserve=disk_reserve,
             read_database=standby,
             max_lag_seconds=max_lag_seconds,
+            answered=observers.answered,
         )
         repository.ping()
     return repository

@@ -89,7 +89,9 @@ def _serve(application: Application, announce: Callable[[], None]) -> None:
 def start(application: Application) -> None:
     """Take calls."""
     application.keys.start()
-    application.observers.start(application.repository.connections, lambda: application.keys.loaded_at)
+    application.observers.start(
+        application.repository.connections, lambda: application.keys.loaded_at, application.repository.standby_seen_at
+    )
     application.server.start()
     application.readiness.start()
     if application.gateway is not None:

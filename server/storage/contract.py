@@ -1274,5 +1274,11 @@ class Repository(Protocol):
     def connections(self) -> ConnectionUse:
         """Return how the connections are used at the moment. Raises nothing, and does not wait."""
 
+    def standby_seen_at(self) -> float | None:
+        """Return when the standby that `read_recent` asks was last known to be as far as the primary; None without one.
+
+        By `time.monotonic`; at first, when it was not asked yet, that is when this repository was opened.
+        """
+
     def close(self) -> None:
         """Give up every connection."""

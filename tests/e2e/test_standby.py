@@ -24,6 +24,7 @@ from modelregistry.v1.model_service_pb2_grpc import ModelServiceStub
 from server.core.freshness import POSITION
 from tests.builders import FOLDER
 from tests.conftest import migrate
+from tests.e2e.test_metrics import METRICS_ON, scrape, value
 from tests.postgres import PostgresServer, Standby
 from tests.processes import Server, until
 from tests.rpc.harness import User
@@ -105,10 +106,12 @@ class Followed:
         self._folder = folder
         self._stack = stack
 
-    def server(self, max_lag: float) -> Server:
+    def server(self, max_lag: float, **variables: str) -> Server:
         """A server more; all know the same keys."""
         options = ("--read-database-url", self._standby.url(), "--read-max-lag", str(max_lag))
-        return self._stack.enter_context(Server(self._folder, "--database-url", self._primary.url(), *options))
+        return self._stack.enter_context(
+            Server(self._folder, "--database-url", self._primary.url(), *options, **variables)
+        )
 
     def caller(self, server: Server, name: str) -> User:
         return server.user(self._stack.enter_context(grpc.insecure_channel(server.address)), name)
@@ -210,6 +213,30 @@ def test_a_read_from_a_standby_has_all_that_its_caller_has_changed(followed: Fol
 
     followed.go_on()
     until(lambda: line.head(line.john) == answer == line.head(elsewhere))
+
+
+def test_the_numbers_tell_who_answers_and_how_old_the_standby_is(followed: Followed) -> None:
+    here = followed.server(FOR_LONG, MODELREGISTRY_METRICS_LISTEN="127.0.0.1:0")
+    line = Line(followed, here)
+    url = here.line(METRICS_ON)
+
+    def read_by(who: str) -> float:
+        return value(scrape(url), "modelregistry_standby_reads_total", answered_by=who)
+
+    def age() -> float:
+        return value(scrape(url), "modelregistry_standby_age_seconds")
+
+    by_standby, by_primary = read_by("standby"), read_by("primary")
+    line.head(line.john)
+    until(lambda: (read_by("standby"), read_by("primary")) == (by_standby + 1, by_primary))
+    # It shows nothing new since the line was made, and is asked on.
+    until(lambda: age() > 1)
+    followed.go_on()
+    until(lambda: age() < 1)
+    followed.kill_standby()
+    line.head(line.john)
+    until(lambda: (read_by("standby"), read_by("primary")) == (by_standby + 1, by_primary + 1))
+    until(lambda: age() > 1)
 
 
 def test_a_read_over_http_brings_the_position_of_a_change(followed: Followed) -> None:

@@ -69,6 +69,8 @@ class Replica:
         self._max_lag = max_lag_seconds
         self._positions: WritePositions | None = None
         self._seen: _Seen | None = None
+        # When that was last known, also if it is not any more.
+        self.seen_at = time.monotonic()
         # Where what each caller changed lately is stored, as far as the standby may not have it.
         self._changed: dict[str, int] = {}
         # And of those of whom it is not known any more.
@@ -192,6 +194,7 @@ class Replica:
         # Asked behind how far it is: as far as that is, it has what was asked for before.
         elif is_there(session, reached[-1].newest):
             self._seen = _Seen(reached[-1].at, replayed)
+            self.seen_at = reached[-1].at
             self._tell(None)
         else:
             self._seen = None

@@ -77,16 +77,19 @@ class SqlRepository:
         disk_reserve: int | None = None,
         read_database: Database | None = None,
         max_lag_seconds: float = 1.0,
+        answered: Callable[[bool], None] | None = None,
     ):
         """Open at most `pool_size` connections, when they are first used.
 
         `clock_ms` may go back: `SteadyClock`. `promoted` is told of each promotion once it is committed, `observer` of
         each statement. Of a database that is a file, `disk_reserve` bytes are held beside it; None leaves what is held
-        as it is. `read_database` is a standby that may answer `read_recent`, and lag so long. Raises OSError.
+        as it is. `read_database` is a standby that may answer `read_recent`, and lag so long; of each such
+        read, `answered` is told whether it did. Raises OSError.
         """
         self._database = database
         self._promoted = promoted
         self._observer = unfailing(observer) if observer else None
+        self._answered = answered
         # One connection of each more, to ask how far both are.
         pool_size += read_database is not None
         self._pool = Pool(database, pool_size, self._observer, tells_positions=read_database is not None)
@@ -113,14 +116,19 @@ class SqlRepository:
     def read_recent(self, query: Callable[[Reader], T]) -> T:
         """See the contract."""
         replica = self._replica
-        if replica is None or not replica.can_answer(current_freshness()):
+        if replica is None:
             return self.read(query)
-        try:
-            return self._run_query(replica.read, query)
-        except (RegistryError, ConnectionLost, self._database.errors) as error:
-            # What is missing or forbidden there may be so no more.
-            log.debug("asking the primary after %s", error)
-            return self.read(query)
+        if replica.can_answer(current_freshness()):
+            try:
+                result = self._run_query(replica.read, query)
+            except (RegistryError, ConnectionLost, self._database.errors) as error:
+                # What is missing or forbidden there may be so no more.
+                log.debug("asking the primary after %s", error)
+            else:
+                self._count_answer(is_standbys=True)
+                return result
+        self._count_answer(is_standbys=False)
+        return self.read(query)
 
     def write(
         self,
@@ -221,6 +229,10 @@ class SqlRepository:
         """See the contract."""
         return self._pool.use()
 
+    def standby_seen_at(self) -> float | None:
+        """See the contract."""
+        return None if self._replica is None else self._replica.seen_at
+
     def close(self) -> None:
         """See the contract."""
         if self._replica is not None:
@@ -228,6 +240,10 @@ class SqlRepository:
         if self._queue is not None:
             self._queue.close()
         self._pool.close()
+
+    def _count_answer(self, *, is_standbys: bool) -> None:
+        if self._answered is not None:
+            self._answered(is_standbys)
 
     def _set_clock(self, session: Session) -> None:
         """Let the clock go on from the newest promotion. Raises DatabaseUnsuitable, and the driver's errors."""
