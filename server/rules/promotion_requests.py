@@ -125,7 +125,7 @@ def create_promotion_request(
     )
     made_now.created_time.FromMilliseconds(now_ms)
     made_now.expire_time.FromMilliseconds(expiry(end.policies, now_ms))
-    return _seen(StoredRequest(tx.add_promotion_request(made_now), end.policies, head_rid), now_ms)
+    return _seen_at(StoredRequest(tx.add_promotion_request(made_now), end.policies, head_rid), now_ms)
 
 
 def create_policy_change_request(
@@ -163,7 +163,7 @@ def create_policy_change_request(
     made_now.created_time.FromMilliseconds(now_ms)
     made_now.expire_time.FromMilliseconds(expiry(policies, now_ms))
     stored = StoredRequest(tx.add_promotion_request(made_now), policies, None)
-    return _shown(tx, caller, [_seen(stored, now_ms)])[0]
+    return _shown(tx, caller, [_seen_at(stored, now_ms)])[0]
 
 
 def review_promotion_request(
@@ -285,8 +285,9 @@ def list_promotion_requests(
         for stored in look.items:
             require_wanted()
             after = stored.position
-            if _is_wanted(reader, caller, wanted, stored, now_ms, authors_of):
-                found.append(_in_list(_seen(stored, now_ms)))
+            standing = _standing(stored, now_ms)
+            if _is_wanted(reader, caller, wanted, stored, standing, authors_of):
+                found.append(_in_list(_seen(stored, standing)))
                 size_of_found += found[-1].ByteSize()
             if len(found) == page.size or size_of_found > MOST_BYTES:
                 is_last = look.next_position is None and stored is look.items[-1]
@@ -297,9 +298,8 @@ def list_promotion_requests(
 
 
 def _is_wanted(
-    reader: Reader, caller: Caller, wanted: Wanted, stored: StoredRequest, now_ms: int, authors_of: AuthorsOf
+    reader: Reader, caller: Caller, wanted: Wanted, stored: StoredRequest, standing: Standing, authors_of: AuthorsOf
 ) -> bool:
-    standing = _standing(stored, now_ms)
     if wanted.state not in (None, standing.state):
         return False
     return not wanted.waiting_for_me or _waits_for(reader, caller, stored, standing, authors_of)
@@ -402,16 +402,19 @@ def _find(reader: Reader, caller: Caller, rid: str) -> StoredRequest:
 
 
 def _get(reader: Reader, caller: Caller, rid: str) -> PromotionRequest:
-    return _shown(reader, caller, [_seen(_find(reader, caller, rid), reader.clock_ms())])[0]
+    return _shown(reader, caller, [_seen_at(_find(reader, caller, rid), reader.clock_ms())])[0]
 
 
 def _standing(stored: StoredRequest, now_ms: int) -> Standing:
     return standing_of(stored.request, stored.policies, stored.head_rid, now_ms)
 
 
-def _seen(stored: StoredRequest, now_ms: int) -> PromotionRequest:
+def _seen_at(stored: StoredRequest, now_ms: int) -> PromotionRequest:
+    return _seen(stored, _standing(stored, now_ms))
+
+
+def _seen(stored: StoredRequest, standing: Standing) -> PromotionRequest:
     """Return a request with what has become of it."""
-    standing = _standing(stored, now_ms)
     seen = PromotionRequest()
     seen.CopyFrom(stored.request)
     seen.state = standing.state

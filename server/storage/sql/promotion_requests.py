@@ -124,8 +124,8 @@ def list_promotion_requests(
     for row in work.session.all(_reviews_of_each(len(named)), numbered("key", named)):
         reviews[row.request_id].append(row)
     items = [
-        _to_stored(row, reviews[row.id])._replace(position=cursors.position(0, row.id))
-        for row in sorted(rows, key=lambda row: -row.id)
+        _to_stored(row, reviews[row.id])._replace(position=position)
+        for row, position in zip(sorted(rows, key=lambda row: -row.id), cursors.positions(0, listed), strict=True)
     ]
     return Page(items, items[-1].position if len(listed) < len(keys) else None)
 
