@@ -148,7 +148,7 @@ class JwksKeySet:
 
     def _refresh(self) -> None:
         try:
-            keys = _Index(parse_jwks(self._load()))
+            keys = _Index(parse_jwks(self._load()), self._keys)
             if keys.problems != self._keys.problems:
                 keys.warn_of_problems()
             self._keys = keys
@@ -177,15 +177,18 @@ class JwksKeySet:
 class _Index:
     """The keys of a set as they are looked up, and what is wrong with the others."""
 
-    def __init__(self, keys: Iterable[jwt.PyJWK]) -> None:
+    def __init__(self, keys: Iterable[jwt.PyJWK], before: _Index | None = None) -> None:
+        """What was a key `before` is the same object: tokens that it has verified know it by that."""
         self.problems: list[str] = []
         self._by_id: dict[tuple[str, str], tuple[jwt.PyJWK, ...]] = {}
         self._for_tokens_without_id: dict[str, tuple[jwt.PyJWK, ...]] = {}
         of_id: dict[tuple[str | None, str], list[jwt.PyJWK]] = defaultdict(list)
         of_algorithm: dict[str, list[jwt.PyJWK]] = defaultdict(list)
         # The same key under the same id is one key, however often it is in the set.
-        distinct = {(key.key_id, _public_bytes(key)): key for key in keys}.values()
-        for key in distinct:
+        self._distinct = {(key.key_id, key.algorithm_name, _public_bytes(key)): key for key in keys}
+        if before is not None:
+            self._distinct = {name: before._distinct.get(name, key) for name, key in self._distinct.items()}
+        for key in self._distinct.values():
             of_id[key.key_id, key.algorithm_name].append(key)
         for (kid, algorithm), same in of_id.items():
             if kid and len(same) > 1:
@@ -204,7 +207,7 @@ class _Index:
                     f"{len(without)} keys without kid are not used: {len(fitting)} are for {algorithm}, and no more"
                     f" than {MAX_TRIED_KEYS} are tried for a token."
                 )
-        self._serves_any_id = len(distinct) == 1 and not next(iter(distinct)).key_id
+        self._serves_any_id = len(self._distinct) == 1 and not next(iter(self._distinct.values())).key_id
 
     def find(self, kid: str | None, algorithm: str) -> tuple[jwt.PyJWK, ...]:
         """The keys that may have signed a token with this kid and algorithm."""

@@ -9,8 +9,9 @@ import pytest
 
 from server.auth import keys as keys_module
 from server.auth.keys import MAX_WAITERS, MIN_REFRESH_INTERVAL, REFRESH_SECONDS, JwksKeySet
+from server.auth.tokens import TokenVerifier
 from server.core.errors import KeysUnavailable
-from tests.auth.forge import jwks, key_pair
+from tests.auth.forge import AUDIENCE, ISSUER, claims, jwks, key_pair
 
 
 class Issuer:
@@ -61,6 +62,21 @@ def test_an_unknown_id_makes_the_keys_be_loaded_again(issuer, keys):
     issuer.document = jwks(key_pair(kid="new"))
     assert keys.find("new", "ES256")
     assert not keys.find("old", "ES256")
+
+
+def test_tokens_stay_known_whoever_makes_their_keys_be_loaded_again(issuer, keys):
+    key, other = key_pair("ES256", "old"), key_pair("RS256", "other")
+    issuer.document = jwks(key, other)
+    verifier = TokenVerifier(keys := JwksKeySet(issuer.load, issuer.clock), ISSUER, AUDIENCE)
+    tokens = [f"Bearer {each.sign(claims())}" for each in (key, other)]
+    for token in tokens:
+        verifier.verify(token)
+    issuer.document = jwks(key_pair("ES256", "another"), key)
+    issuer.now += MIN_REFRESH_INTERVAL
+    assert keys.find("made up", "ES256") == ()
+    assert issuer.asked == 2 + 1
+    # But for those whose key is gone.
+    assert [verifier.cached(token) is not None for token in tokens] == [True, False]
 
 
 def test_known_ids_ask_the_issuer_for_nothing(issuer, keys):
