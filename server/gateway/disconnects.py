@@ -22,6 +22,8 @@ async def unless_gone(request: Request, call: Coroutine[Any, Any, T]) -> T:
     finally:
         answered.cancel()
         gone.cancel()
+        # What was raised holds this frame, which would hold what was raised, and the request with its body.
+        del answered, gone
 
 
 async def _gone(request: Request) -> None:
