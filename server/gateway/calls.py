@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -86,7 +87,8 @@ class RouteStub:
         ended: asyncio.Future[Outcome] = loop.create_future()
 
         def end(outcome: Outcome) -> None:
-            loop.call_soon_threadsafe(_set, ended, outcome)
+            with suppress(RuntimeError):  # The loop has ended, and so has all that waited.
+                loop.call_soon_threadsafe(_set, ended, outcome)
 
         call = self._calls.begin(self._route.rpc, request, metadata, f"http:{quote(client)}:", seconds, end)
         timer = loop.call_later(seconds, call.expire)
@@ -150,7 +152,7 @@ async def _checked(answer: Awaitable[object]) -> None:
     try:
         await answer
     except Cancelled:
-        raise Overloaded from None  # By gRPC, where too many calls wait to be looked at; nothing was executed.
+        raise Overloaded from None  # It was lost on its way, where too many come; nothing was executed.
     except RpcFailed as error:
         if grpc.StatusCode.INVALID_ARGUMENT.value[0] != error.status.code:
             raise

@@ -18,6 +18,7 @@ Services open to anyone (health, reflection) pass the same way, but need no cred
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -110,6 +111,8 @@ class Chain(grpc.ServerInterceptor):
         self.threads = CallThreads(threads, "rpc", callers=self._callers)
         self._observers_of = observers_of
         self._methods: dict[str, _Method] = {}
+        # Calls of the gateway come on another thread than those of gRPC.
+        self._wrapping = threading.Lock()
         self._streams = OpenStreams(STREAMS)
         self._watches = OpenStreams()
         self._at_stop: list[Callable[[], None]] = []
@@ -144,7 +147,8 @@ class Chain(grpc.ServerInterceptor):
             handler = continuation(handler_call_details)
             if handler is None:
                 return None
-            method = self._methods[name] = self._wrap(name, handler)
+            with self._wrapping:
+                method = self._methods.get(name) or self._methods.setdefault(name, self._wrap(name, handler))
         if is_open(name) or self.admission.judge(name, handler_call_details.invocation_metadata):
             return method.serving
         return method.dropping if self.admission.refusals.is_full else method.refusing

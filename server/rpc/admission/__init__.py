@@ -72,7 +72,7 @@ class Admission:
             threads.close()
 
     def judge(self, method: str, metadata: Any) -> bool:
-        """Judge the credentials of a call, on the server's own thread; False if it is refused as a stranger's.
+        """Judge the credentials of a call, where nothing may wait; False if it is refused as a stranger's.
 
         A known caller who is refused passes, and is answered by `callers_refusals`.
         """
