@@ -1,1 +1,1 @@
-"""The HTTP/JSON interface: each RPC that the protos give a route, through a client of the gRPC server itself."""
+"""The HTTP/JSON interface: each RPC that the protos give a route, as a call of this process itself."""

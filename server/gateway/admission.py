@@ -22,7 +22,7 @@ _JSON = re.compile(r'application/json\s*(;\s*charset\s*=\s*("utf-8"|utf-8)\s*)?'
 
 
 class Authenticator:
-    """Authenticates the callers of requests, so that no body is read for others; the gRPC server refuses these."""
+    """Authenticates the callers of requests, so that no body is read for others; their calls are refused as all are."""
 
     def __init__(self, credentials: Credentials, proxies: TrustedProxies, limits: HttpLimits):
         self._credentials = credentials
@@ -31,7 +31,7 @@ class Authenticator:
         self._verifiers = ThreadPoolExecutor(VERIFIERS, thread_name_prefix="http-verifiers")
 
     def known_caller(self, rpc: str, request: Request) -> Caller | None:
-        """Return the caller of an RPC; None if the token is not known yet, or if the gRPC server will refuse it.
+        """Return the caller of an RPC; None if the token is not known yet, or if the call will be refused.
 
         The connection is then authenticated. Raises Overloaded if too many connections are.
         """
@@ -46,7 +46,7 @@ class Authenticator:
         return self._proxies.address_of_client(request.scope["client"][0], request.headers.getlist(FORWARDED_FOR))
 
     async def verified_caller(self, rpc: str, request: Request) -> Caller | None:
-        """Return the caller of an RPC with a token that is not known yet; None if the gRPC server will refuse it.
+        """Return the caller of an RPC with a token that is not known yet; None if the call will be refused.
 
         Raises Overloaded if too many tokens are being verified, or if no more connections can be authenticated.
         """

@@ -134,7 +134,7 @@ class _RpcHandler:
             request.state.is_repeatable = is_repeatable
             return await self._answer(request, request_id, b"", is_admitted=caller is not None)
         if caller is None:
-            # The gRPC server refuses it, logs it and counts it.
+            # It is refused, logged and counted as a call.
             await self._stub.check_credentials(request.headers, request_id)
         request.state.is_repeatable = is_repeatable
         async with self._bodies.read(request, caller.user if caller else "") as body:

@@ -107,7 +107,7 @@ def stop_and_close(application: Application) -> None:
     application.chain.end_streams()
     application.deliverer.stop()
     if application.gateway is not None:
-        # Its requests are calls of the server behind it, which goes on until they are answered.
+        # Its requests are calls, and its streams those of the server, which goes on until they are answered.
         application.gateway.stop(DRAIN_SECONDS)
     stopped = application.server.stop(max(0.0, deadline - time.monotonic()))
     application.chain.cancel_streams()
