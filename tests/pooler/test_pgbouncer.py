@@ -29,7 +29,7 @@ from tests.e2e.test_going_on import connected, following
 from tests.e2e.test_watching import PROMOTERS, assert_branches_ascend
 from tests.following import FOLLOWERS
 from tests.pooler.pgbouncer import PgBouncer
-from tests.postgres import PostgresServer, create_database, database_name
+from tests.postgres import DEADLINE_SECONDS, PostgresServer, create_database, database_name
 from tests.processes import Server, until
 from tests.rpc.harness import request_of, serving
 from tests.rpc.watching import watching
@@ -68,8 +68,11 @@ def pooler(postgres: PostgresServer) -> Iterator[PgBouncer]:
 
 @pytest.fixture
 def pooled(database: str, pooler: PgBouncer) -> str:
-    """The URL of a migrated database through the pooler."""
-    return pooler.url(database_name(database))
+    """The URL of a migrated database through the pooler.
+
+    This lets nobody in before it has a server connection of its own again, which takes long on a machine that is busy.
+    """
+    return f"{pooler.url(database_name(database))}?connect_timeout={DEADLINE_SECONDS}"
 
 
 def show(executor: Any) -> dict[str, str]:
