@@ -98,7 +98,7 @@ class Field:
 
 @contextlib.contextmanager
 def _field(tool: Tool, folder: Path, kind: str, scenarios: list[Scenario], peers: list[str]) -> Iterator[Field]:
-    scenarios = [scenario for scenario in scenarios if kind != SQLITE or scenario.fleet.servers == 1]
+    scenarios = [scenario for scenario in scenarios if kind != SQLITE or scenario.fleet.is_for_sqlite]
     with contextlib.ExitStack() as stack:
         new_database = stack.enter_context(databases(kind))
         sites = {

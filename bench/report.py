@@ -9,7 +9,7 @@ from typing import Any
 from bench.databases import SQLITE
 from bench.goals import COSTS, DELIVERY, OVER_HTTP, PEERS, RATIOS, RULES, SHARES, TAILS, WATCHED
 from bench.peer import TITLES
-from bench.scenarios import BY_NAME, CEILING
+from bench.scenarios import BY_NAME, CEILING, ONE_WORKER
 
 # What machines are counted by.
 COUNTED = ("get_version", "get_branch", "promote_many", "promote_hot")
@@ -195,12 +195,13 @@ def _fleets(measured: dict[str, Any]) -> str:
             ratios = [result[cost] / one[cost] for result, one in zip(results, beside, strict=True) if one[cost] > 0]
             median, lowest, highest = spread(ratios)
             cells += [f"{_median(results, cost) * unit:.0f} µs", f"**{median:.2f}** ({lowest:.2f} to {highest:.2f})"]
-            cells.append(SHARES[name].judged(median))
+            cells.append(SHARES[name].judged(median) if name in SHARES else "")
         return cells
 
-    head = ["several workers", "database", "a second", "servers' CPU a call", "beside one worker", "goal"]
-    head += ["PostgreSQL's CPU a call", "beside one worker", "goal"]
-    return _table(head, measured, list(SHARES), row)
+    head = ["several workers, or a pooler", "database", "a second", "servers' CPU a call", "beside one worker", "goal"]
+    head += ["PostgreSQL's CPU a call, with the pooler's", "beside one worker", "goal"]
+    names = [name for name, each in BY_NAME.items() if each.fleet != ONE_WORKER]
+    return _table(head, measured, names, row)
 
 
 def _overload(measured: dict[str, Any]) -> str:

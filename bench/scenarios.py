@@ -29,10 +29,16 @@ WATCHERS = 100
 
 
 class Fleet(NamedTuple):
-    """How many servers there are on one database, and how many workers each has."""
+    """How many servers there are on one database, how many workers each has, and whether a pooler is between."""
 
     servers: int = 1
     workers: int = 1
+    is_pooled: bool = False
+
+    @property
+    def is_for_sqlite(self) -> bool:
+        """Whether a database that is a file can have it: that has one machine, and so one server."""
+        return self.servers == 1 and not self.is_pooled
 
     @property
     def size(self) -> int:
@@ -204,11 +210,11 @@ ALONE = (
         "overload", "PromoteVersion into 32 targets at 400 %", _many, beside="promote_many", share=4, overloads=True
     ),
 )
-# SQLite has one machine, and so one server.
 FLEETS = {
     "two_workers": ("two workers", Fleet(workers=2)),
     "four_workers": ("four workers", Fleet(workers=4)),
     "two_servers": ("two servers", Fleet(servers=2)),
+    "pgbouncer": ("through PgBouncer", Fleet(is_pooled=True)),
 }
 SCENARIOS = (
     *ALONE,

@@ -19,11 +19,13 @@ from bench.machine import on_processors
 from bench.sampler import Sample, ask_once, sampling
 from bench.scenarios import CALLERS, Fleet, Scenario
 from bench.stock import CALLER, Stock
-from bench.tools import Tool
+from bench.tools import PGBOUNCER, Tool, find
 from bench.void import Void, check
 from bench.watchers import Seen, watching
 from modelregistry.v1.model_pb2 import Model, ModelVersion
 from tests.delivery.receiver import Answer, Received, Receiver
+from tests.pooler.pgbouncer import PgBouncer
+from tests.postgres import database_name
 from tests.processes import Server, run
 
 _SETTLE_SECONDS = 20
@@ -179,20 +181,23 @@ class Site:
         return stored
 
     def _processor_seconds(self) -> tuple[float, float]:
-        """What the servers have taken of the processors by now, and what PostgreSQL has, which serves no other."""
+        """What the servers have taken of the processors by now, and what PostgreSQL and a pooler before it have.
+
+        These serve no others.
+        """
         servers = [psutil.Process(server.process.pid) for server in self._servers]
         ours = psutil.Process().children(recursive=True)
         workers = [child for server in servers for child in server.children(recursive=True)]
-        return _spent([*servers, *workers]), _spent(ours, "postgres")
+        return _spent([*servers, *workers]), _spent(ours, "postgres", "pgbouncer")
 
 
-def _spent(processes: Iterable[psutil.Process], name: str | None = None) -> float:
-    """What processes have taken of the processors, or those of a name."""
+def _spent(processes: Iterable[psutil.Process], *names: str) -> float:
+    """What processes have taken of the processors, or those of some names."""
     seconds = 0.0
     for process in processes:
         # A database ends some of its own meanwhile.
         with suppress(psutil.NoSuchProcess):
-            if name is None or process.name().startswith(name):
+            if not names or process.name().startswith(names):
                 times = process.cpu_times()
                 # With what those took that it has seen end.
                 seconds += times.user + times.system + times.children_user + times.children_system
@@ -203,9 +208,7 @@ def _spent(processes: Iterable[psutil.Process], name: str | None = None) -> floa
 def site(tool: Tool, folder: Path, database_url: str | None, fleet: Fleet, **variables: str) -> Iterator[Site]:
     """Serve a database, with what is to be read in it already there; the server has these environment variables."""
     folder.mkdir()
-    arguments = ["--workers", str(fleet.workers)]
     if database_url is not None:
-        arguments += ["--database-url", database_url]
         migrated = run("migrate", "--database-url", database_url, **variables)
         if migrated.returncode:
             raise RuntimeError(migrated.stderr)
@@ -213,6 +216,10 @@ def site(tool: Tool, folder: Path, database_url: str | None, fleet: Fleet, **var
     with Receiver() as receiver:
         webhooks = ("--webhook-allow", "127.0.0.1/32", "--webhook-allow-http", "--webhook-ports", str(receiver.port))
         with ExitStack() as stack:
+            arguments = ["--workers", str(fleet.workers)]
+            if database_url is not None:
+                url = stack.enter_context(_pooled(database_url)) if fleet.is_pooled else database_url
+                arguments += ["--database-url", url]
             servers = []
             for _ in range(fleet.servers):
                 with on_processors(None, fleet.size):
@@ -223,6 +230,14 @@ def site(tool: Tool, folder: Path, database_url: str | None, fleet: Fleet, **var
             open_site = Site(servers, receiver, tool, folder, fleet)
             stack.callback(open_site.close)
             yield open_site
+
+
+@contextmanager
+def _pooled(database_url: str) -> Iterator[str]:
+    """Have PgBouncer before a database, as many use it: in transaction mode, with connections that stay."""
+    tool = find(PGBOUNCER)
+    with PgBouncer(database_url, tool.program, default_pool_size=20, server_lifetime=3600) as pooler:
+        yield pooler.url(database_name(database_url))
 
 
 def _refusals(sample: Sample) -> dict[str, Any]:

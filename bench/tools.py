@@ -1,4 +1,4 @@
-"""Finds h2load, or fetches it from Debian into build/tools: without root, and without a trace elsewhere."""
+"""Finds programs, or fetches them from Debian into build/tools: without root, and without a trace elsewhere."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 
 BUILD = Path(__file__).parent.parent / "build"
 TOOLS = BUILD / "tools"
-PACKAGE = "nghttp2-client"
+H2LOAD, PGBOUNCER = "h2load", "pgbouncer"
+PACKAGES = {H2LOAD: "nghttp2-client", PGBOUNCER: "pgbouncer"}
 ADVICE = (
-    f"h2load is needed, and could not be fetched ({{reason}}). Install it, and have it on the PATH: it is in the"
-    f" package {PACKAGE} on Debian and Ubuntu, nghttp2 on Fedora and with Homebrew."
+    "{program} is needed, and could not be fetched ({reason}). Install it, and have it on the PATH: it is in the"
+    " package {package} on Debian and Ubuntu; on Fedora and with Homebrew, h2load is in nghttp2."
 )
 
 
@@ -38,32 +39,39 @@ class Tool:
 
 
 def find_h2load() -> Tool:
-    """Return h2load: the system's, or one in build/tools, which is fetched if it is not there yet.
+    """Return h2load, as `find` does."""
+    return find(H2LOAD)
 
-    Ends the program with advice where neither is to be had.
+
+def find(program: str) -> Tool:
+    """Return a program: the system's, or one in build/tools, which is fetched if it is not there yet.
+
+    Ends this program with advice where neither is to be had.
     """
-    if installed := shutil.which("h2load"):
+    if installed := shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin"):
         return Tool(Path(installed))
-    unpacked = TOOLS / "root"
-    if not (unpacked / "usr/bin/h2load").exists():
+    package, unpacked = PACKAGES[program], TOOLS / program
+    if not unpacked.exists():
         try:
-            _fetch(unpacked)
+            _fetch(package, unpacked)
         except (OSError, subprocess.CalledProcessError) as error:
             said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-            raise SystemExit(ADVICE.format(reason=said[-1] if said else error)) from None
-    return Tool(unpacked / "usr/bin/h2load", tuple(sorted((unpacked / "usr/lib").glob("*-linux-gnu"))))
+            reason = said[-1] if said else error
+            raise SystemExit(ADVICE.format(program=program, package=package, reason=reason)) from None
+    [found] = unpacked.glob(f"usr/*bin/{program}")
+    return Tool(found, tuple(sorted((unpacked / "usr/lib").glob("*-linux-gnu"))))
 
 
-def _fetch(into: Path) -> None:
-    """Unpack the package and those that it needs and the system lacks."""
-    packages = TOOLS / "packages"
+def _fetch(package: str, into: Path) -> None:
+    """Unpack a package and those that it needs and the system lacks."""
+    packages = TOOLS / "packages" / package
     for folder in (packages, TOOLS / "apt/state/lists/partial", TOOLS / "apt/cache/archives/partial"):
         folder.mkdir(parents=True, exist_ok=True)
     _apt("update", cwd=packages)
     # A simulated installation needs no rights, and names exactly what is missing here.
-    plan = _apt("--simulate", "--no-install-recommends", "install", PACKAGE, cwd=packages)
+    plan = _apt("--simulate", "--no-install-recommends", "install", package, cwd=packages)
     missing = {line.split()[1] for line in plan.splitlines() if line.startswith("Inst ")}
-    _apt("download", *sorted(missing | {PACKAGE}), cwd=packages)
+    _apt("download", *sorted(missing | {package}), cwd=packages)
     # Complete or not there: what was interrupted is begun anew.
     unfinished = into.with_name("unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)

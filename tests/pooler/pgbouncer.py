@@ -22,31 +22,29 @@ class PgBouncer:
     Used in a `with` statement, it is stopped at the end.
     """
 
-    def __init__(self, postgres_url: str) -> None:
+    def __init__(self, postgres_url: str, program: Path | None = None, **settings: str | int) -> None:
+        """The program is looked for, unless it is given. Settings are some of those in its section `[pgbouncer]`."""
+        self._program = program
+        few = {"default_pool_size": 2, "server_lifetime": 1, "server_idle_timeout": 1}
+        lines = [f"{name} = {value}" for name, value in {**few, **settings}.items()]
         self._postgres = make_url(postgres_url)
         self._folder = Path(tempfile.mkdtemp(prefix="modelregistry-pgbouncer-", dir=folder_open_to_all()))
         self._port = unused_port()
         (self._folder / "users").write_text('"postgres" ""\n')
-        (self._folder / "pgbouncer.ini").write_text(
-            f"""
-            [databases]
-            * = host={self._postgres.host} port={self._postgres.port}
-            [pgbouncer]
-            listen_addr = 127.0.0.1
-            listen_port = {self._port}
-            unix_socket_dir =
-            auth_type = trust
-            auth_file = {self._folder / "users"}
-            admin_users = postgres
-            pool_mode = transaction
-            default_pool_size = 2
-            server_lifetime = 1
-            server_idle_timeout = 1
-            """
-        )
+        lines += [
+            "listen_addr = 127.0.0.1",
+            f"listen_port = {self._port}",
+            "unix_socket_dir =",
+            "auth_type = trust",
+            f"auth_file = {self._folder / 'users'}",
+            "admin_users = postgres",
+            "pool_mode = transaction",
+        ]
+        place = f"* = host={self._postgres.host} port={self._postgres.port}"
+        (self._folder / "pgbouncer.ini").write_text("\n".join(["[databases]", place, "[pgbouncer]", *lines, ""]))
 
     def __enter__(self) -> PgBouncer:
-        program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+        program = self._program or shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
         assert program, "PgBouncer is not on this machine: apt-get install pgbouncer"
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
