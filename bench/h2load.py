@@ -83,7 +83,10 @@ class Generator:
         self._token = token
 
     def run(self, addresses: Sequence[str], load: Load, seconds: float) -> Measured:
-        """Put a load on servers for so long, who share the callers. Raises RuntimeError if calls failed below gRPC."""
+        """Put a load on servers for so long, who share the callers.
+
+        Raises RuntimeError if calls failed below gRPC, or over HTTP.
+        """
         spent = -_processor_seconds_of_children()
         processes: list[subprocess.Popen[str]] = []
         started: list[float] = []

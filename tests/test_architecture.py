@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rules": {"core", "codec", "validation", "storage.contract", "storage.paging", "storage.blobs"},
     "rpc": {"core", "validation", "auth", "storage.contract", "storage.paging", "storage.blobs", "rules"},
     "delivery": {"core", "codec", "storage.contract", "rules"},
-    "gateway": {"core", "codec", "validation", "auth", "rpc.health", "rpc.local_calls", "rpc.status"},
+    "gateway": {"core", "codec", "validation", "auth", "rpc.health", "rpc.in_process", "rpc.status"},
     # It sees calls as the chain does, and nothing of what these do.
     "observability": {"core", "storage.contract", "rpc.telemetry"},
     "process": {"core", "auth", "storage", "rules", "rpc", "delivery", "gateway", "observability"},

@@ -178,16 +178,16 @@ class _Index:
     """The keys of a set as they are looked up, and what is wrong with the others."""
 
     def __init__(self, keys: Iterable[jwt.PyJWK], before: _Index | None = None) -> None:
-        """What was a key `before` is the same object: tokens that it has verified know it by that."""
+        """Keys of `before` that are there again stay the same objects, by which verified tokens are compared."""
         self.problems: list[str] = []
         self._by_id: dict[tuple[str, str], tuple[jwt.PyJWK, ...]] = {}
         self._for_tokens_without_id: dict[str, tuple[jwt.PyJWK, ...]] = {}
         of_id: dict[tuple[str | None, str], list[jwt.PyJWK]] = defaultdict(list)
         of_algorithm: dict[str, list[jwt.PyJWK]] = defaultdict(list)
-        # The same key under the same id is one key, however often it is in the set.
+        # The same key under the same id, for the same algorithm, is one key, however often it is in the set.
         self._distinct = {(key.key_id, key.algorithm_name, _public_bytes(key)): key for key in keys}
         if before is not None:
-            self._distinct = {name: before._distinct.get(name, key) for name, key in self._distinct.items()}
+            self._distinct = {each: before._distinct.get(each, key) for each, key in self._distinct.items()}
         for key in self._distinct.values():
             of_id[key.key_id, key.algorithm_name].append(key)
         for (kid, algorithm), same in of_id.items():

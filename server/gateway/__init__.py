@@ -1,1 +1,1 @@
-"""The HTTP/JSON interface: each RPC that the protos give a route, as a call of this process itself."""
+"""The HTTP/JSON interface: a call in the process for each RPC that the protos give a route, and a stream of events."""

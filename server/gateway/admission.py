@@ -22,7 +22,7 @@ _JSON = re.compile(r'application/json\s*(;\s*charset\s*=\s*("utf-8"|utf-8)\s*)?'
 
 
 class Authenticator:
-    """Authenticates the callers of requests, so that no body is read for others; their calls are refused as all are."""
+    """Authenticates the callers of requests, so that no body is read for others, which the chain refuses and logs."""
 
     def __init__(self, credentials: Credentials, proxies: TrustedProxies, limits: HttpLimits):
         self._credentials = credentials

@@ -1,6 +1,6 @@
 """The HTTP application: requests become calls of the server's RPCs, and answers become JSON.
 
-These decide what is asked. The gateway refuses what it cannot make a call of, and what is beyond its `limits`.
+The RPCs decide. The gateway refuses what it cannot make a call of, and what is beyond its `limits`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from server.codec.json_form import dumps
 from server.core.errors import ApiFeaturePreviewUsageOnly, InvalidArgument
 from server.core.logs import request_id_of
 from server.gateway.admission import Authenticator, Bodies
-from server.gateway.calls import RouteStub, RpcFailed, timeout_of
+from server.gateway.calls import RpcFailed, UnaryStub, timeout_of
 from server.gateway.disconnects import unless_gone
 from server.gateway.errors import Cancelled, Failure, MethodNotAllowed, RouteNotFound, failure, refusal
 from server.gateway.event_stream import StreamHandler, accepts_events
@@ -32,7 +32,7 @@ from server.gateway.limits import HttpLimits
 from server.gateway.requests import request_of, wants_preview
 from server.gateway.routes import Route, stream_of
 from server.rpc.health import LIVENESS, NAMES, SERVING, Health
-from server.rpc.local_calls import LocalCalls
+from server.rpc.in_process import InProcessServer
 
 LARGE_BODY_BYTES = 64 * 2**10
 
@@ -45,20 +45,23 @@ Handler = Callable[[Request, str], Awaitable[Response]]
 
 def build_app(
     routes: Sequence[Route],
-    calls: LocalCalls,
+    server: InProcessServer,
     streams: grpc.aio.Channel,
     health: Health,
     authenticator: Authenticator,
     limits: HttpLimits,
 ) -> ASGIApp:
-    """Return the application that serves these routes with calls, and over a channel streams, and tells the health."""
+    """Return the application that serves these routes, probes of the health, and its own description.
+
+    Its calls are of RPCs of this process; streams of events are those of its gRPC server, over a channel.
+    """
     handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
     handlers["/openapi.json"]["GET"] = _always(files("modelregistry.v1").joinpath("openapi.json").read_bytes())
     for path, service in PROBES.items():
         handlers[path]["GET"] = _probe(health, service)
     bodies = Bodies(limits)
     for route in routes:
-        handler: Handler = _RpcHandler(route, calls, authenticator, bodies)
+        handler: Handler = _RpcHandler(route, server, authenticator, bodies)
         if (stream := stream_of(route)) is not None:
             handler = _by_accept(handler, StreamHandler(stream, streams, authenticator))
         handlers[route.path][route.http_method] = handler
@@ -118,9 +121,9 @@ class _Resource:
 class _RpcHandler:
     """Answers the requests of one route with calls of its RPC."""
 
-    def __init__(self, route: Route, calls: LocalCalls, authenticator: Authenticator, bodies: Bodies):
+    def __init__(self, route: Route, server: InProcessServer, authenticator: Authenticator, bodies: Bodies):
         self._route = route
-        self._stub = RouteStub(calls, route)
+        self._stub = UnaryStub(server, route)
         self._authenticator = authenticator
         self._bodies = bodies
 

@@ -1,4 +1,4 @@
-"""Calls for the requests of the gateway: of the chain in this process, and for streams, of the server over a socket."""
+"""Calls for the requests of the gateway: in this process, and those of streams of its gRPC server, over a socket."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import quote
 
 import grpc
 import grpc.aio
@@ -16,18 +15,18 @@ from google.rpc import status_pb2
 from starlette.datastructures import Headers
 
 from server.auth.credentials import joined
-from server.core.errors import FieldViolation, Internal, InvalidArgument, Overloaded, RegistryError, RequestTooLarge
+from server.core.errors import FieldViolation, Internal, InvalidArgument, Overloaded, RegistryError
 from server.core.freshness import POSITION
 from server.gateway.errors import Cancelled, DeadlineExceeded, RequestHeadersTooLarge, ServiceUnavailable
 from server.gateway.routes import Route
-from server.rpc.local_calls import LocalCalls, Metadata, Outcome
+from server.rpc.in_process import InProcessServer, Metadata, Outcome
 
 # A call that has not been answered by then is given up, unless its client says otherwise.
 DEADLINE_SECONDS = 60.0
 # More than any client waits; gRPC counts nanoseconds in 64 bits.
 MAX_DEADLINE_SECONDS = 24 * 3600.0
 
-# What the server takes as metadata, but for what gRPC itself adds.
+# Below what a server of gRPC takes as metadata, as `rpc.server` has it: requests and streams have the same bound.
 MAX_FORWARDED_BYTES = 15 * 2**10
 
 # No message of ours can be parsed from these bytes, so a call with them ends behind the checks of credentials and
@@ -39,7 +38,7 @@ _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
-# What is said where no handler was asked.
+# Failures without ErrorInfo, by their codes.
 _PLAIN: Mapping[grpc.StatusCode, type[RegistryError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: Cancelled,
@@ -56,33 +55,31 @@ class RpcFailed(Exception):
         self.route = route
 
 
-class RouteStub:
+class UnaryStub:
     """Calls the RPC of one route, in this process."""
 
-    def __init__(self, calls: LocalCalls, route: Route):
-        self._calls = calls
+    def __init__(self, server: InProcessServer, route: Route):
+        self._server = server
         self._route = route
 
     async def call(
-        self, request: Message, headers: Headers, request_id: str, seconds: float, client: str = ""
+        self, request: Message, headers: Headers, request_id: str, seconds: float, client: str
     ) -> tuple[Message, dict[str, str]]:
         """Return the answer to a request, for which there are so many seconds, and the headers that go with it.
 
-        It is a request of the client at this address; cancelled, it is given up. Raises RpcFailed with what the server
+        It is a request of the client at this address; cancelled, it is given up. Raises RpcFailed with what the chain
         says, and a RegistryError where it says nothing.
         """
         return await self._call(request.SerializeToString(), headers, request_id, seconds, client)
 
     async def check_credentials(self, headers: Headers, request_id: str) -> None:
         """Return if the caller may use the route at all, whatever is asked. Raises as `call` does."""
-        await _checked(self._call(_UNPARSEABLE, headers, request_id, DEADLINE_SECONDS, ""))
+        await _unless_refused(self._call(_UNPARSEABLE, headers, request_id, DEADLINE_SECONDS, ""))
 
     async def _call(
         self, request: bytes, headers: Headers, request_id: str, seconds: float, client: str
     ) -> tuple[Message, dict[str, str]]:
         metadata = _metadata(headers, request_id)
-        if len(request) > self._calls.max_message_bytes:
-            raise RequestTooLarge
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[Outcome] = loop.create_future()
 
@@ -90,8 +87,8 @@ class RouteStub:
             with suppress(RuntimeError):  # The loop has ended, and so has all that waited.
                 loop.call_soon_threadsafe(_set, ended, outcome)
 
-        call = self._calls.begin(self._route.rpc, request, metadata, f"http:{quote(client)}:", seconds, end)
-        timer = loop.call_later(seconds, call.expire)
+        call = self._server.begin(self._route.rpc, request, metadata, client, seconds, end)
+        timer = loop.call_later(seconds, call.end, grpc.StatusCode.DEADLINE_EXCEEDED)
         try:
             outcome = await ended
         finally:
@@ -118,7 +115,10 @@ class StreamStub:
 
     async def check_credentials(self, headers: Headers, request_id: str) -> None:
         """Return if the caller may use the route at all. Raises what `AnswerStream.next` raises."""
-        await _checked(self._answers(_UNPARSEABLE, headers, request_id, DEADLINE_SECONDS).next())
+        try:
+            await _unless_refused(self._answers(_UNPARSEABLE, headers, request_id, DEADLINE_SECONDS).next())
+        except Cancelled:
+            raise Overloaded from None  # By gRPC, where too many calls wait to be looked at; nothing was executed.
 
     def _answers(self, request: bytes, headers: Headers, request_id: str, seconds: float | None) -> AnswerStream:
         return AnswerStream(self._call(request, metadata=_metadata(headers, request_id), timeout=seconds), self._route)
@@ -132,7 +132,7 @@ class AnswerStream:
         self._route = route
 
     async def next(self) -> Message:
-        """Return the next one. Raises what `RouteStub.call` raises; the end of a stream is a failure, too."""
+        """Return the next one. Raises what `UnaryStub.call` raises; the end of a stream is a failure, too."""
         try:
             answer: Any = await self._call.read()
         except grpc.aio.AioRpcError as error:
@@ -147,12 +147,10 @@ class AnswerStream:
         self._call.cancel()
 
 
-async def _checked(answer: Awaitable[object]) -> None:
+async def _unless_refused(answer: Awaitable[object]) -> None:
     """Return if a call with unparseable bytes failed for nothing but them. Raises what it failed with otherwise."""
     try:
         await answer
-    except Cancelled:
-        raise Overloaded from None  # It was lost on its way, where too many come; nothing was executed.
     except RpcFailed as error:
         if grpc.StatusCode.INVALID_ARGUMENT.value[0] != error.status.code:
             raise
@@ -165,7 +163,7 @@ def _set(ended: asyncio.Future[Outcome], outcome: Outcome) -> None:
 
 def _metadata(headers: Headers, request_id: str) -> Metadata:
     """Return what of a request goes with its call. Raises RequestHeadersTooLarge."""
-    # gRPC takes printable ASCII alone; of a credential with anything else, the server shall say that it is invalid.
+    # Metadata is printable ASCII; of a credential with anything else, the chain shall say that it is invalid.
     sent = ((key, joined(headers.getlist(key))) for key in _FORWARDED)
     metadata = [(key, _UNPRINTABLE.sub("?", value)) for key, value in sent if value is not None]
     if sum(len(key) + len(value) for key, value in metadata) > MAX_FORWARDED_BYTES:

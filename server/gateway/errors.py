@@ -72,7 +72,7 @@ class DeadlineExceeded(RegistryError):
 
 
 class ServiceUnavailable(RegistryError):
-    """The server behind the gateway went away; the call may have been executed."""
+    """A stream ended without a reason, or its server went away."""
 
     code = code_pb2.UNAVAILABLE
     description = "The service stopped before it answered; the call may have been executed."

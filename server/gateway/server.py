@@ -21,7 +21,7 @@ from server.gateway.limits import HttpLimits
 from server.gateway.proxies import TrustedProxies
 from server.gateway.routes import Route
 from server.rpc.health import Health
-from server.rpc.local_calls import LocalCalls
+from server.rpc.in_process import InProcessServer
 
 _STREAM_OPTIONS = (
     # The server bounds what it answers; what it has stored must not look like a failure.
@@ -40,13 +40,13 @@ _BACKLOG = 2048
 
 
 class HttpServer:
-    """Serves routes on a socket, with calls of this process, and streams of its gRPC server at `target`."""
+    """Serves routes on a socket, with calls of `in_process`, and streams of the gRPC server at `target`."""
 
     def __init__(
         self,
         listener: socket.socket,
         routes: Sequence[Route],
-        calls: LocalCalls,
+        in_process: InProcessServer,
         target: str,
         health: Health,
         credentials: Credentials,
@@ -57,7 +57,7 @@ class HttpServer:
     ):
         self._listener = listener
         self._routes = routes
-        self._calls = calls
+        self._in_process = in_process
         self._target = target
         self._health = health
         self._credentials = credentials
@@ -98,7 +98,7 @@ class HttpServer:
         table = ConnectionTable(limits)
         async with grpc.aio.insecure_channel(self._target, _STREAM_OPTIONS) as streams:
             authenticator = Authenticator(self._credentials, self._proxies, limits)
-            app = build_app(self._routes, self._calls, streams, self._health, authenticator, limits)
+            app = build_app(self._routes, self._in_process, streams, self._health, authenticator, limits)
             server = await loop.create_server(
                 lambda: Connection(app, table, limits, self._proxies, self._tls),
                 sock=self._listener,

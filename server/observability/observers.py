@@ -71,16 +71,16 @@ class Observers:
             each.tried("delivered" if is_success else "failed")
 
     @property
-    def answered(self) -> Callable[[bool], None] | None:
+    def standby_read(self) -> Callable[[bool], None] | None:
         """What counts each read that a standby may answer, and is told whether it did, if anything does."""
         if not (counting := self._counting):
             return None
 
-        def answered(is_standbys: bool) -> None:
+        def standby_read(by_standby: bool) -> None:
             for each in counting:
-                each.answered("standby" if is_standbys else "primary")
+                each.standby_read("standby" if by_standby else "primary")
 
-        return answered
+        return standby_read
 
     def start(
         self,

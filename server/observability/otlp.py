@@ -42,7 +42,7 @@ class OtlpMetrics:
         self._attempts = meter.create_counter(
             "modelregistry.webhook.attempts", "{attempt}", "Attempts to deliver an event to a webhook."
         )
-        self._answers = meter.create_counter(
+        self._standby_reads = meter.create_counter(
             "modelregistry.standby.reads", "{read}", "Reads that a standby may answer."
         )
         self._use: Callable[[], ConnectionUse] | None = None
@@ -95,9 +95,9 @@ class OtlpMetrics:
         """Count an attempt to deliver."""
         self._attempts.add(1, {"outcome": outcome})
 
-    def answered(self, by: str) -> None:
+    def standby_read(self, by: str) -> None:
         """Count a read that a standby may answer."""
-        self._answers.add(1, {"answered_by": by})
+        self._standby_reads.add(1, {"answered_by": by})
 
     def observe(
         self,

@@ -75,7 +75,7 @@ class Prometheus(Collector):
         self._calls: list[_Calls] = []
         self._promoted: deque[str] = deque()
         self._tried: deque[str] = deque()
-        self._answered: deque[str] = deque()
+        self._standby_reads: deque[str] = deque()
         self._use: ConnectionUse | None = None
         # For the numbers; what is noted meanwhile waits in the queues.
         self._counting = Lock()
@@ -118,9 +118,9 @@ class Prometheus(Collector):
         """Count an attempt to deliver."""
         self._tried.append(outcome)
 
-    def answered(self, by: str) -> None:
+    def standby_read(self, by: str) -> None:
         """Count a read that a standby may answer."""
-        self._answered.append(by)
+        self._standby_reads.append(by)
 
     def sample(
         self, use: ConnectionUse, keys_loaded_at: float | None = None, standby_seen_at: float | None = None
@@ -139,7 +139,7 @@ class Prometheus(Collector):
                 self._numbers["modelregistry_promotions"][kind,] += 1
             for outcome in _drained(self._tried):
                 self._numbers["modelregistry_webhook_attempts"][outcome,] += 1
-            for by in _drained(self._answered):
+            for by in _drained(self._standby_reads):
                 self._numbers["modelregistry_standby_reads"][by,] += 1
             self._numbers["modelregistry_log_lines_dropped"][()] = self._dropped_before + dropped_lines()
             snapshot = {name: counted.copy() for name, counted in self._numbers.items()} | self._gauges()

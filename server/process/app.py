@@ -111,7 +111,7 @@ def build(
     health = Health(SERVICES)
     try:
         with _explained():
-            server, local = build_server(
+            server, in_process = build_server(
                 repository,
                 files,
                 chain,
@@ -133,7 +133,7 @@ def build(
         gateway = HttpServer(
             ports.http,
             routes_of(SERVICES),
-            local,
+            in_process,
             private.target,
             health,
             credentials,
@@ -216,7 +216,7 @@ def _open_repository(
             disk_reserve=disk_reserve,
             read_database=standby,
             max_lag_seconds=max_lag_seconds,
-            answered=observers.answered,
+            standby_read=observers.standby_read,
         )
         repository.ping()
     return repository

@@ -103,11 +103,11 @@ def stop_and_close(application: Application) -> None:
     """Say that no more calls are wanted, finish those that run, at most DRAIN_SECONDS, and close."""
     deadline = time.monotonic() + DRAIN_SECONDS
     application.readiness.stop()
-    # They do not end by themselves, nor do the requests of HTTP behind which they are.
+    # They do not end by themselves, nor do those over HTTP.
     application.chain.end_streams()
     application.deliverer.stop()
     if application.gateway is not None:
-        # Its requests are calls, and its streams those of the server, which goes on until they are answered.
+        # The threads for calls, and the gRPC server for its streams, go on until its requests are answered.
         application.gateway.stop(DRAIN_SECONDS)
     stopped = application.server.stop(max(0.0, deadline - time.monotonic()))
     application.chain.cancel_streams()

@@ -135,7 +135,7 @@ class Chain(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Return the wrapped handler; None for a method that is not served, which grpcio answers itself."""
+        """Return the wrapped handler; None for a method that is not served, which the server answers itself."""
         note_arrival()
         name = handler_call_details.method
         if name == SELF_CHECK_METHOD and not self.self_check.may_call(handler_call_details):
@@ -148,7 +148,8 @@ class Chain(grpc.ServerInterceptor):
             if handler is None:
                 return None
             with self._wrapping:
-                method = self._methods.get(name) or self._methods.setdefault(name, self._wrap(name, handler))
+                if (method := self._methods.get(name)) is None:
+                    method = self._methods[name] = self._wrap(name, handler)
         if is_open(name) or self.admission.judge(name, handler_call_details.invocation_metadata):
             return method.serving
         return method.dropping if self.admission.refusals.is_full else method.refusing
@@ -328,10 +329,10 @@ def _answer(raised: Exception, context: grpc.ServicerContext, record: CallRecord
 def _follow(context: grpc.ServicerContext) -> None:
     """Let this thread work for a call until the call ends. Raises CallOver if it has ended."""
     seconds = context.time_remaining()
-    # Nothing may have told gRPC yet that the time is up, while the call waited for this thread.
+    # Nothing may have told the server yet that the time is up, while the call waited for this thread.
     call = Call(seconds) if seconds is not None else Call()
-    # When the call ends, however it does, and from gRPC's own thread. Each call runs in a context of its own, so what
-    # is set here ends with it, too.
+    # When the call ends, however it does, and from a thread of the server's. Each call runs in a context of its own, so
+    # what is set here ends with it, too.
     if call.is_over or not context.add_callback(call.end):
         raise CallOver
     cancellation.begin(call)

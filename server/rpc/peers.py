@@ -1,10 +1,15 @@
-"""The address that a call comes from."""
+"""The address that a call comes from, as the `peer` of its context has it."""
 
 from __future__ import annotations
 
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import grpc
+
+
+def http_peer(address: str) -> str:
+    """Return the peer of a call for a request of HTTP, whose client has this address; its port is not known."""
+    return f"http:{quote(address)}:"
 
 
 def address_of(context: grpc.ServicerContext) -> str:

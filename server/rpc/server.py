@@ -25,7 +25,7 @@ from server.core.webhooks import WebhookRules
 from server.rpc.chain import Chain, current_caller
 from server.rpc.event_watch import EventWatch, WatchLimits
 from server.rpc.health import Health
-from server.rpc.local_calls import LocalCalls
+from server.rpc.in_process import InProcessServer
 from server.rpc.reflection import add_reflection
 from server.rpc.services.access import AccessService
 from server.rpc.services.events import EventService
@@ -69,10 +69,10 @@ def build_server(
     file_quota: FileQuota = NO_QUOTA,
     watch_limits: WatchLimits = WatchLimits(),  # noqa: B008, as it is frozen
     reflection: bool = True,
-) -> tuple[grpc.Server, LocalCalls]:
-    """Return a server that has no port yet and is not started, and what serves calls of this process itself.
+) -> tuple[grpc.Server, InProcessServer]:
+    """Return a server that has no port yet and is not started, and one for calls of this process itself.
 
-    Both serve the same services, the server health and reflection, too.
+    Both serve the services, and that of gRPC health and reflection, too.
 
     Raises StorageUnavailable where it cannot be read who is disabled.
     """
@@ -147,12 +147,12 @@ def build_server(
             AccessService(repository, current_caller, chain.disabled),
         ),
     ]
-    local = LocalCalls(chain, max_message_bytes)
+    in_process = InProcessServer(chain, max_message_bytes)
     for add_to_server, service in services:
         add_to_server(service, server)
-        add_to_server(service, local)
+        add_to_server(service, in_process)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     chain.self_check.add_to(server, check)
     if reflection:
         add_reflection(server, (*SERVICES, HEALTH))
-    return server, local
+    return server, in_process

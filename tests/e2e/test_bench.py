@@ -45,11 +45,16 @@ def test_a_short_run_measures_reads_and_writes_on_both_databases_and_finds_store
     out, readme = tmp_path / "bench.json", tmp_path / "README.md"
     readme.write_text("before\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nafter\n")
 
-    printed = run("bench", "--seconds", "0.3", "--only", "get_version_http,promote_at_half", "--out", out)
+    printed = run(
+        "bench", "--seconds", "0.3", "--only", "get_version_http,get_version_pgbouncer,promote_at_half", "--out", out
+    )
 
     measured = json.loads(out.read_text())
     (only_round,) = measured["rounds"]
     assert list(only_round) == ["sqlite", "postgresql"]
+    # SQLite has no pooler.
+    pooled = only_round["postgresql"].pop("get_version_pgbouncer")
+    assert pooled["database_seconds"] > only_round["postgresql"]["get_version"]["database_seconds"] > 0
     for results in only_round.values():
         assert list(results) == ["ceiling", "get_version", "promote_many", "get_version_http", "promote_at_half"]
         assert all(result["calls"] > 0 and result["sampled"]["OK"] > 0 for result in results.values())

@@ -32,7 +32,7 @@ from server.gateway.proxies import Network, TrustedProxies
 from server.gateway.routes import routes_of
 from server.gateway.server import HttpServer
 from server.rpc.health import SERVING, Health
-from server.rpc.local_calls import LocalCalls
+from server.rpc.in_process import InProcessServer
 from server.rpc.server import SERVICES
 from server.rpc.status import abort
 
@@ -159,7 +159,7 @@ def gateway(
     monkeypatch.setattr(gateway_server, "Connection", ObservedConnection)
     backend = Backend()
     backend.may_answer.set()
-    calls = LocalCalls(Straight(), MAX_MESSAGE_BYTES)
+    calls = InProcessServer(Straight(), MAX_MESSAGE_BYTES)
     calls.add_generic_rpc_handlers([backend])
     # For streams.
     server = grpc.server(ThreadPoolExecutor(4), handlers=[backend])

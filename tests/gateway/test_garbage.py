@@ -14,12 +14,12 @@ from google.protobuf.message import Message
 
 from server.core.errors import ModelNotFound, RegistryError
 from server.gateway.calls import RpcFailed
-from server.rpc.local_calls import LocalCall
+from server.rpc.in_process import InProcessCall
 from tests.gateway.harness import DEADLINE_SECONDS, Gateway, gateway
 from tests.processes import until
 
 MODEL = "/api/v2/models/ri.models.main.model.some"
-KEPT = RegistryError | RpcFailed | LocalCall | Message
+KEPT = RegistryError | RpcFailed | InProcessCall | Message
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def refused(running: Gateway) -> None:
 
 
 def failed(running: Gateway) -> None:
-    running.backend.failure = grpc.StatusCode.UNAVAILABLE
+    running.backend.failure = grpc.StatusCode.CANCELLED
 
 
 @pytest.mark.usefixtures("uncollected")

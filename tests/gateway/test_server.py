@@ -1,4 +1,4 @@
-"""How the HTTP server stands beside gRPC: TLS as on the other port, a private socket between them, an orderly end."""
+"""How the HTTP server stands beside gRPC: TLS as on the other port, a private socket for streams, an orderly end."""
 
 from __future__ import annotations
 

@@ -45,6 +45,7 @@ from server.process.ports import listen_privately
 from server.rpc.chain import Chain
 from server.rpc.event_watch import WatchLimits
 from server.rpc.health import Health, Readiness
+from server.rpc.in_process import InProcessServer
 from server.rpc.server import SERVICES as SERVED
 from server.rpc.server import build_server
 from server.rpc.telemetry import ObserverOf
@@ -220,6 +221,7 @@ class Registry:
     readiness: Readiness
     credentials: Credentials
     secrets: SecretsKey
+    in_process: InProcessServer
 
     def user(self, name: str, *groups: str, scopes: tuple[str, ...] = SCOPES) -> User:
         """Someone with an honest token; `admin` is an administrator."""
@@ -278,7 +280,7 @@ def _serving(
     verifier = TokenVerifier(key_set_of(lambda: jwks(key)), ISSUER, AUDIENCE, frozenset({"user:admin"}))
     credentials = Credentials(verifier)
     chain = Chain(credentials, observers_of, THREADS, limits.receive_timeout, max_message_bytes)
-    server, _ = build_server(
+    server, in_process = build_server(
         repository,
         store,
         chain,
@@ -297,7 +299,9 @@ def _serving(
     server.start()
     try:
         with grpc.insecure_channel(address) as channel:
-            yield Registry(address, channel, key, repository, health, chain, store, readiness, credentials, secrets)
+            yield Registry(
+                address, channel, key, repository, health, chain, store, readiness, credentials, secrets, in_process
+            )
     finally:
         readiness.stop()
         chain.end_streams()

@@ -402,10 +402,3 @@ def test_a_new_owner_is_told_of_both_changes(admin: User, registry: Registry) ->
     admin("TransferOwnership", resource_rid=scene.target.rid, principal=scene.principal)
     changes = [event.subject.grant_change for event in behind(admin, before)]
     assert [(change.principal, change.role) for change in changes] == [(scene.principal, ROLE_OWNER), ("user:admin", 0)]
-
-
-def test_a_client_cannot_say_where_its_call_came_from(admin: User) -> None:
-    liar = User(admin.channel, (*admin.metadata, ("x-modelregistry-client-address", "203.0.113.1")), admin.folder)
-    before = end_of(admin)
-    liar.create_model("mine")
-    assert {event.peer for event in behind(admin, before)} == {"127.0.0.1"}

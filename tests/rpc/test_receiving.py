@@ -124,40 +124,40 @@ def test_large_messages_of_a_caller_are_bounded_together_until_they_are_done(rec
     size = SHARE_OF_BYTES // 2
     first, second, third = enter(receiving, "jane", 3)
     assert receiving.arrived(first)
-    receiving.take(first, size)
+    receiving.take(first.caller, size)
     assert receiving.arrived(second)
-    receiving.take(second, size)
+    receiving.take(second.caller, size)
     with pytest.raises(Overloaded):
-        receiving.take(third, LARGE_BYTES)
+        receiving.take(third.caller, LARGE_BYTES)
     # Small ones do not count, and those of others have room of their own.
     [small] = enter(receiving, "jane", 1)
     assert receiving.arrived(small)
-    receiving.take(small, LARGE_BYTES - 1)
+    receiving.take(small.caller, LARGE_BYTES - 1)
     [other] = enter(receiving, "joe", 1)
     assert receiving.arrived(other)
-    receiving.take(other, size)
-    receiving.done(first, size)
+    receiving.take(other.caller, size)
+    receiving.done(first.caller, size)
     [fourth] = enter(receiving, "jane", 1)
     assert receiving.arrived(fourth)
-    receiving.take(fourth, size)
+    receiving.take(fourth.caller, size)
 
 
 def test_large_messages_of_all_are_bounded_together(receiving: Receiving) -> None:
     for number in range(MAX_BYTES // SHARE_OF_BYTES):
         [call] = enter(receiving, str(number), 1)
         assert receiving.arrived(call)
-        receiving.take(call, SHARE_OF_BYTES)
+        receiving.take(call.caller, SHARE_OF_BYTES)
     [call] = enter(receiving, "late", 1)
     with pytest.raises(Overloaded):
-        receiving.take(call, LARGE_BYTES)
+        receiving.take(call.caller, LARGE_BYTES)
 
 
 def test_nothing_is_kept_of_callers_whose_calls_are_done(receiving: Receiving) -> None:
     calls = enter(receiving, "jane", PLACES_OF_EACH + 2)
     for call in calls:
         receiving.arrived(call)
-        receiving.take(call, LARGE_BYTES)
-        receiving.done(call, LARGE_BYTES)
+        receiving.take(call.caller, LARGE_BYTES)
+        receiving.done(call.caller, LARGE_BYTES)
     assert (receiving._lines, receiving._with_waiting, receiving._due) == ({}, {}, {})
     assert (receiving._free, receiving._bytes, receiving._waiting) == (PLACES, 0, 0)
 
@@ -203,7 +203,7 @@ def test_one_message_may_always_be_as_large_as_any() -> None:
     try:
         [call] = enter(receiving, "jane", 1)
         assert receiving.arrived(call)
-        receiving.take(call, 2 * MAX_BYTES)
+        receiving.take(call.caller, 2 * MAX_BYTES)
     finally:
         receiving.close()
 

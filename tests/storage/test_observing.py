@@ -129,6 +129,10 @@ def test_a_promotion_that_is_repeated_is_told_once(migrated_url: str, open_repos
     assert told == [PROMOTION_KIND_PROMOTION]
 
 
+def test_no_standby_was_seen_where_there_is_none(repository: SqlRepository) -> None:
+    assert repository.standby_seen_at() is None
+
+
 def test_connections_are_in_use_while_they_are_lent_and_idle_afterwards(
     migrated_url: str, open_repository: OpenRepository
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -95,6 +96,16 @@ def test_a_standby_that_always_lags_a_little_is_read_while_there_are_changes_all
             done.set()
         for each in changing:
             each.result(60)
+
+
+def test_how_old_the_standby_is_counts_from_when_it_was_opened_until_it_is_seen(pair: Pair) -> None:
+    opened = time.monotonic()
+    until(lambda: pair.repository.standby_seen_at() > opened)
+    with pair.paused():
+        append(pair.repository, builders.version(pair.model.rid))
+        until(lambda: pair.repository.standby_seen_at() < time.monotonic() - 1)
+        paused_at = time.monotonic()
+    until(lambda: pair.repository.standby_seen_at() > paused_at)
 
 
 def test_who_changed_something_is_not_answered_from_before_and_others_are_unless_they_bring_the_position(

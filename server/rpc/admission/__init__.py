@@ -1,8 +1,9 @@
 """Admission: a call gets a thread when its credentials are good and its message is there; others are refused.
 
-A call is judged at its HEADERS, on the server's one thread, where nothing may wait. A known
-token is judged there; an unknown one waits for a verifier, and only then for its message. No call has a thread
-meanwhile, and no client can hold the thread that answers a refused one.
+A call is judged as soon as its HEADERS are there, on the one thread of grpcio's server, or for a request of HTTP on
+that of the gateway's event loop: nothing may wait there. A known token is judged at once; an unknown one waits for a
+verifier, and only then for its message. No call has a thread meanwhile, and no client can hold the thread that answers
+a refused one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
@@ -22,7 +24,7 @@ from server.core.errors import FieldViolation, InvalidArgument, InvalidCredentia
 from server.rpc.admission.arrival import Arrival
 from server.rpc.admission.delayed_refusals import DelayedRefusals
 from server.rpc.admission.receiving import LARGE_BYTES, Receiving
-from server.rpc.local_calls import LocalArrival
+from server.rpc.in_process import InProcessArrival
 from server.rpc.threads import CallThreads
 
 # How many refusals may wait for their thread: what it does for one takes 0.3 ms.
@@ -112,11 +114,14 @@ class Admission:
         return grpc.stream_unary_rpc_method_handler(refuse), grpc.stream_unary_rpc_method_handler(drop)
 
     def threads_for(self, method: str, threads: CallThreads, *, is_open: bool, is_stream: bool) -> ThreadPoolExecutor:
-        """Return the executor to which gRPC submits the calls of a method that were not refused."""
+        """Return the executor to which the calls of a method are submitted that were not refused."""
 
         def enter(submitted: Any, *more: Any) -> None:
-            arrival = submitted if isinstance(submitted, LocalArrival) else Arrival(submitted, *more)
-            call = _Call(arrival, self, threads, is_stream=is_stream)
+            call: _Call
+            if isinstance(submitted, InProcessArrival):
+                call = _InProcessCall(submitted, self, threads)
+            else:
+                call = _GrpcCall(Arrival(submitted, *more), self, threads, is_stream=is_stream)
             try:
                 if call.error is not None:
                     call.refuse(call.error)
@@ -165,16 +170,13 @@ def authorization_of(metadata: Any) -> str | None:
     return joined([str(value) for key, value in metadata if key == "authorization"])
 
 
-class _Call:
+class _Call(ABC):
     """A call on its way to a thread."""
 
-    def __init__(
-        self, arrival: Arrival | LocalArrival, admission: Admission, threads: CallThreads, *, is_stream: bool
-    ) -> None:
+    def __init__(self, arrival: Arrival | InProcessArrival, admission: Admission, threads: CallThreads) -> None:
         self._arrival = arrival
         self._admission = admission
         self._threads = threads
-        self._is_stream = is_stream
         # Whether all that its client sends is here, and how large its message is while it is counted.
         self._is_complete = False
         self._size = 0
@@ -184,11 +186,6 @@ class _Call:
     def caller(self) -> str | None:
         """Its caller, by principal; None for strangers."""
         return self._judged.caller.user if self._judged.caller else None
-
-    @property
-    def connection(self) -> str:
-        """The address and port of its client."""
-        return self._arrival.connection
 
     @property
     def error(self) -> RegistryError | None:
@@ -210,17 +207,13 @@ class _Call:
         self._judged = judged
         self._arrival.in_context(_authentication.set, judged)
 
+    @abstractmethod
     def receive(self) -> None:
         """Let it have a thread when its message is there."""
-        if isinstance(self._arrival, LocalArrival):
-            self._received(self._arrival.take_message())
-        else:
-            self._admission.receiving.enter(self)
 
-    def begin(self) -> bool:
-        """Let the message come in; False if the client is gone."""
-        assert isinstance(self._arrival, Arrival)
-        return self._arrival.receive(self._arrived)
+    @abstractmethod
+    def _serving(self, message: bytes | None) -> Callable[[], object]:
+        """Return what a thread does to serve it. Raises InvalidArgument."""
 
     def refuse(self, error: RegistryError) -> None:
         """Answer with an error; where too many are refused, with a status that says so, without details.
@@ -248,27 +241,12 @@ class _Call:
         except Overloaded:
             self._refuse_in_short()
 
-    def drop(self) -> None:
-        """End it without an answer."""
-        self._admission.count_one_without_line()
-        self._arrival.cancel()
-
     def fail(self) -> None:
         """Log the exception that is being handled, such as that no thread can be started, and end the call."""
         log.exception("a call was lost on its way to a thread")
         self._arrival.cancel()
 
-    def _arrived(self, message: bytes | None) -> None:
-        try:
-            is_wanted = self._admission.receiving.arrived(self)
-        except Exception:
-            self.fail()
-        else:
-            if is_wanted:
-                self._received(message)
-
     def _received(self, message: bytes | None) -> None:
-        self._is_complete = not self._is_stream
         try:
             try:
                 self._take(message)
@@ -281,7 +259,7 @@ class _Call:
 
     def _take(self, message: bytes | None) -> None:
         size = 0 if message is None else len(message)
-        self._admission.receiving.take(self, size)
+        self._admission.receiving.take(self.caller, size)
         self._size = size
         try:
             self._serve(message)
@@ -290,14 +268,7 @@ class _Call:
             raise
 
     def _serve(self, message: bytes | None) -> None:
-        if message is not None and not self._is_stream:
-            serving = self._arrival.serving(message)
-        elif self._is_stream:
-            assert isinstance(self._arrival, Arrival)
-            serving = self._arrival.serving_stream(message)
-        else:
-            # If the client has gone, this is not sent.
-            raise InvalidArgument(violations=(FieldViolation("", "the call ended without a message"),))
+        serving = self._serving(message)
         if self._size >= LARGE_BYTES:
             serving = functools.partial(self._serve_large, serving)
         self._submit(self._threads, serving, lambda: self.refuse(Overloaded()))
@@ -310,7 +281,7 @@ class _Call:
 
     def _forget_message(self) -> None:
         size, self._size = self._size, 0
-        self._admission.receiving.done(self, size)
+        self._admission.receiving.done(self.caller, size)
 
     def _submit(self, threads: CallThreads, serving: Callable[[], object], give_way: Callable[[], None]) -> None:
         """Let a thread serve the call when it is its caller's turn; or let it `give_way` to others if they come first.
@@ -340,6 +311,67 @@ class _Call:
     def _refuse_in_short(self) -> None:
         self._admission.count_one_without_line()
         self._arrival.abort(*_TOO_MANY_REFUSALS)
+
+
+class _InProcessCall(_Call):
+    """A call of this process itself, whose message is there."""
+
+    _arrival: InProcessArrival
+
+    def receive(self) -> None:
+        """See _Call."""
+        self._is_complete = True
+        self._received(self._arrival.take_message())
+
+    def _serving(self, message: bytes | None) -> Callable[[], object]:
+        assert message is not None
+        return self._arrival.serving(message)
+
+
+class _GrpcCall(_Call):
+    """A call of gRPC, whose message, or stream of messages, may be on its way."""
+
+    _arrival: Arrival
+
+    def __init__(self, arrival: Arrival, admission: Admission, threads: CallThreads, *, is_stream: bool) -> None:
+        super().__init__(arrival, admission, threads)
+        self._is_stream = is_stream
+
+    @property
+    def connection(self) -> str:
+        """The address and port of its client."""
+        return self._arrival.connection
+
+    def receive(self) -> None:
+        """See _Call."""
+        self._admission.receiving.enter(self)
+
+    def begin(self) -> bool:
+        """Let the message come in; False if the client is gone."""
+        return self._arrival.receive(self._arrived)
+
+    def drop(self) -> None:
+        """End it without an answer."""
+        self._admission.count_one_without_line()
+        self._arrival.cancel()
+
+    def _arrived(self, message: bytes | None) -> None:
+        try:
+            is_wanted = self._admission.receiving.arrived(self)
+        except Exception:
+            self.fail()
+        else:
+            self._is_complete = not self._is_stream
+            if is_wanted:
+                self._received(message)
+
+    def _serving(self, message: bytes | None) -> Callable[[], object]:
+        if self._is_stream:
+            return self._arrival.serving_stream(message)
+        if message is None:
+            # If the client has gone, this is not sent.
+            raise InvalidArgument(violations=(FieldViolation("", "the call ended without a message"),))
+        return self._arrival.serving(message)
 
 
 class _Executor(ThreadPoolExecutor):

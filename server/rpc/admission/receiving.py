@@ -1,7 +1,8 @@
 """Bounds for messages on their way: how long each may take, and how many of each caller come in at a time.
 
 gRPC takes in as much of a message as was announced once it is asked for. So that this is not more than there is
-memory for, few are asked for at a time, and none of the callers has more than a share of these places.
+memory for, few are asked for at a time, and none of the callers has more than a share of these places. A message of
+HTTP is there when its call begins: it takes no place, and its bytes count.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ class Receiving:
             call.refuse(Overloaded())
 
     def arrived(self, call: Incoming) -> bool:
-        """Give the place of a call up, whose message is here; False if it has been answered meanwhile."""
+        """Give up the place of a call whose message has arrived; False if it has been answered meanwhile."""
         nexts: list[Incoming] = []
         with self._lock:
             if self._due.pop(call, None) is None:
@@ -139,29 +140,29 @@ class Receiving:
         self._begin(nexts)
         return True
 
-    def take(self, call: Incoming, size: int) -> None:
-        """Count a message of so many bytes as here, which `done` has to give up later.
+    def take(self, caller: str | None, size: int) -> None:
+        """Count a message of so many bytes that has arrived against its caller's share, until `done`.
 
-        Raises Overloaded, and counts nothing, if its caller has too much here.
+        Raises Overloaded, and counts nothing, if the caller has too much here.
         """
         if size < LARGE_BYTES:
             return
         with self._lock:
-            line = self._lines.get(call.caller) or _Line()
+            line = self._lines.get(caller) or _Line()
             if line.bytes + size > self._share_of_bytes or self._bytes + size > self._max_bytes:
                 raise Overloaded
             line.bytes += size
             self._bytes += size
-            self._lines[call.caller] = line
+            self._lines[caller] = line
 
-    def done(self, call: Incoming, size: int) -> None:
+    def done(self, caller: str | None, size: int) -> None:
         """Count a message as gone."""
         if size < LARGE_BYTES:
             return
         with self._lock:
-            self._lines[call.caller].bytes -= size
+            self._lines[caller].bytes -= size
             self._bytes -= size
-            self._forget(call.caller)
+            self._forget(caller)
 
     def _begin(self, calls: list[Incoming]) -> None:
         """Let messages come in. The places of calls whose clients are gone go to the next."""

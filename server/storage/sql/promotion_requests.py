@@ -123,9 +123,10 @@ def list_promotion_requests(
     reviews: dict[int, list[AnyRow]] = defaultdict(list)
     for row in work.session.all(_reviews_of_each(len(named)), numbered("key", named)):
         reviews[row.request_id].append(row)
+    rows = sorted(rows, key=lambda row: -row.id)
     items = [
         _to_stored(row, reviews[row.id])._replace(position=position)
-        for row, position in zip(sorted(rows, key=lambda row: -row.id), cursors.positions(0, listed), strict=True)
+        for row, position in zip(rows, cursors.positions(0, [row.id for row in rows]), strict=True)
     ]
     return Page(items, items[-1].position if len(listed) < len(keys) else None)
 

@@ -69,7 +69,7 @@ class Replica:
         self._max_lag = max_lag_seconds
         self._positions: WritePositions | None = None
         self._seen: _Seen | None = None
-        # When that was last known, also if it is not any more.
+        # When the standby last had all of the primary, kept when `_seen` is dropped.
         self.seen_at = time.monotonic()
         # Where what each caller changed lately is stored, as far as the standby may not have it.
         self._changed: dict[str, int] = {}

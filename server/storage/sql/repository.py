@@ -77,19 +77,19 @@ class SqlRepository:
         disk_reserve: int | None = None,
         read_database: Database | None = None,
         max_lag_seconds: float = 1.0,
-        answered: Callable[[bool], None] | None = None,
+        standby_read: Callable[[bool], None] | None = None,
     ):
         """Open at most `pool_size` connections, when they are first used.
 
         `clock_ms` may go back: `SteadyClock`. `promoted` is told of each promotion once it is committed, `observer` of
         each statement. Of a database that is a file, `disk_reserve` bytes are held beside it; None leaves what is held
         as it is. `read_database` is a standby that may answer `read_recent`, and lag so long; of each such
-        read, `answered` is told whether it did. Raises OSError.
+        read, `standby_read` is told whether it did. Raises OSError.
         """
         self._database = database
         self._promoted = promoted
         self._observer = unfailing(observer) if observer else None
-        self._answered = answered
+        self._standby_read = standby_read
         # One connection of each more, to ask how far both are.
         pool_size += read_database is not None
         self._pool = Pool(database, pool_size, self._observer, tells_positions=read_database is not None)
@@ -125,9 +125,9 @@ class SqlRepository:
                 # What is missing or forbidden there may be so no more.
                 log.debug("asking the primary after %s", error)
             else:
-                self._count_answer(is_standbys=True)
+                self._count_read(by_standby=True)
                 return result
-        self._count_answer(is_standbys=False)
+        self._count_read(by_standby=False)
         return self.read(query)
 
     def write(
@@ -241,9 +241,9 @@ class SqlRepository:
             self._queue.close()
         self._pool.close()
 
-    def _count_answer(self, *, is_standbys: bool) -> None:
-        if self._answered is not None:
-            self._answered(is_standbys)
+    def _count_read(self, *, by_standby: bool) -> None:
+        if self._standby_read is not None:
+            self._standby_read(by_standby)
 
     def _set_clock(self, session: Session) -> None:
         """Let the clock go on from the newest promotion. Raises DatabaseUnsuitable, and the driver's errors."""

@@ -1,4 +1,4 @@
-"""Calls that this process makes of itself, without a connection: the gateway makes them for the requests of HTTP.
+"""Calls that this process makes of its own RPCs, without a connection: the gateway makes them for requests of HTTP.
 
 They meet the interceptor, the handlers and the threads that those of gRPC meet, so what a call is promised is kept by
 the same code. What grpcio does around these is done here: a call has its own context variables, it is handed to the
@@ -16,6 +16,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 import grpc
+
+from server.core.errors import RequestTooLarge
+from server.rpc.peers import http_peer
 
 T = TypeVar("T")
 
@@ -36,11 +39,11 @@ class _Aborted(Exception):
     """Unwinds the handler that has aborted its call."""
 
 
-class LocalCall(grpc.ServicerContext):
+class InProcessCall(grpc.ServicerContext):
     """A call, as its handler sees it; safe to share between threads."""
 
     def __init__(self, metadata: Metadata, peer: str, seconds: float, ended: Callable[[Outcome], None]) -> None:
-        """There are so many seconds for it: it is for the caller to `expire` it then.
+        """There are so many seconds for it: it is for the caller to `end` it then.
 
         `ended` is told the outcome, once, by any thread.
         """
@@ -51,7 +54,6 @@ class LocalCall(grpc.ServicerContext):
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] | None = []
         self._code = grpc.StatusCode.OK
-        self._details = ""
         self._trailing_metadata: Metadata = ()
 
     def is_active(self) -> bool:
@@ -64,14 +66,13 @@ class LocalCall(grpc.ServicerContext):
 
     def cancel(self) -> bool:
         """End it as cancelled; False if it has ended already."""
-        return self._end(Outcome(grpc.StatusCode.CANCELLED))
-
-    def expire(self) -> None:
-        """End it, unless it has ended, since its time is up."""
-        self._end(Outcome(grpc.StatusCode.DEADLINE_EXCEEDED))
+        return self.end(grpc.StatusCode.CANCELLED)
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        """Let this be called when it ends; False if it has ended already."""
+        """Let this be called when it ends; False if it has ended already.
+
+        It may be called by the thread of the gateway's event loop, and must not wait.
+        """
         with self._lock:
             if self._callbacks is None:
                 return False
@@ -83,7 +84,7 @@ class LocalCall(grpc.ServicerContext):
         return self._metadata
 
     def peer(self) -> str:
-        """Return where it came from, as `http:192.0.2.7:50051`."""
+        """Return where it came from: see `server.rpc.peers`."""
         return self._peer
 
     def peer_identities(self) -> None:
@@ -109,12 +110,11 @@ class LocalCall(grpc.ServicerContext):
         self._code = code
 
     def set_details(self, details: str) -> None:
-        """Set what is told beside the code."""
-        self._details = details
+        """Do nothing: the caller is told the code and the trailing metadata, which have all of it."""
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         """Let it end with this code, at once."""
-        self._code, self._details = code, details
+        self._code = code
         raise _Aborted
 
     def abort_with_status(self, status: grpc.Status) -> NoReturn:
@@ -135,9 +135,9 @@ class LocalCall(grpc.ServicerContext):
             self._code = grpc.StatusCode.UNKNOWN
         self._end(Outcome(self._code, answer, self._trailing_metadata))
 
-    def refuse(self, code: grpc.StatusCode) -> None:
-        """End it, unless it has ended, without a handler."""
-        self._end(Outcome(code))
+    def end(self, code: grpc.StatusCode) -> bool:
+        """End it with a code alone; False if it has ended already."""
+        return self._end(Outcome(code))
 
     def _end(self, outcome: Outcome) -> bool:
         with self._lock:
@@ -153,8 +153,8 @@ class LocalCall(grpc.ServicerContext):
         return ended is not None
 
 
-class LocalArrival:
-    """A call that waits for its thread, as admission sees it: see `server.rpc.admission.arrival.Arrival`.
+class InProcessArrival:
+    """A call that waits for its thread, with its message: what `server.rpc.admission.arrival.Arrival` is of gRPC.
 
     Called, it is served, which is what an executor does with it that knows nothing of calls.
     """
@@ -162,7 +162,7 @@ class LocalArrival:
     __slots__ = ("_behaviour", "_call", "_context", "_message")
 
     def __init__(
-        self, call: LocalCall, context: contextvars.Context, behaviour: Callable[..., Any], message: bytes
+        self, call: InProcessCall, context: contextvars.Context, behaviour: Callable[..., Any], message: bytes
     ) -> None:
         self._call = call
         self._context = context
@@ -177,11 +177,6 @@ class LocalArrival:
     def metadata(self) -> Metadata:
         """What the client sent with the call."""
         return self._call.invocation_metadata()
-
-    @property
-    def connection(self) -> str:
-        """The address of the client."""
-        return self._call.peer()
 
     @property
     def is_active(self) -> bool:
@@ -201,7 +196,7 @@ class LocalArrival:
         """Let `then` be called when the call ends, however it does; False if it has ended already."""
         return self._call.add_callback(then)
 
-    def serving(self, message: bytes) -> Callable[[], None]:
+    def serving(self, message: bytes) -> Callable[[], object]:
         """Return what a thread does to serve the call, with this message."""
         call, context, behaviour = self._call, self._context, self._behaviour
         return lambda: context.run(call.serve, behaviour, message)
@@ -211,8 +206,8 @@ class LocalArrival:
         self._call.cancel()
 
     def abort(self, code: grpc.StatusCode, message: str) -> None:
-        """Answer with a status alone, without a thread."""
-        self._call.refuse(code)
+        """Answer with a code alone, without a thread."""
+        self._call.end(code)
 
 
 class _Details(NamedTuple):
@@ -220,13 +215,12 @@ class _Details(NamedTuple):
     invocation_metadata: Metadata
 
 
-class LocalCalls:
+class InProcessServer:
     """Serves calls of this process itself. Generated code adds services to it as to a server of gRPC."""
 
     def __init__(self, interceptor: grpc.ServerInterceptor, max_message_bytes: int) -> None:
         self._interceptor = interceptor
-        # No call may have a larger message: that is for the one to see who makes it.
-        self.max_message_bytes = max_message_bytes
+        self._max_message_bytes = max_message_bytes
         self._services: list[grpc.GenericRpcHandler] = []
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
@@ -241,23 +235,27 @@ class LocalCalls:
         method: str,
         message: bytes,
         metadata: Metadata,
-        peer: str,
+        address: str,
         seconds: float,
         ended: Callable[[Outcome], None],
-    ) -> LocalCall:
+    ) -> InProcessCall:
         """Begin a call of a unary RPC, `/package.Service/Method`, and return it; it waits for nothing.
 
-        `ended` is told the outcome, by any thread, perhaps before this returns, and must neither wait nor raise.
+        The message is serialized, and the answer is a message as the handler returns it; `address` is the client's, or
+        empty. `ended` is told the outcome, by any thread, perhaps before this returns, and must neither wait nor raise.
+        Raises RequestTooLarge.
         """
-        call = LocalCall(metadata, peer, seconds, ended)
+        if len(message) > self._max_message_bytes:
+            raise RequestTooLarge
+        call = InProcessCall(metadata, http_peer(address), seconds, ended)
         context = contextvars.Context()
         handler: Any = context.run(self._interceptor.intercept_service, self._handler, _Details(method, metadata))  # type: ignore[arg-type]
         if handler is None:
-            call.refuse(grpc.StatusCode.UNIMPLEMENTED)
+            call.end(grpc.StatusCode.UNIMPLEMENTED)
             return call
-        # What refuses calls takes a stream, which it does not look at.
+        # The handlers of refused calls take a stream: see `Admission.refusing`.
         behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        behaviour.experimental_thread_pool.submit(LocalArrival(call, context, behaviour, message))
+        behaviour.experimental_thread_pool.submit(InProcessArrival(call, context, behaviour, message))
         return call
 
     def _handler(self, details: grpc.HandlerCallDetails) -> Any:
