@@ -161,8 +161,7 @@ def _newest_events(filled: Filled, _: random.Random) -> dict[str, Any]:
 
 def _asked(filled: Filled, chance: random.Random) -> dict[str, Any]:
     source = chance.choice(filled.registered[:-1])
-    # The same may be requested once, and the smallest registry has few models.
-    branch = f"{ASKED}-{uuid.uuid4()}"
+    branch = filled.asked_once.pop()
     return {"model_rid": _some_model(filled, chance), "source_model_version_rid": source, "branch": branch}
 
 

@@ -97,6 +97,8 @@ CHAIN_SHARE = 10  # how many times fewer versions the chain has than others are 
 BRANCH = "master"
 # Branches of this name want approvals, and have no versions.
 ASKED = "asked"
+# So do these, each for one request: the same is requested once, and the smallest registry has few models.
+ASKED_ONCE = [f"asked-{number}" for number in range(1_000)]
 # How many requests for promotion are open, whatever the size: a few days' work.
 OPEN_REQUESTS = 1_000
 # And for changes of the policy of the folder.
@@ -136,6 +138,7 @@ class Filled:
     chain: str  # the first version of a chain, each of which was promoted to be the next one, and then elsewhere
     before_last_of_chain: tuple[LineagePlace, str]
     reviewed: str  # an open request, which the caller may approve
+    asked_once: list[str]  # of ASKED_ONCE; which of them were asked for, is for the caller to remember
     open_requests: list[str]  # some others; which of them were withdrawn, is for the caller to remember
     subscription: str  # one with many deliveries
     subscriptions: list[str]  # some others; which of them were deleted, is for the caller to remember
@@ -199,7 +202,7 @@ class _Filler:
         self._writer.insert(grants, self._grants(spread))
         self._add_events()
         self._writer.insert(requests, map(self._request, range(self._size // 10)))
-        self._writer.insert(folder_branch_policies, [self._approvals()])
+        self._writer.insert(folder_branch_policies, map(self._approvals, [ASKED, *ASKED_ONCE]))
         closed = [self._promotion_request(1 + 2 * (number % self._pairs)) for number in range(self._size // 10)]
         done = {"closed_as": PROMOTION_REQUEST_STATE_PROMOTED}
         self._writer.insert(promotion_requests, ({**row, **done} for row in closed))
@@ -226,6 +229,7 @@ class _Filler:
             before_last_deep_promotions=self._positions[self._deep_from + DEPTH],
             before_newest_promotions=self._before_newest,
             reviewed=reviewed["rid"],
+            asked_once=[*ASKED_ONCE],
             open_requests=[row["rid"] for row in waiting],
             subscription=subscribed[0]["rid"],
             subscriptions=[row["rid"] for row in subscribed[1 : 1 + DEPTH]],
@@ -464,11 +468,11 @@ class _Filler:
     def _change(self, grant: Row) -> Row:
         return {**grant, "changed_by": _CREATOR, "changed_time": self._start_ms}
 
-    def _approvals(self) -> Row:
+    def _approvals(self, branch: str) -> Row:
         rule = ApprovalRule(required=2, approvers=[_CREATOR])
         return {
             "folder_rid": FOLDER,
-            "branch": ASKED,
+            "branch": branch,
             "revision": 1,
             "rules": BranchPolicy(approvals=rule).SerializeToString(),
             "changed_by": _CREATOR,
