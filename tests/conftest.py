@@ -5,6 +5,7 @@ PostgreSQL is a real server, see postgres.py.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -124,6 +125,15 @@ def open_repository() -> Iterator[OpenRepository]:
     yield open_
     for close in closing:
         close()
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """The garbage collector looks at nothing meanwhile."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def pooler(postgres: PostgresServer) -> Iterator[PgBouncer]:
 def pooled(database: str, pooler: PgBouncer) -> str:
     """The URL of a migrated database through the pooler.
 
-    This lets nobody in before it has a server connection of its own again, which takes long on a machine that is busy.
+    This lets no client in before it has a server connection of its own again, which takes long on a busy machine.
     """
     return f"{pooler.url(database_name(database))}?connect_timeout={DEADLINE_SECONDS}"
 

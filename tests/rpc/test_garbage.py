@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -14,14 +13,6 @@ from server.rpc.telemetry import CallRecord
 from tests.rpc.harness import Registry, path_of
 
 SECONDS = 180
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def left() -> list[object]:

