@@ -33,7 +33,6 @@ from tests.auth.forge import claims
 from tests.builders import new_folder_rid
 from tests.processes import until
 from tests.rpc.harness import DEADLINE_SECONDS, SOME_MODEL, Registry, User, failure_of, serving
-from tests.rpc.test_garbage import uncollected  # noqa: F401 - a fixture
 from tests.rpc.watching import Watching, watching
 from tests.storage.inspection import open_engine
 
