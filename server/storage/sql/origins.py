@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, and_, case, func, not_, select
+from sqlalchemy import ColumnElement, case, false, func, not_, select
 
 from server.core.caller import Caller
 from server.storage.sql.tables import branches, models, promotions, versions
@@ -54,4 +54,5 @@ def hidden_origins(caller: Caller) -> tuple[ColumnElement[bool], ColumnElement[b
 def hides_root(caller: Caller) -> ColumnElement[bool]:
     """Whether the root of the row of `versions` is hidden from the caller. Most are their own, and ask for no other."""
     is_hidden = not_(version_is_visible(caller, versions.c.root_rid))
-    return and_(versions.c.root_rid != versions.c.rid, is_hidden).label("hides_root")
+    # With AND, SQLite would look up both.
+    return case((versions.c.root_rid != versions.c.rid, is_hidden), else_=false()).label("hides_root")

@@ -17,9 +17,11 @@ from sqlalchemy import (
     Select,
     func,
     literal,
+    or_,
     select,
     true,
     union,
+    union_all,
 )
 from sqlalchemy.engine import Dialect
 
@@ -40,8 +42,8 @@ def role_on(
     """The caller's highest role among the grants on these resources, perhaps columns `of` a row; NULL without one."""
     if caller.is_admin:
         return literal(int(ROLE_OWNER))
-    highest = _grants_to(caller, *resource_rids).with_only_columns(func.max(grants.c.role))
-    return highest.correlate(of).scalar_subquery()
+    granted = union_all(*(_grants_to(caller, resource_rid).correlate(of) for resource_rid in resource_rids)).subquery()
+    return select(func.max(granted.c.role)).scalar_subquery()
 
 
 def role_on_model(caller: Caller) -> ColumnElement[int | None]:
@@ -53,7 +55,8 @@ def model_is_visible(caller: Caller, model: FromClause = models) -> ColumnElemen
     """Whether the caller has any role on the row of `models`, or of an alias of it, or on its folder."""
     if caller.is_admin:
         return true()
-    return _is_any(_grants_to(caller, model.c.rid, model.c.parent_folder_rid).correlate(model))
+    ways = (model.c.rid, model.c.parent_folder_rid)
+    return or_(*(_is_any(_grants_to(caller, resource_rid).correlate(model)) for resource_rid in ways))
 
 
 def has_role_on(caller: Caller, resource_rid: Column[str]) -> ColumnElement[bool]:
@@ -118,10 +121,9 @@ def _visible_keys(caller: Caller, folder_count: int | None) -> Select[int]:
     return select(keys.c.id).limit(MAX_NAMED)
 
 
-def _grants_to(caller: Caller, *resource_rids: str | ColumnElement[str]) -> Select[int]:
-    return select(grants.c.role).where(
-        grants.c.resource_rid.in_(resource_rids), grants.c.principal.in_(caller.principals)
-    )
+def _grants_to(caller: Caller, resource_rid: str | ColumnElement[str]) -> Select[int]:
+    # On one resource: for `resource_rid IN` with columns, SQLite fills a table each time, which takes a third of a read.
+    return select(grants.c.role).where(grants.c.resource_rid == resource_rid, grants.c.principal.in_(caller.principals))
 
 
 def _is_any(granted: Select[int]) -> ColumnElement[bool]:
