@@ -82,14 +82,16 @@ async def _watch_all(address: str, token: str, model_rids: Sequence[str], count:
             now = time.time() * 1000
             delays.extend(now - event.time.ToMilliseconds() for event in message.events)
 
-    watchers = [asyncio.create_task(watch(channel, rid)) for channel, rid in zip(channels, itertools.cycle(model_rids))]
-    for _ in watchers:
-        await begun.acquire()
-    print("all watch", flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    for watcher in watchers:
-        watcher.cancel()
-    await asyncio.gather(*watchers, return_exceptions=True)
+    # One that fails ends them all.
+    async with asyncio.TaskGroup() as group:
+        places = zip(channels, itertools.cycle(model_rids))
+        watchers = [group.create_task(watch(*place)) for place in places]
+        for _ in watchers:
+            await begun.acquire()
+        print("all watch", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        for watcher in watchers:
+            watcher.cancel()
     return delays
 
 

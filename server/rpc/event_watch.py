@@ -335,22 +335,9 @@ class EventWatch:
         return following.key < settled.key
 
     def _tell(self, kept: Sequence[KeptEvent], live: Iterable[_Watcher], following: _Place) -> None:
-        # What is found out for one caller, and for one who wants the same, holds for the others.
-        told: dict[Caller, list[_Told]] = {}
-        wanted: dict[tuple[Caller, EventFilter], list[_Told]] = {}
-        packed: dict[tuple[Caller, EventFilter, int], list[_Message]] = {}
+        telling = _Telling(self._sight, kept)
         for watcher in live:
-            caller, filter_ = watcher.caller, watcher.wanted
-            if caller not in told:
-                seen = ((_Place.behind(one), self._sight.told(caller, one)) for one in kept)
-                told[caller] = [_Told(place, event) for place, event in seen if event is not None]
-            if (caller, filter_) not in wanted:
-                wanted[caller, filter_] = [one for one in told[caller] if self._sight.is_wanted(one.event, filter_)]
-            ahead = wanted[caller, filter_]
-            first = bisect_right(ahead, watcher.place.key, key=lambda one: one.place.key)
-            if (caller, filter_, first) not in packed:
-                packed[caller, filter_, first] = _packed(ahead[first:])
-            if self._send_all(watcher, packed[caller, filter_, first], LIVE_BYTES):
+            if self._send_all(watcher, telling.messages_for(watcher), LIVE_BYTES):
                 watcher.place = max(watcher.place, following, key=lambda place: place.key)
             else:
                 self._let_catch_up(watcher)
@@ -507,6 +494,45 @@ class EventWatch:
             return page, _Place.at(end, reader)
 
         return self._repository.read(read)
+
+
+class _Telling:
+    """What watchers are told of some events: what is found out for one holds for all who see and want the same.
+
+    Of many watchers, most want the events of one model: nothing is found out for each of them of all events.
+    """
+
+    def __init__(self, sight: EventSight, kept: Sequence[KeptEvent]):
+        self._sight = sight
+        # All of them, and those about each model.
+        self._about: dict[str | None, list[KeptEvent]] = {None: [*kept]}
+        for one in kept:
+            self._about.setdefault(one.event.model_rid, []).append(one)
+        self._told: dict[tuple[Caller, int], _Told | None] = {}
+        self._wanted: dict[tuple[Caller, EventFilter], list[_Told]] = {}
+        self._packed: dict[tuple[Caller, EventFilter, int], list[_Message]] = {}
+
+    def messages_for(self, watcher: _Watcher) -> list[_Message]:
+        """Return what a watcher is told of those that are behind its place."""
+        wish = watcher.caller, watcher.wanted
+        if wish not in self._wanted:
+            self._wanted[wish] = self._find_wanted(*wish)
+        ahead = self._wanted[wish]
+        first = bisect_right(ahead, watcher.place.key, key=lambda one: one.place.key)
+        if (*wish, first) not in self._packed:
+            self._packed[*wish, first] = _packed(ahead[first:])
+        return self._packed[*wish, first]
+
+    def _find_wanted(self, caller: Caller, wanted: EventFilter) -> list[_Told]:
+        about = self._about.get(wanted.model_rid, ())
+        told = (self._told_to(caller, one) for one in about if self._sight.is_wanted(one.event, wanted))
+        return [one for one in told if one is not None]
+
+    def _told_to(self, caller: Caller, kept: KeptEvent) -> _Told | None:
+        if (caller, kept.key) not in self._told:
+            event = self._sight.told(caller, kept)
+            self._told[caller, kept.key] = None if event is None else _Told(_Place.behind(kept), event)
+        return self._told[caller, kept.key]
 
 
 def _packed(told: Iterable[_Told]) -> list[_Message]:
