@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,19 @@ class PgBouncer:
     Used in a `with` statement, it is stopped at the end.
     """
 
-    def __init__(self, postgres_url: str, program: Path | None = None, **settings: str | int) -> None:
-        """The program is looked for, unless it is given. Settings are some of those in its section `[pgbouncer]`."""
+    def __init__(
+        self,
+        postgres_url: str,
+        program: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        **settings: str | int,
+    ) -> None:
+        """The program is looked for, unless it is given, with what it must find in its environment.
+
+        Settings are some of those in its section `[pgbouncer]`.
+        """
         self._program = program
+        self._environment = environment
         few = {"default_pool_size": 2, "server_lifetime": 1, "server_idle_timeout": 1}
         lines = [f"{name} = {value}" for name, value in {**few, **settings}.items()]
         self._postgres = make_url(postgres_url)
@@ -48,7 +59,11 @@ class PgBouncer:
         assert program, "PgBouncer is not on this machine: apt-get install pgbouncer"
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [program, self._folder / "pgbouncer.ini"], stdout=log, stderr=log, **self._identity()
+                [program, self._folder / "pgbouncer.ini"],
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                **self._identity(),
             )
         deadline = time.monotonic() + DEADLINE_SECONDS
         while not self._takes_connections():

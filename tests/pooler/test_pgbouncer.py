@@ -300,3 +300,12 @@ def test_a_change_of_what_decides_waits_for_what_was_decided_without_it(
         held.go_on()
         deciding.result(60)
         changing.result(60)
+
+
+def test_a_pooler_that_was_unpacked_somewhere_is_told_where_its_libraries_are(tmp_path: Path) -> None:
+    program = tmp_path / "pgbouncer"
+    program.write_text('#!/bin/sh\necho "they are in $LD_LIBRARY_PATH"\nexit 1\n')
+    program.chmod(0o755)
+    elsewhere = PgBouncer("postgresql://postgres@127.0.0.1:1/any", program, {"LD_LIBRARY_PATH": "such a folder"})
+    with pytest.raises(AssertionError, match="they are in such a folder"), elsewhere:
+        pass
