@@ -67,8 +67,9 @@ class PgBouncer:
             )
         deadline = time.monotonic() + DEADLINE_SECONDS
         while not self._takes_connections():
+            has_ended = self._process.poll() is not None
             said = (self._folder / "log").read_text()
-            assert self._process.poll() is None, said
+            assert not has_ended, said
             assert time.monotonic() < deadline, said
             time.sleep(0.02)
         return self
