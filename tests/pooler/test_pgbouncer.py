@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from tests.e2e.test_going_on import connected, following
 from tests.e2e.test_watching import PROMOTERS, assert_branches_ascend
 from tests.following import FOLLOWERS
 from tests.pooler.pgbouncer import PgBouncer
-from tests.postgres import DEADLINE_SECONDS, PostgresServer, create_database, database_name
+from tests.postgres import DEADLINE_SECONDS, PostgresServer, create_database, database_name, folder_open_to_all
 from tests.processes import Server, until
 from tests.rpc.harness import request_of, serving
 from tests.rpc.watching import watching
@@ -302,10 +303,13 @@ def test_a_change_of_what_decides_waits_for_what_was_decided_without_it(
         changing.result(60)
 
 
-def test_a_pooler_that_was_unpacked_somewhere_is_told_where_its_libraries_are(tmp_path: Path) -> None:
-    program = tmp_path / "pgbouncer"
-    program.write_text('#!/bin/sh\necho "they are in $LD_LIBRARY_PATH"\nexit 1\n')
-    program.chmod(0o755)
-    elsewhere = PgBouncer("postgresql://postgres@127.0.0.1:1/any", program, {"LD_LIBRARY_PATH": "such a folder"})
-    with pytest.raises(AssertionError, match="they are in such a folder"), elsewhere:
-        pass
+def test_a_pooler_that_was_unpacked_somewhere_is_told_where_its_libraries_are() -> None:
+    with tempfile.TemporaryDirectory(dir=folder_open_to_all()) as folder:
+        # It is run by an account without rights where this is root.
+        Path(folder).chmod(0o755)
+        program = Path(folder) / "pgbouncer"
+        program.write_text('#!/bin/sh\necho "they are in $LD_LIBRARY_PATH"\nexit 1\n')
+        program.chmod(0o755)
+        elsewhere = PgBouncer("postgresql://postgres@127.0.0.1:1/any", program, {"LD_LIBRARY_PATH": "such a folder"})
+        with pytest.raises(AssertionError, match="they are in such a folder"), elsewhere:
+            pass
