@@ -73,6 +73,8 @@ class Registry:
         if call.is_last_page and answer.HasField("next_page_token"):
             raise Void(f"{call.name}, at {self.filled.size} versions: not the last page")
         self.added += call.adds
+        if call.undo is not None:
+            call.undo(user, self.filled, answer)
         return milliseconds
 
     def check(self) -> None:

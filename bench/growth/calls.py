@@ -33,9 +33,11 @@ from server.rules.promotion_records import filter_of
 from server.rules.promotion_requests import wanted_by
 from server.storage.paging import Paging
 from server.storage.sql.cursors import Cursors, LineageCursors, LineagePlace, PromotionCursors
+from tests.rpc.harness import User
 
 # The smallest registry has fewer models and branches than fill a usual page.
 FEW = 5
+HOOK = "https://hooks.example.com/"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Call:
 
     `adds` is how many versions it adds to the deep branch. `goal` is whether growth should leave it alone: what asks
     for all that was ever made of a version cannot but grow. `is_admins` is whether only an administrator may call.
+    Where there may not be many of what it makes, or are too few of what it takes, `undo` takes it back by its answer.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Call:
     is_last_page: bool = False
     goal: bool = True
     is_admins: bool = False
+    undo: Callable[[User, Filled, Any], None] | None = None
 
 
 def _some_model(filled: Filled, chance: random.Random) -> str:
@@ -301,14 +305,17 @@ CALLS = (
     Call("ListEvents, of a rare type, of a deep model", "ListEvents",
          lambda f, _: {"types": [NAMES[EventType.GRANT_CHANGED]], "model_rid": f.deep_model}),
     Call("CreateSubscription", "CreateSubscription",
-         lambda f, c: {"resource_rid": _some_model(f, c), "url": "https://hooks.example.com/"}),
+         lambda f, c: {"resource_rid": _some_model(f, c), "url": HOOK},
+         undo=lambda user, _, answer: user("DeleteSubscription", subscription_rid=answer.subscription.rid)),
     Call("GetSubscription", "GetSubscription", lambda f, _: {"subscription_rid": f.subscription}),
     Call("ListSubscriptions", "ListSubscriptions", lambda f, _: {"resource_rid": f.models[0]}),
     Call("UpdateSubscription", "UpdateSubscription",
          lambda f, _: {"subscription_rid": f.subscriptions[0], "description": str(uuid.uuid4())}),
     Call("RotateSubscriptionSecret", "RotateSubscriptionSecret",
          lambda f, _: {"subscription_rid": f.subscriptions[0]}, is_admins=True),
-    Call("DeleteSubscription", "DeleteSubscription", lambda f, _: {"subscription_rid": f.subscriptions.pop()}),
+    Call("DeleteSubscription", "DeleteSubscription", lambda f, _: {"subscription_rid": f.subscriptions.pop()},
+         undo=lambda user, f, _: f.subscriptions.append(
+             user("CreateSubscription", resource_rid=f.models[0], url=HOOK).subscription.rid)),
     Call("ListDeliveries", "ListDeliveries", lambda f, _: {"subscription_rid": f.subscription}),
     Call("ListDeliveries, dead", "ListDeliveries",
          lambda f, _: {"subscription_rid": f.subscription, "state": DELIVERY_STATE_DEAD}),
