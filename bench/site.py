@@ -236,8 +236,7 @@ def site(tool: Tool, folder: Path, database_url: str | None, fleet: Fleet, **var
 def _pooled(database_url: str) -> Iterator[str]:
     """Have PgBouncer before a database, as many use it: in transaction mode, with connections that stay."""
     tool = find(PGBOUNCER)
-    settings = {"default_pool_size": 20, "server_lifetime": 3600}
-    with PgBouncer(database_url, tool.program, tool.environment, **settings) as pooler:
+    with PgBouncer(database_url, tool.program, tool.environment, default_pool_size=20, server_lifetime=3600) as pooler:
         yield pooler.url(database_name(database_url))
 
 
