@@ -55,6 +55,8 @@ def test_a_short_run_measures_reads_and_writes_on_both_databases_and_finds_store
     names = ["ceiling", "get_version", "promote_many", "get_version_http", "promote_at_half"]
     assert list(only_round["sqlite"]) == names
     assert list(only_round["postgresql"]) == [*names, "get_version_pgbouncer"]
+    pooled, direct = (only_round["postgresql"][name] for name in ("get_version_pgbouncer", "get_version"))
+    assert pooled["database_seconds"] > direct["database_seconds"] > 0
     for results in only_round.values():
         assert all(result["calls"] > 0 and result["sampled"]["OK"] > 0 for result in results.values())
         for name in ("promote_many", "promote_at_half"):
