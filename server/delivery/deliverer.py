@@ -21,7 +21,7 @@ from typing import TypeVar
 from server.core.caller import Caller
 from server.core.errors import RegistryError, SecretsUnavailable
 from server.delivery.envelope import CONTENT_TYPE, body_of, signed_headers
-from server.delivery.sender import ANSWER_SECONDS, WebhookSender
+from server.delivery.sender import ANSWER_SECONDS, ReceiverConnection, WebhookSender
 from server.rules.deliveries import Attempt, Retries, fan_out, finish, take
 from server.storage.contract import AttemptEnd, QueueLease, Repository, Transaction
 
@@ -175,15 +175,16 @@ class Deliverer:
         began = time.monotonic()
         try:
             attempt = await self._changing(lambda tx: take(tx, lease, self._acting_for, self._lease))
-            while attempt is not None:
-                end = await self._try(attempt)
-                self._tried(end.is_success)
-                is_over = self._stopping.is_set() or time.monotonic() - began > TURN_SECONDS
-                attempt = await self._changing(
-                    lambda tx, done=attempt, end=end, is_over=is_over: self._go_on(  # type: ignore[misc]
-                        tx, done, end, is_over
+            async with self._sender.connection() as receiver:
+                while attempt is not None:
+                    end = await self._try(attempt, receiver)
+                    self._tried(end.is_success)
+                    is_over = self._stopping.is_set() or time.monotonic() - began > TURN_SECONDS
+                    attempt = await self._changing(
+                        lambda tx, done=attempt, end=end, is_over=is_over: self._go_on(  # type: ignore[misc]
+                            tx, done, end, is_over
+                        )
                     )
-                )
         except RegistryError as error:
             log.info("a lease of deliveries is left to run out: %s", error.__cause__ or error)
         except Exception:
@@ -198,7 +199,7 @@ class Deliverer:
             return None
         return take(tx, done.lease, self._acting_for, self._lease)
 
-    async def _try(self, attempt: Attempt) -> AttemptEnd:
+    async def _try(self, attempt: Attempt, receiver: ReceiverConnection) -> AttemptEnd:
         subscription, event = attempt.delivery.subscription, attempt.event
         secrets = attempt.delivery.secrets
         try:
@@ -216,7 +217,7 @@ class Deliverer:
             "user-agent": "modelregistry",
             **signed_headers(event.id, int(time.time()), body, keys),
         }
-        end = await self._sender.send(subscription.url, headers, body, subscription.created_by)
+        end = await receiver.send(subscription.url, headers, body, subscription.created_by)
         if end.error is not None:
             log.info("event %s was not delivered to %s: %s", event.id, subscription.rid, end.error)
         return end

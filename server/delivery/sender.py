@@ -1,4 +1,4 @@
-"""Sends one webhook, to an address that was looked at, and says how that ended.
+"""Sends webhooks, each to an address that was looked at, and says how that ended.
 
 httpcore speaks HTTP: no redirects, no proxies, no cookies and no logs of URLs, in which there can be secrets.
 """
@@ -28,9 +28,11 @@ from server.storage.contract import AttemptEnd
 ANSWER_SECONDS = 10.0
 # For a connection to one of several addresses.
 CONNECT_SECONDS = 4.0
-# What is read of an answer, with all that comes before its status, and what is kept of its body.
+# What is read of an answer, with all that comes before its status, and what is read of its body, or kept.
 MOST_READ_BYTES = 2**14
 MOST_ANSWER_BYTES = 1024
+# For a connection to end in order.
+CLOSE_SECONDS = 1.0
 # A look-up cannot be broken off, and goes on when its attempt is over. So each principal has some of them.
 LOOKUPS = 64
 LOOKUPS_OF_EACH = 16
@@ -61,61 +63,9 @@ class WebhookSender:
         """Look nothing up any more."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def send(self, url: str, headers: Mapping[str, str], body: bytes, principal: str = "") -> AttemptEnd:
-        """Send a body to a URL for a principal, and return how that ended, after ANSWER_SECONDS at the latest.
-
-        Raises nothing else.
-        """
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                end = await self._send(url, headers, body, principal)
-        except TimeoutError:
-            end = AttemptEnd(error=f"there was no answer within {ANSWER_SECONDS:.0f} s")
-        except _NotSent as why:
-            end = AttemptEnd(error=str(why))
-        except _TooLong:
-            end = AttemptEnd(error=f"what was answered is longer than {MOST_READ_BYTES // 1024} KiB")
-        except httpcore.ConnectError as error:
-            end = AttemptEnd(error=f"there was no connection: {str(error)[:200]}")
-        except httpcore.TimeoutException:
-            end = AttemptEnd(error="there was no connection in time")
-        except (httpcore.NetworkError, httpcore.ProtocolError, OSError, ValueError) as error:
-            # Their texts can quote what was answered, which is not to be told of every address.
-            log.info("a webhook has failed: %s", type(error).__name__)
-            end = AttemptEnd(error="the connection ended, or what was answered is not HTTP")
-        return end._replace(duration_ms=round((time.monotonic() - began) * 1000))
-
-    async def _send(self, url: str, headers: Mapping[str, str], body: bytes, principal: str) -> AttemptEnd:
-        target = parse_url(url)
-        objection = self._allowed.objection(target)
-        if objection is not None:
-            raise _NotSent(f"its URL {objection}")
-        addresses = await self._addresses(target.host, principal)
-        parts = urlsplit(url)
-        place = httpcore.URL(
-            scheme=target.scheme,
-            host=target.host,
-            port=target.port,
-            target=f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}",
-        )
-        named = {**headers, "host": parts.netloc, "accept": "*/*", "accept-encoding": "identity"}
-        request = httpcore.Request(
-            "POST",
-            place,
-            headers=[*named.items(), ("content-length", str(len(body))), ("connection", "close")],
-            content=body,
-            # Whose certificate it must be.
-            extensions={"sni_hostname": target.host.removesuffix(".")},
-        )
-        network = _Addresses(addresses)
-        async with httpcore.AsyncHTTPConnection(place.origin, self._tls, network_backend=network) as connection:
-            response = await connection.handle_async_request(request)
-            try:
-                assert network.connected_to is not None, "who answered was connected to"
-                return await _read(response, keeps_body=is_public(network.connected_to))
-            finally:
-                await response.aclose()
+    def connection(self) -> ReceiverConnection:
+        """Return what sends webhooks to a receiver, to be used in `async with`."""
+        return ReceiverConnection(self._allowed, self._tls, self._addresses)
 
     async def _addresses(self, host: str, principal: str) -> list[Address]:
         """Return the addresses of a host, one at least, if webhooks may go to all of them. Raises _NotSent."""
@@ -157,6 +107,95 @@ class WebhookSender:
         return list(dict.fromkeys(map(ipaddress.ip_address, texts)))
 
 
+class ReceiverConnection:
+    """Sends webhooks one after the other, over one connection as long as the receiver keeps it.
+
+    `addresses_of` returns the addresses of a host for a principal, one at least, if webhooks may go to all of them, and
+    raises _NotSent. They are looked up for each connection, not for each webhook.
+    """
+
+    def __init__(
+        self,
+        allowed: WebhookRules,
+        tls: ssl.SSLContext,
+        addresses_of: Callable[[str, str], Awaitable[list[Address]]],
+    ) -> None:
+        self._allowed = allowed
+        self._tls = tls
+        self._addresses_of = addresses_of
+        self._open: _Connection | None = None
+
+    async def __aenter__(self) -> ReceiverConnection:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes, principal: str = "") -> AttemptEnd:
+        """Send a body to a URL for a principal, and return how that ended, after ANSWER_SECONDS at the latest.
+
+        Raises nothing else.
+        """
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                end = await self._send(url, headers, body, principal)
+        except TimeoutError:
+            end = AttemptEnd(error=f"there was no answer within {ANSWER_SECONDS:.0f} s")
+        except _NotSent as why:
+            end = AttemptEnd(error=str(why))
+        except _TooLong:
+            end = AttemptEnd(error=f"what was answered is longer than {MOST_READ_BYTES // 1024} KiB")
+        except httpcore.ConnectError as error:
+            end = AttemptEnd(error=f"there was no connection: {str(error)[:200]}")
+        except httpcore.TimeoutException:
+            end = AttemptEnd(error="there was no connection in time")
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError, ValueError) as error:
+            # Their texts can quote what was answered, which is not to be told of every address.
+            log.info("a webhook has failed: %s", type(error).__name__)
+            end = AttemptEnd(error="the connection ended, or what was answered is not HTTP")
+        return end._replace(duration_ms=round((time.monotonic() - began) * 1000))
+
+    async def _send(self, url: str, headers: Mapping[str, str], body: bytes, principal: str) -> AttemptEnd:
+        target = parse_url(url)
+        objection = self._allowed.objection(target)
+        if objection is not None:
+            raise _NotSent(f"its URL {objection}")
+        parts = urlsplit(url)
+        place = httpcore.URL(
+            scheme=target.scheme,
+            host=target.host,
+            port=target.port,
+            target=f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}",
+        )
+        named = {**headers, "host": parts.netloc, "accept": "*/*", "accept-encoding": "identity"}
+        request = httpcore.Request(
+            "POST",
+            place,
+            headers=[*named.items(), ("content-length", str(len(body)))],
+            content=body,
+            # Whose certificate it must be.
+            extensions={"sni_hostname": target.host.removesuffix(".")},
+        )
+        if self._open is not None and self._open.is_kept_for(place.origin):
+            try:
+                return await self._open.ask(request)
+            except (httpcore.NetworkError, httpcore.ProtocolError):
+                if self._open.was_answered:
+                    raise
+                # The receiver has closed it meanwhile: then the webhook goes over another one.
+        await self._close()
+        self._open = _Connection(place.origin, self._tls, await self._addresses_of(target.host, principal))
+        return await self._open.ask(request)
+
+    async def _close(self) -> None:
+        open_, self._open = self._open, None
+        if open_ is not None:
+            with suppress(TimeoutError, httpcore.NetworkError, OSError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await open_.close()
+
+
 class _NotSent(Exception):
     """Nothing was sent; the text says why."""
 
@@ -165,13 +204,50 @@ class _TooLong(Exception):
     """More came than is read."""
 
 
+class _Connection:
+    """A connection to the first of some addresses that accepts one."""
+
+    def __init__(self, origin: httpcore.Origin, tls: ssl.SSLContext, addresses: Sequence[Address]) -> None:
+        self._network = _Addresses(addresses)
+        self._http = httpcore.AsyncHTTPConnection(origin, tls, network_backend=self._network)
+
+    def is_kept_for(self, origin: httpcore.Origin) -> bool:
+        """Whether it leads there, and the receiver has not closed it, as far as is known."""
+        http = self._http
+        return http.can_handle_request(origin) and http.is_available() and not http.has_expired()
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether anything has come since the last request."""
+        return self._network.left_bytes < MOST_READ_BYTES
+
+    async def ask(self, request: httpcore.Request) -> AttemptEnd:
+        """Send a request, and return how it was answered. Raises _TooLong, and what httpcore does."""
+        self._network.left_bytes = MOST_READ_BYTES
+        response = await self._http.handle_async_request(request)
+        try:
+            assert self._network.connected_to is not None, "who answered was connected to"
+            return await _read(response, keeps_body=is_public(self._network.connected_to))
+        finally:
+            # Which closes the connection if the answer was not read to its end.
+            await response.aclose()
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._http.aclose()
+
+
 class _Addresses(httpcore.AsyncNetworkBackend):
-    """Connects to the first of some addresses that accepts a connection, whatever name is asked for."""
+    """Connects to the first of some addresses that accepts a connection, whatever name is asked for.
+
+    Of the connection so many `left_bytes` are read: a receiver could answer `100 Continue` for ever, or headers.
+    """
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._addresses = addresses
         self._network = httpcore.AnyIOBackend()
         self.connected_to: Address | None = None
+        self.left_bytes = 0
 
     async def connect_tcp(
         self,
@@ -192,23 +268,23 @@ class _Addresses(httpcore.AsyncNetworkBackend):
                     raise
             else:
                 self.connected_to = address
-                return _Bounded(stream)
+                return _Bounded(stream, self)
         raise AssertionError("the last address returns or raises")
 
 
 class _Bounded(httpcore.AsyncNetworkStream):
-    """A connection of which MOST_READ_BYTES are read: a receiver could answer `100 Continue` for ever, or headers."""
+    """A connection of which no more is read than its network lets it."""
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+    def __init__(self, stream: httpcore.AsyncNetworkStream, network: _Addresses) -> None:
         self._stream = stream
-        self._left = MOST_READ_BYTES
+        self._network = network
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Return what has come. Raises _TooLong, and what httpcore does."""
-        if not self._left:
+        if not self._network.left_bytes:
             raise _TooLong
-        data = await self._stream.read(min(max_bytes, self._left), timeout)
-        self._left -= len(data)
+        data = await self._stream.read(min(max_bytes, self._network.left_bytes), timeout)
+        self._network.left_bytes -= len(data)
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -223,7 +299,7 @@ class _Bounded(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         """Return the connection as one with TLS, of which as much is read."""
-        return _Bounded(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        return _Bounded(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._network)
 
     def get_extra_info(self, info: str) -> Any:
         """Return what is known of the connection."""
@@ -231,12 +307,11 @@ class _Bounded(httpcore.AsyncNetworkStream):
 
 
 async def _read(response: httpcore.Response, *, keeps_body: bool) -> AttemptEnd:
-    """Return the status of an answer, and the first bytes of its body if these may be kept."""
+    """Return the status of an answer, and the first bytes of its body if these may be kept; no more is read of it."""
     first = b""
     with suppress(_TooLong):
-        if keeps_body:
-            async for chunk in response.aiter_stream():
-                first += chunk[: MOST_ANSWER_BYTES - len(first)]
-                if len(first) == MOST_ANSWER_BYTES:
-                    break
+        async for chunk in response.aiter_stream():
+            first += chunk[: MOST_ANSWER_BYTES - len(first)]
+            if len(first) == MOST_ANSWER_BYTES:
+                break
     return AttemptEnd(http_status=response.status, answer=first if keeps_body else None)

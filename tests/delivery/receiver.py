@@ -53,9 +53,18 @@ class Receiver:
     ) -> None:
         self.answer = answer
         self._received: queue.SimpleQueue[Received] = queue.SimpleQueue()
+        # How many connections there have been.
+        self.connections = 0
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
+            # Connections are kept, as most receivers keep theirs.
+            protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                receiver.connections += 1
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 received = Received(self.path, {key.lower(): value for key, value in self.headers.items()}, body)

@@ -90,6 +90,8 @@ def test_events_arrive_in_order_and_once(admin: User, deliver: Deliver, receive:
     assert [receiver.next().event(secret)["modelVersionRid"] for _ in versions] == versions
     become(admin, subscription, *[DELIVERY_STATE_DELIVERED] * 30)
     assert receiver.is_idle
+    # What is sent in one turn goes over one connection.
+    assert receiver.connections < 10
 
 
 def test_only_what_the_filter_lets_through_is_sent(admin: User, deliver: Deliver, receive: Receive) -> None:

@@ -11,7 +11,7 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -35,7 +35,10 @@ REFUSED = (
     *("64:ff9b::127.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "64:ff9b:1::8.8.8.8"),
     *("2002:7f00:1::", "2002:a9fe:a9fe::1", "2001:0:7f00:1::", "2001::f5ff:fffe"),
 )
+Speak: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+DONE = b"HTTP/1.1 204 No Content\r\n\r\n"
 NOWHERE = "the name of its host stands for no address that webhooks may go to"
+NOT_HTTP = "the connection ended, or what was answered is not HTTP"
 PUBLIC = ("8.8.8.8", "93.184.215.14", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8")
 
 
@@ -45,25 +48,52 @@ def send(
     async def once() -> AttemptEnd:
         sender = WebhookSender(allowed, **options)  # type: ignore[arg-type]
         try:
-            return await sender.send(url, headers or {}, b"{}")
+            async with sender.connection() as receiver:
+                return await receiver.send(url, headers or {}, b"{}")
         finally:
             sender.close()
 
     return asyncio.run(once())
 
 
-def answered(speak: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AttemptEnd:
+def answered(speak: Speak) -> AttemptEnd:
     """Send something to a server that speaks so to whoever connects."""
+    [end] = answered_in_turn(1, speak)
+    return end
 
-    async def once() -> AttemptEnd:
-        server = await asyncio.start_server(speak, "127.0.0.1", 0)
+
+def answered_in_turn(times: int, *speak: Speak) -> list[AttemptEnd]:
+    """Send something to a server that speaks so on each connection, so many times over one as long as it is kept."""
+    left = list(speak)
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await left.pop(0)(reader, writer)
+
+    async def in_turn() -> list[AttemptEnd]:
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         try:
-            return await WebhookSender(WEBHOOKS).send(f"http://127.0.0.1:{port}/", {}, b"{}")
+            async with WebhookSender(WEBHOOKS).connection() as receiver:
+                return [await receiver.send(f"http://127.0.0.1:{port}/", {}, b"{}") for _ in range(times)]
         finally:
             server.close()
 
-    return asyncio.run(once())
+    ends = asyncio.run(in_turn())
+    assert left == [], "a connection that was not made"
+    return ends
+
+
+def answering(*answers: bytes) -> Speak:
+    """What answers one request after the other with these, and then hangs up."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            await reader.readuntil(b"\r\n\r\n{}")
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    return speak
 
 
 def resolving(*answers: list[str]) -> object:
@@ -168,7 +198,7 @@ def test_a_receiver_that_speaks_no_http_is_not_quoted() -> None:
         await writer.drain()
         writer.close()
 
-    assert answered(speak).error == "the connection ended, or what was answered is not HTTP"
+    assert answered(speak).error == NOT_HTTP
 
 
 def test_a_receiver_that_drips_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,10 +278,13 @@ def test_names_that_are_looked_up_for_long_leave_room_for_those_of_others(
     async def beside() -> AttemptEnd:
         sender = WebhookSender(WEBHOOKS)
         try:
-            slowly = (sender.send(f"https://{n}.slow.example/", {}, b"{}", "user:slow") for n in range(LOOKUPS))
+            slowly = (
+                sender.connection().send(f"https://{n}.slow.example/", {}, b"{}", "user:slow") for n in range(LOOKUPS)
+            )
             waiting.extend(map(asyncio.create_task, slowly))
             await asyncio.sleep(0)
-            return await sender.send(f"http://localhost:{receiver.port}/", {}, b"{}", "user:quick")
+            async with sender.connection() as quick:
+                return await quick.send(f"http://localhost:{receiver.port}/", {}, b"{}", "user:quick")
         finally:
             may_end.set()
             for task in waiting:
@@ -276,3 +309,48 @@ def test_a_closed_port_is_a_failure() -> None:
     with Receiver() as closed:
         pass
     assert (send(closed.url).error or "").startswith("there was no connection")
+
+
+def test_what_is_sent_in_turn_goes_over_one_connection_as_long_as_that_leads_there(receive: Receive) -> None:
+    """Each answer may be as long as one alone; where a URL leads elsewhere, its name is looked up, and looked at."""
+    receiver, other = (receive(lambda _: Answer(200, body=b"x" * 1000)) for _ in range(2))
+    lookups = []
+
+    async def resolve(host: str) -> list[Address]:
+        lookups.append(host)
+        return [ipaddress.ip_address("10.0.0.1" if host == "inside.example" else "127.0.0.1")]
+
+    async def in_turn() -> list[AttemptEnd]:
+        async with WebhookSender(WEBHOOKS, resolve=resolve).connection() as line:
+            urls = [f"http://{name}.example:{receiver.port}/{n}" for name in ("one", "two") for n in range(20)]
+            urls += [f"http://two.example:{other.port}/", f"http://inside.example:{receiver.port}/"]
+            return [await line.send(url, {}, b"{}") for url in urls]
+
+    *ends, last = asyncio.run(in_turn())
+    assert {end.http_status for end in ends} == {200}
+    assert last.error == NOWHERE
+    assert (receiver.connections, other.connections) == (2, 1)
+    assert lookups == ["one.example", "two.example", "two.example", "inside.example"]
+
+
+def test_a_connection_that_the_receiver_has_closed_is_no_failure() -> None:
+    """It may do so at any time; that it did may be seen only when the next webhook is under way."""
+    ends = answered_in_turn(3, answering(DONE, b""), answering(DONE, DONE))
+    assert [end.http_status for end in ends] == [204, 204, 204]
+
+
+def test_a_webhook_that_was_answered_in_part_is_not_sent_again() -> None:
+    ends = answered_in_turn(3, answering(DONE, b"HTTP/1.1 2"), answering(DONE))
+    assert [end.http_status for end in ends] == [204, None, 204]
+    assert ends[1].error == NOT_HTTP
+
+
+def test_a_webhook_that_nobody_answers_is_sent_once_again_and_no_more() -> None:
+    ends = answered_in_turn(2, answering(DONE, b""), answering(b""))
+    assert [end.http_status for end in ends] == [204, None]
+
+
+def test_after_an_answer_that_is_not_read_to_its_end_another_connection_is_made() -> None:
+    long = b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n" + b"x" * 100_000
+    ends = answered_in_turn(2, answering(long), answering(DONE))
+    assert [end.http_status for end in ends] == [200, 204]
