@@ -28,14 +28,17 @@ from server.storage.contract import AttemptEnd
 ANSWER_SECONDS = 10.0
 # For a connection to one of several addresses.
 CONNECT_SECONDS = 4.0
-# What is read of an answer, with all that comes before its status, and what is read of its body, or kept.
+# What is read of an answer, with all that comes before its status, and what is kept of its body.
 MOST_READ_BYTES = 2**14
 MOST_ANSWER_BYTES = 1024
+# For the body, which decides nothing: it may have no end that is told.
+BODY_SECONDS = 0.25
 # For a connection to end in order.
 CLOSE_SECONDS = 1.0
 # A look-up cannot be broken off, and goes on when its attempt is over. So each principal has some of them.
 LOOKUPS = 64
 LOOKUPS_OF_EACH = 16
+_END_OF_HEAD = b"\r\n\r\n"
 
 log = logging.getLogger(__name__)
 
@@ -150,8 +153,9 @@ class ReceiverConnection:
             end = AttemptEnd(error=f"there was no connection: {str(error)[:200]}")
         except httpcore.TimeoutException:
             end = AttemptEnd(error="there was no connection in time")
-        except (httpcore.NetworkError, httpcore.ProtocolError, OSError, ValueError) as error:
-            # Their texts can quote what was answered, which is not to be told of every address.
+        except Exception as error:
+            # Also what httpcore lets through. Their texts can quote what was answered, which is not to be told of every
+            # address.
             log.info("a webhook has failed: %s", type(error).__name__)
             end = AttemptEnd(error="the connection ended, or what was answered is not HTTP")
         return end._replace(duration_ms=round((time.monotonic() - began) * 1000))
@@ -180,7 +184,7 @@ class ReceiverConnection:
         if self._open is not None and self._open.is_kept_for(place.origin):
             try:
                 return await self._open.ask(request)
-            except (httpcore.NetworkError, httpcore.ProtocolError):
+            except Exception:
                 if self._open.was_answered:
                     raise
                 # The receiver has closed it meanwhile: then the webhook goes over another one.
@@ -191,7 +195,7 @@ class ReceiverConnection:
     async def _close(self) -> None:
         open_, self._open = self._open, None
         if open_ is not None:
-            with suppress(TimeoutError, httpcore.NetworkError, OSError):
+            with suppress(Exception):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await open_.close()
 
@@ -210,44 +214,75 @@ class _Connection:
     def __init__(self, origin: httpcore.Origin, tls: ssl.SSLContext, addresses: Sequence[Address]) -> None:
         self._network = _Addresses(addresses)
         self._http = httpcore.AsyncHTTPConnection(origin, tls, network_backend=self._network)
+        # Whether the last answer was read to its end, and nothing came behind it.
+        self._is_in_step = False
 
     def is_kept_for(self, origin: httpcore.Origin) -> bool:
-        """Whether it leads there, and the receiver has not closed it, as far as is known."""
+        """Whether it leads there, and the receiver has neither closed it nor said more than was asked.
+
+        What it has said would be taken for the answer to the next webhook.
+        """
         http = self._http
-        return http.can_handle_request(origin) and http.is_available() and not http.has_expired()
+        return self._is_in_step and http.can_handle_request(origin) and http.is_available() and not http.has_expired()
 
     @property
     def was_answered(self) -> bool:
         """Whether anything has come since the last request."""
-        return self._network.left_bytes < MOST_READ_BYTES
+        return bool(self._network.received)
 
     async def ask(self, request: httpcore.Request) -> AttemptEnd:
         """Send a request, and return how it was answered. Raises _TooLong, and what httpcore does."""
-        self._network.left_bytes = MOST_READ_BYTES
+        self._is_in_step = False
+        self._network.received.clear()
         response = await self._http.handle_async_request(request)
         try:
             assert self._network.connected_to is not None, "who answered was connected to"
-            return await _read(response, keeps_body=is_public(self._network.connected_to))
+            body = await _body_of(response)
+            self._is_in_step = self._is_all_read(body, response)
         finally:
             # Which closes the connection if the answer was not read to its end.
             await response.aclose()
+        keeps_body = is_public(self._network.connected_to)
+        return AttemptEnd(http_status=response.status, answer=body[:MOST_ANSWER_BYTES] if keeps_body else None)
+
+    def _is_all_read(self, body: bytes, response: httpcore.Response) -> bool:
+        """Whether all that came is one head and this body, and nothing waits behind it that was not read."""
+        received = self._network.received
+        head = received.removesuffix(body)
+        if head.find(_END_OF_HEAD) != len(head) - len(_END_OF_HEAD) or not received.endswith(body):
+            return False
+        if len(received) == MOST_READ_BYTES:
+            return False
+        tls: ssl.SSLObject | None = response.extensions["network_stream"].get_extra_info("ssl_object")
+        return tls is None or not _has_more(tls)
 
     async def close(self) -> None:
         """Hang up."""
         await self._http.aclose()
 
 
+def _has_more(tls: ssl.SSLObject) -> bool:
+    """Whether TLS has something that nobody has read, though it came in from the network; it may be taken out."""
+    try:
+        tls.read(1)
+    except ssl.SSLWantReadError:
+        return False
+    except ssl.SSLError:
+        pass
+    return True
+
+
 class _Addresses(httpcore.AsyncNetworkBackend):
     """Connects to the first of some addresses that accepts a connection, whatever name is asked for.
 
-    Of the connection so many `left_bytes` are read: a receiver could answer `100 Continue` for ever, or headers.
+    Of an answer MOST_READ_BYTES are read, which are `received`: a receiver could say `100 Continue` for ever.
     """
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._addresses = addresses
         self._network = httpcore.AnyIOBackend()
         self.connected_to: Address | None = None
-        self.left_bytes = 0
+        self.received = bytearray()
 
     async def connect_tcp(
         self,
@@ -273,7 +308,7 @@ class _Addresses(httpcore.AsyncNetworkBackend):
 
 
 class _Bounded(httpcore.AsyncNetworkStream):
-    """A connection of which no more is read than its network lets it."""
+    """A connection of which no more is read for an answer than MOST_READ_BYTES."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream, network: _Addresses) -> None:
         self._stream = stream
@@ -281,10 +316,11 @@ class _Bounded(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Return what has come. Raises _TooLong, and what httpcore does."""
-        if not self._network.left_bytes:
+        left = MOST_READ_BYTES - len(self._network.received)
+        if not left:
             raise _TooLong
-        data = await self._stream.read(min(max_bytes, self._network.left_bytes), timeout)
-        self._network.left_bytes -= len(data)
+        data = await self._stream.read(min(max_bytes, left), timeout)
+        self._network.received += data
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -299,19 +335,26 @@ class _Bounded(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         """Return the connection as one with TLS, of which as much is read."""
-        return _Bounded(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._network)
+        try:
+            stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            # Also when time is over, for which httpcore closes nothing.
+            await self._stream.aclose()
+            raise
+        return _Bounded(stream, self._network)
 
     def get_extra_info(self, info: str) -> Any:
         """Return what is known of the connection."""
         return self._stream.get_extra_info(info)
 
 
-async def _read(response: httpcore.Response, *, keeps_body: bool) -> AttemptEnd:
-    """Return the status of an answer, and the first bytes of its body if these may be kept; no more is read of it."""
-    first = b""
-    with suppress(_TooLong):
-        async for chunk in response.aiter_stream():
-            first += chunk[: MOST_ANSWER_BYTES - len(first)]
-            if len(first) == MOST_ANSWER_BYTES:
-                break
-    return AttemptEnd(http_status=response.status, answer=first if keeps_body else None)
+async def _body_of(response: httpcore.Response) -> bytes:
+    """Return the body of an answer, or its beginning if it is longer than is kept, late, or cut off."""
+    body = b""
+    with suppress(_TooLong, TimeoutError, httpcore.NetworkError, httpcore.ProtocolError):
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in response.aiter_stream():
+                body += chunk
+                if len(body) > MOST_ANSWER_BYTES:
+                    break
+    return body

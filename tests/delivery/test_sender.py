@@ -62,19 +62,27 @@ def answered(speak: Speak) -> AttemptEnd:
     return end
 
 
-def answered_in_turn(times: int, *speak: Speak) -> list[AttemptEnd]:
-    """Send something to a server that speaks so on each connection, so many times over one as long as it is kept."""
+def answered_in_turn(times: int, *speak: Speak, authority: Authority | None = None) -> list[AttemptEnd]:
+    """Send something to a server that speaks so on each connection, so many times over one as long as it is kept.
+
+    With an authority, it is over TLS.
+    """
     left = list(speak)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await left.pop(0)(reader, writer)
 
     async def in_turn() -> list[AttemptEnd]:
-        server = await asyncio.start_server(connected, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
+        trusting = serving = None
+        if authority is not None:
+            serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            serving.load_cert_chain(*authority.issue("receiver"))
+            trusting = ssl.create_default_context(cafile=str(authority.cert))
+        server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=serving)
+        url = f"http{'s' if serving else ''}://localhost:{server.sockets[0].getsockname()[1]}/"
         try:
-            async with WebhookSender(WEBHOOKS).connection() as receiver:
-                return [await receiver.send(f"http://127.0.0.1:{port}/", {}, b"{}") for _ in range(times)]
+            async with WebhookSender(WEBHOOKS, tls=trusting).connection() as receiver:
+                return [await receiver.send(url, {}, b"{}") for _ in range(times)]
         finally:
             server.close()
 
@@ -91,6 +99,23 @@ def answering(*answers: bytes) -> Speak:
             await reader.readuntil(b"\r\n\r\n{}")
             writer.write(answer)
             await writer.drain()
+        writer.close()
+
+    return speak
+
+
+def keeping(answer: bytes, *more: bytes) -> Speak:
+    """What answers every request with this, and keeps the connection; with more, as parts of TLS that come at once."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = writer.get_extra_info("socket")
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n{}")
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+                for part in (answer, *more):
+                    writer.write(part)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
         writer.close()
 
     return speak
@@ -348,6 +373,45 @@ def test_a_webhook_that_was_answered_in_part_is_not_sent_again() -> None:
 def test_a_webhook_that_nobody_answers_is_sent_once_again_and_no_more() -> None:
     ends = answered_in_turn(2, answering(DONE, b""), answering(b""))
     assert [end.http_status for end in ends] == [204, None]
+
+
+@pytest.mark.parametrize(
+    ("answer", "connections"),
+    [
+        (DONE, 1),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", 1),
+        (DONE + b"ok", 3),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok\r\n", 3),
+        (DONE + b"HTTP/1.1 500 No\r\n\r\n", 3),
+        (DONE * 600, 3),
+        (b"HTTP/1.1 102 Processing\r\n\r\n" + DONE, 3),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nstalls", 3),
+        (b"HTTP/1.1 200 OK\r\n\r\nwithout an end", 3),
+    ],
+    ids=["clean", "a body", "one too much", "a line too much", "another", "many", "two heads", "a stall", "no end"],
+)
+def test_what_comes_behind_an_answer_is_not_taken_for_the_next_one(answer: bytes, connections: int) -> None:
+    """Each webhook is answered by itself, as if it had a connection of its own; the status alone decides."""
+    asked = 0
+    speak = keeping(answer)
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await speak(reader, writer)
+
+    ends = answered_in_turn(3, *[count] * connections)
+    assert {end.http_status for end in ends} <= {200, 204}
+    assert asked == connections
+
+
+def test_nor_is_what_came_over_tls_and_was_not_read(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    late = b"HTTP/1.1 500 No\r\n\r\n"
+    speak = keeping(DONE, late)
+    ends = answered_in_turn(3, speak, speak, speak, authority=authority)
+    assert [end.http_status for end in ends] == [204] * 3
+    assert answered_in_turn(2, keeping(DONE), authority=Authority(tmp_path / "other"))[1].http_status == 204
 
 
 def test_after_an_answer_that_is_not_read_to_its_end_another_connection_is_made() -> None:
