@@ -315,8 +315,8 @@ class EventWatch:
                 reader.event_key(place.cursor)
                 return Page([], None), place
             page = list_events(reader, _READER, request, settled, PAGE)
-            # The last event tells its place itself. To ask for that of the settled one, which is nearly always the same,
-            # takes three more statements beside eight, and each waits for the interpreter where that is busy.
+            # The last event tells its place itself. To ask for that of the settled one, which is mostly the same, takes
+            # three more statements beside eight, and each waits for the interpreter where that is busy.
             return page, _Place.behind(page.items[-1]) if page.items else _Place.at(settled, reader)
 
         try:

@@ -103,14 +103,16 @@ def _message(descriptor: Descriptor, compiled: dict[str, _Step]) -> _Step:
         for step in steps:
             step(message, prefix, walk)
 
-    step = _bounded(in_turn) if descriptor.full_name == DataType.DESCRIPTOR.full_name else in_turn
-    compiled[descriptor.full_name] = step
+    is_data_type = descriptor.full_name == DataType.DESCRIPTOR.full_name
+    compiled[descriptor.full_name] = _bounded(in_turn) if is_data_type else in_turn
     unions = unions_of(descriptor)
     in_unions = {field.name for union in unions for field in union.fields}
     fields = [_field(field, compiled) for field in descriptor.fields if field.name not in in_unions]
     steps += [field for field in fields if field is not None]
     steps += [_union(union, compiled) for union in unions]
-    return step
+    # A single one needs no turns.
+    step = steps[0] if len(steps) == 1 else in_turn
+    return _bounded(step) if is_data_type else step
 
 
 def _bounded(inside: _Step) -> _Step:

@@ -235,6 +235,12 @@ def test_one_of_more_parts_is_refused_and_told_how_many_it_has() -> None:
             assert [violation.field for violation in error.violations] == ["model_api"]
 
 
+def test_parts_are_counted_however_small_they_are() -> None:
+    error = failure(create_version(model_api=ModelApi(inputs=[ModelApiInput()] * 20_001)))
+    assert isinstance(error, InvalidModelApi)
+    assert error.error_type == "TOO_LARGE"
+
+
 def test_types_in_maps_are_parts_too() -> None:
     def full(levels: int) -> DataType:
         if levels == 1:
