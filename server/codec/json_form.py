@@ -109,31 +109,28 @@ def json_path(descriptor: Descriptor | None, path: str) -> str:
 def _object_of(message: Message, depth: int) -> dict[str, object]:
     if depth > MAX_DEPTH:
         raise ValueError(f"messages are nested deeper than {MAX_DEPTH}")
-    shape = shape_of(message.DESCRIPTOR)
-    if shape.is_union:
+    is_union, fields, keys = shape_of(message.DESCRIPTOR)
+    if is_union:
         name = message.WhichOneof("type")
         if name is None:
             return {}
-        member = _object_of(getattr(message, name), depth + 1)
-        return {"type": message.DESCRIPTOR.fields_by_name[name].json_name, **member}
+        return {"type": keys[name], **_object_of(getattr(message, name), depth + 1)}
     result: dict[str, object] = {}
-    for key, field in shape.fields.items():
-        value = getattr(message, field.name)
-        if field.kind == "list":
-            result[key] = [_value_of(item, field.codec, depth) for item in value]
-        elif field.kind == "map":
-            result[key] = dict(value)
-        elif field.kind == "plain" or (message.HasField(field.name) if field.kind == "optional" else value != 0):
-            result[key] = _value_of(value, field.codec, depth)
+    for key, (name, kind, codec) in fields.items():
+        if kind == "plain":
+            result[key] = getattr(message, name)
+        elif kind == "list":
+            result[key] = [_value_of(item, codec, depth) for item in getattr(message, name)]
+        elif kind == "map":
+            result[key] = dict(getattr(message, name))
+        elif message.HasField(name) if kind == "optional" else getattr(message, name) != 0:
+            result[key] = _value_of(getattr(message, name), codec, depth)
     return result
 
 
 def _value_of(value: Any, codec: _Codec | None, depth: int) -> object:
-    if codec is not None:
-        return codec.encode(value)
-    if isinstance(value, Timestamp | Duration):
-        return (_TIMES if isinstance(value, Timestamp) else _DURATIONS).encode(value)
-    return _object_of(value, depth + 1)
+    codec = codec or _AS_TEXT.get(type(value))
+    return _object_of(value, depth + 1) if codec is None else codec.encode(value)
 
 
 def _fill(message: Message, value: object, path: str, depth: int) -> Iterator[FieldViolation]:
@@ -269,6 +266,7 @@ class Shape(NamedTuple):
 
     is_union: bool
     fields: Mapping[str, _Field]  # by JSON key; of a union, by the value of `type`
+    keys: Mapping[str, str]  # the other way round: the key, or the value of `type`, by the name of the field
 
 
 @cache
@@ -279,7 +277,8 @@ def shape_of(message: Descriptor) -> Shape:
         part = field.message_type
         if oneofs != ["type"] or part is None or _oneofs(part) or any(key.json_name == "type" for key in part.fields):
             raise TypeError(f"{field.full_name} has no place in the JSON form of a union")
-    return Shape(bool(oneofs), {field.json_name: _field(field) for field in message.fields})
+    fields = {field.json_name: _field(field) for field in message.fields}
+    return Shape(bool(oneofs), fields, {field.name: key for key, field in fields.items()})
 
 
 def _oneofs(message: Descriptor) -> list[str]:
@@ -355,3 +354,5 @@ _SCALARS: Mapping[int, _Codec] = {
 }
 _TIMES = _Codec(_encode_time, _decode_time)
 _DURATIONS = _Codec(_encode_duration, _decode_duration)
+# Messages that are text.
+_AS_TEXT: Mapping[type, _Codec] = {Timestamp: _TIMES, Duration: _DURATIONS}

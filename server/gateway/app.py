@@ -12,11 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 
 import grpc.aio
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 from starlette.routing import Route as StarletteRoute
+from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.codec.json_form import dumps
@@ -65,16 +64,15 @@ def build_app(
         if (stream := stream_of(route)) is not None:
             handler = _by_accept(handler, StreamHandler(stream, streams, authenticator))
         handlers[route.path][route.http_method] = handler
-    paths: list[BaseRoute] = [StarletteRoute(path, _Resource(methods)) for path, methods in handlers.items()]
-    starlette = Starlette(routes=paths)
-    starlette.router.redirect_slashes = False
-    starlette.router.default = _Resource({})
+    paths = [StarletteRoute(path, _Resource(methods)) for path, methods in handlers.items()]
+    # And not an application of Starlette, whose middleware answers what is raised: a resource has answered that.
+    router = Router(paths, redirect_slashes=False, default=_Resource({}))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             # Its segments are decoded one by one, so that an encoded slash does not divide one.
             scope["path"] = scope["raw_path"].decode("ascii")
-        await starlette(scope, receive, send)
+        await router(scope, receive, send)
 
     return app
 

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 T = TypeVar("T")
 
 
-async def unless_gone(request: Request, call: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(request: Request, call: Awaitable[T]) -> T:
     """Return what a call returns. Raises ClientDisconnect, and cancels the call, if the client goes away before."""
-    answered, gone = asyncio.ensure_future(call), asyncio.ensure_future(_gone(request))
+    answering = asyncio.current_task()
+    assert answering is not None, "this runs in a task"
+    has_gone = False
+
+    def go(_: asyncio.Task[None]) -> None:
+        nonlocal has_gone
+        has_gone = True
+        answering.cancel()
+
+    # The call needs no task of its own: this one is cancelled if the other ends first.
+    gone = asyncio.ensure_future(_gone(request))
+    gone.add_done_callback(go)
     try:
-        await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answered.done():
-            raise ClientDisconnect
-        return answered.result()
+        return await call
+    except asyncio.CancelledError:
+        if has_gone and not answering.uncancel():
+            raise ClientDisconnect from None
+        raise
     finally:
-        answered.cancel()
+        gone.remove_done_callback(go)
         gone.cancel()
-        # What was raised holds this frame, which would hold what was raised, and the request with its body.
-        del answered, gone
 
 
 async def _gone(request: Request) -> None:

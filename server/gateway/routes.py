@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from google.api import annotations_pb2
 from google.api.http_pb2 import HttpRule
@@ -45,17 +46,17 @@ class Route:
     query_fields: Mapping[str, FieldDescriptor]
     has_body: bool
 
-    @property
+    @cached_property
     def rpc(self) -> str:
         """The full name of the RPC, such as `/modelregistry.v1.ModelService/GetModel`."""
         return f"/{self.method.containing_service.full_name}/{self.method.name}"
 
-    @property
+    @cached_property
     def is_in_preview(self) -> bool:
         """Whether a caller has to say that a preview is wanted."""
         return PREVIEW in self.request_type.DESCRIPTOR.fields_by_name
 
-    @property
+    @cached_property
     def changes_something(self) -> bool:
         """Whether the RPC has side effects."""
         asks = self.method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
