@@ -262,7 +262,7 @@ class _Connection:
 
 
 def _has_more(tls: ssl.SSLObject) -> bool:
-    """Whether TLS has something that nobody has read, though it came in from the network; it may be taken out."""
+    """Whether a receiver has sent more over TLS than was read of its answer; a byte of that is taken out."""
     try:
         tls.read(1)
     except ssl.SSLWantReadError:

@@ -45,7 +45,7 @@ def name(value: str) -> Iterable[Broken]:
 
 def bounded(api: ModelApi) -> Iterable[Broken]:
     """A Model API that can be compared in a moment."""
-    # Most need not be counted, which takes a sixth of the time of all rules.
+    # So few bytes have no more parts in them. To count 2,000 columns takes 3.3 ms, and their bytes 0.16.
     if api.ByteSize() <= MAX_PARTS * _LEAST_BYTES:
         return
     parts = sum(map(_parts_of, api.inputs)) + sum(map(_parts_of, api.outputs))

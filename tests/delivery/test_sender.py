@@ -56,6 +56,13 @@ def send(
     return asyncio.run(once())
 
 
+def tls_of(authority: Authority) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """What a receiver serves with, which has a certificate of an authority, and what trusts that."""
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(*authority.issue("receiver"))
+    return serving, ssl.create_default_context(cafile=str(authority.cert))
+
+
 def answered(speak: Speak) -> AttemptEnd:
     """Send something to a server that speaks so to whoever connects."""
     [end] = answered_in_turn(1, speak)
@@ -73,11 +80,7 @@ def answered_in_turn(times: int, *speak: Speak, authority: Authority | None = No
         await left.pop(0)(reader, writer)
 
     async def in_turn() -> list[AttemptEnd]:
-        trusting = serving = None
-        if authority is not None:
-            serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            serving.load_cert_chain(*authority.issue("receiver"))
-            trusting = ssl.create_default_context(cafile=str(authority.cert))
+        serving, trusting = (None, None) if authority is None else tls_of(authority)
         server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=serving)
         url = f"http{'s' if serving else ''}://localhost:{server.sockets[0].getsockname()[1]}/"
         try:
@@ -193,13 +196,10 @@ def test_proxies_of_the_environment_are_ignored(receive: Receive, monkeypatch: p
 
 
 def test_the_certificate_must_be_that_of_the_name_and_not_of_the_address(receive: Receive, tmp_path: Path) -> None:
-    authority = Authority(tmp_path / "authority")
-    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    serving.load_cert_chain(*authority.issue("receiver"))
+    serving, trusting = tls_of(Authority(tmp_path / "authority"))
     shown: list[str | None] = []
     serving.sni_callback = lambda _, name, __: shown.append(name)
     receiver = receive(tls=serving)
-    trusting = ssl.create_default_context(cafile=str(authority.cert))
 
     good = send(f"https://localhost:{receiver.port}/", tls=trusting, resolve=resolving(["127.0.0.1"]))
     assert good.http_status == 204
