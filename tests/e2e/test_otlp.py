@@ -13,7 +13,7 @@ import grpc
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.e2e.collector import Collector, attributes, collecting
+from tests.collector import Collector, attributes, collecting
 from tests.processes import Server, failure, run, until
 from tests.rpc.harness import User
 

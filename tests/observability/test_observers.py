@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 
 import pytest
 
 import server.observability
 from server.core.config import METRICS, TRACES, ConfigError, Settings
 from server.observability.observers import Observers
+from tests.collector import collecting
+from tests.processes import until
 
 METHOD = "/modelregistry.v1.ModelService/GetModel"
 
@@ -29,12 +32,18 @@ def test_by_default_there_is_nobody_to_be_told() -> None:
 def test_each_that_is_wanted_watches(
     monkeypatch: pytest.MonkeyPatch, otlp: set[str], watches: int, counts: bool, traces: bool
 ) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        observers = Observers(listener, otlp=frozenset(otlp))
-    assert len([observer_of(METHOD) for observer_of in observers.of_calls]) == watches
-    assert (observers.promoted is not None) == counts
-    assert (observers.statements_of("sqlite") is not None) == traces
+    before = set(threading.enumerate())
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            observers = Observers(listener, otlp=frozenset(otlp))
+        assert len([observer_of(METHOD) for observer_of in observers.of_calls]) == watches
+        assert (observers.promoted is not None) == counts
+        assert (observers.statements_of("sqlite") is not None) == traces
+        observers.close()
+        # What sends has ended, and says nothing in the middle of another test.
+        until(lambda: not [each for each in set(threading.enumerate()) - before if "Otel" in each.name])
+    assert bool(collector.metrics) == (METRICS in otlp)
 
 
 def test_what_is_not_installed_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
