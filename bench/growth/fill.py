@@ -2,9 +2,10 @@
 
 A registry of size N holds N versions in branches of 100, half of them registered and half promoted from the other half;
 N promotions of one version into one deep branch; a chain of N / 10 versions, each promoted to be the next one, and then
-elsewhere; a branch with N versions that holds to the Model APIs of all its
-heads, of which there are some; a model with N / 100 branches; and a request id and a request for promotion for every
-tenth version. Keys are counted here as the database will count them.
+elsewhere; a branch that was rolled back N / 5 times, each time to the version before the last, so that it has two
+chains; a branch with N versions that holds to the Model APIs of all its heads, of which there are some; a model with
+N / 100 branches; and a request id and a request for promotion for every tenth version. Keys are counted here as the
+database will count them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from sqlalchemy import (
     case,
     create_engine,
     event,
+    func,
     insert,
     literal,
     make_url,
@@ -44,6 +46,7 @@ from modelregistry.v1.event_pb2 import Event
 from modelregistry.v1.model_pb2 import ModelVersion, ModelVersionSource, PromotedSource, SdkSource
 from modelregistry.v1.promotion_pb2 import (
     PROMOTION_KIND_PROMOTION,
+    PROMOTION_KIND_ROLLBACK,
     AllowedSource,
     AllowedSources,
     ApprovalRule,
@@ -137,6 +140,8 @@ class Filled:
     newest_deep: int  # the key of the newest version of the deep model
     chain: str  # the first version of a chain, each of which was promoted to be the next one, and then elsewhere
     before_last_of_chain: tuple[LineagePlace, str]
+    rolled_back: str  # the first version of a branch that was rolled back to it, to what that made, and so on
+    before_last_rollbacks: tuple[LineagePlace, str]  # behind which there is half a page left
     reviewed: str  # an open request, which the caller may approve
     asked_once: list[str]  # of ASKED_ONCE; which of them were asked for, is for the caller to remember
     open_requests: list[str]  # some others; which of them were withdrawn, is for the caller to remember
@@ -181,7 +186,7 @@ class _Filler:
 
     def fill(self) -> Filled:
         """Put all in."""
-        rids = {name: self._rid("model") for name in ("hub", "deep", "held", "wide", "chain")}
+        rids = {name: self._rid("model") for name in ("hub", "deep", "held", "wide", "chain", "rolled")}
         spread = [self._rid("model") for _ in range(2 * self._pairs)]
         hub = self._rid("model-version")
         wide = self._size // DEPTH
@@ -192,6 +197,7 @@ class _Filler:
         self._writer.insert(branches, (_branch(wide_key, f"branch-{number:07}", 1) for number in range(wide)))
         chain = self._size // CHAIN_SHARE
         self._writer.insert(branches, (_branch(wide_key + 1, name, chain) for name in (BRANCH, "elsewhere")))
+        self._writer.insert(branches, [_branch(wide_key + 2, BRANCH, 2 * chain)])
         self._writer.insert(contents, ({**c._asdict(), "size": len(c.payload)} for c in self._contents))
         self._writer.insert(verdicts, map(_verdict, self._contents))
         self._writer.insert(branch_policies, [self._policy(len(spread) + 2, spread[0])])
@@ -215,7 +221,9 @@ class _Filler:
         self._writer.insert(delivery_queues, ({"subscription_id": key + 1} for key in range(len(subscribed))))
         delivered = [self._delivery(number) for number in range(self._size)]
         self._writer.insert(deliveries, delivered)
-        self._connection.execute(update(event_fan_out).values(position=self._size))
+        # All are delivered: a server that is behind with that has no time for calls.
+        newest = select(func.max(events.c.id)).scalar_subquery()
+        self._connection.execute(update(event_fan_out).values(position=newest))
         return Filled(
             size=self._size,
             models=tuple(spread),
@@ -259,7 +267,9 @@ class _Filler:
                     promoted.append(rid)
                     records.append(promotion["rid"])
         hub_key, deep_key = len(spread) + 1, len(spread) + 2
-        chained = self._add_chain(rids["chain"], len(spread) + 5, deep_key + 2 + wide, version_rows, promotion_rows)
+        model_key, branch_key = len(spread) + 5, deep_key + 2 + wide
+        chained = self._add_chain(rids["chain"], model_key, branch_key, version_rows, promotion_rows)
+        chained |= self._add_rollbacks(rids["rolled"], model_key + 1, branch_key + 2, version_rows, promotion_rows)
         self._deep_from = self._promotion_key
         content, source = self._contents[0], _source(rids["hub"], hub)
         version_rows.add(self._version(hub, hub_key, 1, content, _SDK, hub)[0])
@@ -321,6 +331,25 @@ class _Filler:
         # They are told when the chain is, the one of its end first.
         key, rid = leaves[DEPTH - 1]
         return {"chain": first, "before_last_of_chain": (LineagePlace(key, depth=DEPTH, is_last=False), rid)}
+
+    def _add_rollbacks(
+        self, model_rid: str, model_key: int, branch_key: int, version_rows: Pending, promotion_rows: Pending
+    ) -> dict[str, Any]:
+        """Put in a branch with two versions, and then one rollback after the other to the version before the last."""
+        length, content = self._size // CHAIN_SHARE, self._contents[0]
+        made: list[tuple[int, str]] = []
+        for number in range(1, 2 * length + 1):
+            rid, before = self._rid("model-version"), made[-2][1] if number > 2 else None
+            source, root = (_SDK, rid) if before is None else (_source(model_rid, before), made[(number + 1) % 2][1])
+            row, key = self._version(rid, branch_key, number, content, source, root)
+            version_rows.add(row)
+            if before is not None:
+                promotion = self._promotion(key, model_key, model_rid, before, 1, number)
+                promotion_rows.add({**promotion, "kind": PROMOTION_KIND_ROLLBACK})
+            made.append((key, rid))
+        depth = length - 1 - DEPTH // 2
+        key, rid = made[2 * depth]
+        return {"rolled_back": made[0][1], "before_last_rollbacks": (LineagePlace(key, depth), rid)}
 
     def _add_events(self) -> None:
         """Put in what the versions and the grants were told as, each with the same words."""
