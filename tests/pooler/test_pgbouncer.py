@@ -44,6 +44,7 @@ SETTINGS = {
     "lock_timeout": f"{WAIT_SECONDS}s",
     "statement_timeout": "5min",
     "idle_in_transaction_session_timeout": f"{WAIT_SECONDS}s",
+    "random_page_cost": "1.1",
 }
 
 
@@ -94,7 +95,7 @@ def test_each_transaction_has_the_settings_that_promises_depend_on(
 def test_a_stronger_choice_of_the_operator_stays(
     pooled: str, database: str, pooler: PgBouncer, open_repository: OpenRepository
 ) -> None:
-    chosen = {"synchronous_commit": "remote_apply", "lock_timeout": "3s"}
+    chosen = {"synchronous_commit": "remote_apply", "lock_timeout": "3s", "random_page_cost": "1"}
     with psycopg.connect(database, autocommit=True) as connection:
         for name, value in chosen.items():
             alter = sql.SQL("ALTER DATABASE {} SET {} = {}")

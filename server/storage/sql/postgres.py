@@ -40,6 +40,10 @@ _TIMEOUTS = {
     # A replica that dies in mid-transaction must not keep its locks.
     "idle_in_transaction_session_timeout": WAIT_SECONDS,
 }
+# What PostgreSQL takes a page to cost that is found by an index, beside one of a table that it reads as a whole. By its
+# own 4, it would read a table of some hundred rows rather than look one up, and so for each row of a page: pages take
+# 1.5 times as long in a registry of 10⁴ versions as in one of 10³ or of 10⁶. All that is asked for has an index.
+_RANDOM_PAGE_COST = 1.1
 # What a URL does not say itself. A peer that vanished is noticed while a call waits for it, and while none does.
 _LIBPQ_DEFAULTS = {
     "connect_timeout": CONNECT_SECONDS,
@@ -337,14 +341,19 @@ def opener(url: URL) -> Callable[[StatementObserver | None], PostgresSession]:
     return lambda observer: PostgresSession.over(psycopg.connect(autocommit=True, **arguments), observer)
 
 
-def _needed_settings(connection: psycopg.Connection[Any]) -> dict[str, str | int]:
-    """Return what the settings have to be; other timeouts, and a stronger synchronous_commit, are a choice."""
-    names = ["synchronous_commit", *_TIMEOUTS]
+def _needed_settings(connection: psycopg.Connection[Any]) -> dict[str, str | float]:
+    """Return what settings have to be; a stronger synchronous_commit, cheaper pages and other timeouts are a choice."""
+    names = ["synchronous_commit", "random_page_cost", *_TIMEOUTS]
     found = dict(connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY (%s)", [names]).fetchall())
     lasting = found["synchronous_commit"] if found["synchronous_commit"] in ("on", "remote_apply") else "on"
     timeouts = {name: int(found[name]) or seconds * 1000 for name, seconds in _TIMEOUTS.items()}
-    # As `_DECODERS` reads it.
-    return {"synchronous_commit": lasting, "bytea_output": "hex", **timeouts}
+    return {
+        "synchronous_commit": lasting,
+        # As `_DECODERS` reads it.
+        "bytea_output": "hex",
+        "random_page_cost": min(float(found["random_page_cost"]), _RANDOM_PAGE_COST),
+        **timeouts,
+    }
 
 
 def _require_unicode(connection: psycopg.Connection[Any]) -> None:
