@@ -122,6 +122,20 @@ def _steps(filled: Fill, size: int, is_yanked: bool) -> dict[str, int]:
     return found
 
 
+def test_nor_does_the_look_for_what_is_to_be_delivered(filled: Fill) -> None:
+    """Which each process takes four times a second, whether there are calls or not."""
+    found = []
+    for size in (SMALL, LARGE):
+        with steps_on_sqlite() as steps:
+            repository, _, _ = filled("sqlite", size)
+            before = steps.count
+            repository.read(lambda reader: reader.delivery_work())
+            found.append(steps.count - before)
+
+    small, large = found
+    assert 0 < large <= 1.2 * small
+
+
 @pytest.mark.parametrize("is_yanked", [False, True], ids=["nothing yanked", "one of many copies yanked"])
 def test_no_call_makes_postgresql_scan_a_table_or_read_more_than_some_pages(filled: Fill, is_yanked: bool) -> None:
     """So it sorts no more either. Also as a prepared statement, for which it settles on a plan after five calls."""

@@ -118,7 +118,7 @@ def end_attempt(
     next_time_ms: int | None = None,
 ) -> None:
     """See the contract."""
-    is_leased = work.session.one_or_none(_leased, _of(lease)) is not None
+    leased = work.session.one_or_none(_leased, _of(lease))
     work.session.send(
         _end,
         {
@@ -132,7 +132,8 @@ def end_attempt(
             "again_ms": next_time_ms,
         },
     )
-    if is_leased and state == DELIVERY_STATE_DELIVERED:
+    # Who is held back has failed before.
+    if leased is not None and leased.failing_since is not None and state == DELIVERY_STATE_DELIVERED:
         work.session.send(_works, _of(lease))
 
 

@@ -483,6 +483,13 @@ subscriptions = Table(
     Column("previous_expire_time", BigInteger),
     Index("ix_subscriptions_resource_rid_id", "resource_rid", "id"),
     Index("ix_subscriptions_created_by", "created_by"),
+    # Of those that are not disabled: who delivers looks for the least, four times a second.
+    Index(
+        "ix_subscriptions_since_event",
+        "since_event",
+        postgresql_where=text("state != 3"),
+        sqlite_where=text("state != 3"),
+    ),
 )
 
 # What a process needs to send the events of a subscription: when there is something to do, and who does it until when.
