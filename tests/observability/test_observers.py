@@ -33,6 +33,10 @@ def test_each_that_is_wanted_watches(
     monkeypatch: pytest.MonkeyPatch, otlp: set[str], watches: int, counts: bool, traces: bool
 ) -> None:
     before = set(threading.enumerate())
+
+    def senders() -> list[threading.Thread]:
+        return [each for each in set(threading.enumerate()) - before if each.name.startswith("Otel")]
+
     with collecting() as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -40,9 +44,10 @@ def test_each_that_is_wanted_watches(
         assert len([observer_of(METHOD) for observer_of in observers.of_calls]) == watches
         assert (observers.promoted is not None) == counts
         assert (observers.statements_of("sqlite") is not None) == traces
+        assert len(senders()) == len(otlp)
         observers.close()
-        # What sends has ended, and says nothing in the middle of another test.
-        until(lambda: not [each for each in set(threading.enumerate()) - before if "Otel" in each.name])
+        # They have ended, and say nothing in the middle of another test.
+        until(lambda: not senders())
     assert bool(collector.metrics) == (METRICS in otlp)
 
 
