@@ -132,7 +132,7 @@ def end_attempt(
             "again_ms": next_time_ms,
         },
     )
-    # Who is held back has failed before.
+    # It is held back only while it fails: else there is nothing to clear.
     if leased is not None and leased.failing_since is not None and state == DELIVERY_STATE_DELIVERED:
         work.session.send(_works, _of(lease))
 

@@ -41,8 +41,8 @@ _TIMEOUTS = {
     "idle_in_transaction_session_timeout": WAIT_SECONDS,
 }
 # What PostgreSQL takes a page to cost that is found by an index, beside one of a table that it reads as a whole. By its
-# own 4, it would read a table of some hundred rows rather than look one up, and so for each row of a page: pages take
-# 1.5 times as long in a registry of 10⁴ versions as in one of 10³ or of 10⁵. All that is asked for has an index.
+# default of 4, it would read a table of some hundred rows rather than look one up, and so for each row of a page: pages
+# take 1.3 to 1.6 times as long in a registry of 10⁴ versions as in one of 10³ or of 10⁵.
 _RANDOM_PAGE_COST = 1.1
 # What a URL does not say itself. A peer that vanished is noticed while a call waits for it, and while none does.
 _LIBPQ_DEFAULTS = {
