@@ -124,8 +124,7 @@ def _yank(filled: Filled, _: random.Random) -> dict[str, Any]:
 
 
 def _last_models(filled: Filled, _: random.Random) -> dict[str, Any]:
-    everything = sorted((*filled.models, filled.hub_model, filled.deep_model, filled.held_model, filled.wide_model))
-    token = Paging(str, "ListModels", FOLDER).token(everything[-FEW - 1])
+    token = Paging(str, "ListModels", FOLDER).token(filled.all_models[-FEW - 1])
     return {"parent_folder_rid": FOLDER, "page_size": FEW, "page_token": token}
 
 

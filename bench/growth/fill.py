@@ -121,6 +121,7 @@ class Filled:
     """What a filled database holds, by RID."""
 
     size: int
+    all_models: tuple[str, ...]  # of the folder, as they are listed
     models: tuple[str, ...]  # with branches of DEPTH; those with odd numbers were promoted into
     registered: tuple[str, ...]  # some versions, each with one copy
     promoted: tuple[str, ...]  # some of those copies, in the same order
@@ -226,6 +227,7 @@ class _Filler:
         self._connection.execute(update(event_fan_out).values(position=newest))
         return Filled(
             size=self._size,
+            all_models=tuple(sorted([*spread, *rids.values()])),
             models=tuple(spread),
             hub_model=rids["hub"],
             hub=hub,
@@ -337,19 +339,22 @@ class _Filler:
     ) -> dict[str, Any]:
         """Put in a branch with two versions, and then one rollback after the other to the version before the last."""
         length, content = self._size // CHAIN_SHARE, self._contents[0]
+        roots = [self._rid("model-version") for _ in range(2)]
         made: list[tuple[int, str]] = []
-        for number in range(1, 2 * length + 1):
-            rid, before = self._rid("model-version"), made[-2][1] if number > 2 else None
-            source, root = (_SDK, rid) if before is None else (_source(model_rid, before), made[(number + 1) % 2][1])
-            row, key = self._version(rid, branch_key, number, content, source, root)
+        for number, rid in enumerate(roots, start=1):
+            row, key = self._version(rid, branch_key, number, content, _SDK, rid)
             version_rows.add(row)
-            if before is not None:
-                promotion = self._promotion(key, model_key, model_rid, before, 1, number)
-                promotion_rows.add({**promotion, "kind": PROMOTION_KIND_ROLLBACK})
+            made.append((key, rid))
+        for number in range(3, 2 * length + 1):
+            rid, before, root = self._rid("model-version"), made[-2][1], roots[(number - 1) % 2]
+            row, key = self._version(rid, branch_key, number, content, _source(model_rid, before), root)
+            version_rows.add(row)
+            promotion = self._promotion(key, model_key, model_rid, before, 1, number)
+            promotion_rows.add({**promotion, "kind": PROMOTION_KIND_ROLLBACK})
             made.append((key, rid))
         depth = length - 1 - DEPTH // 2
         key, rid = made[2 * depth]
-        return {"rolled_back": made[0][1], "before_last_rollbacks": (LineagePlace(key, depth), rid)}
+        return {"rolled_back": roots[0], "before_last_rollbacks": (LineagePlace(key, depth), rid)}
 
     def _add_events(self) -> None:
         """Put in what the versions and the grants were told as, each with the same words."""

@@ -483,7 +483,7 @@ subscriptions = Table(
     Column("previous_expire_time", BigInteger),
     Index("ix_subscriptions_resource_rid_id", "resource_rid", "id"),
     Index("ix_subscriptions_created_by", "created_by"),
-    # Of those that are not disabled: who delivers looks for the least, four times a second.
+    # Of those that are not disabled: who delivers looks for the least, some four times a second.
     Index(
         "ix_subscriptions_since_event",
         "since_event",
